@@ -1,0 +1,19 @@
+"""Readers of data sets, splits into labelled and unlabelled rows, and batches."""
+
+from pyro_semivae.data.batches import Batch, Batches, to_unit
+from pyro_semivae.data.sets import NAMES, ImageData, data_root, load, load_auto
+from pyro_semivae.data.splits import hide, labelled_rows, parse_labelled
+
+__all__ = [
+    "NAMES",
+    "Batch",
+    "Batches",
+    "ImageData",
+    "data_root",
+    "hide",
+    "labelled_rows",
+    "load",
+    "load_auto",
+    "parse_labelled",
+    "to_unit",
+]

@@ -1,0 +1,153 @@
+"""Data sets as arrays in memory: images uint8 `(N, C, H, W)`, class labels int64 `(N,)`."""
+
+from __future__ import annotations
+
+import os
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_semivae.data.idx import read_idx
+
+DATA_ENV = "PYRO_SEMIVAE_DATA"
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set with class labels.
+
+    Attributes:
+        name: the data set actually loaded.
+        classes: the names of the classes.
+        x, y: training images, uint8 `(N, C, H, W)`, and labels, int64 `(N,)`.
+        x_test, y_test: the same for the test set.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    x: Tensor
+    y: Tensor
+    x_test: Tensor
+    y_test: Tensor
+
+    @property
+    def x_shape(self) -> tuple[int, int, int]:
+        return tuple(self.x.shape[1:])
+
+    def hold_out(self, num_rows: int) -> ImageData:
+        """The same with the last `num_rows` training rows in the place of the test set, to choose recipes on."""
+        x, y = self.x, self.y
+        return ImageData(
+            f"{self.name}-held-out", self.classes, x[:-num_rows], y[:-num_rows], x[-num_rows:], y[-num_rows:]
+        )
+
+
+DIGITS = tuple("0123456789")
+FASHION = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+_TORCHVISION = {"mnist": ("MNIST", DIGITS), "fashionmnist": ("FashionMNIST", FASHION)}
+NAMES = (*_TORCHVISION, "digits")
+
+
+def data_root(data_dir: str | Path | None = None) -> Path:
+    """Where data sets lie, in torchvision's layout: `data_dir`, else `$PYRO_SEMIVAE_DATA`, else `./data`."""
+    return Path(data_dir or os.environ.get(DATA_ENV) or "data")
+
+
+def load(name: str, data_dir: str | Path | None = None, *, download: bool = True) -> ImageData:
+    """Loads a data set by name: `mnist`, `fashionmnist` or `digits` (built in: 1,797 real 8x8 images).
+
+    Raises:
+        ValueError: the name is not one of those, or a file is damaged.
+        FileNotFoundError: the files are neither there nor downloadable; the message says where they belong.
+    """
+    if name == "digits":
+        return _digits()
+    if name not in _TORCHVISION:
+        raise ValueError(f"dataset: got {name!r}; accepted are {', '.join(NAMES)}")
+    folder, classes = _TORCHVISION[name]
+    raw = data_root(data_dir) / folder / "raw"
+    files = {
+        (split, kind): raw / f"{prefix}-{kind}-idx{dims}-ubyte"
+        for split, prefix in (("train", "train"), ("test", "t10k"))
+        for kind, dims in (("images", 3), ("labels", 1))
+    }
+    missing = [path for path in files.values() if not path.is_file()]
+    if missing:
+        reason = _download(folder, data_root(data_dir)) if download else "downloading is switched off"
+        if reason:
+            raise FileNotFoundError(
+                f"dataset {name}: no file {missing[0]} ({reason}). Put the four IDX files of {folder} "
+                f"(torchvision's raw folder, uncompressed) into {raw}, or name their root by --data-dir or ${DATA_ENV}"
+            )
+    arrays = {key: read_idx(path) for key, path in files.items()}
+    for split in ("train", "test"):
+        images, labels = arrays[split, "images"], arrays[split, "labels"]
+        if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+            raise ValueError(f"{raw}: {split} images {images.shape} and labels {labels.shape} do not belong together")
+        if len(labels) and labels.max() >= len(classes):
+            raise ValueError(f"{files[split, 'labels']}: label {labels.max()} in a set of {len(classes)} classes")
+    x, x_test = (torch.from_numpy(np.array(arrays[s, "images"])).unsqueeze(1) for s in ("train", "test"))
+    y, y_test = (torch.from_numpy(np.array(arrays[s, "labels"])).long() for s in ("train", "test"))
+    return ImageData(name, classes, x, y, x_test, y_test)
+
+
+def load_auto(preferred: str, data_dir: str | Path | None = None) -> tuple[ImageData, str | None]:
+    """The `preferred` set where it is on disk or downloadable within seconds, else the digits.
+
+    Returns the data and, where it is not the preferred set, a sentence that says so and why.
+
+    Raises:
+        ValueError: the preferred set's files are there and damaged (that is no reason to fall back).
+    """
+    try:
+        return load(preferred, data_dir), None
+    except FileNotFoundError as error:
+        return load("digits"), f"running on the built-in digits (8x8) instead of {preferred}: {error}"
+
+
+def _digits() -> ImageData:
+    """scikit-learn's digits, levels 0..16 spread over uint8; every fifth row is a test row."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
+    y = torch.from_numpy(digits.target).long()
+    test = torch.arange(len(y)) % 5 == 4
+    return ImageData("digits", DIGITS, x[~test], y[~test], x[test], y[test])
+
+
+def _download(folder: str, root: Path, timeout_s: float = 5.0) -> str | None:
+    """Downloads one of torchvision's sets; returns why not where that fails."""
+    import torchvision
+
+    cls = getattr(torchvision.datasets, folder)
+    mirrors = getattr(cls, "mirrors", None) or [""]
+    reason = "no mirror"
+    for mirror in mirrors:
+        try:
+            with urllib.request.urlopen(mirror + cls.resources[0][0].replace(mirror, ""), timeout=timeout_s):
+                pass
+        except OSError as error:
+            reason = f"not downloadable: {getattr(error, 'reason', error)}"
+            continue
+        try:
+            cls(str(root), download=True)
+        except (OSError, RuntimeError) as error:
+            return f"the download failed: {error}"
+        return None
+    return reason

@@ -1,0 +1,59 @@
+"""Which rows are labelled: seeded, class-balanced subsets, keyed by row."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_semivae.labels import MISSING
+
+
+def parse_labelled(value: str) -> int | float:
+    """`"0.004"` (with a point) is a fraction of all rows, `"240"` a total count.
+
+    >>> parse_labelled("0.004"), parse_labelled("1.0"), parse_labelled("240")
+    (0.004, 1.0, 240)
+    """
+    return float(value) if "." in value or "e" in value else int(value)
+
+
+def labelled_rows(y: Tensor, labelled: int | float, seed: int) -> Tensor:
+    """Draws a class-balanced subset of rows to be labelled.
+
+    Args:
+        y: class labels `(N,)`, all known.
+        labelled: a float is a fraction of N in (0, 1], an int a total count.
+        seed: seeds the draw, which happens on the CPU.
+
+    Returns the sorted indices of the labelled rows. Classes get equally many as far as they have them, and
+    what is left over goes to randomly chosen ones.
+
+    Raises:
+        ValueError: `labelled` is outside of (0, 1], respectively 1 .. N.
+    """
+    n = len(y)
+    if isinstance(labelled, float):
+        if not 0 < labelled <= 1:
+            raise ValueError(f"labelled: got the fraction {labelled}; accepted is 0 < fraction <= 1")
+        count = max(1, round(labelled * n))
+    else:
+        count = labelled
+        if not 1 <= count <= n:
+            raise ValueError(f"labelled: got {count} rows; accepted are 1 to {n}, or a fraction such as 0.1")
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(n, generator=generator)
+    # The rank of every row within its class, in shuffled order: taking rows by rank takes classes in turn.
+    y_shuffled = y[shuffled].cpu()
+    rank = torch.empty(n, dtype=torch.long)
+    for label in y_shuffled.unique():
+        mask = y_shuffled == label
+        rank[mask] = torch.arange(int(mask.sum()))
+    order = torch.argsort(rank, stable=True)
+    return shuffled[order[:count]].sort().values
+
+
+def hide(y: Tensor, labelled: Tensor) -> Tensor:
+    """A copy of `y` in which all rows but `labelled` are missing; the hidden labels go no further than here."""
+    hidden = torch.full_like(y, MISSING)
+    hidden[labelled] = y[labelled]
+    return hidden

@@ -1,0 +1,72 @@
+"""Files that are either old or new, never half: written beside and renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def writable_folder(path: str | Path, name: str = "out") -> Path:
+    """Makes the folder and tries to write into it.
+
+    Raises:
+        ValueError: it cannot be made or written to; the message names the argument.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"{name}: cannot write to {path} ({error.strerror or error})") from error
+    return path
+
+
+def _replace(path: Path, write) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes `value` as indented JSON; NaN and infinity are errors."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    _replace(Path(path), lambda beside: beside.write_text(text))
+
+
+def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
+    """Saves tensors, numbers, strings, lists and dicts in one file."""
+    _replace(Path(path), lambda beside: torch.save(state, beside))
+
+
+def load_checkpoint(path: str | Path, model: str | None = None) -> dict[str, Any]:
+    """Loads what `save_checkpoint` wrote, on the CPU, without running any code from it.
+
+    Args:
+        path: the file.
+        model: the class name of the model that it should hold.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, no checkpoint of this library, or one of another model.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint: no file {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise ValueError(f"checkpoint: {path} cannot be read, it is damaged or no checkpoint ({error})") from error
+    if not isinstance(state, dict) or "model" not in state or "weights" not in state:
+        raise ValueError(f"checkpoint: {path} is not a checkpoint of pyro_semivae")
+    if model is not None and state["model"] != model:
+        raise ValueError(f"checkpoint: {path} holds a {state['model']}, accepted is a {model}")
+    return state

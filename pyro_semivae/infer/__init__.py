@@ -1,0 +1,20 @@
+"""Objectives: one bound per file, and the roles and handlers they are written with."""
+
+from pyro_semivae.infer.base import ObjectiveModule, RowELBO, Rows
+from pyro_semivae.infer.ccvae import TraceCCVAE_ELBO
+from pyro_semivae.infer.handlers import LocalParameters, Mean, Particles, RowScale
+from pyro_semivae.infer.roles import Roles, assign_roles, sample_sites
+
+__all__ = [
+    "LocalParameters",
+    "Mean",
+    "ObjectiveModule",
+    "Particles",
+    "Roles",
+    "RowELBO",
+    "RowScale",
+    "Rows",
+    "TraceCCVAE_ELBO",
+    "assign_roles",
+    "sample_sites",
+]

@@ -1,0 +1,228 @@
+"""What all objectives share: the two traces of a step, named terms per row, their scaled total, the loss.
+
+An objective is written as `rows(...)`, which returns named terms per row; everything else (the three entry
+points of `pyro.infer.ELBO`, the scale of the plate, the module form for torch optimisers) is here. All of it
+stays tensors from end to end: no `.item()`, no branch on a tensor's value, no shape that depends on one.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.infer import ELBO
+from pyro.poutine import Trace
+from torch import Tensor, nn
+
+from pyro_semivae.infer.handlers import ROW_PLATE, LocalParameters, Particles
+from pyro_semivae.infer.roles import sample_sites
+from pyro_semivae.labels import Evidence, enumerates
+
+
+@dataclass
+class Rows:
+    """What an objective says about a batch of `B` rows.
+
+    Attributes:
+        terms: name -> `(B,)` tensor, weights included, before the plate's scale. Their sum is the bound.
+        scale: the scale of the rows, a number or a `(B,)` tensor.
+        monitors: name -> tensor; diagnostics that are not part of the bound.
+    """
+
+    terms: dict[str, Tensor]
+    scale: float | Tensor = 1.0
+    monitors: dict[str, Tensor] = field(default_factory=dict)
+
+    def total(self) -> Tensor:
+        """What is maximised: the sum over rows of scale times the sum of the terms."""
+        return (sum(self.terms.values()) * self.scale).sum()
+
+
+class RowELBO(ELBO):
+    """Abstract objective: named terms per row of the plate "data".
+
+    Args:
+        max_plate_nesting: the number of nested plates of model and guide (1 where "data" is dim -1, 2 where
+            it is dim -2 with a plate "labels" inside).
+
+    Works in `pyro.infer.SVI`, and as `objective(model, guide)`, a module that owns the parameters of the
+    methods' owner and whose forward is the loss. The loss is minus the scaled total of `terms`.
+    """
+
+    def __init__(self, *, max_plate_nesting: int = 1):
+        super().__init__(max_plate_nesting=max_plate_nesting)
+
+    @abstractmethod
+    def rows(self, model: Callable, guide: Callable, *args, **kwargs) -> Rows:
+        """One stochastic evaluation of the bound."""
+
+    def terms(self, model: Callable, guide: Callable, *args, **kwargs) -> dict[str, Tensor]:
+        """Name -> `(B,)` tensor in nats, weights included, before the plate's scale; they sum to the bound."""
+        return self.rows(model, guide, *args, **kwargs).terms
+
+    def differentiable_loss(self, model: Callable, guide: Callable, *args, **kwargs) -> Tensor:
+        """Minus the scaled total, a scalar to call `backward` on."""
+        return -self.rows(model, guide, *args, **kwargs).total()
+
+    def loss(self, model: Callable, guide: Callable, *args, **kwargs) -> Tensor:
+        """As `differentiable_loss`, without gradients."""
+        with torch.no_grad():
+            return self.differentiable_loss(model, guide, *args, **kwargs)
+
+    def loss_and_grads(self, model: Callable, guide: Callable, *args, **kwargs) -> Tensor:
+        """Adds the gradients to the parameters' `.grad` and returns the loss; `pyro.infer.SVI` calls it."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        loss.backward()
+        return loss.detach()
+
+    def __call__(self, model: Callable, guide: Callable) -> ObjectiveModule:
+        return ObjectiveModule(self, model, guide)
+
+    def _get_trace(self, model, guide, args, kwargs):
+        """The guide's trace and the model's against it, labels enumerated (Pyro's hook)."""
+        guide_trace, model_trace, _ = self.traces(model, guide, args, kwargs)
+        return model_trace, guide_trace
+
+    # What objectives are made of.
+
+    @property
+    def particle_dim(self) -> int:
+        """The batch dimension of Monte-Carlo particles; enumerated labels lie left of it, plates right."""
+        return -1 - int(self.max_plate_nesting)
+
+    def traces(
+        self,
+        model: Callable,
+        guide: Callable,
+        args: tuple,
+        kwargs: dict,
+        particles: int = 1,
+        detach_first: bool = False,
+    ) -> tuple[Trace, Trace, dict[str, Tensor]]:
+        """One run of the guide, with `particles`, and one of the model against the first of them.
+
+        Labels are enumerated in both, in the same dimensions. Returns the guide's trace, the model's trace
+        and the observed labels: name -> values, some of them missing.
+        """
+        evidence = Evidence()
+        draw = Particles(particles, self.particle_dim, detach_first)
+        many = particles > 1 or detach_first
+        with poutine.enum(first_available_dim=self.particle_dim - 1):
+            with draw if many else nullcontext():
+                guide_trace = poutine.trace(evidence(guide)).get_trace(*args, **kwargs)
+            values = first_particle(guide_trace, self.particle_dim) if many else guide_trace
+            model_trace = poutine.trace(poutine.replay(evidence(model), trace=values)).get_trace(*args, **kwargs)
+        return guide_trace, model_trace, evidence.observed
+
+    def first_log_prob(self, site: dict) -> Tensor:
+        """The log-density of a guide's site at its first particle, per row, `(B,)`."""
+        fn, value = site["fn"], site["value"]
+        axis = self.particle_dim - fn.event_dim
+        if len(fn.batch_shape) < -self.particle_dim and value.dim() >= -axis:  # only the value has particles
+            table = fn.log_prob(value.select(axis, 0))
+        else:
+            table = fn.log_prob(value)
+            table = table.select(self.particle_dim, 0) if table.dim() >= -self.particle_dim else table
+        return self.to_rows(scale_and_mask(table, mask=site["mask"]), site)
+
+    def to_rows(self, table: Tensor, site: dict) -> Tensor:
+        """Sums a site's `table` over the plates inside of "data", `(B,)`; its other dimensions must be 1."""
+        dim = row_dim(site)
+        return reduce_plates(table, site, keep={dim}).reshape(table.shape[dim])
+
+
+class ObjectiveModule(nn.Module):
+    """An objective bound to a model and a guide; the forward is the loss.
+
+    It owns the parameters of the modules whose methods (or which themselves) model and guide are, and reads
+    them from there: Pyro's global parameter store is neither read nor written.
+
+    Raises:
+        ValueError: neither model nor guide is a module or a method of one.
+    """
+
+    def __init__(self, objective: RowELBO, model: Callable, guide: Callable):
+        super().__init__()
+        owners: list[nn.Module] = []
+        for fn in (model, guide):
+            owner = fn if isinstance(fn, nn.Module) else getattr(fn, "__self__", None)
+            if isinstance(owner, nn.Module) and not any(owner is known for known in owners):
+                owners.append(owner)
+        if not owners:
+            raise ValueError(
+                f"model, guide: got {model!r}, {guide!r}; accepted are modules or bound methods of modules, "
+                f"for nothing else has parameters to train"
+            )
+        self.owners = nn.ModuleList(owners)
+        self.objective = objective
+        self._pair = (model, guide)
+
+    def rows(self, *args: Any, **kwargs: Any) -> Rows:
+        """The objective's terms, scale and monitors on a batch."""
+        with LocalParameters():
+            return self.objective.rows(*self._pair, *args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return -self.rows(*args, **kwargs).total()
+
+
+def log_prob(site: dict) -> Tensor:
+    """The log-density of a site, of its batch shape, masked as the site is and not scaled."""
+    return scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
+
+
+def row_dim(site: dict) -> int:
+    """The batch dimension of the plate "data".
+
+    Raises:
+        ValueError: the site is outside of it.
+    """
+    for frame in site["cond_indep_stack"]:
+        if frame.name == ROW_PLATE:
+            return frame.dim
+    raise ValueError(f"site '{site['name']}' is outside of the plate '{ROW_PLATE}': its terms belong to no row")
+
+
+def plate_dims(site: dict) -> set[int]:
+    """The batch dimensions of the plates that a site is in."""
+    return {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
+
+
+def reduce_plates(table: Tensor, site: dict, keep: set[int]) -> Tensor:
+    """Sums a site's `table` over the plates it is in, but for the dimensions to `keep` (dims stay, size 1)."""
+    dims = sorted(plate_dims(site) - keep)
+    return table.sum(dims, keepdim=True) if dims else table
+
+
+def row_scale(trace: Trace, names: Iterable[str]) -> float | Tensor:
+    """The scale that the sites of a trace have in common, a number or `(B,)`.
+
+    Raises:
+        ValueError: the sites are scaled differently (weights of single terms are options of an objective).
+    """
+    sites = [trace.nodes[name] for name in names]
+    kinds = {type(site["scale"]) if isinstance(site["scale"], Tensor) else site["scale"] for site in sites}
+    if len(kinds) != 1:
+        raise ValueError(
+            f"sites {[site['name'] for site in sites]} are scaled differently: scale whole rows (the plate "
+            f"'{ROW_PLATE}'), and weight single terms by the objective's options"
+        )
+    scale = sites[0]["scale"]
+    return scale.reshape(-1) if isinstance(scale, Tensor) and scale.dim() else scale
+
+
+def first_particle(trace: Trace, dim: int) -> Trace:
+    """A copy of a guide's trace in which every latent has the value of its first particle."""
+    first = trace.copy()
+    for name, site in sample_sites(trace):
+        fn, value = site["fn"], site["value"]
+        axis = dim - fn.event_dim
+        if not enumerates(site) and value.dim() >= -axis and value.shape[axis] > 1:
+            first.nodes[name] = {**site, "value": value.select(axis, 0)}
+    return first

@@ -1,0 +1,205 @@
+"""The CCVAE bound (Joy et al. 2020, 2021), one expression for any pattern of missing labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyro_semivae.infer.base import RowELBO, Rows, log_prob, plate_dims, reduce_plates, row_dim, row_scale
+from pyro_semivae.infer.roles import Roles, assign_roles
+from pyro_semivae.labels import Evidence, is_missing, select
+
+
+class TraceCCVAE_ELBO(RowELBO):
+    r"""A bound for labels that are leaves of the guide, q(z | x) q(y | z), and parents of latents in the model.
+
+    With observed labels :math:`y_o` and missing ones :math:`y_m`, guide :math:`q(z|x)` and classifier
+    :math:`q(y_o|z) = \prod_{i \in o} q(y_i|z)`, a row's bound is
+
+    .. math::
+        \log p(x, y_o) \ge E_{q(z|x)}\Big[ w \Big( \log p(x|z) + \log p(z_s)
+            + \sum_{i \in o} \log p(z_c^i|y_i) + \sum_{i \in m} \log \sum_{y_i} p(z_c^i|y_i) p(y_i)
+            - \log q(y_o|z) - \log q(z|x) \Big) \Big] + \log q(y_o|x) + \sum_{i \in o} \log p(y_i),
+
+        w = q(y_o|z) / q(y_o|x), \qquad q(y_o|x) = E_{q(z|x)}[q(y_o|z)].
+
+    All labels observed, it is CCVAE's Eq. 4 (REVAE's Eq. 5). None observed, w = 1 and it is the ELBO with the
+    exact marginal prior over z_c. The factors of the sum over a label are whatever sites of the model depend on
+    it, so other graphs of this kind work as well; the label's own prior must not depend on latents.
+
+    Args:
+        marginal: how missing labels enter. `"exact"`: log sum_y p(z_c|y) p(y). `"jensen"`: CCVAE's Eq. 5,
+            E_{q(y|z)}[log p(z_c|y) p(y) / q(y|z)], itself summed exactly; looser by KL(q(y|z) || p(y|z_c)), and
+            it ties the classifier to the conditional prior on unlabelled rows.
+        detach: where the latents are detached in q(y_o|z). `"weight"`: in w (the authors' PyTorch code; CCVAE
+            C.3.1). `"weighted-terms"`: in w and in -log q(y_o|z) (their Pyro code). `"none"`: nowhere.
+        classifier_weight: multiplies log q(y_o|x). At 1 it is the bound, and the bound hardly pushes the
+            classifier (scaling q(y|z) by a constant changes nothing, for -log q(y_o|z) and log q(y_o|x)
+            cancel); above 1 is a documented departure.
+        num_samples: K, the number of draws of z for q(y_o|x), from the guide alone and independent of the
+            bracket's. The weight w is biased at finite K (its mean is above 1, and falls to it as K grows).
+        regulariser_weight: mu of REVAE D.2: mu log q(y~|z') on rows without any observed label, with y ~ p(y),
+            z' ~ p(z_c|y) (detached), and y~ the label of the labelled row of the batch whose q(z_c|x) is
+            highest at z'. Needs a single label site; costs a second run of the guide.
+        max_plate_nesting: 1 for one class label, 2 for the plate "labels" inside "data".
+
+    Terms (each `(B,)`, in nats): `p(x)`, `p(z)` and `q(z)` for the sites concerned (weighted by w; `p(z_c)` is
+    log p(z_c|y_o) where y is observed and the marginal where it is missing, `q(..)` enter with minus), `q(y|z)`
+    (-w log q(y_o|z)), `q(y|x)`, `p(y)`, and `regulariser`. Monitor: `ess`, the effective sample size of w over
+    the rows with an observed label, as a fraction of their number.
+
+    Raises:
+        ValueError: an option is not one of those above; the guide lacks a classifier that the bound needs.
+    """
+
+    def __init__(
+        self,
+        *,
+        marginal: Literal["exact", "jensen"] = "exact",
+        detach: Literal["weight", "weighted-terms", "none"] = "weight",
+        classifier_weight: float = 1.0,
+        num_samples: int = 20,
+        regulariser_weight: float = 0.0,
+        max_plate_nesting: int = 1,
+    ):
+        super().__init__(max_plate_nesting=max_plate_nesting)
+        for name, value, accepted in (
+            ("marginal", marginal, ("exact", "jensen")),
+            ("detach", detach, ("weight", "weighted-terms", "none")),
+        ):
+            if value not in accepted:
+                raise ValueError(f"{name}: got {value!r}; accepted are {', '.join(map(repr, accepted))}")
+        if num_samples < 1:
+            raise ValueError(f"num_samples: got {num_samples}; accepted are 1, 2, ...")
+        self.marginal = marginal
+        self.detach = detach
+        self.classifier_weight = classifier_weight
+        self.num_samples = num_samples
+        self.regulariser_weight = regulariser_weight
+
+    def rows(self, model: Callable, guide: Callable, *args, **kwargs) -> Rows:
+        # Particle 0 is the bracket's z, particles 1 .. K those of q(y|x), the last one is z, detached.
+        detached = self.detach != "none"
+        guide_trace, model_trace, observed = self.traces(
+            model, guide, args, kwargs, particles=1 + self.num_samples, detach_first=detached
+        )
+        roles = assign_roles(model_trace, guide_trace)
+        terms, log_p_observed = self._model_terms(guide_trace, model_trace, roles, observed)
+        for name in roles.latents:
+            terms[f"q({name})"] = -self.first_log_prob(guide_trace.nodes[name])
+        scale = row_scale(model_trace, roles.data + roles.latents)
+        if not observed:
+            return Rows(terms, scale)
+
+        log_q_z = self._log_q_observed(guide_trace, observed)  # log q(y_o|z), (particles, B)
+        log_q_x = torch.logsumexp(log_q_z[1 : 1 + self.num_samples], 0) - math.log(self.num_samples)
+        w = (log_q_z[-1 if detached else 0] - log_q_x).exp()
+        terms["q(y|z)"] = -log_q_z[-1 if self.detach == "weighted-terms" else 0]
+        terms = {name: w * term for name, term in terms.items()}
+        terms["q(y|x)"] = self.classifier_weight * log_q_x
+        terms["p(y)"] = log_p_observed
+        labelled = torch.stack([~is_missing(y).reshape(len(y), -1).all(1) for y in observed.values()]).any(0)
+        if self.regulariser_weight:
+            log_q = self._log_q_nearest(model_trace, roles, guide, observed, args, kwargs)
+            terms["regulariser"] = self.regulariser_weight * torch.where(labelled, 0.0, log_q)
+        return Rows(terms, scale, {"ess": _effective_sample_size(w.detach(), labelled)})
+
+    def _model_terms(
+        self, guide_trace: Trace, model_trace: Trace, roles: Roles, observed: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor | float]:
+        """log p of data and latents, each `(B,)`, missing labels summed; and log p(y_o)."""
+        sites = model_trace.nodes
+        tables = {name: log_prob(sites[name]) for name in roles.data + roles.labels + roles.latents}
+        parents = {name: self._labels_of(name, tables[name], model_trace, roles) for name in roles.data + roles.latents}
+        terms = {f"p({name})": self.to_rows(tables[name], sites[name]) for name, label in parents.items() if not label}
+        log_p_observed: Tensor | float = 0.0
+        for label in roles.labels:
+            site, prior = sites[label], tables[label]
+            dim, values = site["infer"]["_enumerate_dim"], site["value"]
+            children = [name for name, parent in parents.items() if parent == label]
+            factor = sum(reduce_plates(tables[n], sites[n], keep=plate_dims(site)) for n in children)
+            if self.marginal == "exact":
+                summed = torch.logsumexp(factor + prior, dim)
+            else:
+                log_q = self._classifier(guide_trace, label).narrow(self.particle_dim, 0, 1)
+                summed = (log_q.exp() * (factor + prior - log_q)).sum(dim)
+            if label in observed:
+                y = observed[label]
+                summed = torch.where(is_missing(y), summed, select(factor, values, y, dim))
+                log_p_observed = log_p_observed + self.to_rows(select(prior, values, y, dim), site)
+            if children:
+                terms[f"p({','.join(children)})"] = self.to_rows(summed, site)
+        return terms, log_p_observed
+
+    def _labels_of(self, name: str, table: Tensor, model_trace: Trace, roles: Roles) -> str | None:
+        """The label that a site of the model depends on, if any: the one whose values its density varies with."""
+        found = [
+            label
+            for label in roles.labels
+            if table.dim() >= -(dim := model_trace.nodes[label]["infer"]["_enumerate_dim"]) and table.shape[dim] > 1
+        ]
+        if len(found) > 1:
+            raise ValueError(f"site '{name}' depends on the labels {found} at once: only one label is summed here")
+        return found[0] if found else None
+
+    def _classifier(self, guide_trace: Trace, label: str) -> Tensor:
+        """log q(y|z) of every value of a label, `(C, ..., particles, plates)`."""
+        if label not in guide_trace.nodes:
+            raise ValueError(
+                f"label '{label}' is not in the guide: this bound needs its classifier q({label}|z) there, with "
+                f'infer={{"enumerate": "parallel"}}'
+            )
+        table = log_prob(guide_trace.nodes[label])
+        if table.dim() < -self.particle_dim:  # q does not depend on latents
+            raise ValueError(f"label '{label}': the guide's q({label}|..) must depend on the latents")
+        return table
+
+    def _log_q_observed(self, guide_trace: Trace, observed: dict[str, Tensor]) -> Tensor:
+        """log q(y_o|z) = sum over the observed entries, `(particles, B)`; 0 in rows without any."""
+        total: Tensor | float = 0.0
+        for label, y in observed.items():
+            site = guide_trace.nodes[label]
+            table = select(self._classifier(guide_trace, label), site["value"], y, site["infer"]["_enumerate_dim"])
+            table = reduce_plates(table, site, keep={row_dim(site)})
+            total = total + table.reshape(table.shape[self.particle_dim], table.shape[row_dim(site)])
+        return total
+
+    def _log_q_nearest(
+        self, model_trace: Trace, roles: Roles, guide: Callable, observed: dict[str, Tensor], args: tuple, kwargs: dict
+    ) -> Tensor:
+        """REVAE D.2: log q(y~|z') with z' ~ p(z_c|y) and y~ the label of the nearest labelled row, `(B,)`."""
+        if len(roles.labels) != 1 or len(next(iter(observed.values())).shape) != 1:
+            raise ValueError(f"regulariser_weight: needs one class label, got the label sites {roles.labels}")
+        (label,) = roles.labels
+        site, y = model_trace.nodes[label], observed[label]
+        dim = site["infer"]["_enumerate_dim"]
+        drawn_label = site["fn"].sample()  # (B,)
+        draws = {}
+        for name in roles.latents:
+            child = model_trace.nodes[name]
+            if self._labels_of(name, log_prob(child), model_trace, roles):
+                z = child["fn"].sample().movedim(dim - child["fn"].event_dim, 0)  # (C, ..., B, D)
+                z = z.reshape(z.shape[:1] + z.shape[-1 - child["fn"].event_dim :])  # (C, B, D)
+                draws[name] = z[drawn_label, torch.arange(len(y), device=y.device)]  # (B, D)
+        evidence = Evidence()
+        with poutine.enum(first_available_dim=self.particle_dim - 1):
+            trace = poutine.trace(poutine.condition(evidence(guide), data=draws)).get_trace(*args, **kwargs)
+        log_q_z = sum(  # log q(z'_b | x_r) of every draw b under every row r, (B, B)
+            trace.nodes[name]["fn"].log_prob(z.unsqueeze(1)) for name, z in draws.items()
+        )
+        nearest = log_q_z.masked_fill(is_missing(y), -math.inf).argmax(1)
+        classifier = trace.nodes[label]
+        log_q_y = select(log_prob(classifier), classifier["value"], y[nearest], classifier["infer"]["_enumerate_dim"])
+        return self.to_rows(log_q_y, classifier)
+
+
+def _effective_sample_size(w: Tensor, rows: Tensor) -> Tensor:
+    """(sum w)^2 / (n sum w^2) over the `rows` of a mask, a fraction of their number n; 0 where there are none."""
+    w = torch.where(rows, w, 0.0)
+    return w.sum() ** 2 / ((w**2).sum() * rows.sum()).clamp(min=torch.finfo(w.dtype).tiny)

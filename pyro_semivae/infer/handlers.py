@@ -1,0 +1,87 @@
+"""Effect handlers that objectives, training and tasks share."""
+
+from __future__ import annotations
+
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyro_semivae.labels import enumerates
+
+ROW_PLATE = "data"
+
+
+class LocalParameters(Messenger):
+    """Lets `pyro.module` and `pyro.param` hand back the module's own tensors, leaving Pyro's store alone."""
+
+    def _pyro_param(self, msg) -> None:
+        if len(msg["args"]) > 1 and isinstance(msg["args"][1], Tensor):
+            msg["value"] = msg["args"][1]
+            msg["done"] = True
+
+
+class RowScale(Messenger):
+    """Multiplies the scale of every site in the plate "data" by one factor per row.
+
+    Args:
+        scale: `(B,)`, aligned with the rows whatever dimension the plate has.
+    """
+
+    def __init__(self, scale: Tensor):
+        super().__init__()
+        self.scale = scale
+
+    def _pyro_sample(self, msg) -> None:
+        for frame in msg["cond_indep_stack"]:
+            if frame.name == ROW_PLATE:
+                msg["scale"] = msg["scale"] * self.scale.reshape((-1,) + (1,) * (-1 - frame.dim))
+
+
+class Particles(Messenger):
+    """Draws several values of every latent site, in one batch dimension left of all plates.
+
+    Unlike a plate it does not expand the distributions, so that what does not depend on a particle (the
+    encoder, its log-density at one particle) is computed once.
+
+    Args:
+        size: the number of particles drawn.
+        dim: their batch dimension, negative: `-1 - max_plate_nesting`.
+        detach_first: append a last particle, equal to the first one and detached from the graph, so that
+            what a guide computes from its latents is had with and without the gradient through them.
+    """
+
+    def __init__(self, size: int, dim: int, detach_first: bool = False):
+        super().__init__()
+        self.size, self.dim, self.detach_first = size, dim, detach_first
+
+    def _pyro_sample(self, msg) -> None:
+        if msg["done"] or msg["is_observed"] or msg["value"] is not None or enumerates(msg):
+            return
+        fn = msg["fn"]
+        if not hasattr(fn, "batch_shape"):  # a plate
+            return
+        draw = fn.rsample if fn.has_rsample else fn.sample
+        batch = fn.batch_shape
+        if len(batch) >= -self.dim:  # the parents carry the particles already
+            value = draw()
+            size = self.size
+        else:
+            value = draw((self.size,))
+            size = self.size
+            value = value.reshape((size,) + (1,) * (-1 - self.dim - len(batch)) + value.shape[1:])
+        if self.detach_first:
+            axis = self.dim - fn.event_dim
+            value = torch.cat([value.narrow(axis, 0, size), value.narrow(axis, 0, 1).detach()], axis)
+        msg["value"] = value
+        msg["done"] = True
+
+
+class Mean(Messenger):
+    """Takes the mean of every latent site instead of a draw (labels to be enumerated are left alone)."""
+
+    def _pyro_sample(self, msg) -> None:
+        if not (msg["done"] or msg["is_observed"] or msg["value"] is not None or enumerates(msg)) and hasattr(
+            msg["fn"], "batch_shape"
+        ):
+            msg["value"] = msg["fn"].mean
+            msg["done"] = True

@@ -1,0 +1,82 @@
+"""Who is data, who is a label, who is a latent: the roles that sites play in a model and a guide trace.
+
+Objectives are functions of these roles and never of one model's site names.
+
+=========  =======================================================================================
+role       which sites
+=========  =======================================================================================
+data       observed in the model, absent from the guide
+label      `infer={"enumerate": "parallel"}`, in the model; the guide may have it too (its classifier)
+latent     sampled in the guide and in the model
+=========  =======================================================================================
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pyro.poutine import Trace
+
+from pyro_semivae.labels import enumerates
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Site names by role, in the order in which the model samples them."""
+
+    data: tuple[str, ...]
+    labels: tuple[str, ...]
+    latents: tuple[str, ...]
+
+
+def sample_sites(trace: Trace) -> Iterator[tuple[str, dict]]:
+    """The random sites of a trace: sample statements less plates, deterministic sites and the like."""
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and not site["infer"].get("_deterministic") and not _is_subsample(site):
+            yield name, site
+
+
+def _is_subsample(site: dict) -> bool:
+    return type(site["fn"]).__name__ == "_Subsample"
+
+
+def assign_roles(model_trace: Trace, guide_trace: Trace) -> Roles:
+    """The roles of all sites of one run of the guide and of the model replayed against it.
+
+    Raises:
+        ValueError: a site is in one of the two only and no role fits it. The message says what would.
+    """
+    model = dict(sample_sites(model_trace))
+    guide = dict(sample_sites(guide_trace))
+    for name, site in guide.items():
+        if name not in model and not site["infer"].get("is_auxiliary"):
+            raise ValueError(
+                f"site '{name}' is sampled in the guide but never in the model{_did_you_mean(name, model)}"
+            )
+    data, labels, latents = [], [], []
+    for name, site in model.items():
+        if enumerates(site):
+            labels.append(name)
+        elif site["is_observed"]:
+            if name in guide:
+                raise ValueError(
+                    f"site '{name}' is observed in the model and present in the guide: a label needs "
+                    f'infer={{"enumerate": "parallel"}}, data must not be in the guide'
+                )
+            data.append(name)
+        elif name in guide:
+            latents.append(name)
+        else:
+            raise ValueError(
+                f"site '{name}' is latent in the model but never sampled in the guide"
+                f"{_did_you_mean(name, guide)}; sample it there, observe it, or, if it is discrete, mark it "
+                f'infer={{"enumerate": "parallel"}} to sum it'
+            )
+    return Roles(tuple(data), tuple(labels), tuple(latents))
+
+
+def _did_you_mean(name: str, others: dict) -> str:
+    close = difflib.get_close_matches(name, others, n=1, cutoff=0.5)
+    return f": did you mean '{close[0]}'?" if close else f" (which has {', '.join(map(repr, others))})"

@@ -1,0 +1,110 @@
+"""What is observed and what is missing: label spaces, missing entries, and the handler for them.
+
+Class labels are integer tensors with -1 for missing (as in scikit-learn); multi-label and continuous labels
+are float tensors with NaN for missing, per entry; `None` means that all are missing. Models keep their one
+line, `y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})`; the handlers here turn
+the observed values of such a site into evidence about an enumerated (or imputed) one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+MISSING = -1
+
+
+def is_missing(y: Tensor) -> Tensor:
+    """Boolean mask of the missing entries of `y`, of its shape: NaN in a float tensor, -1 in an integer one.
+
+    >>> is_missing(torch.tensor([3, -1])), is_missing(torch.tensor([0.0, float("nan")]))
+    (tensor([False,  True]), tensor([False,  True]))
+    """
+    return y.isnan() if y.is_floating_point() else y == MISSING
+
+
+def enumerates(site: dict) -> bool:
+    """Whether a site (or message) is a label to be summed: `infer={"enumerate": "parallel"}`."""
+    return site["infer"].get("enumerate") == "parallel"
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The label space of one label with `num_classes` values: integer tensors `(B,)`, -1 for missing."""
+
+    num_classes: int
+
+    def missing(self, num_rows: int, device: torch.device | None = None) -> Tensor:
+        """`num_rows` labels, all missing."""
+        return torch.full((num_rows,), MISSING, dtype=torch.long, device=device)
+
+    def validate(self, y: Tensor, name: str = "y") -> Tensor:
+        """Returns `y` as a `(B,)` int64 tensor.
+
+        Raises:
+            ValueError: wrong rank or dtype, or labels outside -1 .. num_classes - 1.
+        """
+        accepted = f"a 1-d integer tensor with labels 0 to {self.num_classes - 1}, or {MISSING} for missing"
+        if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+            got = f"dtype {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(f"{name}: got {got}; accepted is {accepted}")
+        if y.dim() != 1:
+            raise ValueError(f"{name}: got shape {tuple(y.shape)}; accepted is {accepted}")
+        y = y.long()
+        outside = (y < MISSING) | (y >= self.num_classes)
+        if outside.any():
+            rows = outside.nonzero()[:5, 0].tolist()
+            raise ValueError(f"{name}: got {y[rows].tolist()} at rows {rows}; accepted is {accepted}")
+        return y
+
+
+class Evidence(Messenger):
+    """Enumerates label sites that are passed values, and remembers the values.
+
+    A site with `infer={"enumerate": "parallel"}` and `obs=y` becomes an unobserved one, to be enumerated by
+    the handler outside of this one; `observed[name]` is then `y`, whose missing entries never reach a
+    `log_prob`. An objective reads the sum over the label back through `select` and `is_missing`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observed: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg) -> None:
+        if msg["is_observed"] and enumerates(msg):
+            self.observed[msg["name"]] = msg["value"]
+            msg["is_observed"], msg["value"] = False, None
+
+
+class Impute(Messenger):
+    """Draws the missing entries of label sites that are passed values, and keeps the others.
+
+    Outside of objectives (tasks, prior sampling): `obs=y` with missing entries becomes a value in which they
+    are drawn from the site's own distribution.
+    """
+
+    def _pyro_sample(self, msg) -> None:
+        if msg["is_observed"] and enumerates(msg):
+            y, fn = msg["value"], msg["fn"]
+            missing = is_missing(y)
+            msg["is_observed"] = False
+            msg["value"] = torch.where(missing, fn.expand(missing.shape).sample(), y)
+            msg["done"] = True
+
+
+def select(table: Tensor, values: Tensor, observed: Tensor, dim: int) -> Tensor:
+    """The entries of an enumerated table at the observed values; 0 where the value is missing.
+
+    Args:
+        table: `(C, ..., B)`, a function of the enumerated value.
+        values: the enumerated values, broadcastable to `table`.
+        observed: `(..., B)` values, some missing.
+        dim: the (negative) enumeration dimension of `table`, which is summed out.
+
+    >>> select(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[0], [1]]), torch.tensor([1, -1]), -2)
+    tensor([3., 0.])
+    """
+    return torch.where(values == observed, table, 0.0).sum(dim)

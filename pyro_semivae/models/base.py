@@ -1,0 +1,99 @@
+"""The abstract base of all models."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyro_semivae.infer import RowELBO
+from pyro_semivae.infer.handlers import ROW_PLATE
+from pyro_semivae.labels import Classes
+
+
+class SemiVAE(nn.Module, ABC):
+    """A model and a guide over images `x` and labels `y`, either of which may be missing.
+
+    A subclass is two lists of `pyro.sample` lines (`model`, `guide`), its paper's objective (`elbo`), and the
+    statement of which sites carry what a label stands for (`characteristic`). Subclasses are siblings: none
+    inherits another.
+
+    Attributes:
+        x_shape: the shape `(C, H, W)` of one image.
+        labels: the label space.
+        characteristic: names of the sites that carry the labels' characteristics.
+        max_plate_nesting: 1 where the plate "data" is dim -1, 2 where it is dim -2.
+    """
+
+    x_shape: tuple[int, int, int]
+    labels: Classes
+    characteristic: tuple[str, ...] = ()
+    max_plate_nesting: int = 1
+
+    @abstractmethod
+    def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        """The generative model; observes `x` `(B, C, H, W)` and `y` where given, returns x."""
+
+    @abstractmethod
+    def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
+        """The inference model, given `x` `(B, C, H, W)` and, where given, `y`."""
+
+    @abstractmethod
+    def elbo(self, **options) -> RowELBO:
+        """The paper's objective, with its options as arguments."""
+
+    def rows(self, x: Tensor | None, y: Tensor | None) -> pyro.plate:
+        """The plate "data" over the rows of whichever of `x` and `y` is given; one row if none is.
+
+        Raises:
+            ValueError: they have different numbers of rows.
+        """
+        sizes = {len(value) for value in (x, y) if value is not None}
+        if len(sizes) > 1:
+            raise ValueError(f"x, y: got {len(x)} images and {len(y)} labels; accepted are as many of one as the other")
+        return pyro.plate(ROW_PLATE, sizes.pop() if sizes else 1, dim=-self.max_plate_nesting)
+
+    def validate(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
+        """Checks a batch once, outside of the training loop.
+
+        Raises:
+            ValueError: `x` is not a float `(B, *x_shape)` in [0, 1] or uint8 of that shape; `y` is outside of
+                the label space; their lengths differ.
+        """
+        if x is not None:
+            accepted = f"a float tensor (B, {', '.join(map(str, self.x_shape))}) in [0, 1], or uint8"
+            if not isinstance(x, Tensor) or not (x.is_floating_point() or x.dtype == torch.uint8):
+                got = f"dtype {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+                raise ValueError(f"x: got {got}; accepted is {accepted}")
+            if x.dim() != 4 or tuple(x.shape[1:]) != self.x_shape:
+                raise ValueError(f"x: got shape {tuple(x.shape)}; accepted is {accepted}")
+            if x.is_floating_point():
+                outside = ~((x >= 0) & (x <= 1)).flatten(1).all(1)
+                if outside.any():
+                    rows = outside.nonzero()[:5, 0].tolist()
+                    low, high = x[rows].min().item(), x[rows].max().item()
+                    raise ValueError(f"x: got pixels from {low:g} to {high:g} at rows {rows}; accepted is {accepted}")
+        if y is not None:
+            self.labels.validate(y)
+        if x is not None and y is not None and len(x) != len(y):
+            raise ValueError(f"x, y: got {len(x)} images and {len(y)} labels; accepted are as many of one as the other")
+
+    def register(self) -> None:
+        """Puts the parameters into Pyro's store, where a plain `pyro.infer.SVI` loop finds them.
+
+        The first line of `model`. Inside of `elbo(model, guide)` modules, and so in `fit`, it does nothing.
+
+        Raises:
+            RuntimeError: the store holds another model's parameters under this model's name.
+        """
+        name = type(self).__name__.lower()
+        pyro.module(name, self)
+        first, parameter = next(self.named_parameters())
+        stored = pyro.get_param_store()._params.get(f"{name}$$${first}")
+        if stored is not None and stored is not parameter and pyro.poutine.runtime.am_i_wrapped():
+            raise RuntimeError(
+                f"Pyro's parameter store holds the parameters of another {type(self).__name__}, which SVI would "
+                f"train instead of this one's: call pyro.clear_param_store() first, or train with fit()"
+            )

@@ -1,0 +1,207 @@
+"""Tasks: what one does with a trained model. Each is written once, over any model/guide pair.
+
+A task runs the model and the guide under effect handlers and uses only their roles and what the model states
+of itself (`characteristic`). None trains; all run without gradients and take images as float or uint8.
+Images that come out are means of p(x|.), float `(..., C, H, W)`, with the leading shapes given below.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyro_semivae.data.batches import to_unit
+from pyro_semivae.infer import LocalParameters, Mean, Particles, sample_sites
+from pyro_semivae.infer.base import log_prob
+from pyro_semivae.labels import Evidence, Impute, enumerates, is_missing
+from pyro_semivae.models import SemiVAE
+
+Latents = dict[str, Tensor]
+
+
+@torch.no_grad()
+def infer(vae: SemiVAE, x: Tensor, y: Tensor | None = None, *, mean: bool = True) -> Latents:
+    """The latents of images: site name -> `(B, ...)`, the guide's mean or, with `mean=False`, one draw.
+
+    Labels are not among them. Where the guide uses them, the missing ones are drawn from the guide.
+    """
+    with LocalParameters(), Mean() if mean else nullcontext():
+        trace = poutine.trace(Impute()(vae.guide)).get_trace(to_unit(x), y)
+    return {name: site["value"] for name, site in sample_sites(trace) if not enumerates(site)}
+
+
+@torch.no_grad()
+def decode(vae: SemiVAE, latents: Latents, y: Tensor | None = None) -> Tensor:
+    """The mean of p(x | latents, y), `(B, C, H, W)`; latents that are not given are drawn from the prior."""
+    return _image(_run_model(vae, latents, y, _num_rows(latents, y)))
+
+
+@torch.no_grad()
+def classify(vae: SemiVAE, x: Tensor, *, num_samples: int = 100, mean: bool = False) -> Tensor:
+    """q(y | x) = E_q(z|x)[q(y | z)], `(B, C)` probabilities.
+
+    Args:
+        num_samples: draws of z for the expectation. mean: use the posterior mean of z instead.
+
+    Raises:
+        ValueError: the guide has no label site.
+    """
+    dim = -1 - vae.max_plate_nesting
+    latents = Mean() if mean else Particles(num_samples, dim)
+    with LocalParameters(), poutine.enum(first_available_dim=dim - 1), latents:
+        trace = poutine.trace(Evidence()(vae.guide)).get_trace(to_unit(x))
+    labels = [site for _, site in sample_sites(trace) if enumerates(site)]
+    if not labels:
+        raise ValueError(f"classify: the guide of {type(vae).__name__} has no label to classify by")
+    table = log_prob(labels[0])  # (C, [particles,] B)
+    if not mean and table.dim() > 2:
+        table = torch.logsumexp(table, 1) - math.log(table.shape[1])
+    return table.reshape(table.shape[0], -1).exp().T
+
+
+@torch.no_grad()
+def reconstruct(vae: SemiVAE, x: Tensor, y: Tensor | None = None, *, mean: bool = True) -> Tensor:
+    """The images that the model makes of the images' latents, `(B, C, H, W)`; see `infer` for `mean`."""
+    return decode(vae, infer(vae, x, y, mean=mean), y)
+
+
+@torch.no_grad()
+def generate(vae: SemiVAE, y: Tensor, num_samples: int = 1, *, given: Latents | None = None) -> Tensor:
+    """Images drawn from the model given labels, `(num_samples, B, C, H, W)`.
+
+    Args:
+        y: `(B,)` labels; missing ones are drawn from their prior.
+        given: latents to hold fixed, e.g. `{"z_s": z}` with z `(B, D)` or `(1, D)`, so that only the
+            characteristic varies.
+    """
+    return torch.stack([_image(_run_model(vae, given or {}, y, len(y))) for _ in range(num_samples)])
+
+
+@torch.no_grad()
+def intervene(vae: SemiVAE, x: Tensor, y_new: Tensor, num_samples: int = 1) -> Tensor:
+    """Counterfactual images: infer the latents of x, set labels, redraw what descends from them, decode.
+
+    Args:
+        x: `(B, C, H, W)`. y_new: `(B,)` labels to set; where missing, everything is kept.
+
+    Returns `(num_samples, B, C, H, W)`. All latents but the `characteristic` ones are those of x.
+    """
+    latents = infer(vae, x)
+    kept = {name: value for name, value in latents.items() if name not in vae.characteristic}
+    inferred = {name: latents[name] for name in vae.characteristic}
+    with _Redraw(inferred, ~is_missing(y_new)):
+        return torch.stack([_image(_run_model(vae, kept, y_new, len(x))) for _ in range(num_samples)])
+
+
+@torch.no_grad()
+def swap(vae: SemiVAE, x_characteristics: Tensor, x_rest: Tensor) -> Tensor:
+    """Images with the characteristic latents of some images and the rest of others, `(B, C, H, W)`."""
+    characteristics, rest = infer(vae, x_characteristics), infer(vae, x_rest)
+    chosen = {name: (characteristics if name in vae.characteristic else rest)[name] for name in rest}
+    return decode(vae, chosen)
+
+
+@torch.no_grad()
+def traverse(vae: SemiVAE, x: Tensor, site: str, index: int, values: Tensor) -> Tensor:
+    """Images along one coordinate of one latent, the rest kept, `(len(values), B, C, H, W)`.
+
+    Raises:
+        ValueError: there is no such site or coordinate.
+    """
+    return walk(vae, x, site, (index,), values[:, None])
+
+
+@torch.no_grad()
+def walk(vae: SemiVAE, x: Tensor, site: str, indices: Sequence[int], values: Tensor) -> Tensor:
+    """Images with several coordinates of one latent set, the rest kept.
+
+    Args:
+        site, indices: the latent and n of its coordinates.
+        values: `(T, n)`, what they are set to.
+
+    Returns `(T, B, C, H, W)`.
+    """
+    latents = infer(vae, x)
+    if site not in latents:
+        raise ValueError(f"site: got {site!r}; accepted are {', '.join(map(repr, latents))}")
+    size = latents[site].shape[-1]
+    if not all(-size <= index < size for index in indices):
+        raise ValueError(f"indices: got {tuple(indices)}; accepted are 0 to {size - 1} for site {site!r}")
+    out = []
+    for point in values:
+        z = latents[site].clone()
+        z[..., list(indices)] = point.to(z)
+        out.append(decode(vae, {**latents, site: z}))
+    return torch.stack(out)
+
+
+@torch.no_grad()
+def interpolate(vae: SemiVAE, y: Tensor, steps: int = 8) -> Tensor:
+    """Images on the polytope between the prior means of four labels, `(steps, steps, C, H, W)` (CCVAE, D.6).
+
+    Args:
+        y: four labels, for the corners [top left, top right, bottom left, bottom right].
+
+    The characteristic latents are interpolated linearly, the others stay at their prior means.
+    """
+    if len(y) != 4:
+        raise ValueError(f"y: got {len(y)} labels; accepted are the four corners' labels")
+    with Mean():
+        trace = _run_model(vae, {}, y, 4)
+    latents = {name: site["value"] for name, site in sample_sites(trace) if _is_latent(site)}
+    t = torch.linspace(0, 1, steps, device=y.device)
+    row, column = (axis.reshape(-1) for axis in torch.meshgrid(t, t, indexing="ij"))
+    corners = torch.stack([(1 - row) * (1 - column), (1 - row) * column, row * (1 - column), row * column], -1)
+    points = {name: corners.to(z) @ z.reshape(4, -1) for name, z in latents.items()}
+    points = {name: z.reshape(len(corners), *latents[name].shape[1:]) for name, z in points.items()}
+    return decode(vae, points).unflatten(0, (steps, steps))
+
+
+def in_batches(task: Callable[[Tensor], Tensor], x: Tensor, size: int = 1000, dim: int = 0) -> Tensor:
+    """Applies a task to many images in batches and concatenates the results along `dim`."""
+    return torch.cat([task(part) for part in x.split(size)], dim)
+
+
+def _run_model(vae: SemiVAE, latents: Latents, y: Tensor | None, num_rows: int) -> Trace:
+    """A trace of the model on `num_rows` rows with latents (and labels) set and no image observed."""
+    y = vae.labels.missing(num_rows, _device(vae)) if y is None else y
+    with LocalParameters(), poutine.trace() as trace, poutine.condition(data=latents):
+        Impute()(vae.model)(None, y)
+    return trace.trace
+
+
+def _image(trace: Trace) -> Tensor:
+    return next(site for name, site in sample_sites(trace) if name == "x")["fn"].mean
+
+
+def _is_latent(site: dict) -> bool:
+    return not enumerates(site) and site["name"] != "x"
+
+
+def _num_rows(latents: Latents, y: Tensor | None) -> int:
+    return len(y) if y is not None else len(next(iter(latents.values())))
+
+
+def _device(vae: SemiVAE) -> torch.device:
+    return next(vae.parameters()).device
+
+
+class _Redraw(Messenger):
+    """Draws sites anew where their label was set, and takes their inferred values elsewhere."""
+
+    def __init__(self, inferred: Latents, is_set: Tensor):
+        super().__init__()
+        self.inferred, self.is_set = inferred, is_set
+
+    def _pyro_sample(self, msg) -> None:
+        if msg["name"] in self.inferred:
+            kept = self.inferred[msg["name"]]
+            is_set = self.is_set.reshape(self.is_set.shape + (1,) * (kept.dim() - self.is_set.dim()))
+            msg["value"], msg["done"] = torch.where(is_set, msg["fn"].sample(), kept), True

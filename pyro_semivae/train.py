@@ -1,0 +1,270 @@
+"""fit(): the one training loop."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pyro_semivae.data.batches import Batches
+from pyro_semivae.files import load_checkpoint, save_checkpoint
+from pyro_semivae.infer import ObjectiveModule, RowELBO, RowScale
+from pyro_semivae.models import SemiVAE
+
+History = list[dict[str, float]]
+
+
+def constant(progress: float) -> float:
+    """The learning rate stays as it is."""
+    return 1.0
+
+
+def cosine(progress: float) -> float:
+    """Half a cosine, from 1 at the start of training to 0 at its end."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {"constant": constant, "cosine": cosine}
+
+
+def fit(
+    vae: SemiVAE,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    elbo: RowELBO | None = None,
+    epochs: int = 20,
+    batch_size: int = 200,
+    labelled_batch_size: int | None = None,
+    labelled_weight: float = 1.0,
+    lr: float = 5e-4,
+    schedule: Callable[[float], float] = constant,
+    transform: Callable[[Tensor], Tensor] | None = None,
+    seed: int = 0,
+    accelerator: str = "cpu",
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    config: dict[str, Any] | None = None,
+    on_epoch: Callable[[int, SemiVAE], dict[str, float] | None] | None = None,
+    progress: bool = True,
+    device_budget: int = 2 << 30,
+) -> History:
+    """Trains a model and its guide with Adam; labels may be missing in any pattern.
+
+    Args:
+        vae: the model. It is trained in place and left on the device; Pyro's parameter store is not used.
+        x: images, uint8 or float in [0, 1], `(N, C, H, W)`.
+        y: labels, with missing entries; `None` if none is known.
+        elbo: the objective (default: `vae.elbo()`).
+        epochs: the number of passes through the unlabelled rows (all rows, where all are labelled).
+        batch_size, labelled_batch_size, labelled_weight, device_budget: see `data.Batches`.
+        lr, schedule: Adam's learning rate, and its factor as a function of the fraction of training done.
+        transform: applied to each batch of images on the device, e.g. `torch.bernoulli` (dynamic binarisation).
+        seed: seeds the order of the rows and the noise.
+        accelerator: `"cpu"` or `"cuda"`, or any that Fabric knows.
+        checkpoint: a file written after every epoch. resume: continue from it where it exists; the run is then
+            bit-identical to one that was never interrupted (same machine, same `epochs`).
+        config: plain values to keep in the checkpoint.
+        on_epoch: called after every epoch with its number (from 1) and the model; what it returns goes into the
+            history.
+        progress: show a bar with the bound's terms; where the output is no terminal, a line per epoch.
+
+    Returns one dict per epoch: `epoch`, `bound` (nats per row, weights included), `term/<name>` and `monitor/<name>`
+    (means over the epoch's steps), `seconds`.
+
+    Raises:
+        ValueError: `x` or `y` are not what the model takes; the checkpoint is damaged or another model's.
+        FloatingPointError: a term of the bound is not finite. The last checkpoint is kept.
+    """
+    vae.validate(x, y)
+    elbo = vae.elbo() if elbo is None else elbo
+    fabric = Fabric(accelerator=accelerator, devices=1)
+    torch.manual_seed(seed)
+    batches = Batches(
+        x,
+        y,
+        batch_size=batch_size,
+        labelled_batch_size=labelled_batch_size,
+        labelled_weight=labelled_weight,
+        device=fabric.device,
+        device_budget=device_budget,
+        seed=seed,
+    )
+    vae.to(fabric.device)
+    optimiser = torch.optim.Adam(vae.parameters(), lr, fused=True)
+    history: History = []
+    if resume and checkpoint is not None and Path(checkpoint).exists():
+        history = _restore(Path(checkpoint), vae, optimiser, batches)
+    step_module = _Step(elbo(vae.model, vae.guide))
+    module, optimiser = fabric.setup(step_module, optimiser)
+    total_steps = max(1, epochs * batches.steps)
+    watch = _FiniteWatch(every=1 if fabric.device.type == "cpu" else 25)
+    vae.train()
+    with pyro.validation_enabled(False):
+        for epoch in range(len(history), epochs):
+            start, sums = time.perf_counter(), None
+            with _bar(batches.steps, epoch, epochs, progress) as bar:
+                for step, batch in enumerate(batches.epoch(epoch)):
+                    for group in optimiser.param_groups:
+                        group["lr"] = lr * schedule((epoch * batches.steps + step) / total_steps)
+                    images = batch.x if transform is None else transform(batch.x)
+                    loss, terms, monitors = module(images, batch.y, batch.scale)
+                    optimiser.zero_grad()
+                    fabric.backward(loss)
+                    optimiser.step()
+                    watch(terms, batch.rows, step_module.names, f"epoch {epoch + 1}, step {step + 1}")
+                    means = torch.cat([terms @ batch.scale, monitors])
+                    sums = means if sums is None else sums + means
+                    _show(bar, step, sums, step_module.names)
+                watch.check(step_module.names)
+                history.append(_record(epoch, sums / batches.steps, step_module, time.perf_counter() - start))
+                if on_epoch is not None:
+                    vae.eval()
+                    history[-1].update(on_epoch(epoch + 1, vae) or {})
+                    vae.train()
+            if progress and not sys.stderr.isatty():
+                print(_line(history[-1], epochs), file=sys.stderr, flush=True)
+            if checkpoint is not None:
+                save_checkpoint(checkpoint, _state(vae, optimiser, batches, history, config))
+    vae.eval()
+    return history
+
+
+class _Step(nn.Module):
+    """The one module that Fabric wraps: its forward is the loss of a batch, with what there is to report."""
+
+    def __init__(self, objective: ObjectiveModule):
+        super().__init__()
+        self.objective = objective
+        self.names: list[str] = []  # of the terms
+        self.monitors: list[str] = []
+
+    def forward(self, x: Tensor, y: Tensor | None, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with RowScale(scale):
+            rows = self.objective.rows(x, y)
+        self.names, self.monitors = list(rows.terms), list(rows.monitors)
+        terms = torch.stack([term.detach().expand(len(x)) for term in rows.terms.values()])  # (T, B)
+        monitors = torch.stack([m.detach() for m in rows.monitors.values()]) if rows.monitors else terms.new_empty(0)
+        return -rows.total(), terms, monitors
+
+
+class _FiniteWatch:
+    """Remembers, on the device, the first step with a term that is not finite; looks every so many steps."""
+
+    def __init__(self, every: int):
+        self.every, self.steps, self.first = every, [], None
+
+    def __call__(self, terms: Tensor, rows: Tensor, names: Sequence[str], where: str) -> None:
+        bad, step = ~terms.isfinite(), torch.tensor(len(self.steps))
+        self.steps.append(where)
+        seen = (bad, rows, step)
+        if self.first is not None:
+            known = self.first[0].any()
+            seen = tuple(torch.where(known.to(old.device), old, new) for old, new in zip(self.first, seen, strict=True))
+        self.first = seen
+        if len(self.steps) >= self.every:
+            self.check(names)
+
+    def check(self, names: Sequence[str]) -> None:
+        if self.first is not None and (bad := self.first[0]).any():
+            culprits = [name for name, row in zip(names, bad, strict=True) if row.any()]
+            sites = sorted({re.sub(r".*\(|[|)].*", "", name) for name in culprits})
+            rows = self.first[1][bad.any(0).to(self.first[1].device)].tolist()
+            raise FloatingPointError(
+                f"the bound is not finite at {self.steps[int(self.first[2])]}: term {', '.join(culprits)} "
+                f"(site {', '.join(sites)}) at rows {rows[:10]}{' ...' if len(rows) > 10 else ''} of the training set"
+            )
+        self.steps, self.first = [], None
+
+
+def _state(
+    vae: SemiVAE, optimiser: torch.optim.Optimizer, batches: Batches, history: History, config: dict | None
+) -> dict[str, Any]:
+    """What a checkpoint holds: all that a resumed run needs to go on bit-identically, less the data."""
+    return {
+        "model": type(vae).__name__,
+        "weights": vae.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "random": torch.get_rng_state(),
+        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "epoch": len(history),
+        "labelled": batches.labelled,
+        "history": history,
+        "config": config or {},
+    }
+
+
+def _restore(path: Path, vae: SemiVAE, optimiser: torch.optim.Optimizer, batches: Batches) -> History:
+    state = load_checkpoint(path, type(vae).__name__)
+    if not torch.equal(state["labelled"], batches.labelled):
+        raise ValueError(f"checkpoint: {path} was trained with other labelled rows than those of y")
+    load_weights(vae, state, path)
+    optimiser.load_state_dict(state["optimiser"])
+    torch.set_rng_state(state["random"])
+    if state["random_cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["random_cuda"])
+    return list(state["history"])
+
+
+def load_weights(vae: SemiVAE, state: dict[str, Any], path: str | Path = "checkpoint") -> None:
+    """Puts a checkpoint's weights into a model.
+
+    Raises:
+        ValueError: the model has other parameters or sizes.
+    """
+    try:
+        vae.load_state_dict(state["weights"])
+    except RuntimeError as error:
+        raise ValueError(f"checkpoint: {path} does not fit this {type(vae).__name__}: {error}") from error
+
+
+def _record(epoch: int, means: Tensor, module: _Step, seconds: float) -> dict[str, float]:
+    values = means.tolist()
+    terms, monitors = values[: len(module.names)], values[len(module.names) :]
+    return {
+        "epoch": epoch + 1,
+        "bound": sum(terms),
+        **{f"term/{name}": value for name, value in zip(module.names, terms, strict=True)},
+        **{f"monitor/{name}": value for name, value in zip(module.monitors, monitors, strict=True)},
+        "seconds": seconds,
+    }
+
+
+def _bar(steps: int, epoch: int, epochs: int, progress: bool) -> tqdm:
+    return tqdm(
+        total=steps,
+        desc=f"epoch {epoch + 1}/{epochs}",
+        disable=not (progress and sys.stderr.isatty()),
+        mininterval=0.5,
+        leave=epoch + 1 == epochs,
+    )
+
+
+def _show(bar: tqdm, step: int, sums: Tensor, names: Sequence[str]) -> None:
+    if bar.disable:
+        return
+    if time.time() - bar.last_print_t >= bar.mininterval or step + 1 == bar.total:
+        terms = (sums[: len(names)] / (step + 1)).tolist()
+        shown = {"bound": sum(terms), **dict(zip(names, terms, strict=True))}
+        bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items()}, refresh=False)
+    bar.update()
+
+
+def _line(record: dict[str, float], epochs: int) -> str:
+    """A readable line per epoch, for output that goes to a file."""
+    shown = " ".join(
+        f"{name.removeprefix('term/').removeprefix('monitor/')} {value:.4g}"
+        for name, value in record.items()
+        if name != "epoch"
+    )
+    return f"epoch {record['epoch']}/{epochs}: {shown}"
