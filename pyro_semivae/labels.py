@@ -83,15 +83,14 @@ class Impute(Messenger):
     """Draws the missing entries of label sites that are passed values, and keeps the others.
 
     Outside of objectives (tasks, prior sampling): `obs=y` with missing entries becomes a value in which they
-    are drawn from the site's own distribution.
+    are drawn from the site's own distribution. Enter it outside of plates, which expand that distribution.
     """
 
     def _pyro_sample(self, msg) -> None:
         if msg["is_observed"] and enumerates(msg):
-            y, fn = msg["value"], msg["fn"]
-            missing = is_missing(y)
+            y = msg["value"]
             msg["is_observed"] = False
-            msg["value"] = torch.where(missing, fn.expand(missing.shape).sample(), y)
+            msg["value"] = torch.where(is_missing(y), msg["fn"].sample(), y)
             msg["done"] = True
 
 

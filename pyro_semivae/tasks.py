@@ -32,8 +32,8 @@ def infer(vae: SemiVAE, x: Tensor, y: Tensor | None = None, *, mean: bool = True
 
     Labels are not among them. Where the guide uses them, the missing ones are drawn from the guide.
     """
-    with LocalParameters(), Mean() if mean else nullcontext():
-        trace = poutine.trace(Impute()(vae.guide)).get_trace(to_unit(x), y)
+    with LocalParameters(), Impute(), Mean() if mean else nullcontext():
+        trace = poutine.trace(vae.guide).get_trace(to_unit(x), y)
     return {name: site["value"] for name, site in sample_sites(trace) if not enumerates(site)}
 
 
@@ -172,8 +172,8 @@ def in_batches(task: Callable[[Tensor], Tensor], x: Tensor, size: int = 1000, di
 def _run_model(vae: SemiVAE, latents: Latents, y: Tensor | None, num_rows: int) -> Trace:
     """A trace of the model on `num_rows` rows with latents (and labels) set and no image observed."""
     y = vae.labels.missing(num_rows, _device(vae)) if y is None else y
-    with LocalParameters(), poutine.trace() as trace, poutine.condition(data=latents):
-        Impute()(vae.model)(None, y)
+    with LocalParameters(), Impute(), poutine.trace() as trace, poutine.condition(data=latents):
+        vae.model(None, y)
     return trace.trace
 
 

@@ -64,7 +64,8 @@ class RowELBO(ELBO):
 
     def terms(self, model: Callable, guide: Callable, *args, **kwargs) -> dict[str, Tensor]:
         """Name -> `(B,)` tensor in nats, weights included, before the plate's scale; they sum to the bound."""
-        return self.rows(model, guide, *args, **kwargs).terms
+        with LocalParameters():
+            return self.rows(model, guide, *args, **kwargs).terms
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args, **kwargs) -> Tensor:
         """Minus the scaled total, a scalar to call `backward` on."""
@@ -72,7 +73,7 @@ class RowELBO(ELBO):
 
     def loss(self, model: Callable, guide: Callable, *args, **kwargs) -> Tensor:
         """As `differentiable_loss`, without gradients."""
-        with torch.no_grad():
+        with torch.no_grad(), LocalParameters():
             return self.differentiable_loss(model, guide, *args, **kwargs)
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args, **kwargs) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -12,10 +13,13 @@ ROW_PLATE = "data"
 
 
 class LocalParameters(Messenger):
-    """Lets `pyro.module` and `pyro.param` hand back the module's own tensors, leaving Pyro's store alone."""
+    """Lets `pyro.module` hand back the module's own parameters, leaving Pyro's global store alone.
+
+    Other `pyro.param` statements, whose values live in the store alone, work as always.
+    """
 
     def _pyro_param(self, msg) -> None:
-        if len(msg["args"]) > 1 and isinstance(msg["args"][1], Tensor):
+        if _MODULE_NAMESPACE_DIVIDER in msg["name"]:
             msg["value"] = msg["args"][1]
             msg["done"] = True
 

@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 
 import pyro
 import torch
+from pyro import poutine
+from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from torch import Tensor, nn
 
 from pyro_semivae.infer import RowELBO
-from pyro_semivae.infer.handlers import ROW_PLATE
+from pyro_semivae.infer.handlers import ROW_PLATE, LocalParameters
 from pyro_semivae.labels import Classes
 
 
@@ -88,12 +90,15 @@ class SemiVAE(nn.Module, ABC):
         Raises:
             RuntimeError: the store holds another model's parameters under this model's name.
         """
+        if any(isinstance(handler, LocalParameters) for handler in poutine.runtime._PYRO_STACK):
+            return
         name = type(self).__name__.lower()
         pyro.module(name, self)
-        first, parameter = next(self.named_parameters())
-        stored = pyro.get_param_store()._params.get(f"{name}$$${first}")
-        if stored is not None and stored is not parameter and pyro.poutine.runtime.am_i_wrapped():
-            raise RuntimeError(
-                f"Pyro's parameter store holds the parameters of another {type(self).__name__}, which SVI would "
-                f"train instead of this one's: call pyro.clear_param_store() first, or train with fit()"
-            )
+        store = pyro.get_param_store()
+        for parameter_name, parameter in self.named_parameters():
+            stored = f"{name}{_MODULE_NAMESPACE_DIVIDER}{parameter_name}"
+            if stored in store and store[stored] is not parameter:
+                raise RuntimeError(
+                    f"Pyro's parameter store holds the parameters of another {type(self).__name__}, which SVI would "
+                    f"train instead of this one's: call pyro.clear_param_store() first, or train with fit()"
+                )

@@ -1,0 +1,213 @@
+"""check_model(): the contract that every model/guide pair meets, for users and for tests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.inspect import get_model_relations
+from torch import Tensor
+
+from pyro_semivae.data.batches import to_unit
+from pyro_semivae.infer import LocalParameters, RowELBO, assign_roles, sample_sites
+from pyro_semivae.infer.handlers import ROW_PLATE
+from pyro_semivae.labels import Impute
+from pyro_semivae.models import SemiVAE
+
+Graph = dict[str, tuple[str, ...]]
+
+
+class ContractError(AssertionError):
+    """A model/guide pair breaks the contract; the message says where, and what would mend it."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check_model` found: the two graphs (site -> parents), the roles, the parameters without gradient."""
+
+    model: Graph
+    guide: Graph
+    labels: tuple[str, ...]
+    latents: tuple[str, ...]
+    data: tuple[str, ...]
+    without_gradient: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"model  {factorisation(self.model, 'p')}\n"
+            f"guide  {factorisation(self.guide, 'q')}\n"
+            f"data {', '.join(self.data)}; labels {', '.join(self.labels)}; latents {', '.join(self.latents)}"
+        )
+
+
+def graph(fn: Callable, x: Tensor | None, y: Tensor | None) -> Graph:
+    """The graph of a model or guide, from a run of it: each random site with the sites it depends on."""
+    with LocalParameters(), Impute():
+        relations = get_model_relations(fn, (x, y))
+    return {name: tuple(parents) for name, parents in relations["sample_sample"].items()}
+
+
+def factorisation(sites: Graph, letter: str) -> str:
+    """The graph as a product of densities.
+
+    >>> factorisation({"y": (), "z_c": ("y",), "x": ("z_c",)}, "p")
+    'p(y) p(z_c | y) p(x | z_c)'
+    """
+    return " ".join(f"{letter}({name}{' | ' + ', '.join(up) if up else ''})" for name, up in sites.items())
+
+
+def documented_graph(vae: SemiVAE, letter: str) -> Graph:
+    """The graph that the docstring states: its `p(child | parents)` or `q(...)` tokens in the first literal block."""
+    block = re.search(r"::\n\n((?:[ \t]+\S.*\n)+)", type(vae).__doc__ or "")
+    found: Graph = {}
+    for children, parents in re.findall(
+        letter + r"\(([^()|]+?)(?:\s*\|\s*([^()]+?))?\)", block.group(1) if block else ""
+    ):
+        for child in children.split(","):
+            found[child.strip()] = tuple(name.strip() for name in parents.split(",") if name.strip())
+    return found
+
+
+def check_model(vae: SemiVAE, x: Tensor, y: Tensor, elbo: RowELBO | None = None) -> Report:
+    """Checks a model/guide pair and its objective on a batch with labelled and unlabelled rows.
+
+    Args:
+        vae: the model.
+        x: `(B, C, H, W)` images. y: labels, some observed and some missing; B must be no other size in the model.
+        elbo: the objective (default: `vae.elbo()`).
+
+    What is checked: the sites of model and guide fit together; the docstring's factorisations are those of the
+    code; every site has one entry per row (not `(B, B)`) and conditionals broadcast on the left, under a plate of
+    samples; the three entry points of the objective agree under one seed; every parameter gets a gradient, or the
+    model's `without_gradient` says why not; the state dict round-trips.
+
+    Raises:
+        ContractError: the first of these that fails.
+    """
+    elbo = vae.elbo() if elbo is None else elbo
+    x = to_unit(x)
+    _guard("the sites of model and guide", lambda: elbo.terms(vae.model, vae.guide, x, y))
+    model, guide = graph(vae.model, x, y), graph(vae.guide, x, None)
+    for kind, code, letter in (("model", model, "p"), ("guide", guide, "q")):
+        _check_documented(kind, code, documented_graph(vae, letter))
+    for sizes in ((), (3,)):
+        _check_shapes(vae, x, y, sizes)
+    _check_entry_points(vae, elbo, x, y)
+    without = _check_gradients(vae, elbo, x, y)
+    _check_state_dict(vae, elbo, x, y)
+    with LocalParameters():
+        guide_trace, model_trace, _ = elbo.traces(vae.model, vae.guide, (x, y), {})
+    roles = assign_roles(model_trace, guide_trace)
+    missing = set(vae.characteristic) - set(model)
+    if missing:
+        raise ContractError(f"characteristic: {sorted(missing)} are no sites of the model, which has {list(model)}")
+    return Report(model, guide, roles.labels, roles.latents, roles.data, without)
+
+
+def _guard(what: str, run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except ContractError:
+        raise
+    except Exception as error:
+        raise ContractError(f"{what}: {error}") from error
+
+
+def _check_documented(kind: str, code: Graph, stated: Graph) -> None:
+    if not stated:
+        raise ContractError(f"the docstring states no factorisation of the {kind} in its first literal block")
+    for name, parents in code.items():
+        if name not in stated:
+            raise ContractError(f"{kind}: site '{name}' is sampled but not in the docstring's factorisation")
+        inside = {parent for parent in stated[name] if parent in code}  # x and y are arguments of the guide
+        if inside != set(parents):
+            raise ContractError(
+                f"{kind}: the docstring says that '{name}' depends on {sorted(inside)}, the code on {sorted(parents)}"
+            )
+    for name in stated:
+        if name not in code:
+            raise ContractError(f"{kind}: the docstring's factorisation has '{name}', which is never sampled")
+
+
+def _check_shapes(vae: SemiVAE, x: Tensor, y: Tensor, sizes: tuple[int, ...]) -> None:
+    """Every site has the batch shape of its plates, also inside of an outer plate of samples."""
+    nesting = vae.max_plate_nesting
+
+    def run(fn: Callable, x: Tensor | None) -> dict:
+        with LocalParameters(), Impute():
+            if sizes:
+                fn = pyro.plate("samples", sizes[0], dim=-1 - nesting)(fn)
+            return dict(sample_sites(poutine.trace(fn).get_trace(x, y)))
+
+    for fn, image in ((vae.guide, x), (vae.model, None)):
+        what = f"{fn.__name__} under a plate of {sizes[0]} samples" if sizes else fn.__name__
+        sites = _guard(what, lambda fn=fn, image=image: run(fn, image))
+        for name, site in sites.items():
+            frames = {frame.dim: frame.size for frame in site["cond_indep_stack"]}
+            if ROW_PLATE not in {frame.name for frame in site["cond_indep_stack"]}:
+                raise ContractError(f"site '{name}' is outside of the plate '{ROW_PLATE}'")
+            expected = tuple(frames.get(dim, 1) for dim in range(min(frames), 0))
+            got = tuple(site["fn"].batch_shape)
+            if got != expected:
+                hint = "; a site in dim -2 needs the batch shape (B, 1), not (B,)" if got[-2:] == (len(y),) * 2 else ""
+                raise ContractError(f"site '{name}' has the batch shape {got}, its plates say {expected}{hint}")
+
+
+def _check_entry_points(vae: SemiVAE, elbo: RowELBO, x: Tensor, y: Tensor) -> None:
+    def seeded(fn: Callable) -> Tensor:
+        with torch.random.fork_rng(), LocalParameters():
+            torch.manual_seed(0)
+            return fn()
+
+    pair = (vae.model, vae.guide)
+    losses = {
+        "loss": seeded(lambda: elbo.loss(*pair, x, y)),
+        "differentiable_loss": seeded(lambda: elbo.differentiable_loss(*pair, x, y)),
+        "loss_and_grads": seeded(lambda: elbo.loss_and_grads(*pair, x, y)),
+        "minus the sum of terms": seeded(lambda: -sum(t.sum() for t in elbo.terms(*pair, x, y).values())),
+    }
+    vae.zero_grad()
+    first = losses["loss"]
+    for name, value in losses.items():
+        if not torch.allclose(value, first, rtol=1e-5 if value.dtype == torch.float32 else 1e-10):
+            raise ContractError(f"{name} gives {value.item()}, loss gives {first.item()}, under one seed")
+
+
+def _check_gradients(vae: SemiVAE, elbo: RowELBO, x: Tensor, y: Tensor) -> tuple[str, ...]:
+    vae.zero_grad()
+    elbo(vae.model, vae.guide)(x, y).backward()
+    excused = getattr(vae, "without_gradient", {})
+    without = tuple(name for name, p in vae.named_parameters() if p.grad is None or not p.grad.any())
+    vae.zero_grad()
+    unexcused = [name for name in without if name not in excused]
+    if unexcused:
+        raise ContractError(
+            f"parameters {unexcused} get no gradient from rows with and without labels; if that is meant, say why in "
+            f"the model's without_gradient = {{name: reason}}"
+        )
+    return without
+
+
+def _check_state_dict(vae: SemiVAE, elbo: RowELBO, x: Tensor, y: Tensor) -> None:
+    def loss() -> Tensor:
+        with torch.random.fork_rng(), LocalParameters():
+            torch.manual_seed(0)
+            return elbo.loss(vae.model, vae.guide, x, y)
+
+    before, saved = loss(), {name: value.clone() for name, value in vae.state_dict().items()}
+    try:
+        with torch.no_grad():
+            for parameter in vae.parameters():
+                parameter.add_(1.0)
+    finally:
+        vae.load_state_dict(saved)
+    if not torch.equal(loss(), before):
+        raise ContractError("the loss is another one after the state dict was saved and loaded")
+
+
+__all__ = ["ContractError", "Report", "check_model", "documented_graph", "factorisation", "graph"]

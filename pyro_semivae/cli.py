@@ -1,0 +1,160 @@
+"""What the examples share: their flags, their data, their output folder and metrics file."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_semivae import data
+from pyro_semivae.files import writable_folder, write_json
+
+
+def parser(
+    description: str, *, datasets: Sequence[str], lr: float, labelled: dict[str, str]
+) -> argparse.ArgumentParser:
+    """A parser with the flags that all examples have; a script adds its own.
+
+    Args:
+        labelled: the default of `--labelled` by data set, `"*"` for any other.
+    """
+    default = ", ".join(f"{value} on {name}" if name != "*" else value for name, value in labelled.items())
+    out = argparse.ArgumentParser(description=description, formatter_class=_Formatter)
+    out.add_argument("--dataset", default="auto", choices=["auto", *datasets], help="auto falls back on built-in data")
+    out.add_argument("--data-dir", help=f"root of the data sets (default: ${data.sets.DATA_ENV}, else ./data)")
+    out.add_argument("--epochs", type=int)
+    out.add_argument("--batch-size", type=int, default=200, help="unlabelled rows a step; half as many labelled ones")
+    out.add_argument("--lr", type=float, default=lr, help="Adam's learning rate")
+    out.add_argument(
+        "--labelled", help=f"with a point a fraction of the training rows, else a count (default: {default})"
+    )
+    out.add_argument("--seed", type=int, default=0, help="fixes split, initialisation, batches and noise")
+    out.add_argument("--cuda", action="store_true", help="train on the GPU")
+    out.add_argument("--out", help="output folder (default: runs/<script>-<dataset>)")
+    out.add_argument("--resume", action="store_true", help="continue from the checkpoint in the output folder")
+    out.add_argument("--smoke-test", action="store_true", help="seconds of everything, to see that it runs")
+    out.set_defaults(labelled_by_dataset=labelled)
+    return out
+
+
+def parse(parser: argparse.ArgumentParser, presets: dict[str, dict[str, Any]], argv: Sequence[str] | None = None):
+    """Parses the flags with `--preset` as the defaults of others; the first preset is the default one."""
+    parser.add_argument("--preset", default=next(iter(presets)), choices=presets, help="sets defaults of other flags")
+    known, _ = parser.parse_known_args(argv)
+    parser.set_defaults(**presets[known.preset])
+    return parser.parse_args(argv)
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the description's lines and shows defaults, but for flags whose preset decides."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+class Run:
+    """One run of an example: device, seed, data with its labelled rows, output folder.
+
+    Attributes:
+        args: the parsed flags. out: the output folder.
+        data: the data set. y: its training labels, hidden (-1) but for the `labelled_rows`.
+        fallback: a sentence, if `auto` did not get the preferred data set.
+    """
+
+    def __init__(self, args: argparse.Namespace, preferred: str):
+        self.args, self.start = args, time.perf_counter()
+        if args.cuda and not torch.cuda.is_available():
+            raise ValueError("--cuda: this machine has no GPU that torch can use; leave the flag out to run on the CPU")
+        if args.epochs < 1:
+            raise ValueError(f"--epochs: got {args.epochs}; accepted are 1, 2, ...")
+        self.device = torch.device("cuda" if args.cuda else "cpu")
+        if args.smoke_test:
+            args.epochs = min(args.epochs, 2)
+        torch.manual_seed(args.seed)
+        self.fallback = None
+        if args.smoke_test:
+            self.data = data.load("digits")
+        elif args.dataset == "auto":
+            self.data, self.fallback = data.load_auto(preferred, args.data_dir)
+        else:
+            self.data = data.load(args.dataset, args.data_dir)
+        if self.fallback:
+            print(f"NOTE: {self.fallback}", flush=True)
+        if args.labelled is None:
+            args.labelled = args.labelled_by_dataset.get(self.data.name, args.labelled_by_dataset["*"])
+        self.labelled_rows = data.labelled_rows(self.data.y, data.parse_labelled(args.labelled), args.seed)
+        self.y: Tensor = data.hide(self.data.y, self.labelled_rows)
+        name = Path(sys.argv[0]).stem
+        self.out = writable_folder(args.out or Path("runs") / f"{name}-{self.data.name}", "--out")
+        self.checkpoint = self.out / "checkpoint.pt"
+        print(
+            f"{self.data.name}: {len(self.data.x)} training rows, {len(self.labelled_rows)} of them labelled; "
+            f"{self.device}; writing to {self.out}",
+            flush=True,
+        )
+
+    def fit_options(self) -> dict[str, Any]:
+        """The arguments of `fit` that the common flags decide."""
+        return {
+            "epochs": self.args.epochs,
+            "batch_size": self.args.batch_size,
+            "labelled_batch_size": max(1, self.args.batch_size // 2),
+            "lr": self.args.lr,
+            "seed": self.args.seed,
+            "accelerator": self.device.type,
+            "checkpoint": self.checkpoint,
+            "resume": self.args.resume,
+            "config": self.config(),
+        }
+
+    def config(self) -> dict[str, Any]:
+        """The flags, the data set used and the rows labelled, as plain values."""
+        flags = {
+            k: v if isinstance(v, (int, float, str, bool, type(None))) else str(v) for k, v in vars(self.args).items()
+        }
+        return {**flags, "dataset_used": self.data.name, "labelled_rows": self.labelled_rows.tolist()}
+
+    def finish(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """Writes `config.json` and `metrics.json`, prints the metrics and returns them."""
+        metrics = {
+            "dataset": self.data.name,
+            "fallback": self.fallback,
+            "labelled": len(self.labelled_rows),
+            "seed": self.args.seed,
+            "epochs": self.args.epochs,
+            **metrics,
+            "seconds": round(time.perf_counter() - self.start, 1),
+            "device": torch.cuda.get_device_name() if self.args.cuda else f"{platform.machine()} CPU",
+            "versions": versions(),
+        }
+        write_json(self.out / "config.json", self.config())
+        write_json(self.out / "metrics.json", metrics)
+        shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in metrics.items() if not isinstance(v, dict)}
+        print("\n".join(f"{name:>24}  {value}" for name, value in shown.items()), flush=True)
+        return metrics
+
+
+def versions() -> dict[str, str]:
+    """Versions of what numbers depend on."""
+    packages = ("pyro-semivae", "pyro-ppl", "torch", "torchvision", "numpy", "scikit-learn", "lightning-fabric")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def main(run) -> None:
+    """Runs a script's function; an expected error is one line on standard error and exit status 2."""
+    try:
+        run()
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted: the checkpoint of the last full epoch is kept; go on with --resume", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,92 @@
+"""What is measured and drawn of a trained model on data with class labels: the papers' numbers and figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pyro_semivae import metrics, tasks
+from pyro_semivae.data import ImageData, to_unit
+from pyro_semivae.models import SemiVAE
+from pyro_semivae.plot import image_grid, training_curves
+from pyro_semivae.train import History
+
+
+def measure_classes(vae: SemiVAE, data: ImageData, *, quick: bool = False, seed: int = 0) -> dict[str, float]:
+    """Accuracies of q(y | x) on the test set, and what an independent classifier makes of generated images.
+
+    Args:
+        vae: a trained model, on the device to compute on. data: the data set.
+        quick: seconds of everything, to see that it runs.
+        seed: of the draws, and of the independent classifier.
+
+    Returns `test_accuracy` (arg max of E_q(z|x)[q(y|z)], 100 samples), `test_accuracy_mean` (at the posterior mean),
+    `generation_accuracy` (of the independent classifier, on 200 images a class), `mutual_information` of those images
+    and `mutual_information_real` of test images (nats), and `judge_accuracy`, the independent classifier's own.
+    """
+    device = next(vae.parameters()).device
+    x, y = data.x_test.to(device), data.y_test.to(device)
+    judge, judge_accuracy = metrics.independent_classifier(data, device=device, seed=seed, steps=20 if quick else 900)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        labels = torch.arange(len(data.classes), device=device).repeat(10 if quick else 200)
+        generation, images = metrics.generation_accuracy(lambda y: tasks.generate(vae, y)[0], judge.classify, labels)
+        sampled = tasks.in_batches(lambda part: tasks.classify(vae, part), x)
+        mean = tasks.in_batches(lambda part: tasks.classify(vae, part, mean=True), x)
+        rows = torch.randperm(len(data.x))[:20_000]
+        features = judge.embed(data.x[rows].to(device))
+    posterior = metrics.LastLayerGP(features, data.y[rows], len(data.classes), steps=5 if quick else 300, seed=seed)
+    return {
+        "test_accuracy": metrics.accuracy(sampled, y),
+        "test_accuracy_mean": metrics.accuracy(mean, y),
+        "generation_accuracy": generation,
+        "mutual_information": metrics.image_mutual_information(images, judge.embed, posterior),
+        "mutual_information_real": metrics.image_mutual_information(x[:2000], judge.embed, posterior),
+        "judge_accuracy": judge_accuracy,
+    }
+
+
+# Neighbours between which the papers interpolate (REVAE Fig. 7, CCVAE Fig. 21), where the data set has them.
+CORNERS = (("T-shirt/top", "Pullover", "Coat", "Dress"), ("5", "8", "3", "0"))
+
+
+def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Path) -> None:
+    """The papers' figures for multi-class data, as PNG files in `out`.
+
+    `reconstructions`, `generations` (per class, all but the characteristic latents fixed), `interventions` (a test
+    image per class, its label set to every class, the rest kept), `interpolation` (between four classes' prior
+    means) and `training` (the bound's terms).
+    """
+    device, out = next(vae.parameters()).device, Path(out)
+    num_classes = len(data.classes)
+    labels = torch.arange(num_classes, device=device)
+    first = torch.stack([(data.y_test == c).nonzero()[0, 0] for c in range(num_classes)])
+    x = to_unit(data.x_test[first].to(device))  # one test image per class
+
+    both = torch.stack([x, tasks.reconstruct(vae, x)])
+    image_grid(both, rows=["x", "reconstruction"], columns=data.classes, path=out / "reconstructions.png")
+
+    rest = {name: z[:1] for name, z in tasks.infer(vae, x).items() if name not in vae.characteristic}
+    drawn = tasks.generate(vae, labels, 8, given=rest).transpose(0, 1)
+    image_grid(
+        drawn,
+        rows=data.classes,
+        title="p(x | y): the characteristic varies, the rest is fixed",
+        path=out / "generations.png",
+    )
+
+    changed = [tasks.intervene(vae, x, torch.full_like(labels, c))[0] for c in range(num_classes)]
+    image_grid(
+        torch.stack([x, *changed], 1),
+        rows=data.classes,
+        columns=["x", *data.classes],
+        title="interventions: y set to the column, the rest kept",
+        path=out / "interventions.png",
+    )
+
+    corners = next((names for names in CORNERS if set(names) <= set(data.classes)), data.classes[:4])
+    y = torch.tensor([data.classes.index(name) for name in corners], device=device)
+    title = f"between the prior means of {', '.join(corners)}"
+    image_grid(tasks.interpolate(vae, y), title=title, path=out / "interpolation.png")
+    training_curves(history, path=out / "training.png")

@@ -1,0 +1,21 @@
+import pyro
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def clean_state():
+    """Float64, validation on, an empty parameter store and a fixed seed for every test."""
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    pyro.clear_param_store()
+    with pyro.validation_enabled(True):
+        yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def device(request):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    return "cuda"
