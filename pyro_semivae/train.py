@@ -83,7 +83,8 @@ def fit(
     (means over the epoch's steps), `seconds`.
 
     Raises:
-        ValueError: `x` or `y` are not what the model takes; the checkpoint is damaged or another model's.
+        ValueError: `x` or `y` are not what the model takes; no row is labelled and `elbo` needs some; the checkpoint
+            is damaged or another model's.
         FloatingPointError: a term of the bound is not finite. The last checkpoint is kept.
     """
     vae.validate(x, y)
@@ -100,6 +101,8 @@ def fit(
         device_budget=device_budget,
         seed=seed,
     )
+    if elbo.needs_labels and not len(batches.labelled):
+        raise ValueError(f"y: got no labelled row; {type(elbo).__name__} as configured needs some")
     vae.to(fabric.device)
     optimiser = torch.optim.Adam(vae.parameters(), lr, fused=True)
     history: History = []

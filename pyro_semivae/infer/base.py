@@ -51,9 +51,15 @@ class RowELBO(ELBO):
         max_plate_nesting: the number of nested plates of model and guide (1 where "data" is dim -1, 2 where
             it is dim -2 with a plate "labels" inside).
 
+    Attributes:
+        needs_labels: whether a data set without any observed label is an error (set by objectives with terms that
+            would then be empty).
+
     Works in `pyro.infer.SVI`, and as `objective(model, guide)`, a module that owns the parameters of the
     methods' owner and whose forward is the loss. The loss is minus the scaled total of `terms`.
     """
+
+    needs_labels = False
 
     def __init__(self, *, max_plate_nesting: int = 1):
         super().__init__(max_plate_nesting=max_plate_nesting)

@@ -82,6 +82,7 @@ class TraceCCVAE_ELBO(RowELBO):
         self.classifier_weight = classifier_weight
         self.num_samples = num_samples
         self.regulariser_weight = regulariser_weight
+        self.needs_labels = classifier_weight != 1 or regulariser_weight != 0
 
     def rows(self, model: Callable, guide: Callable, *args, **kwargs) -> Rows:
         # Particle 0 is the bracket's z, particles 1 .. K those of q(y|x), the last one is z, detached.

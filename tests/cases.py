@@ -1,0 +1,51 @@
+"""One table of cases: every model with its objectives, built small, for the contract tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_semivae import CCVAE, SemiVAE
+from pyro_semivae.infer import RowELBO
+from pyro_semivae.labels import MISSING
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, an objective and a batch with labelled and unlabelled rows; all sizes differ.
+
+    `example` is the script that trains the model.
+    """
+
+    name: str
+    build: Callable[[], SemiVAE]
+    objective: Callable[[SemiVAE], RowELBO]
+    example: str
+
+    def make(self, seed: int = 0) -> tuple[SemiVAE, RowELBO]:
+        torch.manual_seed(seed)
+        vae = self.build()
+        return vae, self.objective(vae)
+
+    def batch(self, seed: int = 1) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.rand(9, 1, 4, 7, generator=generator)
+        y = torch.tensor([2, MISSING, 0, 4, MISSING, 2, 1, 3, MISSING])
+        return x, y
+
+
+def ccvae(z_s: int = 3, **options) -> Callable[[], SemiVAE]:
+    return lambda: CCVAE((1, 4, 7), 5, z_c=2, z_s=z_s, hidden=(11,), label_hidden=(6,), **options)
+
+
+CASES = [
+    Case("ccvae-exact", ccvae(), lambda vae: vae.elbo(num_samples=4), "ccvae.py"),
+    Case("ccvae-jensen", ccvae(), lambda vae: vae.elbo(marginal="jensen", num_samples=4), "ccvae.py"),
+    Case("ccvae-bayes", ccvae(classifier="bayes"), lambda vae: vae.elbo(num_samples=4), "ccvae.py"),
+    Case("ccvae-no-rest", ccvae(z_s=0), lambda vae: vae.elbo(detach="none", num_samples=4), "ccvae.py"),
+    Case("ccvae-weighted", ccvae(), lambda vae: vae.elbo(detach="weighted-terms", classifier_weight=9.0), "ccvae.py"),
+    Case("ccvae-regulariser", ccvae(), lambda vae: vae.elbo(regulariser_weight=5.0, num_samples=4), "ccvae.py"),
+]

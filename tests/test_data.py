@@ -1,0 +1,197 @@
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_semivae import data
+from pyro_semivae.labels import MISSING, Classes
+
+
+def write_idx(path, array):
+    array = np.asarray(array, np.uint8)
+    path.write_bytes(b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes())
+
+
+@pytest.fixture
+def mnist(tmp_path):
+    """A made MNIST of 20 + 10 images in torchvision's layout."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for prefix, n in (("train", 20), ("t10k", 10)):
+        write_idx(raw / f"{prefix}-images-idx3-ubyte", rng.integers(0, 256, (n, 28, 28)))
+        write_idx(raw / f"{prefix}-labels-idx1-ubyte", np.arange(n) % 10)
+    return tmp_path
+
+
+def test_idx_files_load_in_torchvisions_layout(mnist):
+    loaded = data.load("mnist", mnist, download=False)
+    assert loaded.x.shape == (20, 1, 28, 28) and loaded.x.dtype == torch.uint8
+    assert loaded.x_test.shape == (10, 1, 28, 28) and loaded.y.tolist() == [*range(10), *range(10)]
+    raw = mnist / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    expected = np.frombuffer(raw.read_bytes()[16:], np.uint8).reshape(20, 28, 28)
+    assert np.array_equal(loaded.x[:, 0].numpy(), expected)
+    held_out = loaded.hold_out(5)
+    assert torch.equal(held_out.x_test, loaded.x[15:]) and len(held_out.x) == 15
+
+
+def test_data_root_comes_from_the_argument_then_the_environment(mnist, monkeypatch, tmp_path):
+    monkeypatch.setenv("PYRO_SEMIVAE_DATA", str(mnist))
+    assert len(data.load("mnist", download=False).x) == 20
+    with pytest.raises(FileNotFoundError, match="elsewhere"):
+        data.load("mnist", tmp_path / "elsewhere", download=False)
+
+
+def test_a_missing_file_says_where_it_belongs(mnist):
+    (mnist / "MNIST/raw/t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(FileNotFoundError, match=r"t10k-labels-idx1-ubyte.*--data-dir"):
+        data.load("mnist", mnist, download=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda raw: raw[:-1], "truncated"),
+        (lambda raw: raw[:9], "truncated in its header"),
+        (lambda raw: raw + b"x", "too long"),
+        (lambda raw: b"\x1f\x8b\x08" + raw[3:], "not an IDX file"),
+        (lambda raw: b"", "not an IDX file"),
+    ],
+)
+def test_damaged_idx_files_are_named(mnist, change, message):
+    path = mnist / "MNIST/raw/train-images-idx3-ubyte"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(ValueError, match=rf"train-images-idx3-ubyte: .*{message}"):
+        data.load("mnist", mnist, download=False)
+    with pytest.raises(ValueError, match="train-images"):  # and it is no reason to fall back on other data
+        data.load_auto("mnist", mnist)
+
+
+def test_images_and_labels_must_belong_together(mnist):
+    write_idx(mnist / "MNIST/raw/train-labels-idx1-ubyte", np.arange(19) % 10)
+    with pytest.raises(ValueError, match="do not belong together"):
+        data.load("mnist", mnist, download=False)
+    write_idx(mnist / "MNIST/raw/train-labels-idx1-ubyte", np.full(20, 10))
+    with pytest.raises(ValueError, match="label 10 in a set of 10 classes"):
+        data.load("mnist", mnist, download=False)
+
+
+def test_auto_falls_back_on_the_digits_and_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr("pyro_semivae.data.sets._download", lambda folder, root: "no network")
+    loaded, said = data.load_auto("fashionmnist", tmp_path)
+    assert loaded.name == "digits" and "instead of fashionmnist" in said and "no network" in said
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match=r"dataset: got 'cifar'; accepted are mnist, fashionmnist, digits"):
+        data.load("cifar")
+
+
+def test_digits_are_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    loaded = data.load("digits")
+    images = torch.empty(1797, 8, 8, dtype=torch.uint8)
+    test = torch.arange(1797) % 5 == 4
+    images[test], images[~test] = loaded.x_test[:, 0], loaded.x[:, 0]
+    assert np.allclose(images.numpy() * (16 / 255), load_digits().images, atol=0.04)
+    assert loaded.x.max() == 255
+
+
+@pytest.mark.parametrize(("labelled", "count"), [(0.1, 100), (40, 40), (7, 7), (1.0, 1000), (1000, 1000), (0.0001, 1)])
+def test_labelled_rows_are_balanced_seeded_and_counted(labelled, count):
+    y = torch.randint(0, 10, (1000,))
+    rows = data.labelled_rows(y, labelled, seed=3)
+    assert len(rows) == len(rows.unique()) == count
+    per_class = y[rows].bincount(minlength=10)
+    if count <= 40:
+        assert per_class.max() - per_class.min() <= 1
+    assert torch.equal(rows, data.labelled_rows(y, labelled, seed=3))
+    if 1 < count < 1000:
+        assert not torch.equal(rows, data.labelled_rows(y, labelled, seed=4))
+
+
+def test_rare_classes_give_all_they_have():
+    y = torch.tensor([0] * 3 + [1] * 97)
+    assert y[data.labelled_rows(y, 20, seed=0)].bincount().tolist() == [3, 17]
+
+
+@pytest.mark.parametrize("labelled", [0, -1, 101, 0.0, 1.5, -0.1])
+def test_impossible_counts_are_refused(labelled):
+    with pytest.raises(ValueError, match="labelled: got"):
+        data.labelled_rows(torch.arange(100) % 10, labelled, seed=0)
+
+
+def test_hidden_labels_are_gone():
+    y = torch.arange(10)
+    assert data.hide(y, torch.tensor([2, 5])).tolist() == [-1, -1, 2, -1, -1, 5, -1, -1, -1, -1]
+
+
+def rows_of(batches, epoch=0):
+    return [batch.rows.tolist() for batch in batches.epoch(epoch)]
+
+
+def test_an_epoch_goes_once_through_the_unlabelled_rows():
+    x = torch.arange(50, dtype=torch.uint8).reshape(50, 1, 1, 1)
+    y = data.hide(torch.arange(50) % 10, torch.tensor([3, 4, 40]))
+    batches = data.Batches(x, y, batch_size=9, labelled_batch_size=2, seed=1)
+    assert batches.steps == 47 // 9 and batches.sizes == (2, 9)
+    seen = rows_of(batches)
+    unlabelled = [row for rows in seen for row in rows[2:]]
+    assert len(set(unlabelled)) == len(unlabelled) == 45 and not {3, 4, 40} & set(unlabelled)
+    labelled = [row for rows in seen for row in rows[:2]]
+    assert set(labelled) == {3, 4, 40} and max(map(labelled.count, (3, 4, 40))) - 1 <= min(
+        map(labelled.count, (3, 4, 40))
+    )
+    assert seen == rows_of(batches) != rows_of(batches, 1)
+    for batch in batches.epoch(0):
+        assert torch.equal((batch.x.flatten() * 255).round().long(), batch.rows)
+        assert torch.equal(batch.y, y[batch.rows])
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.5])
+def test_scales_make_a_step_an_estimate_of_the_bound_per_row(weight):
+    """design, Scales: s (N_l / B_l) sum_labelled + (N_u / B_u) sum_unlabelled, divided by N."""
+    n_l, n_u = 20, 40
+    y = data.hide(torch.arange(n_l + n_u) % 10, torch.arange(n_l))
+    value = torch.rand(n_l + n_u)
+    x = torch.zeros(n_l + n_u, 1, 1, 1, dtype=torch.uint8)
+    batches = data.Batches(x, y, batch_size=8, labelled_batch_size=4, labelled_weight=weight)
+    steps = [(value[batch.rows] * batch.scale).sum() for epoch in range(3) for batch in batches.epoch(epoch)]
+    expected = (weight * value[:n_l].sum() + value[n_l:].sum()) / (n_l + n_u)
+    # 5 steps an epoch of 4 labelled and 8 unlabelled rows go through both exactly once.
+    torch.testing.assert_close(torch.stack(steps).mean(), expected)
+
+
+def test_all_or_no_rows_labelled():
+    x = torch.zeros(20, 1, 1, 1, dtype=torch.uint8)
+    every = data.Batches(x, torch.arange(20) % 10, batch_size=5)
+    assert every.sizes == (5, 0) and every.steps == 4
+    assert sorted(row for rows in rows_of(every) for row in rows) == list(range(20))
+    torch.testing.assert_close(every.scale, torch.full((5,), 1 / 5))
+    none = data.Batches(x, None, batch_size=5)
+    assert none.sizes == (0, 5) and next(iter(none.epoch(0))).y is None
+
+
+def test_large_sets_stay_where_they_are():
+    x = torch.zeros(20, 1, 2, 2, dtype=torch.uint8)
+    batches = data.Batches(x, None, batch_size=5, device_budget=79)
+    assert batches.x is x and next(iter(batches.epoch(0))).x.dtype == torch.get_default_dtype()
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (torch.tensor([0, 1, 5]), r"got \[5\] at rows \[2\]"),
+        (torch.tensor([0, -2, 1]), r"got \[-2\] at rows \[1\]"),
+        (torch.tensor([0.0, 1.0]), "float"),
+        (torch.tensor([True]), "bool"),
+        (torch.tensor([[0, 1]]), r"shape \(1, 2\)"),
+        ([0, 1], "list"),
+    ],
+)
+def test_labels_outside_the_space_are_named(y, message):
+    with pytest.raises(ValueError, match=rf"y: .*{message}.*accepted is.*0 to 4.*-1"):
+        Classes(5).validate(y)
+    assert MISSING == -1 and Classes(5).validate(torch.tensor([0, 4, -1])).dtype == torch.int64

@@ -1,0 +1,156 @@
+"""Tasks over the model/guide pair: what each keeps, what it changes, and its leading shapes."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from pyro_semivae import CCVAE, tasks
+
+B, C, D_C, D_S, SHAPE = 6, 5, 2, 3, (1, 4, 7)
+
+
+@pytest.fixture
+def vae():
+    torch.manual_seed(0)
+    return CCVAE(SHAPE, C, z_c=D_C, z_s=D_S, hidden=(11,), label_hidden=(6,))
+
+
+@pytest.fixture
+def x():
+    return torch.rand(B, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def decoded(vae, z_c, z_s):
+    return vae.p_x.net(z_c, z_s).sigmoid()
+
+
+def posterior_mean(vae, x):
+    return [q.mean for q in vae.q_z(x)]
+
+
+def test_classify_is_the_expectation_of_the_classifier_under_the_guide(vae, x):
+    probs = tasks.classify(vae, x, num_samples=20_000)
+    z = vae.q_z(x)[0].sample((20_000,))
+    draws = vae.q_y(z).probs
+    error = 5 * math.sqrt(2) * draws.std(0) / math.sqrt(20_000)
+    assert ((probs - draws.mean(0)).abs() <= error).all()
+    assert_close(probs.sum(-1), torch.ones(B))
+    assert_close(tasks.classify(vae, x, mean=True), vae.q_y(posterior_mean(vae, x)[0]).probs)
+    assert tasks.classify(vae, (x * 255).to(torch.uint8), mean=True).shape == (B, C)
+
+
+def test_reconstruct_decodes_the_posterior_mean(vae, x):
+    assert_close(tasks.reconstruct(vae, x), decoded(vae, *posterior_mean(vae, x)))
+    assert not torch.equal(tasks.reconstruct(vae, x, mean=False), tasks.reconstruct(vae, x, mean=False))
+
+
+def test_generate_draws_from_the_conditional_prior(vae):
+    y = torch.tensor([0, 3, 3, 4, 1, 2, 0])
+    assert tasks.generate(vae, y, 3).shape == (3, 7, *SHAPE)
+    z_s = torch.randn(1, D_S)
+    seen = []
+    vae.p_x.register_forward_hook(lambda module, args, out: seen.append(args))
+    images = tasks.generate(vae, y, 4, given={"z_s": z_s})
+    z_c = torch.stack([args[0] for args in seen])
+    assert_close(images, decoded(vae, z_c, z_s.expand(4, 7, -1)))
+    assert (z_c.std(0) > 0).all(), "the characteristic varies"
+    # With a narrow prior, what is drawn is the prior's mean of the given label.
+    with torch.no_grad():
+        vae.p_z_c.net[1].layers[-1].bias[D_C:] = -50.0
+        vae.p_z_c.net[1].layers[-1].weight[D_C:] = 0.0
+    seen.clear()
+    tasks.generate(vae, y)
+    assert_close(seen[0][0], vae.p_z_c(y).mean, atol=0.01, rtol=0)
+
+
+def test_missing_labels_are_drawn_from_their_prior(vae):
+    seen = []
+    vae.p_z_c.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    y = torch.tensor([4, *[-1] * 200])
+    tasks.generate(vae, y)
+    assert seen[0][0] == 4 and set(seen[0].tolist()) == set(range(C))
+
+
+def test_intervene_redraws_the_characteristic_and_keeps_the_rest(vae, x):
+    seen = []
+    vae.p_x.register_forward_hook(lambda module, args, out: seen.append(args))
+    y_new = torch.tensor([0, 1, 2, -1, 4, -1])
+    images = tasks.intervene(vae, x, y_new, 5)
+    assert images.shape == (5, B, *SHAPE)
+    z_c, z_s = (torch.stack([args[i] for args in seen]) for i in (0, 1))
+    inferred_c, inferred_s = posterior_mean(vae, x)
+    assert_close(z_s, inferred_s.expand(5, -1, -1))
+    kept = y_new == -1
+    assert_close(z_c[:, kept], inferred_c[kept].expand(5, -1, -1))
+    assert (z_c[:, ~kept].std(0) > 0).all()
+    assert_close(images[:, kept], tasks.reconstruct(vae, x)[kept].expand(5, -1, -1, -1, -1))
+
+
+def test_intervening_on_a_label_draws_from_that_labels_prior(vae, x):
+    with torch.no_grad():
+        vae.p_z_c.net[1].layers[-1].bias[D_C:] = -50.0
+        vae.p_z_c.net[1].layers[-1].weight[D_C:] = 0.0
+    y_new = torch.tensor([0, 1, 2, 3, 4, 0])
+    expected = decoded(vae, vae.p_z_c(y_new).mean, posterior_mean(vae, x)[1])
+    assert_close(tasks.intervene(vae, x, y_new)[0], expected, atol=0.01, rtol=0)
+
+
+def test_swap_takes_the_characteristic_of_one_and_the_rest_of_the_other(vae, x):
+    other = x.flip(0)
+    (c, _), (_, s) = posterior_mean(vae, x), posterior_mean(vae, other)
+    assert_close(tasks.swap(vae, x, other), decoded(vae, c, s))
+    assert_close(tasks.swap(vae, x, x), tasks.reconstruct(vae, x))
+
+
+def test_traverse_and_walk_set_coordinates_and_keep_the_rest(vae, x):
+    values = torch.tensor([-2.0, 0.0, 1.0, 3.0])
+    c, s = posterior_mean(vae, x)
+    moved = c.expand(4, -1, -1).clone()
+    moved[..., 1] = values[:, None]
+    assert_close(tasks.traverse(vae, x, "z_c", 1, values), decoded(vae, moved, s.expand(4, -1, -1)))
+    points = torch.tensor([[0.0, 1.0], [2.0, -1.0]])
+    moved = s.expand(2, -1, -1).clone()
+    moved[..., 0], moved[..., 2] = points[:, :1], points[:, 1:]
+    assert_close(tasks.walk(vae, x, "z_s", (0, 2), points), decoded(vae, c.expand(2, -1, -1), moved))
+    with pytest.raises(ValueError, match="site: got 'z'; accepted are 'z_c', 'z_s'"):
+        tasks.traverse(vae, x, "z", 0, values)
+    with pytest.raises(ValueError, match=r"indices: got \(2,\); accepted are 0 to 1 for site 'z_c'"):
+        tasks.traverse(vae, x, "z_c", 2, values)
+
+
+def test_interpolate_has_the_prior_means_in_its_corners(vae):
+    y = torch.tensor([0, 2, 3, 4])
+    images = tasks.interpolate(vae, y, steps=7)
+    means = vae.p_z_c(y).mean
+    corners = decoded(vae, means, torch.zeros(4, D_S))
+    assert images.shape == (7, 7, *SHAPE)
+    for image, expected in zip((images[0, 0], images[0, 6], images[6, 0], images[6, 6]), corners, strict=True):
+        assert_close(image, expected)
+    assert_close(images[3, 3], decoded(vae, means.mean(0), torch.zeros(D_S)))
+    with pytest.raises(ValueError, match="four corners"):
+        tasks.interpolate(vae, y[:3])
+
+
+def test_in_batches_is_the_same_as_at_once(vae, x):
+    assert_close(tasks.in_batches(lambda part: tasks.reconstruct(vae, part), x, size=4), tasks.reconstruct(vae, x))
+
+
+def test_a_guide_without_labels_cannot_classify(vae, x):
+    class NoLabel(CCVAE):
+        def guide(self, x=None, y=None):
+            import pyro
+
+            with self.rows(x, None):
+                for name, q in zip(("z_c", "z_s"), self.q_z(x), strict=True):
+                    pyro.sample(name, q)
+
+    with pytest.raises(ValueError, match="classify: the guide of NoLabel"):
+        tasks.classify(NoLabel(SHAPE, C, z_c=D_C, z_s=D_S, hidden=(11,)), x)
+
+
+def test_no_gradients_are_kept(vae, x):
+    assert not tasks.reconstruct(vae, x).requires_grad and not tasks.classify(vae, x).requires_grad
+    assert isinstance(vae, nn.Module)

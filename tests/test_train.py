@@ -1,0 +1,242 @@
+import signal
+
+import pyro
+import pytest
+import torch
+from torch.testing import assert_close
+
+from pyro_semivae import CCVAE, data
+from pyro_semivae.files import load_checkpoint, save_checkpoint
+from pyro_semivae.labels import MISSING
+from pyro_semivae.train import cosine, fit, load_weights
+
+
+def make(seed=0, **options):
+    torch.manual_seed(seed)
+    return CCVAE((1, 4, 7), 5, **{"z_c": 2, "z_s": 3, "hidden": (11,), "label_hidden": (6,), **options})
+
+
+def rows(n=60, labelled=20):
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randint(0, 256, (n, 1, 4, 7), generator=generator, dtype=torch.uint8)
+    y = torch.randint(0, 5, (n,), generator=generator)
+    return x, data.hide(y, torch.arange(labelled)), y
+
+
+def options(**more):
+    return {"epochs": 4, "batch_size": 8, "labelled_batch_size": 5, "lr": 1e-2, "progress": False, **more}
+
+
+def same_weights(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def untimed(history):
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+
+
+def test_training_raises_the_bound_and_reports_its_terms():
+    x, y, _ = rows()
+    x[:] = x[:1]  # one image, so that there is much to learn
+    history = fit(make(), x, y, **options(epochs=25))
+    assert [record["epoch"] for record in history] == list(range(1, 26))
+    assert history[-1]["bound"] > history[0]["bound"] + 1
+    terms = [v for k, v in history[-1].items() if k.startswith("term/")]
+    assert_close(sum(terms), history[-1]["bound"])
+    assert 0 < history[-1]["monitor/ess"] <= 1
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
+    x, y, _ = rows()
+    runs = []
+    for seed in (0, 0, 1):
+        vae = make()
+        runs.append((vae, untimed(fit(vae, x, y, **options(seed=seed)))))
+    assert same_weights(runs[0][0], runs[1][0]) and runs[0][1] == runs[1][1]
+    assert not same_weights(runs[0][0], runs[2][0])
+
+
+def test_hidden_labels_never_influence_training():
+    """Given the split, corrupting what is hidden leaves training bit-identical."""
+    x, _, y = rows()
+    labelled = torch.arange(20)
+    corrupted = torch.where(torch.arange(len(y)) < 20, y, (y + 1) % 5)
+    first, second = make(), make()
+    fit(first, x, data.hide(y, labelled), **options())
+    fit(second, x, data.hide(corrupted, labelled), **options())
+    assert same_weights(first, second)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_resumed_run_is_bit_identical(tmp_path, schedule):
+    x, y, _ = rows()
+    more = options(schedule=cosine) if schedule == "cosine" else options()
+    whole = make()
+    expected = fit(whole, x, y, **more)
+    path = tmp_path / "checkpoint.pt"
+
+    class Stop(Exception):
+        pass
+
+    def stop(epoch, vae):
+        if epoch == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(make(), x, y, **more, checkpoint=path, on_epoch=stop)
+    assert load_checkpoint(path)["epoch"] == 2
+    torch.manual_seed(99)  # resuming does not depend on the state of the process
+    resumed = make(seed=7)
+    got = fit(resumed, x, y, **more, checkpoint=path, resume=True)
+    assert same_weights(whole, resumed)
+    assert untimed(got) == untimed(expected)
+
+
+def test_two_epochs_and_two_more_are_four(tmp_path):
+    x, y, _ = rows()
+    path = tmp_path / "checkpoint.pt"
+    whole, parts = make(), make()
+    fit(whole, x, y, **options())
+    fit(parts, x, y, **options(epochs=2), checkpoint=path)
+    fit(parts, x, y, **options(epochs=4), checkpoint=path, resume=True)
+    assert same_weights(whole, parts)
+
+
+def test_ctrl_c_in_an_epoch_keeps_the_last_checkpoint(tmp_path):
+    x, y, _ = rows()
+    path = tmp_path / "checkpoint.pt"
+    whole, stopped = make(), make()
+    fit(whole, x, y, **options())
+    calls = 0
+
+    def interrupt(images):
+        nonlocal calls
+        calls += 1
+        if calls == 2 * 5 + 3:  # mid-way through the third epoch of five steps
+            signal.raise_signal(signal.SIGINT)
+        return images
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopped, x, y, **options(), checkpoint=path, transform=interrupt)
+    assert load_checkpoint(path)["epoch"] == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+    fit(stopped, x, y, **options(), checkpoint=path, resume=True)
+    assert same_weights(whole, stopped)
+
+
+def test_a_term_that_is_not_finite_stops_training_and_keeps_the_checkpoint(tmp_path):
+    x, y, _ = rows()
+    vae, path = make(), tmp_path / "checkpoint.pt"
+
+    def spoil(epoch, vae):
+        if epoch == 2:
+            with torch.no_grad():
+                vae.p_z_c.net[1].layers[-1].bias[0] = float("inf")
+
+    with pytest.raises(FloatingPointError, match=r"epoch 3, step 1: term p\(z_c\).*\(site z_c\) at rows \[\d+"):
+        fit(vae, x, y, **options(), checkpoint=path, on_epoch=spoil)
+    assert load_checkpoint(path)["epoch"] == 2
+
+
+def test_the_first_bad_step_is_named_when_looked_at_later():
+    from pyro_semivae.train import _FiniteWatch
+
+    watch = _FiniteWatch(every=25)
+    good, bad = torch.zeros(2, 3), torch.tensor([[0.0, 0.0, 0.0], [0.0, float("nan"), 0.0]])
+    index = torch.tensor([10, 11, 12])
+    watch(good, index, ["p(x)", "q(y|z)"], "step 1")
+    watch(bad, index + 10, ["p(x)", "q(y|z)"], "step 2")
+    watch(bad.flip(0), index, ["p(x)", "q(y|z)"], "step 3")
+    with pytest.raises(FloatingPointError, match=r"step 2: term q\(y\|z\) \(site y\) at rows \[21\]"):
+        watch.check(["p(x)", "q(y|z)"])
+
+
+def test_checkpoints_of_other_models_and_damaged_ones_are_refused(tmp_path):
+    x, y, _ = rows()
+    path = tmp_path / "checkpoint.pt"
+    fit(make(), x, y, **options(epochs=1), checkpoint=path)
+    with pytest.raises(ValueError, match="does not fit this CCVAE"):
+        fit(make(z_c=3), x, y, **options(), checkpoint=path, resume=True)
+    with pytest.raises(ValueError, match="other labelled rows"):
+        fit(make(), x, torch.where(y == MISSING, 0, y), **options(), checkpoint=path, resume=True)
+    state = load_checkpoint(path)
+    save_checkpoint(path, {**state, "model": "M2"})
+    with pytest.raises(ValueError, match="holds a M2, accepted is a CCVAE"):
+        fit(make(), x, y, **options(), checkpoint=path, resume=True)
+    save_checkpoint(path, {"something": 1})
+    with pytest.raises(ValueError, match="not a checkpoint of pyro_semivae"):
+        load_checkpoint(path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="damaged"):
+        fit(make(), x, y, **options(), checkpoint=path, resume=True)
+    with pytest.raises(FileNotFoundError, match="no file"):
+        load_checkpoint(tmp_path / "other.pt")
+
+
+def test_loading_runs_no_data(tmp_path):
+    x, y, _ = rows()
+    path = tmp_path / "checkpoint.pt"
+    vae, fresh = make(), make(seed=3)
+    fit(vae, x, y, **options(epochs=1), checkpoint=path, config={"z_c": 2})
+    state = load_checkpoint(path, "CCVAE")
+    load_weights(fresh, state)
+    assert same_weights(vae, fresh) and state["config"] == {"z_c": 2}
+    assert torch.equal(state["labelled"], torch.arange(20))
+
+
+def test_a_file_is_the_old_or_the_new_one(tmp_path):
+    path = tmp_path / "file.pt"
+    save_checkpoint(path, {"old": 1})
+
+    class Unsaveable:
+        def __reduce__(self):
+            raise RuntimeError("killed while writing")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        save_checkpoint(path, {"new": Unsaveable()})
+    assert torch.load(path, weights_only=True) == {"old": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["file.pt"]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (torch.rand(6, 1, 4, 7) + 0.5, None, r"x: got pixels from .* accepted is .*\[0, 1\]"),
+        (torch.full((6, 1, 4, 7), float("nan")), None, "x: got pixels"),
+        (torch.rand(6, 4, 7), None, r"x: got shape \(6, 4, 7\)"),
+        (torch.rand(6, 3, 4, 7), None, r"x: got shape \(6, 3, 4, 7\)"),
+        (torch.zeros(6, 1, 4, 7, dtype=torch.int64), None, "x: got dtype torch.int64"),
+        (torch.rand(6, 1, 4, 7), torch.full((6,), 5), r"y: got \[5"),
+        (torch.rand(6, 1, 4, 7), torch.zeros(6), "y: got dtype"),
+        (torch.rand(6, 1, 4, 7), torch.zeros(5, dtype=torch.long), "x, y: got 6 images and 5 labels"),
+    ],
+)
+def test_bad_input_is_named_before_training(x, y, message):
+    with pytest.raises(ValueError, match=message):
+        fit(make(), x, y, **options())
+
+
+def test_pixels_outside_the_support_are_an_error_in_a_plain_model_too():
+    vae = make()
+    with pytest.raises(ValueError, match="support"):
+        vae.elbo().loss(vae.model, vae.guide, torch.rand(6, 1, 4, 7) + 1)
+
+
+def test_a_bound_that_needs_labels_says_so():
+    x, y, _ = rows()
+    vae = make()
+    with pytest.raises(ValueError, match="no labelled row"):
+        fit(vae, x, torch.full_like(y, MISSING), elbo=vae.elbo(regulariser_weight=1.0), **options())
+
+
+def test_validation_is_off_in_the_loop_and_restored_after_it():
+    x, y, _ = rows()
+    seen = []
+    fit(
+        make(),
+        x,
+        y,
+        **options(epochs=1),
+        on_epoch=lambda epoch, vae: seen.append(pyro.settings.get("validate_poutine")),
+    )
+    assert seen == [False] and pyro.settings.get("validate_poutine")
