@@ -64,7 +64,7 @@ def load_checkpoint(path: str | Path, model: str | None = None) -> dict[str, Any
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise ValueError(f"checkpoint: {path} cannot be read, it is damaged or no checkpoint ({error})") from error
+        raise ValueError(f"checkpoint: {path} cannot be read: damaged, or no checkpoint") from error
     if not isinstance(state, dict) or "model" not in state or "weights" not in state:
         raise ValueError(f"checkpoint: {path} is not a checkpoint of pyro_semivae")
     if model is not None and state["model"] != model:

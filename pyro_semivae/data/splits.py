@@ -13,8 +13,16 @@ def parse_labelled(value: str) -> int | float:
 
     >>> parse_labelled("0.004"), parse_labelled("1.0"), parse_labelled("240")
     (0.004, 1.0, 240)
+
+    Raises:
+        ValueError: it is neither.
     """
-    return float(value) if "." in value or "e" in value else int(value)
+    try:
+        return float(value) if "." in value else int(value)
+    except ValueError:
+        raise ValueError(
+            f"labelled: got {value!r}; accepted are a fraction such as 0.004 or a count such as 240"
+        ) from None
 
 
 def labelled_rows(y: Tensor, labelled: int | float, seed: int) -> Tensor:

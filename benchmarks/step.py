@@ -1,0 +1,138 @@
+"""Time of a CCVAE training step over a plain-torch loop's, and of an epoch over its steps; ratios within one run.
+
+python benchmarks/step.py [--cuda] [--steps 60] [--out benchmarks/results/step-cpu.json]
+
+Both sides have the same networks, the same fused Adam and the same bound (Jensen, K = 20); the plain loop is what one
+writes by hand: one concatenated forward pass, the labelled terms computed for the labelled rows only. Their steps
+alternate, so that a busy machine slows both; ratios are of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import math
+import platform
+import statistics
+import time
+
+import pyro
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pyro_semivae import CCVAE
+from pyro_semivae.cli import versions
+from pyro_semivae.data import Batch, Batches, hide
+from pyro_semivae.files import write_json
+from pyro_semivae.infer import RowScale
+from pyro_semivae.train import fit
+
+K = 20
+
+
+def gaussian(raw: Tensor) -> tuple[Tensor, Tensor]:
+    loc, scale = raw.chunk(2, -1)
+    return loc, F.softplus(scale) + 1e-3
+
+
+def log_normal(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    return (-0.5 * ((z - loc) / scale) ** 2 - scale.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+def plain_step(vae: CCVAE, optimiser: torch.optim.Optimizer, batch: Batch, labelled: int) -> None:
+    """A step in plain torch, on a batch whose first rows are the labelled ones."""
+    encoder, decoder, classifier = vae.q_z.net.layers, vae.p_x.net.layers, vae.q_y.net.layers
+    x, y = batch.x.flatten(1), batch.y[:labelled, None]
+    loc, scale = gaussian(encoder(x))
+    z = loc + scale * torch.randn_like(scale)
+    log_p_x = -F.binary_cross_entropy_with_logits(decoder(z), x, reduction="none").sum(-1)
+    log_p_zy = log_normal(z.unsqueeze(-2), *gaussian(vae.p_z_c.net[1].layers(vae.p_z_c.net[0].eye)))
+    inside = log_p_x - log_normal(z, loc, scale)
+    log_prior = -math.log(log_p_zy.shape[-1])
+
+    log_q = classifier(z).log_softmax(-1)
+    log_q_l, log_q_u = log_q[:labelled], log_q[labelled:]
+    unlabelled = inside[labelled:] + (log_q_u.exp() * (log_p_zy[labelled:] + log_prior - log_q_u)).sum(-1)
+
+    z_k = loc[:labelled] + scale[:labelled] * torch.randn(K, labelled, z.shape[-1], device=z.device)
+    log_q_k = classifier(z_k).log_softmax(-1).gather(-1, y.expand(K, -1, -1)).squeeze(-1)
+    log_q_x = log_q_k.logsumexp(0) - math.log(K)
+    cut = classifier(z[:labelled].detach()).log_softmax(-1).gather(-1, y).squeeze(-1)
+    w = (cut - log_q_x).exp()
+    bracket = inside[:labelled] + log_p_zy[:labelled].gather(-1, y).squeeze(-1) - log_q_l.gather(-1, y).squeeze(-1)
+    total = torch.cat([w * bracket + log_q_x + log_prior, unlabelled])
+    optimiser.zero_grad()
+    (-(total * batch.scale).sum()).backward()
+    optimiser.step()
+
+
+def measure(batch_size: int, steps: int, device: str) -> dict[str, float]:
+    torch.manual_seed(0)
+    x = torch.randint(0, 256, (12_000, 1, 28, 28), dtype=torch.uint8)
+    y = hide(torch.arange(len(x)) % 10, torch.arange(3_000))
+    vae = CCVAE((1, 28, 28), 10).to(device)
+    elbo = vae.elbo(marginal="jensen", num_samples=K)
+    module = elbo(vae.model, vae.guide)
+    optimiser = torch.optim.Adam(vae.parameters(), 5e-4, fused=True)
+    sizes = {"batch_size": batch_size, "labelled_batch_size": batch_size}
+    batches = Batches(x, y, device=device, **sizes)
+    batch = next(batches.epoch(0))
+
+    def our_step() -> None:
+        with RowScale(batch.scale):
+            loss = module(batch.x, batch.y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    def timed(step) -> float:
+        start = time.perf_counter()
+        step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    ours, plain, epochs = [], [], []
+    with pyro.validation_enabled(False):
+        for i in range(steps + 10):
+            pair = timed(our_step), timed(lambda: plain_step(vae, optimiser, batch, batches.sizes[0]))
+            if i >= 10:
+                ours.append(pair[0])
+                plain.append(pair[1])
+    for _ in range(3):  # an epoch of fit() beside as many bare steps, alternating
+        seconds = fit(vae, x, y, elbo=elbo, epochs=1, progress=False, accelerator=device, **sizes)[0]["seconds"]
+        with pyro.validation_enabled(False):
+            bare = sum(timed(our_step) for _ in range(batches.steps))
+        epochs.append(seconds / bare)
+    return {
+        "batch_size": batch_size,
+        "step_ratio": statistics.median(ours) / statistics.median(plain),
+        "epoch_ratio": statistics.median(epochs),
+        "step_ms": 1e3 * statistics.median(ours),
+        "plain_step_ms": 1e3 * statistics.median(plain),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cuda", action="store_true")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--out", help="write the results as JSON")
+    args = parser.parse_args()
+    results = []
+    for batch_size in (200, 64):
+        results.append(measure(batch_size, args.steps, "cuda" if args.cuda else "cpu"))
+        print("  ".join(f"{k} {v:.3g}" for k, v in results[-1].items()), flush=True)
+    if args.out:
+        machine = (
+            torch.cuda.get_device_name()
+            if args.cuda
+            else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+        )
+        today = datetime.date.today().isoformat()
+        write_json(args.out, {"results": results, "machine": machine, "date": today, "versions": versions()})
+
+
+if __name__ == "__main__":
+    main()

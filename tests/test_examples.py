@@ -1,0 +1,108 @@
+"""Every example runs, writes what it promises, and turns bad input into one clear line."""
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+
+
+@pytest.fixture
+def run(tmp_path):
+    def start(script, *flags, wait=True):
+        environment = {**os.environ, "PYRO_SEMIVAE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+        environment.pop("PYRO_SEMIVAE_DATA", None)
+        command = [sys.executable, ROOT / "examples" / script, *map(str, flags)]
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        if not wait:
+            return process
+        out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+
+    return start
+
+
+@pytest.mark.parametrize("script", EXAMPLES)
+def test_smoke(script, run, tmp_path):
+    code, out, err = run(script, "--smoke-test", "--seed", 3, "--out", tmp_path / "out")
+    assert code == 0, err
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    for key in ("dataset", "labelled", "seed", "epochs", "bound_per_row", "seconds", "versions"):
+        assert key in metrics
+    assert metrics["seed"] == 3 and metrics["dataset"] == "digits" and "torch" in metrics["versions"]
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert len(config["labelled_rows"]) == metrics["labelled"]
+    assert torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["epoch"] == metrics["epochs"]
+    figures = list((tmp_path / "out").glob("*.png"))
+    assert figures and all(path.stat().st_size > 2000 for path in figures)
+    assert "metrics" in out or "test_accuracy" in out
+
+
+def test_ccvae_measures(run, tmp_path):
+    code, _, err = run("ccvae.py", "--smoke-test", "--labelled", 50, "--z-s", 3, "--out", "here")
+    assert code == 0, err
+    metrics = json.loads((tmp_path / "here" / "metrics.json").read_text())
+    assert metrics["labelled"] == 50
+    for key in ("test_accuracy", "test_accuracy_mean", "generation_accuracy"):
+        assert 0 <= metrics[key] <= 1
+    assert metrics["mutual_information"] >= 0
+    names = {path.stem for path in (tmp_path / "here").glob("*.png")}
+    assert names == {"reconstructions", "generations", "interventions", "interpolation", "training"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--labelled", "0"], "labelled: got 0 rows"),
+        (["--labelled", "1.5"], "labelled: got the fraction 1.5"),
+        (["--labelled", "many"], "labelled: got 'many'"),
+        (["--epochs", "0"], "--epochs: got 0"),
+        (["--out", "/proc/nowhere"], "--out: cannot write to /proc/nowhere"),
+        (["--dataset", "mnist", "--data-dir", "void"], "dataset mnist: no file void/MNIST/raw/"),
+        *([] if torch.cuda.is_available() else [(["--cuda"], "--cuda: this machine has no GPU")]),
+    ],
+)
+def test_bad_flags_are_one_line(flags, message, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYRO_SEMIVAE_DATA", raising=False)
+    monkeypatch.setattr("pyro_semivae.data.sets._download", lambda folder, root: "no network")
+    smoke = [] if "mnist" in flags else ["--smoke-test"]
+    monkeypatch.setattr(sys, "argv", ["ccvae.py", *smoke, *flags])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / "examples" / "ccvae.py"), run_name="__main__")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")
+
+
+def test_a_run_resumes_after_ctrl_c_and_refuses_another_models_checkpoint(run, tmp_path):
+    flags = ["--dataset", "digits", "--labelled", "100", "--out", "out", "--epochs"]
+    process = run("ccvae.py", *flags, "400", wait=False)
+    checkpoint = tmp_path / "out" / "checkpoint.pt"
+    for _ in range(600):
+        if checkpoint.exists():
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err.splitlines()[-1].startswith("interrupted: "), err
+    done = torch.load(checkpoint, weights_only=True)["epoch"]
+    assert 1 <= done < 400
+    code, _, err = run("ccvae.py", *flags, done + 1, "--resume")
+    assert code == 0, err
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["epochs"] == done + 1
+    code, _, err = run("ccvae.py", *flags, done + 1, "--resume", "--z-c", "3")
+    assert code == 2 and "does not fit this CCVAE" in err
+    checkpoint.write_bytes(b"not a checkpoint")
+    code, _, err = run("ccvae.py", *flags, done + 1, "--resume")
+    assert code == 2 and err.splitlines()[-1].startswith("error: checkpoint: "), err
