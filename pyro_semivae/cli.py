@@ -49,7 +49,7 @@ def parse(parser: argparse.ArgumentParser, presets: dict[str, dict[str, Any]], a
     """Parses the flags with `--preset` as the defaults of others; the first preset is the default one."""
     parser.add_argument("--preset", default=next(iter(presets)), choices=presets, help="sets defaults of other flags")
     known, _ = parser.parse_known_args(argv)
-    parser.set_defaults(**presets[known.preset])
+    parser.set_defaults(**{**presets[known.preset], **({"epochs": 2} if known.smoke_test else {})})
     return parser.parse_args(argv)
 
 
@@ -76,8 +76,6 @@ class Run:
         if args.epochs < 1:
             raise ValueError(f"--epochs: got {args.epochs}; accepted are 1, 2, ...")
         self.device = torch.device("cuda" if args.cuda else "cpu")
-        if args.smoke_test:
-            args.epochs = min(args.epochs, 2)
         torch.manual_seed(args.seed)
         self.fallback = None
         if args.smoke_test:

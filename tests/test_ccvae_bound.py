@@ -45,7 +45,7 @@ def log_normal(z, loc, scale):
     return (-0.5 * ((z - loc) / scale) ** 2 - scale.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
-def by_hand(vae, x, y, draws, *, marginal, detach, classifier_weight=1.0):
+def by_hand(vae, x, y, draws, *, marginal, detach, classifier_weight=1.0, beta=1.0):
     """design: the bound in plain torch, row by row in meaning, with the same noise as the objective's draws."""
     loc, scale = gaussian(vae.q_z.net(x))  # (B, D)
     drawn = torch.cat([draws["z_c"], draws["z_s"]], -1).detach()  # (1 + K [+ 1], B, D)
@@ -72,21 +72,22 @@ def by_hand(vae, x, y, draws, *, marginal, detach, classifier_weight=1.0):
     names = ("p(x)", "p(z_s)", "p(z_c)", "q(z_c)", "q(z_s)", "q(y|z)", "q(y|x)", "p(y)")
     terms = {name: [] for name in names}
     for b in range(len(x)):
-        plain = {"p(x)": log_p_x[b], "p(z_s)": log_p_zs[b], "q(z_c)": -log_q_zc[b], "q(z_s)": -log_q_zs[b]}
+        plain = {"p(x)": log_p_x[b], "p(z_s)": beta * log_p_zs[b]}
+        plain |= {"q(z_c)": -beta * log_q_zc[b], "q(z_s)": -beta * log_q_zs[b]}
         if y[b] == MISSING:
             if marginal == "exact":
                 p_zc = (log_p_zc_y[b].exp() * log_p_y.exp()).sum().log()
             else:
                 log_q = log_q_y(z_c[b])
                 p_zc = sum(log_q[c].exp() * (log_p_zc_y[b, c] + log_p_y[c] - log_q[c]) for c in range(C))
-            row = {**plain, "p(z_c)": p_zc, "q(y|z)": 0 * p_zc, "q(y|x)": 0 * p_zc, "p(y)": 0 * p_zc}
+            row = {**plain, "p(z_c)": beta * p_zc, "q(y|z)": 0 * p_zc, "q(y|x)": 0 * p_zc, "p(y)": 0 * p_zc}
         else:
             q_x = torch.stack([log_q_y(z_k[k, b, :D_C])[y[b]].exp() for k in range(K)]).mean()
             live, cut = log_q_y(z_c[b])[y[b]], log_q_y(z_c[b].detach())[y[b]]
             w = (live if detach == "none" else cut).exp() / q_x
             inside = cut if detach == "weighted-terms" else live
             row = {name: w * value for name, value in plain.items()}
-            row |= {"p(z_c)": w * log_p_zc_y[b, y[b]], "q(y|z)": -w * inside}
+            row |= {"p(z_c)": w * beta * log_p_zc_y[b, y[b]], "q(y|z)": -w * inside}
             row |= {"q(y|x)": classifier_weight * q_x.log(), "p(y)": log_p_y[y[b]]}
         for name in names:
             terms[name].append(row[name])
@@ -98,9 +99,9 @@ def by_hand(vae, x, y, draws, *, marginal, detach, classifier_weight=1.0):
 @pytest.mark.parametrize("marginal", ["exact", "jensen"])
 def test_terms_and_gradients_equal_the_formula_by_hand(marginal, detach, classifier):
     vae, x = make(classifier)
-    elbo = vae.elbo(marginal=marginal, detach=detach, classifier_weight=2.5, num_samples=K)
-    rows, draws = recorded(vae, elbo, x, Y)
-    expected = by_hand(vae, x, Y, draws, marginal=marginal, detach=detach, classifier_weight=2.5)
+    options = {"marginal": marginal, "detach": detach, "classifier_weight": 2.5, "beta": 1.7}
+    rows, draws = recorded(vae, vae.elbo(num_samples=K, **options), x, Y)
+    expected = by_hand(vae, x, Y, draws, **options)
     assert set(rows.terms) == set(expected)
     weights = torch.linspace(0.5, 1.5, len(Y))
     for name, value in expected.items():

@@ -86,7 +86,7 @@ def test_bad_flags_are_one_line(flags, message, monkeypatch, tmp_path, capsys):
 
 
 def test_a_run_resumes_after_ctrl_c_and_refuses_another_models_checkpoint(run, tmp_path):
-    flags = ["--dataset", "digits", "--labelled", "100", "--out", "out", "--epochs"]
+    flags = ["--smoke-test", "--out", "out", "--epochs"]
     process = run("ccvae.py", *flags, "400", wait=False)
     checkpoint = tmp_path / "out" / "checkpoint.pt"
     for _ in range(600):

@@ -42,6 +42,8 @@ class TraceCCVAE_ELBO(RowELBO):
         classifier_weight: multiplies log q(y_o|x). At 1 it is the bound, and the bound hardly pushes the
             classifier (scaling q(y|z) by a constant changes nothing, for -log q(y_o|z) and log q(y_o|x)
             cancel); above 1 is a documented departure.
+        beta: multiplies log p and log q of the latents (not of x, and not the classifier's terms), as in beta-VAE.
+            At 1 it is the bound; above 1 is a documented departure that narrows the latents' channel.
         num_samples: K, the number of draws of z for q(y_o|x), from the guide alone and independent of the
             bracket's. The weight w is biased at finite K (its mean is above 1, and falls to it as K grows).
         regulariser_weight: mu of REVAE D.2: mu log q(y~|z') on rows without any observed label, with y ~ p(y),
@@ -64,6 +66,7 @@ class TraceCCVAE_ELBO(RowELBO):
         marginal: Literal["exact", "jensen"] = "exact",
         detach: Literal["weight", "weighted-terms", "none"] = "weight",
         classifier_weight: float = 1.0,
+        beta: float = 1.0,
         num_samples: int = 20,
         regulariser_weight: float = 0.0,
         max_plate_nesting: int = 1,
@@ -80,6 +83,7 @@ class TraceCCVAE_ELBO(RowELBO):
         self.marginal = marginal
         self.detach = detach
         self.classifier_weight = classifier_weight
+        self.beta = beta
         self.num_samples = num_samples
         self.regulariser_weight = regulariser_weight
         self.needs_labels = classifier_weight != 1 or regulariser_weight != 0
@@ -91,9 +95,10 @@ class TraceCCVAE_ELBO(RowELBO):
             model, guide, args, kwargs, particles=1 + self.num_samples, detach_first=detached
         )
         roles = assign_roles(model_trace, guide_trace)
-        terms, log_p_observed = self._model_terms(guide_trace, model_trace, roles, observed)
+        densities, log_p_observed = self._model_densities(guide_trace, model_trace, roles, observed)
+        terms = {f"p({','.join(sites)})": self._weight(sites, roles) * value for sites, value in densities.items()}
         for name in roles.latents:
-            terms[f"q({name})"] = -self.first_log_prob(guide_trace.nodes[name])
+            terms[f"q({name})"] = -self.beta * self.first_log_prob(guide_trace.nodes[name])
         scale = row_scale(model_trace, roles.data + roles.latents)
         if not observed:
             return Rows(terms, scale)
@@ -111,14 +116,20 @@ class TraceCCVAE_ELBO(RowELBO):
             terms["regulariser"] = self.regulariser_weight * torch.where(labelled, 0.0, log_q)
         return Rows(terms, scale, {"ess": _effective_sample_size(w.detach(), labelled)})
 
-    def _model_terms(
+    def _weight(self, names: tuple[str, ...], roles: Roles) -> float:
+        """beta for latents, 1 for data."""
+        if self.beta != 1 and 0 < len(set(names) & set(roles.data)) < len(names):
+            raise ValueError(f"beta: accepted is 1 where one label's sum has both data and latents, here {names}")
+        return 1.0 if set(names) <= set(roles.data) else self.beta
+
+    def _model_densities(
         self, guide_trace: Trace, model_trace: Trace, roles: Roles, observed: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], Tensor | float]:
-        """log p of data and latents, each `(B,)`, missing labels summed; and log p(y_o)."""
+    ) -> tuple[dict[tuple[str, ...], Tensor], Tensor | float]:
+        """log p of data and latents, `(B,)` by their sites, missing labels summed; and log p(y_o)."""
         sites = model_trace.nodes
         tables = {name: log_prob(sites[name]) for name in roles.data + roles.labels + roles.latents}
         parents = {name: self._labels_of(name, tables[name], model_trace, roles) for name in roles.data + roles.latents}
-        terms = {f"p({name})": self.to_rows(tables[name], sites[name]) for name, label in parents.items() if not label}
+        densities = {(name,): self.to_rows(tables[name], sites[name]) for name, label in parents.items() if not label}
         log_p_observed: Tensor | float = 0.0
         for label in roles.labels:
             site, prior = sites[label], tables[label]
@@ -135,8 +146,8 @@ class TraceCCVAE_ELBO(RowELBO):
                 summed = torch.where(is_missing(y), summed, select(factor, values, y, dim))
                 log_p_observed = log_p_observed + self.to_rows(select(prior, values, y, dim), site)
             if children:
-                terms[f"p({','.join(children)})"] = self.to_rows(summed, site)
-        return terms, log_p_observed
+                densities[tuple(children)] = self.to_rows(summed, site)
+        return densities, log_p_observed
 
     def _labels_of(self, name: str, table: Tensor, model_trace: Trace, roles: Roles) -> str | None:
         """The label that a site of the model depends on, if any: the one whose values its density varies with."""
