@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer.inspect import get_model_relations
@@ -45,11 +46,23 @@ class Report:
         )
 
 
-def graph(fn: Callable, x: Tensor | None, y: Tensor | None) -> Graph:
-    """The graph of a model or guide, from a run of it: each random site with the sites it depends on."""
+def graph(fn: Callable, x: Tensor, y: Tensor | None = None) -> Graph:
+    """The graph of a model or guide, from a run of it: each random site with the sites it depends on.
+
+    Images that are no site of `fn` (it is a guide) are a parent named x.
+    """
+
+    def given_x(x: Tensor, y: Tensor | None) -> None:
+        fn(pyro.sample("given x", dist.Normal(x, 1.0).to_event(x.dim()), obs=x), y)
+
     with LocalParameters(), Impute():
-        relations = get_model_relations(fn, (x, y))
-    return {name: tuple(parents) for name, parents in relations["sample_sample"].items()}
+        relations = get_model_relations(given_x, (x, y))["sample_sample"]
+    names = {"given x": "x"}
+    return {
+        name: tuple(names.get(parent, parent) for parent in parents if parent != "given x" or "x" not in relations)
+        for name, parents in relations.items()
+        if name not in names
+    }
 
 
 def factorisation(sites: Graph, letter: str) -> str:
@@ -92,7 +105,7 @@ def check_model(vae: SemiVAE, x: Tensor, y: Tensor, elbo: RowELBO | None = None)
     elbo = vae.elbo() if elbo is None else elbo
     x = to_unit(x)
     _guard("the sites of model and guide", lambda: elbo.terms(vae.model, vae.guide, x, y))
-    model, guide = graph(vae.model, x, y), graph(vae.guide, x, None)
+    model, guide = graph(vae.model, x, y), graph(vae.guide, x)
     for kind, code, letter in (("model", model, "p"), ("guide", guide, "q")):
         _check_documented(kind, code, documented_graph(vae, letter))
     for sizes in ((), (3,)):
@@ -124,11 +137,9 @@ def _check_documented(kind: str, code: Graph, stated: Graph) -> None:
     for name, parents in code.items():
         if name not in stated:
             raise ContractError(f"{kind}: site '{name}' is sampled but not in the docstring's factorisation")
-        inside = {parent for parent in stated[name] if parent in code}  # x and y are arguments of the guide
-        if inside != set(parents):
-            raise ContractError(
-                f"{kind}: the docstring says that '{name}' depends on {sorted(inside)}, the code on {sorted(parents)}"
-            )
+        if set(stated[name]) != set(parents):
+            says = f"{kind}: the docstring says that '{name}' depends on {sorted(stated[name])}"
+            raise ContractError(f"{says}, the code on {sorted(parents)}")
     for name in stated:
         if name not in code:
             raise ContractError(f"{kind}: the docstring's factorisation has '{name}', which is never sampled")

@@ -82,6 +82,18 @@ class SemiVAE(nn.Module, ABC):
         if x is not None and y is not None and len(x) != len(y):
             raise ValueError(f"x, y: got {len(x)} images and {len(y)} labels; accepted are as many of one as the other")
 
+    def show(self, x: Tensor, y: Tensor, *, path: str | None = None):
+        """Draws model and guide with what is observed, summed and sampled; prints factorisations and bound.
+
+        Args:
+            x, y: a batch with labelled and unlabelled rows. path: where to write the drawing as PNG.
+
+        Returns the matplotlib figure.
+        """
+        from pyro_semivae.plot import show  # drawing needs matplotlib, models do not
+
+        return show(self, x, y, path=path)
+
     def register(self) -> None:
         """Puts the parameters into Pyro's store, where a plain `pyro.infer.SVI` loop finds them.
 
