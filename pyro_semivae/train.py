@@ -49,7 +49,7 @@ def fit(
     labelled_weight: float = 1.0,
     lr: float = 5e-4,
     schedule: Callable[[float], float] = constant,
-    transform: Callable[[Tensor], Tensor] | None = None,
+    corrupt: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
     accelerator: str = "cpu",
     checkpoint: str | Path | None = None,
@@ -69,7 +69,8 @@ def fit(
         epochs: the number of passes through the unlabelled rows (all rows, where all are labelled).
         batch_size, labelled_batch_size, labelled_weight, device_budget: see `data.Batches`.
         lr, schedule: Adam's learning rate, and its factor as a function of the fraction of training done.
-        transform: applied to each batch of images on the device, e.g. `torch.bernoulli` (dynamic binarisation).
+        corrupt: noise on the images that the guide sees, e.g. `data.shift`; the model scores the clean ones. Since any
+            q(z | corrupt(x)) is a guide, what is maximised is a bound still (Im et al., AAAI 2017).
         seed: seeds the order of the rows and the noise.
         accelerator: `"cpu"` or `"cuda"`, or any that Fabric knows.
         checkpoint: a file written after every epoch. resume: continue from it where it exists; the run is then
@@ -108,7 +109,7 @@ def fit(
     history: History = []
     if resume and checkpoint is not None and Path(checkpoint).exists():
         history = _restore(Path(checkpoint), vae, optimiser, batches)
-    step_module = _Step(elbo(vae.model, vae.guide))
+    step_module = _Step(elbo(vae.model, vae.guide if corrupt is None else _corrupted(vae.guide, corrupt)))
     module, optimiser = fabric.setup(step_module, optimiser)
     total_steps = max(1, epochs * batches.steps)
     watch = _FiniteWatch(every=1 if fabric.device.type == "cpu" else 25)
@@ -120,8 +121,7 @@ def fit(
                 for step, batch in enumerate(batches.epoch(epoch)):
                     for group in optimiser.param_groups:
                         group["lr"] = lr * schedule((epoch * batches.steps + step) / total_steps)
-                    images = batch.x if transform is None else transform(batch.x)
-                    loss, terms, monitors = module(images, batch.y, batch.scale)
+                    loss, terms, monitors = module(batch.x, batch.y, batch.scale)
                     optimiser.zero_grad()
                     fabric.backward(loss)
                     optimiser.step()
@@ -141,6 +141,13 @@ def fit(
                 save_checkpoint(checkpoint, _state(vae, optimiser, batches, history, config))
     vae.eval()
     return history
+
+
+def _corrupted(guide: Callable, corrupt: Callable[[Tensor], Tensor]) -> Callable:
+    def guide_of_corrupted(x: Tensor, y: Tensor | None = None) -> None:
+        return guide(corrupt(x), y)
+
+    return guide_of_corrupted
 
 
 class _Step(nn.Module):

@@ -6,6 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from pyro_semivae import CCVAE, data
+from pyro_semivae.conditionals import GreyBernoulli
 from pyro_semivae.files import load_checkpoint, save_checkpoint
 from pyro_semivae.labels import MISSING
 from pyro_semivae.train import cosine, fit, load_weights
@@ -117,7 +118,7 @@ def test_ctrl_c_in_an_epoch_keeps_the_last_checkpoint(tmp_path):
         return images
 
     with pytest.raises(KeyboardInterrupt):
-        fit(stopped, x, y, **options(), checkpoint=path, transform=interrupt)
+        fit(stopped, x, y, **options(), checkpoint=path, corrupt=interrupt)
     assert load_checkpoint(path)["epoch"] == 2
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
     fit(stopped, x, y, **options(), checkpoint=path, resume=True)
@@ -240,3 +241,38 @@ def test_validation_is_off_in_the_loop_and_restored_after_it():
         on_epoch=lambda epoch, vae: seen.append(pyro.settings.get("validate_poutine")),
     )
     assert seen == [False] and pyro.settings.get("validate_poutine")
+
+
+def test_corruption_is_seen_by_the_guide_and_not_by_the_model():
+    x, y, _ = rows()
+    vae, seen = make(), []
+    vae.q_z.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    log_prob = GreyBernoulli.log_prob
+    scored = []
+
+    class Spy(GreyBernoulli):
+        def log_prob(self, value):
+            scored.append(value)
+            return log_prob(self, value)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyro_semivae.conditionals.GreyBernoulli", Spy)
+        fit(vae, x, y, **options(epochs=1), corrupt=lambda x: torch.full_like(x, 0.5))
+    assert all((images == 0.5).all() for images in seen) and len(seen) == len(scored) == 5
+    clean = {tuple(image.tolist()) for image in (x.flatten(1) / 255.0)}
+    assert {tuple(image.tolist()) for batch in scored for image in batch.flatten(1)} <= clean
+
+
+def test_noise_keeps_images_images():
+    x = torch.rand(50, 3, 6, 5)
+    assert set(data.binarise(x).unique().tolist()) == {0.0, 1.0}
+    moved = data.shift(x, 1)
+    assert moved.shape == x.shape
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
+    offsets = set()
+    for image, source in zip(moved, padded, strict=True):
+        found = [(i, j) for i in range(3) for j in range(3) if torch.equal(image, source[:, i : i + 6, j : j + 5])]
+        assert len(found) == 1
+        offsets.add(found[0])
+    assert len(offsets) == 9
+    assert_close(data.binarise(x.expand(4000, -1, -1, -1, -1)).mean(0), x, atol=5 * 0.5 / 4000**0.5, rtol=0)
