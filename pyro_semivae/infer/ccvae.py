@@ -176,8 +176,8 @@ class TraceCCVAE_ELBO(RowELBO):
         """log q(y_o|z) = sum over the observed entries, `(particles, B)`; 0 in rows without any."""
         total: Tensor | float = 0.0
         for label, y in observed.items():
-            site = guide_trace.nodes[label]
-            table = select(self._classifier(guide_trace, label), site["value"], y, site["infer"]["_enumerate_dim"])
+            log_q, site = self._classifier(guide_trace, label), guide_trace.nodes[label]
+            table = select(log_q, site["value"], y, site["infer"]["_enumerate_dim"])
             table = reduce_plates(table, site, keep={row_dim(site)})
             total = total + table.reshape(table.shape[self.particle_dim], table.shape[row_dim(site)])
         return total
