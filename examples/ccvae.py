@@ -8,31 +8,31 @@ python examples/ccvae.py --preset paper --labelled 0.2        # the paper's sett
 from __future__ import annotations
 
 import argparse
-
-import torch
+from functools import partial
 
 from pyro_semivae import CCVAE, cli
+from pyro_semivae.data import shift
 from pyro_semivae.report import draw_classes, measure_classes
 from pyro_semivae.train import SCHEDULES, fit
 
-PRESETS = {
-    "recipe": {"marginal": "jensen", "alpha": 50.0, "schedule": "cosine", "binarise": True, "epochs": 20},
-    "paper": {"marginal": "exact", "alpha": 0.0, "schedule": "constant", "binarise": False, "epochs": 100},
-}
+RECIPE = {"marginal": "jensen", "alpha": 200.0, "beta": 3.0, "shift": 1, "z_c": 30, "lr": 1e-3, "schedule": "cosine"}
+PAPER = {"marginal": "exact", "alpha": 0.0, "beta": 1.0, "shift": 0, "z_c": 10, "lr": 5e-4, "schedule": "constant"}
+PRESETS = {"recipe": {**RECIPE, "epochs": 20}, "paper": {**PAPER, "epochs": 100}}
 
 
 def flags() -> argparse.ArgumentParser:
-    parser = cli.parser(__doc__, datasets=cli.data.NAMES, lr=5e-4, labelled={"digits": "100", "*": "0.004"})
-    parser.add_argument("--z-c", type=int, default=10, help="size of the characteristic latent")
+    parser = cli.parser(__doc__, datasets=cli.data.NAMES, labelled={"digits": "100", "*": "0.004"})
+    parser.add_argument("--z-c", type=int, help="size of the characteristic latent")
     parser.add_argument("--z-s", type=int, default=0, help="size of the rest")
     parser.add_argument("--classifier", default="network", choices=["network", "bayes"])
     parser.add_argument("--marginal", choices=["exact", "jensen"], help="how missing labels enter")
     parser.add_argument("--detach", default="weight", choices=["weight", "weighted-terms", "none"])
     parser.add_argument("--num-samples", type=int, default=20, help="K, for q(y|x)")
     parser.add_argument("--alpha", type=float, help="extra weight alpha N / N_labelled on log q(y|x); 0 is the bound")
+    parser.add_argument("--beta", type=float, help="weight of the latents' densities; 1 is the bound")
     parser.add_argument("--regulariser-weight", type=float, default=0.0, help="mu of REVAE D.2")
     parser.add_argument("--schedule", choices=SCHEDULES, help="of the learning rate")
-    parser.add_argument("--binarise", action=argparse.BooleanOptionalAction, help="train on binary draws of the pixels")
+    parser.add_argument("--shift", type=int, help="move what the encoder sees in training by up to so many pixels")
     return parser
 
 
@@ -44,11 +44,12 @@ def train(args: argparse.Namespace, job: cli.Run) -> tuple[CCVAE, list]:
         marginal=args.marginal,
         detach=args.detach,
         num_samples=args.num_samples,
+        beta=args.beta,
         classifier_weight=1 + args.alpha * len(x) / len(job.labelled_rows),
         regulariser_weight=args.regulariser_weight,
     )
-    transform = torch.bernoulli if args.binarise else None
-    history = fit(vae, x, job.y, elbo=elbo, schedule=SCHEDULES[args.schedule], transform=transform, **job.fit_options())
+    corrupt = partial(shift, pixels=args.shift) if args.shift else None
+    history = fit(vae, x, job.y, elbo=elbo, schedule=SCHEDULES[args.schedule], corrupt=corrupt, **job.fit_options())
     return vae, history
 
 

@@ -18,9 +18,7 @@ from pyro_semivae import data
 from pyro_semivae.files import writable_folder, write_json
 
 
-def parser(
-    description: str, *, datasets: Sequence[str], lr: float, labelled: dict[str, str]
-) -> argparse.ArgumentParser:
+def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str]) -> argparse.ArgumentParser:
     """A parser with the flags that all examples have; a script adds its own.
 
     Args:
@@ -32,7 +30,7 @@ def parser(
     out.add_argument("--data-dir", help=f"root of the data sets (default: ${data.sets.DATA_ENV}, else ./data)")
     out.add_argument("--epochs", type=int)
     out.add_argument("--batch-size", type=int, default=200, help="unlabelled rows a step; half as many labelled ones")
-    out.add_argument("--lr", type=float, default=lr, help="Adam's learning rate")
+    out.add_argument("--lr", type=float, help="Adam's learning rate")
     out.add_argument(
         "--labelled", help=f"with a point a fraction of the training rows, else a count (default: {default})"
     )

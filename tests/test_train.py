@@ -263,9 +263,8 @@ def test_corruption_is_seen_by_the_guide_and_not_by_the_model():
     assert {tuple(image.tolist()) for batch in scored for image in batch.flatten(1)} <= clean
 
 
-def test_noise_keeps_images_images():
+def test_shift_moves_each_image_by_its_own_offset():
     x = torch.rand(50, 3, 6, 5)
-    assert set(data.binarise(x).unique().tolist()) == {0.0, 1.0}
     moved = data.shift(x, 1)
     assert moved.shape == x.shape
     padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
@@ -275,4 +274,3 @@ def test_noise_keeps_images_images():
         assert len(found) == 1
         offsets.add(found[0])
     assert len(offsets) == 9
-    assert_close(data.binarise(x.expand(4000, -1, -1, -1, -1)).mean(0), x, atol=5 * 0.5 / 4000**0.5, rtol=0)

@@ -1,7 +1,7 @@
 """Readers of data sets, splits into labelled and unlabelled rows, and batches."""
 
 from pyro_semivae.data.batches import Batch, Batches, to_unit
-from pyro_semivae.data.noise import binarise, binarise_and_shift, shift
+from pyro_semivae.data.noise import shift
 from pyro_semivae.data.sets import NAMES, ImageData, data_root, load, load_auto
 from pyro_semivae.data.splits import hide, labelled_rows, parse_labelled
 
@@ -10,8 +10,6 @@ __all__ = [
     "Batch",
     "Batches",
     "ImageData",
-    "binarise",
-    "binarise_and_shift",
     "data_root",
     "hide",
     "labelled_rows",

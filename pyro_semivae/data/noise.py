@@ -1,15 +1,10 @@
-"""Noise on batches of images: corruptions of what a guide sees (see `fit`'s `corrupt`)."""
+"""Noise on batches of images: what a guide may see instead of them in training (see `fit`'s `corrupt`)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-
-def binarise(x: Tensor) -> Tensor:
-    """Bernoulli draws of grey levels in [0, 1], of the same shape."""
-    return torch.bernoulli(x)
 
 
 def shift(x: Tensor, pixels: int = 2) -> Tensor:
@@ -27,8 +22,3 @@ def shift(x: Tensor, pixels: int = 2) -> Tensor:
     columns = left + torch.arange(w, device=x.device)  # (B, W)
     batch = torch.arange(b, device=x.device)[:, None, None]
     return padded[batch, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
-
-
-def binarise_and_shift(x: Tensor) -> Tensor:
-    """`binarise`, then `shift` by up to 2 pixels."""
-    return shift(binarise(x))
