@@ -94,9 +94,9 @@ def check_model(vae: SemiVAE, x: Tensor, y: Tensor, elbo: RowELBO | None = None)
         x: `(B, C, H, W)` images. y: labels, some observed and some missing; B must be no other size in the model.
         elbo: the objective (default: `vae.elbo()`).
 
-    What is checked: the sites of model and guide fit together; the docstring's factorisations are those of the
-    code; every site has one entry per row (not `(B, B)`) and conditionals broadcast on the left, under a plate of
-    samples; the three entry points of the objective agree under one seed; every parameter gets a gradient, or the
+    What is checked: every site has one entry per row (not `(B, B)`) and conditionals broadcast on the left, under a
+    plate of samples; the sites of model and guide fit together; the docstring's factorisations are those of the
+    code; the three entry points of the objective agree under one seed; every parameter gets a gradient, or the
     model's `without_gradient` says why not; the state dict round-trips.
 
     Raises:
@@ -104,12 +104,12 @@ def check_model(vae: SemiVAE, x: Tensor, y: Tensor, elbo: RowELBO | None = None)
     """
     elbo = vae.elbo() if elbo is None else elbo
     x = to_unit(x)
+    for sizes in ((), (3,)):
+        _check_shapes(vae, x, y, sizes)
     _guard("the sites of model and guide", lambda: elbo.terms(vae.model, vae.guide, x, y))
     model, guide = graph(vae.model, x, y), graph(vae.guide, x)
     for kind, code, letter in (("model", model, "p"), ("guide", guide, "q")):
         _check_documented(kind, code, documented_graph(vae, letter))
-    for sizes in ((), (3,)):
-        _check_shapes(vae, x, y, sizes)
     _check_entry_points(vae, elbo, x, y)
     without = _check_gradients(vae, elbo, x, y)
     _check_state_dict(vae, elbo, x, y)

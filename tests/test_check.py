@@ -1,0 +1,141 @@
+"""check_model finds what breaks the contract, and says what and where."""
+
+import pyro
+import pytest
+import torch
+from torch import nn
+
+from pyro_semivae import CCVAE
+from pyro_semivae.check import ContractError, check_model, documented_graph, factorisation
+from pyro_semivae.conditionals import GreyBernoulli
+from pyro_semivae.labels import MISSING
+
+
+class Sound(CCVAE):
+    """A model that keeps the contract.
+
+    ::
+
+        p(y) p(z_c | y) p(z_s) p(x | z_c, z_s)
+        q(z_c, z_s | x) q(y | z_c)
+    """
+
+    def __init__(self):
+        super().__init__((1, 4, 7), 5, z_c=2, z_s=3, hidden=(11,), label_hidden=(6,))
+
+
+def batch():
+    y = torch.tensor([2, MISSING, 0, 4, MISSING, 2, 1, 3, MISSING])
+    return torch.rand(len(y), 1, 4, 7), y
+
+
+def test_the_report_is_the_graph():
+    report = check_model(Sound(), *batch())
+    assert report.model == {"y": (), "z_c": ("y",), "z_s": (), "x": ("z_c", "z_s")}
+    assert report.guide == {"z_c": ("x",), "z_s": ("x",), "y": ("z_c",)}
+    assert (report.data, report.labels, report.latents) == (("x",), ("y",), ("z_c", "z_s"))
+    assert "q(y | z_c)" in str(report) and factorisation(report.model, "p") in str(report)
+
+
+def test_the_docstrings_factorisation_is_read():
+    assert documented_graph(Sound(), "q") == {"z_c": ("x",), "z_s": ("x",), "y": ("z_c",)}
+
+
+def broken(name, doc=None, **members):
+    return type(name, (Sound,), {"__doc__": doc or Sound.__doc__, **members})()
+
+
+def test_a_docstring_that_differs_from_the_code():
+    wrong = Sound.__doc__.replace("p(z_c | y)", "p(z_c)")
+    with pytest.raises(
+        ContractError, match=r"model: the docstring says that 'z_c' depends on \[\], the code on \['y'\]"
+    ):
+        check_model(broken("Wrong", wrong), *batch())
+    with pytest.raises(ContractError, match="guide: site 'y' is sampled but not in the docstring"):
+        check_model(broken("Short", Sound.__doc__.replace("q(y | z_c)", "")), *batch())
+    with pytest.raises(ContractError, match="has 'w', which is never sampled"):
+        check_model(broken("Long", Sound.__doc__.replace("p(z_s)", "p(z_s) p(w)")), *batch())
+    with pytest.raises(ContractError, match="states no factorisation"):
+        check_model(broken("Silent", "Nothing."), *batch())
+
+
+def test_a_renamed_latent():
+    def guide(self, x=None, y=None):
+        with self.rows(x, y):
+            q_z_c, q_z_s = self.q_z(x)
+            z_c = pyro.sample("z_c", q_z_c)
+            pyro.sample("z_r", q_z_s)
+            pyro.sample("y", self.q_y(z_c), obs=y, infer={"enumerate": "parallel"})
+
+    with pytest.raises(ContractError, match=r"site 'z_r' is sampled in the guide but never in the model: did you mean"):
+        check_model(broken("Renamed", guide=guide), *batch())
+
+
+def test_a_batch_by_batch_site():
+    """With "data" at dim -2, a site of batch (B,) silently becomes (B, B)."""
+
+    def guide(self, x=None, y=None):
+        with self.rows(x, None):
+            q_z_c, q_z_s = self.q_z(x)
+            pyro.sample("z_c", q_z_c)
+            pyro.sample("z_s", q_z_s)
+
+    def model(self, x=None, y=None):
+        with self.rows(x, y):
+            z_c = pyro.sample("z_c", self.p_z_c(torch.zeros((), dtype=torch.long)))
+            z_s = pyro.sample("z_s", self.p_z_s())
+            return pyro.sample("x", self.p_x(z_c, z_s), obs=x)
+
+    doc = "A model in dim -2.\n\n::\n\n    p(z_c) p(z_s) p(x | z_c, z_s)\n    q(z_c, z_s | x)\n"
+    vae = broken("Wide", doc, model=model, guide=guide, max_plate_nesting=2)
+    with pytest.raises(ContractError, match=r"batch shape \(9, 9\), its plates say \(9, 1\).*needs the batch shape"):
+        check_model(vae, *batch())
+
+
+def test_parameters_without_gradient_need_a_reason():
+    vae = Sound()
+    vae.idle = nn.Linear(2, 2)
+    with pytest.raises(ContractError, match=r"\['idle.weight', 'idle.bias'\] get no gradient"):
+        check_model(vae, *batch())
+    vae.without_gradient = {"idle.weight": "kept for later", "idle.bias": "kept for later"}
+    assert check_model(vae, *batch()).without_gradient == ("idle.weight", "idle.bias")
+
+
+def test_state_outside_of_the_state_dict():
+    class Remembers(nn.Module):
+        """A decoder that adds the largest weight it ever saw, which no state dict holds."""
+
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.largest = inner, 0.0
+
+        def forward(self, *parents):
+            weight = self.inner.net.layers[-1].weight.detach().abs().max().item()
+            self.largest = max(self.largest, weight)
+            base = self.inner(*parents).base_dist
+            return GreyBernoulli(logits=base.logits + self.largest).to_event(3)
+
+    vae = Sound()
+    vae.p_x = Remembers(vae.p_x)
+    hidden = vae.state_dict
+
+    def grow(*args, **kwargs):  # the weights are read while they are larger, as a look at another checkpoint would
+        state = hidden(*args, **kwargs)
+        vae.p_x.largest += 1.0
+        return state
+
+    vae.state_dict = grow
+    with pytest.raises(ContractError, match="after the state dict was saved and loaded"):
+        check_model(vae, *batch())
+
+
+def test_characteristics_must_be_sites():
+    with pytest.raises(ContractError, match=r"characteristic: \['z_y'\] are no sites"):
+        check_model(broken("Named", characteristic=("z_y",)), *batch())
+
+
+def test_show_draws_and_prints(capsys, tmp_path):
+    Sound().show(*batch(), path=tmp_path / "graph.png")
+    assert (tmp_path / "graph.png").stat().st_size > 5000
+    out = capsys.readouterr().out
+    assert "p(x | z_c, z_s)" in out and "q(y|x)" in out
