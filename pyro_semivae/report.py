@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pyro_semivae import metrics, tasks
 from pyro_semivae.data import ImageData, to_unit
@@ -21,7 +22,8 @@ def measure_classes(vae: SemiVAE, data: ImageData, *, quick: bool = False, seed:
         quick: seconds of everything, to see that it runs.
         seed: of the draws, and of the independent classifier.
 
-    Returns `test_accuracy` (arg max of E_q(z|x)[q(y|z)], 100 samples), `test_accuracy_mean` (at the posterior mean),
+    Returns `bound_per_row` (the paper's bound on log p(x), all weights 1, in nats per test row, one draw of z each),
+    `test_accuracy` (arg max of E_q(z|x)[q(y|z)], 100 samples), `test_accuracy_mean` (at the posterior mean),
     `generation_accuracy` (of the independent classifier, on 200 images a class), `mutual_information` of those images
     and `mutual_information_real` of test images (nats), and `judge_accuracy`, the independent classifier's own.
     """
@@ -35,9 +37,11 @@ def measure_classes(vae: SemiVAE, data: ImageData, *, quick: bool = False, seed:
         sampled = tasks.in_batches(lambda part: tasks.classify(vae, part), x)
         mean = tasks.in_batches(lambda part: tasks.classify(vae, part, mean=True), x)
         rows = torch.randperm(len(data.x))[:20_000]
+        bound = torch.cat([_bound(vae, part) for part in x.split(1000)]).double().mean().item()
         features = judge.embed(data.x[rows].to(device))
     posterior = metrics.LastLayerGP(features, data.y[rows], len(data.classes), steps=5 if quick else 300, seed=seed)
     return {
+        "bound_per_row": bound,
         "test_accuracy": metrics.accuracy(sampled, y),
         "test_accuracy_mean": metrics.accuracy(mean, y),
         "generation_accuracy": generation,
@@ -45,6 +49,12 @@ def measure_classes(vae: SemiVAE, data: ImageData, *, quick: bool = False, seed:
         "mutual_information_real": metrics.image_mutual_information(x[:2000], judge.embed, posterior),
         "judge_accuracy": judge_accuracy,
     }
+
+
+@torch.no_grad()
+def _bound(vae: SemiVAE, x: Tensor) -> Tensor:
+    """The bound of each row, its label missing, `(B,)`."""
+    return sum(vae.elbo().terms(vae.model, vae.guide, to_unit(x)).values())
 
 
 # Neighbours between which the papers interpolate (REVAE Fig. 7, CCVAE Fig. 21), where the data set has them.

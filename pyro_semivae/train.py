@@ -122,10 +122,10 @@ def fit(
                     for group in optimiser.param_groups:
                         group["lr"] = lr * schedule((epoch * batches.steps + step) / total_steps)
                     loss, terms, monitors = module(batch.x, batch.y, batch.scale)
+                    watch(terms, batch.rows, step_module.names, f"epoch {epoch + 1}, step {step + 1}")
                     optimiser.zero_grad()
                     fabric.backward(loss)
                     optimiser.step()
-                    watch(terms, batch.rows, step_module.names, f"epoch {epoch + 1}, step {step + 1}")
                     means = torch.cat([terms @ batch.scale, monitors])
                     sums = means if sums is None else sums + means
                     _show(bar, step, sums, step_module.names)
