@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from pyro_semivae.data import ImageData, to_unit
 from pyro_semivae.files import load_checkpoint, save_checkpoint
+from pyro_semivae.progress import steps_of
 
 CACHE_ENV = "PYRO_SEMIVAE_CACHE"
 VERSION = 1  # of the architecture and its training; a cached file of another version is trained anew
@@ -82,8 +81,7 @@ def independent_classifier(
         classifier.to(device).train()
         optimiser = torch.optim.Adam(classifier.parameters(), 1e-3, fused=True)
         x, y = data.x.to(device), data.y.to(device)
-        hidden = not (progress and sys.stderr.isatty())
-        for step in tqdm(range(steps), desc=f"independent classifier on {data.name}", disable=hidden):
+        for step in steps_of(steps, f"independent classifier on {data.name}", progress):
             optimiser.param_groups[0]["lr"] = 5e-4 * (1 + math.cos(math.pi * step / steps))
             rows = torch.randint(len(x), (200,)).to(device)
             loss = F.cross_entropy(classifier(x[rows]), y[rows])

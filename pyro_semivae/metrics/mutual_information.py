@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 
 import pyro.contrib.gp as gp
 import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
-from tqdm import tqdm
+
+from pyro_semivae.progress import steps_of
 
 
 class LastLayerGP:
@@ -62,8 +62,7 @@ class LastLayerGP:
             ).double()
             optimiser = torch.optim.Adam(self.gp.parameters(), lr)
             loss = TraceMeanField_ELBO().differentiable_loss
-            hidden = not (progress and sys.stderr.isatty())
-            for _ in tqdm(range(steps), desc="sparse GP", disable=hidden):
+            for _ in steps_of(steps, "sparse GP on its features", progress):
                 rows = torch.randint(len(features), (batch,))
                 self.gp.set_data(features[rows], y[rows])
                 optimiser.zero_grad()
