@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -14,10 +14,9 @@ from pyro import poutine
 from pyro.infer.inspect import get_model_relations
 from torch import Tensor
 
-from pyro_semivae.data.batches import to_unit
 from pyro_semivae.infer import LocalParameters, RowELBO, assign_roles, sample_sites
 from pyro_semivae.infer.handlers import ROW_PLATE
-from pyro_semivae.labels import Impute
+from pyro_semivae.labels import Impute, enumerates
 from pyro_semivae.models import SemiVAE
 
 Graph = dict[str, tuple[str, ...]]
@@ -29,14 +28,14 @@ class ContractError(AssertionError):
 
 @dataclass(frozen=True)
 class Report:
-    """What `check_model` found: the two graphs (site -> parents), the roles, the parameters without gradient."""
+    """The two graphs (site -> parents), the roles and, of `check_model`, the parameters without gradient."""
 
     model: Graph
     guide: Graph
     labels: tuple[str, ...]
     latents: tuple[str, ...]
     data: tuple[str, ...]
-    without_gradient: tuple[str, ...]
+    without_gradient: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return (
@@ -63,6 +62,28 @@ def graph(fn: Callable, x: Tensor, y: Tensor | None = None) -> Graph:
         for name, parents in relations.items()
         if name not in names
     }
+
+
+def descendants(vae: SemiVAE, x: Tensor) -> set[str]:
+    """The sites of the model that descend from a label, as it runs on the first of the images `x`."""
+    x, y = x[:1], vae.labels.missing(1, x.device)
+    with LocalParameters(), Impute():
+        trace = poutine.trace(vae.model).get_trace(x, y)
+    found = {name for name, site in sample_sites(trace) if enumerates(site)}
+    labels = set(found)
+    for name, parents in graph(vae.model, x, y).items():  # parents come first
+        if set(parents) & found:
+            found.add(name)
+    return found - labels
+
+
+def inspect_model(vae: SemiVAE, x: Tensor, y: Tensor | None = None, elbo: RowELBO | None = None) -> Report:
+    """The graphs and roles of a model and its guide, as they run on a batch; nothing is checked or changed."""
+    elbo, x = vae.elbo() if elbo is None else elbo, vae.images(x)
+    with LocalParameters():
+        guide_trace, model_trace, _ = elbo.traces(vae.model, vae.guide, (x, y), {})
+    roles = assign_roles(model_trace, guide_trace)
+    return Report(graph(vae.model, x, y), graph(vae.guide, x), roles.labels, roles.latents, roles.data)
 
 
 def factorisation(sites: Graph, letter: str) -> str:
@@ -96,30 +117,26 @@ def check_model(vae: SemiVAE, x: Tensor, y: Tensor, elbo: RowELBO | None = None)
 
     What is checked: every site has one entry per row (not `(B, B)`) and conditionals broadcast on the left, under a
     plate of samples; the sites of model and guide fit together; the docstring's factorisations are those of the
-    code; the three entry points of the objective agree under one seed; every parameter gets a gradient, or the
-    model's `without_gradient` says why not; the state dict round-trips.
+    code; `characteristic` names the latent children of labels, where there are any; the three entry points of the
+    objective agree under one seed; every parameter gets a gradient, or the model's `without_gradient` says why not;
+    the state dict round-trips.
 
     Raises:
         ContractError: the first of these that fails.
     """
     elbo = vae.elbo() if elbo is None else elbo
-    x = to_unit(x)
+    x = vae.images(x)
     for sizes in ((), (3,)):
         _check_shapes(vae, x, y, sizes)
     _guard("the sites of model and guide", lambda: elbo.terms(vae.model, vae.guide, x, y))
-    model, guide = graph(vae.model, x, y), graph(vae.guide, x)
-    for kind, code, letter in (("model", model, "p"), ("guide", guide, "q")):
+    report = inspect_model(vae, x, y, elbo)
+    for kind, code, letter in (("model", report.model, "p"), ("guide", report.guide, "q")):
         _check_documented(kind, code, documented_graph(vae, letter))
     _check_entry_points(vae, elbo, x, y)
     without = _check_gradients(vae, elbo, x, y)
     _check_state_dict(vae, elbo, x, y)
-    with LocalParameters():
-        guide_trace, model_trace, _ = elbo.traces(vae.model, vae.guide, (x, y), {})
-    roles = assign_roles(model_trace, guide_trace)
-    missing = set(vae.characteristic) - set(model)
-    if missing:
-        raise ContractError(f"characteristic: {sorted(missing)} are no sites of the model, which has {list(model)}")
-    return Report(model, guide, roles.labels, roles.latents, roles.data, without)
+    _check_characteristic(vae, report)
+    return replace(report, without_gradient=without)
 
 
 def _guard(what: str, run: Callable[[], Any]) -> Any:
@@ -143,6 +160,21 @@ def _check_documented(kind: str, code: Graph, stated: Graph) -> None:
     for name in stated:
         if name not in code:
             raise ContractError(f"{kind}: the docstring's factorisation has '{name}', which is never sampled")
+
+
+def _check_characteristic(vae: SemiVAE, report: Report) -> None:
+    stated = set(vae.characteristic)
+    if stated - set(report.model):
+        raise ContractError(
+            f"characteristic: {sorted(stated - set(report.model))} are no sites of the model, which has "
+            f"{list(report.model)}"
+        )
+    children = {name for name in report.latents if set(report.model[name]) & set(report.labels)}
+    if children and children != stated:
+        raise ContractError(
+            f"characteristic: the model says {sorted(stated)}, but the latents that depend on a label are "
+            f"{sorted(children)}"
+        )
 
 
 def _check_shapes(vae: SemiVAE, x: Tensor, y: Tensor, sizes: tuple[int, ...]) -> None:
@@ -221,4 +253,13 @@ def _check_state_dict(vae: SemiVAE, elbo: RowELBO, x: Tensor, y: Tensor) -> None
         raise ContractError("the loss is another one after the state dict was saved and loaded")
 
 
-__all__ = ["ContractError", "Report", "check_model", "documented_graph", "factorisation", "graph"]
+__all__ = [
+    "ContractError",
+    "Report",
+    "check_model",
+    "descendants",
+    "documented_graph",
+    "factorisation",
+    "graph",
+    "inspect_model",
+]

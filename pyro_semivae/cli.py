@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_semivae import data
+from pyro_semivae.errors import InputError
 from pyro_semivae.files import writable_folder, write_json
 
 
@@ -70,9 +71,9 @@ class Run:
     def __init__(self, args: argparse.Namespace, preferred: str):
         self.args, self.start = args, time.perf_counter()
         if args.cuda and not torch.cuda.is_available():
-            raise ValueError("--cuda: this machine has no GPU that torch can use; leave the flag out to run on the CPU")
+            raise InputError("--cuda: this machine has no GPU that torch can use; leave the flag out to run on the CPU")
         if args.epochs < 1:
-            raise ValueError(f"--epochs: got {args.epochs}; accepted are 1, 2, ...")
+            raise InputError(f"--epochs: got {args.epochs}; accepted are 1, 2, ...")
         self.device = torch.device("cuda" if args.cuda else "cpu")
         torch.manual_seed(args.seed)
         self.fallback = None

@@ -115,8 +115,8 @@ class CategoricalPrior(Conditional):
 class BayesCategorical(Conditional):
     """The classifier that Bayes' rule gives: q(y | z) = p(z | y) p(y) / sum_y' p(z | y') p(y').
 
-    It has no parameters of its own: it reads the model's `p_z` and `p_y`, so that the Jensen bound with
-    this q(y | z) is the exact marginal.
+    It has no parameters of its own: it reads the `p_z` and `p_y` that it was made with (a model that replaces
+    them must make it anew), so that the Jensen bound with this q(y | z) is the exact marginal.
 
     Args:
         p_z: conditional of z given an integer label.

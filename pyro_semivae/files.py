@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from pyro_semivae.errors import InputError
+
 
 def writable_folder(path: str | Path, name: str = "out") -> Path:
     """Makes the folder and tries to write into it.
@@ -23,7 +25,7 @@ def writable_folder(path: str | Path, name: str = "out") -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ValueError(f"{name}: cannot write to {path} ({error.strerror or error})") from error
+        raise InputError(f"{name}: cannot write to {path} ({error.strerror or error})") from error
     return path
 
 
@@ -42,8 +44,28 @@ def write_json(path: str | Path, value: Any) -> None:
     _replace(Path(path), lambda beside: beside.write_text(text))
 
 
+def check_plain(value: Any, name: str) -> None:
+    """Checks that a value is made of what a checkpoint can hold.
+
+    Raises:
+        InputError: something in it is not a tensor, number, string, None, list or dict; the message says where.
+    """
+    if isinstance(value, dict):
+        for key, item in value.items():
+            check_plain(item, f"{name}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            check_plain(item, f"{name}[{i}]")
+    elif type(value) not in (int, float, str, bool, type(None)) and not isinstance(value, torch.Tensor):
+        raise InputError(
+            f"{name}: got {type(value).__module__}.{type(value).__name__}; accepted in a checkpoint are tensors, "
+            f"numbers, strings, None, lists and dicts of them"
+        )
+
+
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Saves tensors, numbers, strings, lists and dicts in one file."""
+    """Saves tensors, numbers, strings, lists and dicts in one file; see `check_plain`."""
+    check_plain(state, "checkpoint")
     _replace(Path(path), lambda beside: torch.save(state, beside))
 
 
@@ -64,9 +86,9 @@ def load_checkpoint(path: str | Path, model: str | None = None) -> dict[str, Any
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise ValueError(f"checkpoint: {path} cannot be read: damaged, or no checkpoint") from error
+        raise InputError(f"checkpoint: {path} cannot be read: damaged, or no checkpoint") from error
     if not isinstance(state, dict) or "model" not in state or "weights" not in state:
-        raise ValueError(f"checkpoint: {path} is not a checkpoint of pyro_semivae")
+        raise InputError(f"checkpoint: {path} is not a checkpoint of pyro_semivae")
     if model is not None and state["model"] != model:
-        raise ValueError(f"checkpoint: {path} holds a {state['model']}, accepted is a {model}")
+        raise InputError(f"checkpoint: {path} holds a {state['model']}, accepted is a {model}")
     return state

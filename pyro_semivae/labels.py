@@ -11,8 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+
+from pyro_semivae.errors import InputError
 
 MISSING = -1
 
@@ -50,15 +53,27 @@ class Classes:
         accepted = f"a 1-d integer tensor with labels 0 to {self.num_classes - 1}, or {MISSING} for missing"
         if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
             got = f"dtype {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
-            raise ValueError(f"{name}: got {got}; accepted is {accepted}")
+            raise InputError(f"{name}: got {got}; accepted is {accepted}")
         if y.dim() != 1:
-            raise ValueError(f"{name}: got shape {tuple(y.shape)}; accepted is {accepted}")
+            raise InputError(f"{name}: got shape {tuple(y.shape)}; accepted is {accepted}")
         y = y.long()
         outside = (y < MISSING) | (y >= self.num_classes)
         if outside.any():
             rows = outside.nonzero()[:5, 0].tolist()
-            raise ValueError(f"{name}: got {y[rows].tolist()} at rows {rows}; accepted is {accepted}")
+            raise InputError(f"{name}: got {y[rows].tolist()} at rows {rows}; accepted is {accepted}")
         return y
+
+
+def _check_support(msg) -> None:
+    """With validation on, as Pyro does for an observed site: every entry is missing or in the site's support."""
+    y = msg["value"]
+    if is_validation_enabled():
+        outside = ~(msg["fn"].support.check(y) | is_missing(y))
+        if outside.any():
+            raise InputError(
+                f"label '{msg['name']}': got {y[outside][:5].tolist()}; accepted are the values of "
+                f"{msg['fn'].support} and, for missing, {'NaN' if y.is_floating_point() else MISSING}"
+            )
 
 
 class Evidence(Messenger):
@@ -75,6 +90,7 @@ class Evidence(Messenger):
 
     def _pyro_sample(self, msg) -> None:
         if msg["is_observed"] and enumerates(msg):
+            _check_support(msg)
             self.observed[msg["name"]] = msg["value"]
             msg["is_observed"], msg["value"] = False, None
 
@@ -88,6 +104,7 @@ class Impute(Messenger):
 
     def _pyro_sample(self, msg) -> None:
         if msg["is_observed"] and enumerates(msg):
+            _check_support(msg)
             y = msg["value"]
             msg["is_observed"] = False
             msg["value"] = torch.where(is_missing(y), msg["fn"].sample(), y)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_semivae.errors import InputError
+
 Shape = tuple[int, ...]
 
 
@@ -65,12 +67,12 @@ def flatten_parents(parents: Sequence[Tensor], shapes: Sequence[Shape]) -> Tenso
         ValueError: a parent's trailing shape is not the declared one.
     """
     if len(parents) != len(shapes):
-        raise ValueError(f"the network takes {len(shapes)} parents of shapes {shapes}, got {len(parents)}")
+        raise InputError(f"the network takes {len(shapes)} parents of shapes {shapes}, got {len(parents)}")
     flat = []
     for i, (parent, shape) in enumerate(zip(parents, shapes, strict=True)):
         batch_dim = parent.dim() - len(shape)
         if batch_dim < 0 or parent.shape[batch_dim:] != shape:
-            raise ValueError(f"parent {i}: expected a shape ending in {shape}, got {tuple(parent.shape)}")
+            raise InputError(f"parent {i}: expected a shape ending in {shape}, got {tuple(parent.shape)}")
         flat.append(parent if len(shape) == 1 else parent.reshape((*parent.shape[:batch_dim], math.prod(shape))))
     if len(flat) == 1:
         return flat[0]
@@ -81,12 +83,14 @@ def flatten_parents(parents: Sequence[Tensor], shapes: Sequence[Shape]) -> Tenso
 class OneHot(nn.Module):
     """Integer labels `batch` to one-hot rows `batch + (num_classes,)`, in the dtype of the module.
 
-    A table look-up rather than `torch.nn.functional.one_hot`, which reads its input back to the host.
+    A table look-up rather than `torch.nn.functional.one_hot`, which reads its input back to the host. A missing
+    label (-1) that gets here by mistake becomes NaN, not another class.
     """
 
     def __init__(self, num_classes: int):
         super().__init__()
-        self.register_buffer("eye", torch.eye(num_classes), persistent=False)
+        table = torch.cat([torch.eye(num_classes), torch.full((1, num_classes), math.nan)])
+        self.register_buffer("table", table, persistent=False)
 
     def forward(self, y: Tensor) -> Tensor:
-        return self.eye[y]
+        return self.table[y]

@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # figures are files; a notebook sets its own backend before or after
-
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
 
-from pyro_semivae.check import Graph, check_model, factorisation
-from pyro_semivae.data import to_unit
+from pyro_semivae.check import Graph, factorisation, inspect_model
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.train import History
 
@@ -44,12 +39,14 @@ def image_grid(
             top, left = r * (height + pad), k * (width + pad)
             tiled[top : top + height, left : left + width] = pixels[r, k].permute(1, 2, 0).numpy()
     size = (cell * num_columns + 0.15 * max(map(len, rows), default=0) + 0.3, cell * num_rows + 0.9)
-    figure, axis = plt.subplots(figsize=size)
+    figure = Figure(figsize=size)
+    axis = figure.subplots()
     axis.imshow(tiled.squeeze(-1) if channels == 1 else tiled, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     if columns:
         axis.set_xticks([k * (width + pad) + width / 2 for k in range(num_columns)], columns, fontsize=7, rotation=45)
         axis.xaxis.tick_top()
-        plt.setp(axis.get_xticklabels(), ha="left", rotation_mode="anchor")
+        for label in axis.get_xticklabels():
+            label.set(ha="left", rotation_mode="anchor")
     else:
         axis.set_xticks([])
     axis.set_yticks([r * (height + pad) + height / 2 for r in range(num_rows)] if rows else [], rows, fontsize=7)
@@ -65,7 +62,8 @@ def training_curves(history: History, *, path: str | Path | None = None) -> Figu
     names = ["bound", *(n for n in history[0] if n.startswith(("term/", "monitor/")))]
     columns = 3
     height = -(-len(names) // columns)
-    figure, axes = plt.subplots(height, columns, figsize=(3.2 * columns, 2 * height), squeeze=False, sharex=True)
+    figure = Figure(figsize=(3.2 * columns, 2 * height))
+    axes = figure.subplots(height, columns, squeeze=False, sharex=True)
     epochs = [record["epoch"] for record in history]
     for axis, name in zip(axes.flat, names, strict=False):
         axis.plot(epochs, [record[name] for record in history], marker="." if len(epochs) < 30 else None)
@@ -84,7 +82,6 @@ def training_curves(history: History, *, path: str | Path | None = None) -> Figu
 def _finish(figure: Figure, path: str | Path | None) -> Figure:
     if path is not None:
         figure.savefig(path, dpi=130, bbox_inches="tight")
-        plt.close(figure)
     return figure
 
 
@@ -99,7 +96,8 @@ def draw_graphs(
     Args:
         graphs: title -> site -> parents. kinds: title -> site -> one of `KINDS`.
     """
-    figure, axes = plt.subplots(1, len(graphs), figsize=(3.2 * len(graphs), 3.4), squeeze=False)
+    figure = Figure(figsize=(3.2 * len(graphs), 3.4))
+    axes = figure.subplots(1, len(graphs), squeeze=False)
     for axis, (title, sites) in zip(axes[0], graphs.items(), strict=True):
         given = {parent: () for parents in sites.values() for parent in parents if parent not in sites}
         sites = {**given, **sites}
@@ -120,21 +118,21 @@ def draw_graphs(
         axis.set_title(title, fontsize=9)
         axis.margins(0.35)
         axis.axis("off")
-    handles = [plt.Line2D([], [], marker="o", ls="", mfc=c, mec="0.2", ms=9, label=k) for k, c in KINDS.items()]
+    handles = [Line2D([], [], marker="o", ls="", mfc=c, mec="0.2", ms=9, label=k) for k, c in KINDS.items()]
     figure.legend(handles=handles, loc="lower center", ncols=3, fontsize=7, frameon=False)
     return _finish(figure, path)
 
 
-def show(vae: SemiVAE, x: Tensor, y: Tensor, *, path: str | Path | None = None) -> Figure:
+def show(vae: SemiVAE, x: Tensor, y: Tensor | None = None, *, path: str | Path | None = None) -> Figure:
     """Draws a model and its guide as they run on a batch, and prints their factorisations, roles and bound."""
-    report = check_model(vae, x, y)
+    report = inspect_model(vae, x, y)
     kind = {**dict.fromkeys(report.data, "observed"), **dict.fromkeys(report.labels, "summed where missing")}
     graphs = {
         f"model\n{factorisation(report.model, 'p')}": report.model,
         f"guide\n{factorisation(report.guide, 'q')}": report.guide,
     }
     print(report)
-    terms = vae.elbo().terms(vae.model, vae.guide, to_unit(x), y)
+    terms = vae.elbo().terms(vae.model, vae.guide, vae.images(x), y)
     print("bound  " + " + ".join(f"{name} [{value.mean().item():.2f}]" for name, value in terms.items()))
     kinds = {title: {name: kind.get(name, "sampled") for name in sites} for title, sites in graphs.items()}
     return draw_graphs(graphs, kinds, path=path)

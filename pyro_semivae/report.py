@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_semivae import metrics, tasks
-from pyro_semivae.data import ImageData, to_unit
+from pyro_semivae.data import ImageData
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
 from pyro_semivae.train import History
@@ -54,7 +54,7 @@ def measure_classes(vae: SemiVAE, data: ImageData, *, quick: bool = False, seed:
 @torch.no_grad()
 def _bound(vae: SemiVAE, x: Tensor) -> Tensor:
     """The bound of each row, its label missing, `(B,)`."""
-    return sum(vae.elbo().terms(vae.model, vae.guide, to_unit(x)).values())
+    return sum(vae.elbo().terms(vae.model, vae.guide, vae.images(x)).values())
 
 
 # Neighbours between which the papers interpolate (REVAE Fig. 7, CCVAE Fig. 21), where the data set has them.
@@ -72,7 +72,7 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
     num_classes = len(data.classes)
     labels = torch.arange(num_classes, device=device)
     first = torch.stack([(data.y_test == c).nonzero()[0, 0] for c in range(num_classes)])
-    x = to_unit(data.x_test[first].to(device))  # one test image per class
+    x = vae.images(data.x_test[first])  # one test image per class
 
     both = torch.stack([x, tasks.reconstruct(vae, x)])
     image_grid(both, rows=["x", "reconstruction"], columns=data.classes, path=out / "reconstructions.png")

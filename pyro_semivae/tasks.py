@@ -17,7 +17,8 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_semivae.data.batches import to_unit
+from pyro_semivae.check import descendants
+from pyro_semivae.errors import InputError
 from pyro_semivae.infer import LocalParameters, Mean, Particles, sample_sites
 from pyro_semivae.infer.base import log_prob
 from pyro_semivae.labels import Evidence, Impute, enumerates, is_missing
@@ -33,7 +34,7 @@ def infer(vae: SemiVAE, x: Tensor, y: Tensor | None = None, *, mean: bool = True
     Labels are not among them. Where the guide uses them, the missing ones are drawn from the guide.
     """
     with LocalParameters(), Impute(), Mean() if mean else nullcontext():
-        trace = poutine.trace(vae.guide).get_trace(to_unit(x), y)
+        trace = poutine.trace(vae.guide).get_trace(vae.images(x), y)
     return {name: site["value"] for name, site in sample_sites(trace) if not enumerates(site)}
 
 
@@ -56,10 +57,10 @@ def classify(vae: SemiVAE, x: Tensor, *, num_samples: int = 100, mean: bool = Fa
     dim = -1 - vae.max_plate_nesting
     latents = Mean() if mean else Particles(num_samples, dim)
     with LocalParameters(), poutine.enum(first_available_dim=dim - 1), latents:
-        trace = poutine.trace(Evidence()(vae.guide)).get_trace(to_unit(x))
+        trace = poutine.trace(Evidence()(vae.guide)).get_trace(vae.images(x))
     labels = [site for _, site in sample_sites(trace) if enumerates(site)]
-    if not labels:
-        raise ValueError(f"classify: the guide of {type(vae).__name__} has no label to classify by")
+    if len(labels) != 1:
+        raise InputError(f"classify: the guide of {type(vae).__name__} has {len(labels)} label sites; accepted is one")
     table = log_prob(labels[0])  # (C, [particles,] B)
     if not mean and table.dim() > 2:
         table = torch.logsumexp(table, 1) - math.log(table.shape[1])
@@ -91,11 +92,13 @@ def intervene(vae: SemiVAE, x: Tensor, y_new: Tensor, num_samples: int = 1) -> T
     Args:
         x: `(B, C, H, W)`. y_new: `(B,)` labels to set; where missing, everything is kept.
 
-    Returns `(num_samples, B, C, H, W)`. All latents but the `characteristic` ones are those of x.
+    Returns `(num_samples, B, C, H, W)`. All latents that do not descend from a label are those of x.
     """
+    vae.labels.validate(y_new, "y_new")
     latents = infer(vae, x)
-    kept = {name: value for name, value in latents.items() if name not in vae.characteristic}
-    inferred = {name: latents[name] for name in vae.characteristic}
+    redrawn = descendants(vae, vae.images(x)) & set(latents)
+    kept = {name: value for name, value in latents.items() if name not in redrawn}
+    inferred = {name: latents[name] for name in redrawn}
     with _Redraw(inferred, ~is_missing(y_new)):
         return torch.stack([_image(_run_model(vae, kept, y_new, len(x))) for _ in range(num_samples)])
 
@@ -130,10 +133,11 @@ def walk(vae: SemiVAE, x: Tensor, site: str, indices: Sequence[int], values: Ten
     """
     latents = infer(vae, x)
     if site not in latents:
-        raise ValueError(f"site: got {site!r}; accepted are {', '.join(map(repr, latents))}")
+        raise InputError(f"site: got {site!r}; accepted are {', '.join(map(repr, latents))}")
     size = latents[site].shape[-1]
     if not all(-size <= index < size for index in indices):
-        raise ValueError(f"indices: got {tuple(indices)}; accepted are 0 to {size - 1} for site {site!r}")
+        accepted = f"0 to {size - 1}" if size else "none, it is empty,"
+        raise InputError(f"indices: got {tuple(indices)}; accepted are {accepted} for site {site!r}")
     out = []
     for point in values:
         z = latents[site].clone()
@@ -152,7 +156,7 @@ def interpolate(vae: SemiVAE, y: Tensor, steps: int = 8) -> Tensor:
     The characteristic latents are interpolated linearly, the others stay at their prior means.
     """
     if len(y) != 4:
-        raise ValueError(f"y: got {len(y)} labels; accepted are the four corners' labels")
+        raise InputError(f"y: got {len(y)} labels; accepted are the four corners' labels")
     with Mean():
         trace = _run_model(vae, {}, y, 4)
     latents = {name: site["value"] for name, site in sample_sites(trace) if _is_latent(site)}
@@ -171,9 +175,14 @@ def in_batches(task: Callable[[Tensor], Tensor], x: Tensor, size: int = 1000, di
 
 def _run_model(vae: SemiVAE, latents: Latents, y: Tensor | None, num_rows: int) -> Trace:
     """A trace of the model on `num_rows` rows with latents (and labels) set and no image observed."""
-    y = vae.labels.missing(num_rows, _device(vae)) if y is None else y
+    y = vae.labels.missing(num_rows) if y is None else vae.labels.validate(y)
+    y = y.to(next(vae.parameters()).device)
     with LocalParameters(), Impute(), poutine.trace() as trace, poutine.condition(data=latents):
         vae.model(None, y)
+    unknown = set(latents) - set(trace.trace.nodes)
+    if unknown:
+        known = [name for name, site in sample_sites(trace.trace) if _is_latent(site)]
+        raise InputError(f"latents: got {sorted(unknown)}; accepted are {', '.join(map(repr, known))}")
     return trace.trace
 
 
@@ -186,11 +195,9 @@ def _is_latent(site: dict) -> bool:
 
 
 def _num_rows(latents: Latents, y: Tensor | None) -> int:
+    if y is None and not latents:
+        raise InputError("latents, y: got neither; accepted are latents by site name, labels, or both")
     return len(y) if y is not None else len(next(iter(latents.values())))
-
-
-def _device(vae: SemiVAE) -> torch.device:
-    return next(vae.parameters()).device
 
 
 class _Redraw(Messenger):

@@ -6,7 +6,9 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_semivae.data.batches import Batches
-from pyro_semivae.files import load_checkpoint, save_checkpoint
+from pyro_semivae.errors import InputError
+from pyro_semivae.files import check_plain, load_checkpoint, save_checkpoint, writable_folder
 from pyro_semivae.infer import ObjectiveModule, RowELBO, RowScale
 from pyro_semivae.models import SemiVAE
 
@@ -52,6 +55,7 @@ def fit(
     corrupt: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
     accelerator: str = "cpu",
+    precision: str | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     config: dict[str, Any] | None = None,
@@ -72,9 +76,10 @@ def fit(
         corrupt: noise on the images that the guide sees, e.g. `data.shift`; the model scores the clean ones. Since any
             q(z | corrupt(x)) is a guide, what is maximised is a bound still (Im et al., AAAI 2017).
         seed: seeds the order of the rows and the noise.
-        accelerator: `"cpu"` or `"cuda"`, or any that Fabric knows.
+        accelerator, precision: as Fabric knows them, e.g. `"cuda"` and `"bf16-mixed"`; one device.
         checkpoint: a file written after every epoch. resume: continue from it where it exists; the run is then
-            bit-identical to one that was never interrupted (same machine, same `epochs`).
+            bit-identical to one that was never interrupted (same machine; a schedule's end moves with `epochs`).
+            A checkpoint of another data set, objective, seed, batch size or learning rate is refused.
         config: plain values to keep in the checkpoint.
         on_epoch: called after every epoch with its number (from 1) and the model; what it returns goes into the
             history.
@@ -86,11 +91,16 @@ def fit(
     Raises:
         ValueError: `x` or `y` are not what the model takes; no row is labelled and `elbo` needs some; the checkpoint
             is damaged or another model's.
-        FloatingPointError: a term of the bound is not finite. The last checkpoint is kept.
+        FloatingPointError: a term of the bound, or a parameter, is not finite. The last checkpoint is kept.
     """
+    if epochs < 1 or not 0 < lr < math.inf:
+        raise InputError(f"epochs, lr: got {epochs}, {lr}; accepted are epochs from 1 and a finite lr above 0")
     vae.validate(x, y)
+    check_plain(config or {}, "config")
+    if checkpoint is not None:
+        writable_folder(Path(checkpoint).parent, "checkpoint")
     elbo = vae.elbo() if elbo is None else elbo
-    fabric = Fabric(accelerator=accelerator, devices=1)
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
     torch.manual_seed(seed)
     batches = Batches(
         x,
@@ -99,22 +109,32 @@ def fit(
         labelled_batch_size=labelled_batch_size,
         labelled_weight=labelled_weight,
         device=fabric.device,
+        dtype=next(vae.parameters()).dtype,
         device_budget=device_budget,
         seed=seed,
     )
     if elbo.needs_labels and not len(batches.labelled):
-        raise ValueError(f"y: got no labelled row; {type(elbo).__name__} as configured needs some")
+        raise InputError(f"y: got no labelled row; {type(elbo).__name__} as configured needs some")
     vae.to(fabric.device)
     optimiser = torch.optim.Adam(vae.parameters(), lr, fused=True)
     history: History = []
-    if resume and checkpoint is not None and Path(checkpoint).exists():
-        history = _restore(Path(checkpoint), vae, optimiser, batches)
+    setting = {
+        "objective": f"{type(elbo).__name__}({_described(vars(elbo))})",
+        "data": f"{tuple(x.shape)} {x.dtype}, sum {x.sum(dtype=torch.float64).item():.17g}",
+        "labels": batches.labelled.tolist() and batches.y[batches.labelled.to(batches.y.device)].tolist(),
+        "batches": f"{batches.sizes}, labelled_weight {labelled_weight}, seed {seed}",
+        "optimiser": f"lr {lr}, schedule {_described(schedule)}, corrupt {_described(corrupt)}",
+    }
+    if resume and checkpoint is not None:
+        if Path(checkpoint).exists():
+            history = _restore(Path(checkpoint), vae, optimiser, batches, setting, epochs)
+        else:
+            print(f"no checkpoint at {checkpoint}: starting at epoch 1", file=sys.stderr, flush=True)
     step_module = _Step(elbo(vae.model, vae.guide if corrupt is None else _corrupted(vae.guide, corrupt)))
     module, optimiser = fabric.setup(step_module, optimiser)
     total_steps = max(1, epochs * batches.steps)
     watch = _FiniteWatch(every=1 if fabric.device.type == "cpu" else 25)
-    vae.train()
-    with pyro.validation_enabled(False):
+    with pyro.validation_enabled(False), _training(vae):
         for epoch in range(len(history), epochs):
             start, sums = time.perf_counter(), None
             with _bar(batches.steps, epoch, epochs, progress) as bar:
@@ -133,14 +153,23 @@ def fit(
                 history.append(_record(epoch, sums / batches.steps, step_module, time.perf_counter() - start))
                 if on_epoch is not None:
                     vae.eval()
-                    history[-1].update(on_epoch(epoch + 1, vae) or {})
+                    history[-1].update({k: float(v) for k, v in (on_epoch(epoch + 1, vae) or {}).items()})
                     vae.train()
             if progress and not sys.stderr.isatty():
                 print(_line(history[-1], epochs), file=sys.stderr, flush=True)
+            _check_weights(vae, epoch + 1)
             if checkpoint is not None:
-                save_checkpoint(checkpoint, _state(vae, optimiser, batches, history, config))
-    vae.eval()
+                save_checkpoint(checkpoint, _state(vae, optimiser, batches, history, config, setting))
     return history
+
+
+@contextmanager
+def _training(vae: SemiVAE) -> Iterator[None]:
+    vae.train()
+    try:
+        yield
+    finally:
+        vae.eval()
 
 
 def _corrupted(guide: Callable, corrupt: Callable[[Tensor], Tensor]) -> Callable:
@@ -162,10 +191,12 @@ class _Step(nn.Module):
     def forward(self, x: Tensor, y: Tensor | None, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with RowScale(scale):
             rows = self.objective.rows(x, y)
-        self.names, self.monitors = list(rows.terms), list(rows.monitors)
-        terms = torch.stack([term.detach().expand(len(x)) for term in rows.terms.values()])  # (T, B)
-        monitors = torch.stack([m.detach() for m in rows.monitors.values()]) if rows.monitors else terms.new_empty(0)
-        return -rows.total(), terms, monitors
+        batch = {name: term for name, term in rows.terms.items() if name.startswith("batch/")}
+        self.names = [name for name in rows.terms if name not in batch]
+        self.monitors = [*batch, *rows.monitors]
+        terms = torch.stack([rows.terms[name].detach() for name in self.names])  # (T, B)
+        monitors = [value.detach().reshape(1) for value in (batch | rows.monitors).values()]
+        return -rows.total(), terms, torch.cat([terms.new_empty(0), *monitors])
 
 
 class _FiniteWatch:
@@ -175,12 +206,13 @@ class _FiniteWatch:
         self.every, self.steps, self.first = every, [], None
 
     def __call__(self, terms: Tensor, rows: Tensor, names: Sequence[str], where: str) -> None:
-        bad, step = ~terms.isfinite(), torch.tensor(len(self.steps))
+        bad = ~terms.isfinite()
+        step = torch.full((), len(self.steps), device=bad.device)
         self.steps.append(where)
-        seen = (bad, rows, step)
+        seen = (bad, rows.to(bad.device), step)
         if self.first is not None:
             known = self.first[0].any()
-            seen = tuple(torch.where(known.to(old.device), old, new) for old, new in zip(self.first, seen, strict=True))
+            seen = tuple(torch.where(known, old, new) for old, new in zip(self.first, seen, strict=True))
         self.first = seen
         if len(self.steps) >= self.every:
             self.check(names)
@@ -189,7 +221,7 @@ class _FiniteWatch:
         if self.first is not None and (bad := self.first[0]).any():
             culprits = [name for name, row in zip(names, bad, strict=True) if row.any()]
             sites = sorted({re.sub(r".*\(|[|)].*", "", name) for name in culprits})
-            rows = self.first[1][bad.any(0).to(self.first[1].device)].tolist()
+            rows = self.first[1][bad.any(0)].tolist()
             raise FloatingPointError(
                 f"the bound is not finite at {self.steps[int(self.first[2])]}: term {', '.join(culprits)} "
                 f"(site {', '.join(sites)}) at rows {rows[:10]}{' ...' if len(rows) > 10 else ''} of the training set"
@@ -198,7 +230,12 @@ class _FiniteWatch:
 
 
 def _state(
-    vae: SemiVAE, optimiser: torch.optim.Optimizer, batches: Batches, history: History, config: dict | None
+    vae: SemiVAE,
+    optimiser: torch.optim.Optimizer,
+    batches: Batches,
+    history: History,
+    config: dict[str, Any] | None,
+    setting: dict[str, Any],
 ) -> dict[str, Any]:
     """What a checkpoint holds: all that a resumed run needs to go on bit-identically, less the data."""
     return {
@@ -211,19 +248,48 @@ def _state(
         "labelled": batches.labelled,
         "history": history,
         "config": config or {},
+        "setting": setting,
     }
 
 
-def _restore(path: Path, vae: SemiVAE, optimiser: torch.optim.Optimizer, batches: Batches) -> History:
+def _restore(
+    path: Path,
+    vae: SemiVAE,
+    optimiser: torch.optim.Optimizer,
+    batches: Batches,
+    setting: dict[str, Any],
+    epochs: int,
+) -> History:
     state = load_checkpoint(path, type(vae).__name__)
-    if not torch.equal(state["labelled"], batches.labelled):
-        raise ValueError(f"checkpoint: {path} was trained with other labelled rows than those of y")
     load_weights(vae, state, path)
+    if not torch.equal(state["labelled"], batches.labelled):
+        raise InputError(f"checkpoint: {path} was trained with other labelled rows than those of y")
+    for name, value in setting.items():
+        if state["setting"].get(name) != value:
+            said = "" if name == "labels" else f": {state['setting'].get(name)}, now {value}"
+            raise InputError(f"checkpoint: {path} was trained with other {name}{said}")
+    if state["epoch"] > epochs:
+        raise InputError(f"epochs: got {epochs}; {path} has been trained for {state['epoch']} already")
     optimiser.load_state_dict(state["optimiser"])
     torch.set_rng_state(state["random"])
     if state["random_cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["random_cuda"])
     return list(state["history"])
+
+
+def _described(value: Any) -> str:
+    """A setting as text that is the same in another process."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in sorted(value.items()) if isinstance(v, int | float | str))
+    if isinstance(value, partial):
+        return f"{_described(value.func)}({', '.join([*map(str, value.args), _described(value.keywords)])})"
+    return getattr(value, "__qualname__", str(value))
+
+
+def _check_weights(vae: SemiVAE, epoch: int) -> None:
+    bad = [name for name, parameter in vae.named_parameters() if not parameter.isfinite().all()]
+    if bad:
+        raise FloatingPointError(f"parameters {', '.join(bad[:5])} are not finite after epoch {epoch}")
 
 
 def load_weights(vae: SemiVAE, state: dict[str, Any], path: str | Path = "checkpoint") -> None:
@@ -235,7 +301,7 @@ def load_weights(vae: SemiVAE, state: dict[str, Any], path: str | Path = "checkp
     try:
         vae.load_state_dict(state["weights"])
     except RuntimeError as error:
-        raise ValueError(f"checkpoint: {path} does not fit this {type(vae).__name__}: {error}") from error
+        raise InputError(f"checkpoint: {path} does not fit this {type(vae).__name__}: {error}") from error
 
 
 def _record(epoch: int, means: Tensor, module: _Step, seconds: float) -> dict[str, float]:

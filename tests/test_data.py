@@ -174,6 +174,14 @@ def test_all_or_no_rows_labelled():
     assert none.sizes == (0, 5) and next(iter(none.epoch(0))).y is None
 
 
+def test_few_unlabelled_rows_do_not_shorten_the_epoch():
+    x = torch.zeros(30, 1, 1, 1, dtype=torch.uint8)
+    batches = data.Batches(x, data.hide(torch.arange(30) % 10, torch.arange(29)), batch_size=6, labelled_batch_size=5)
+    assert batches.sizes == (5, 1) and batches.steps == 5
+    seen = rows_of(batches)
+    assert all(rows[5] == 29 for rows in seen) and len({row for rows in seen for row in rows[:5]}) == 25
+
+
 def test_large_sets_stay_where_they_are():
     x = torch.zeros(20, 1, 2, 2, dtype=torch.uint8)
     batches = data.Batches(x, None, batch_size=5, device_budget=79)

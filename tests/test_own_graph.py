@@ -49,7 +49,7 @@ def test_own_names_and_a_chain_of_latents():
     elbo = TraceCCVAE_ELBO(num_samples=5, detach="weight")
     guide = poutine.trace(own.guide)
     terms = elbo.terms(own.model, guide, pixels, K_LABELS)
-    assert list(terms) == ["p(pixels)", "p(v)", "p(u)", "q(u)", "q(v)", "q(y|z)", "q(y|x)", "p(y)"]
+    assert list(terms) == ["p(pixels)", "p(v)", "p(u)", "q(u)", "q(v)", "q(k|z)", "q(k|x)", "p(k)"]
     u, v = (guide.trace.nodes[name]["value"][0] for name in ("u", "v"))
     missing = K_LABELS == MISSING
     w = terms["q(v)"] / -dist.Normal(own.encode_v(torch.cat([pixels, u], -1)), 0.4).log_prob(v).sum(-1)
@@ -133,6 +133,109 @@ def test_errors_teach():
 
     with pytest.raises(ValueError, match="site 'global' is outside of the plate 'data'"):
         elbo.terms(outside, own.guide, pixels, K_LABELS)
+
+
+def test_a_scaled_latent_is_refused_under_a_row_scale_too():
+    own, pixels = Own(), torch.randn(6, 7)
+
+    class Doubled(poutine.messenger.Messenger):
+        def _pyro_sample(self, msg):
+            if msg["name"] == "v":
+                msg["scale"] = 2.0
+
+    for scale in (torch.ones(6), torch.linspace(1, 2, 6)):
+        with Doubled(), RowScale(scale), pytest.raises(ValueError, match="scaled differently"):
+            TraceCCVAE_ELBO(num_samples=2).terms(own.model, own.guide, pixels, K_LABELS)
+
+
+@pytest.mark.parametrize("bad", [4, -2])
+def test_a_label_outside_its_support_is_an_error(bad):
+    own, pixels = Own(), torch.randn(6, 7)
+    with pytest.raises(ValueError, match=rf"label 'k': got \[{bad}\]; accepted are"):
+        TraceCCVAE_ELBO(num_samples=2).terms(own.model, own.guide, pixels, K_LABELS.index_fill(0, torch.tensor(3), bad))
+
+
+def test_a_label_that_nothing_depends_on_is_refused():
+    own, pixels = Own(), torch.randn(6, 7)
+
+    def model(pixels, k=None):
+        with pyro.plate("data", len(pixels), dim=-1):
+            pyro.sample("k", dist.Categorical(torch.ones(4) / 4), obs=k, infer={"enumerate": "parallel"})
+            u = pyro.sample("u", dist.Normal(own.mean[0], 1.0).to_event(1))
+            v = pyro.sample("v", dist.Normal(own.to_v(u), 0.5).to_event(1))
+            pyro.sample("pixels", dist.Normal(own.to_pixels(torch.cat([u, v], -1)), 1.0).to_event(1), obs=pixels)
+
+    with pytest.raises(ValueError, match="label 'k': no latent or data site"):
+        TraceCCVAE_ELBO(num_samples=2).terms(model, own.guide, pixels, K_LABELS)
+
+
+class Several(nn.Module):
+    """L binary labels in the plate "labels" inside of "data": p(y_i) p(z_i | y_i) p(x | z), q(z | x) q(y_i | z_i)."""
+
+    L = 3
+
+    def __init__(self):
+        super().__init__()
+        self.prior = torch.tensor([0.2, 0.5, 0.7])
+        self.mean = nn.Parameter(torch.randn(2, self.L))
+        self.out = nn.Linear(self.L, 7)
+        self.encode = nn.Linear(7, self.L)
+        self.slope = nn.Parameter(torch.randn(self.L))
+
+    def plates(self, x):
+        return pyro.plate("data", len(x), dim=-2), pyro.plate("labels", self.L, dim=-1)
+
+    def model(self, x, y=None):
+        data, labels = self.plates(x)
+        with data:
+            with labels:
+                y = pyro.sample("y", dist.Bernoulli(self.prior), obs=y, infer={"enumerate": "parallel"})
+                z = pyro.sample("z", dist.Normal(torch.where(y > 0, self.mean[1], self.mean[0]), 1.0))
+            pyro.sample("x", dist.Normal(self.out(z).unsqueeze(-2), 1.0).to_event(1), obs=x.unsqueeze(-2))
+
+    def guide(self, x, y=None):
+        data, labels = self.plates(x)
+        with data, labels:
+            z = pyro.sample("z", dist.Normal(self.encode(x), 0.4))
+            infer = {"enumerate": "parallel", "is_auxiliary": y is not None}
+            pyro.sample("y", dist.Bernoulli(logits=self.slope * z), obs=y, infer=infer)
+
+
+@pytest.mark.parametrize("marginal", ["exact", "jensen"])
+@pytest.mark.parametrize("detach", ["none", "weight"])
+def test_partly_observed_rows_by_hand(marginal, detach):
+    """Several labels, each entry observed or missing on its own: the bound of design, row by row."""
+    several, x, k = Several(), torch.randn(5, 7), 4
+    nan = float("nan")
+    y = torch.tensor([[1.0, 0.0, 1.0], [nan, 1.0, nan], [0.0, nan, 0.0], [nan, nan, nan], [nan, 0.0, 0.0]])
+    guide = poutine.trace(several.guide)
+    elbo = TraceCCVAE_ELBO(marginal=marginal, detach=detach, num_samples=k, max_plate_nesting=2)
+    terms = elbo.terms(several.model, guide, x, y)
+    z = guide.trace.nodes["z"]["value"]  # (particles, B, L)
+    total = []
+    for b in range(5):
+        log_q = [torch.nn.functional.logsigmoid(s * several.slope * z[:, b]) for s in (-1, 1)]  # y = 0, 1
+        bracket = dist.Normal(several.out(z[0, b]), 1.0).log_prob(x[b]).sum()
+        bracket = bracket - dist.Normal(several.encode(x[b]), 0.4).log_prob(z[0, b]).sum()
+        log_q_o, prior = torch.zeros(len(z)), torch.zeros(())
+        for i in range(several.L):
+            log_p_z = [dist.Normal(several.mean[c, i], 1.0).log_prob(z[0, b, i]) for c in (0, 1)]
+            log_p_y = [(1 - several.prior[i]).log(), several.prior[i].log()]
+            if y[b, i].isnan():
+                joint = [log_p_z[c] + log_p_y[c] for c in (0, 1)]
+                if marginal == "exact":
+                    bracket = bracket + torch.stack(joint).logsumexp(0)
+                else:
+                    q = [log_q[c][0, i] for c in (0, 1)]
+                    bracket = bracket + sum(q[c].exp() * (joint[c] - q[c]) for c in (0, 1))
+            else:
+                c = int(y[b, i])
+                bracket, prior = bracket + log_p_z[c], prior + log_p_y[c]
+                log_q_o = log_q_o + log_q[c][:, i]
+        log_q_x = log_q_o[1 : 1 + k].logsumexp(0) - torch.tensor(float(k)).log()
+        w = (log_q_o[-1 if detach == "weight" else 0] - log_q_x).exp()
+        total.append(w * (bracket - log_q_o[0]) + log_q_x + prior)
+    assert_close(sum(terms.values()), torch.stack(total))
 
 
 def test_a_subsampled_plate_scales_the_loss():

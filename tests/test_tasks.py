@@ -80,7 +80,7 @@ def test_intervene_redraws_the_characteristic_and_keeps_the_rest(vae, x):
     y_new = torch.tensor([0, 1, 2, -1, 4, -1])
     images = tasks.intervene(vae, x, y_new, 5)
     assert images.shape == (5, B, *SHAPE)
-    z_c, z_s = (torch.stack([args[i] for args in seen]) for i in (0, 1))
+    z_c, z_s = (torch.stack([args[i] for args in seen[-5:]]) for i in (0, 1))
     inferred_c, inferred_s = posterior_mean(vae, x)
     assert_close(z_s, inferred_s.expand(5, -1, -1))
     kept = y_new == -1

@@ -1,11 +1,12 @@
 import signal
 
+import numpy as np
 import pyro
 import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_semivae import CCVAE, data
+from pyro_semivae import CCVAE, data, tasks
 from pyro_semivae.conditionals import GreyBernoulli
 from pyro_semivae.files import load_checkpoint, save_checkpoint
 from pyro_semivae.labels import MISSING
@@ -121,22 +122,41 @@ def test_ctrl_c_in_an_epoch_keeps_the_last_checkpoint(tmp_path):
         fit(stopped, x, y, **options(), checkpoint=path, corrupt=interrupt)
     assert load_checkpoint(path)["epoch"] == 2
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
-    fit(stopped, x, y, **options(), checkpoint=path, resume=True)
+    fit(stopped, x, y, **options(), checkpoint=path, resume=True, corrupt=interrupt)
     assert same_weights(whole, stopped)
 
 
 def test_a_term_that_is_not_finite_stops_training_and_keeps_the_checkpoint(tmp_path):
     x, y, _ = rows()
-    vae, path = make(), tmp_path / "checkpoint.pt"
+    path, calls = tmp_path / "checkpoint.pt", 0
+
+    def spoil(images):
+        nonlocal calls
+        calls += 1
+        if calls == 2 * 5 + 3:
+            images = images.index_fill(0, torch.tensor(4), float("nan"))
+        return images
+
+    vae = make()
+    with pytest.raises(FloatingPointError, match=r"epoch 3, step 3: term p\(x\), .*site .*z_c.* at rows \[\d+\] of"):
+        fit(vae, x, y, **options(), checkpoint=path, corrupt=spoil)
+    assert load_checkpoint(path)["epoch"] == 2
+    assert all(p.isfinite().all() for p in vae.parameters()), "the bad step was not taken"
+    assert not vae.training
+
+
+def test_a_parameter_that_is_not_finite_never_reaches_a_checkpoint(tmp_path):
+    x, y, _ = rows()
+    path = tmp_path / "checkpoint.pt"
 
     def spoil(epoch, vae):
         if epoch == 2:
             with torch.no_grad():
-                vae.p_z_c.net[1].layers[-1].bias[0] = float("inf")
+                vae.p_z_c.net[1].layers[-1].bias[0] = float("nan")
 
-    with pytest.raises(FloatingPointError, match=r"epoch 3, step 1: term p\(z_c\).*\(site z_c\) at rows \[\d+"):
-        fit(vae, x, y, **options(), checkpoint=path, on_epoch=spoil)
-    assert load_checkpoint(path)["epoch"] == 2
+    with pytest.raises(FloatingPointError, match=r"parameters p_z_c.net.1.layers.2.bias are not finite after epoch 2"):
+        fit(make(), x, y, **options(), checkpoint=path, on_epoch=spoil)
+    assert load_checkpoint(path)["epoch"] == 1
 
 
 def test_the_first_bad_step_is_named_when_looked_at_later():
@@ -185,18 +205,95 @@ def test_loading_runs_no_data(tmp_path):
     assert torch.equal(state["labelled"], torch.arange(20))
 
 
-def test_a_file_is_the_old_or_the_new_one(tmp_path):
+def test_a_file_is_the_old_or_the_new_one(tmp_path, monkeypatch):
     path = tmp_path / "file.pt"
     save_checkpoint(path, {"old": 1})
 
-    class Unsaveable:
-        def __reduce__(self):
-            raise RuntimeError("killed while writing")
+    def killed(state, file):
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
 
-    with pytest.raises(RuntimeError, match="killed"):
-        save_checkpoint(path, {"new": Unsaveable()})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch, "save", killed)
+        save_checkpoint(path, {"new": 1})
     assert torch.load(path, weights_only=True) == {"old": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["file.pt"]
+
+
+def test_what_a_checkpoint_cannot_hold_is_refused_before_training(tmp_path):
+    x, y, _ = rows()
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(ValueError, match=r"config\['where'\]: got pathlib.*accepted in a checkpoint are"):
+        fit(make(), x, y, **options(), checkpoint=path, config={"where": path})
+    history = fit(make(), x, y, **options(epochs=1), checkpoint=path, on_epoch=lambda e, v: {"a": np.float64(0.5)})
+    assert type(history[0]["a"]) is float and load_checkpoint(path)["history"][0]["a"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "other batches"),
+        ({"batch_size": 9}, "other batches"),
+        ({"lr": 1e-3}, "other optimiser"),
+        ({"schedule": cosine}, "other optimiser"),
+        ({"corrupt": data.shift}, "other optimiser"),
+        ({"epochs": 1}, "epochs: got 1; .* trained for 2 already"),
+    ],
+)
+def test_a_checkpoint_of_another_setting_is_refused(tmp_path, change, message):
+    x, y, _ = rows()
+    path = tmp_path / "checkpoint.pt"
+    fit(make(), x, y, **options(epochs=2), checkpoint=path)
+    with pytest.raises(ValueError, match=message):
+        fit(make(), x, y, **{**options(), **change}, checkpoint=path, resume=True)
+
+
+def test_a_checkpoint_of_other_data_or_another_objective_is_refused(tmp_path):
+    x, y, _ = rows()
+    path, vae = tmp_path / "checkpoint.pt", make()
+    fit(vae, x, y, **options(epochs=2), checkpoint=path)
+    again = {**options(), "checkpoint": path, "resume": True}
+    with pytest.raises(ValueError, match="other data"):
+        fit(make(), 255 - x, y, **again)
+    with pytest.raises(ValueError, match="other labels"):
+        fit(make(), x, torch.where(y == MISSING, y, 4 - y), **again)
+    with pytest.raises(ValueError, match=r"other objective: .*beta 1\.0.*, now .*beta 2\.0"):
+        fit(make(), x, y, elbo=vae.elbo(beta=2.0), **again)
+
+
+def test_resuming_without_a_checkpoint_says_so(tmp_path, capsys):
+    x, y, _ = rows()
+    fit(make(), x, y, **options(epochs=1), checkpoint=tmp_path / "none.pt", resume=True)
+    assert "starting at epoch 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("image_dtype", [torch.uint8, torch.float32, torch.float64])
+def test_images_take_the_models_dtype(dtype, image_dtype):
+    x, y, _ = rows()
+    x = x if image_dtype == torch.uint8 else x.to(image_dtype) / 255
+    vae = make().to(dtype)
+    assert fit(vae, x, y, **options(epochs=1))[0]["bound"] < 0
+    assert tasks.classify(vae, x).dtype == tasks.reconstruct(vae, x).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs, lr: got 0"),
+        ({"lr": float("nan")}, "epochs, lr: got"),
+        ({"batch_size": 0}, "batch_size: got 0"),
+        ({"labelled_batch_size": 0}, "labelled_batch_size: got 0"),
+        ({"labelled_weight": -1.0}, "labelled_weight: got -1.0"),
+        ({"checkpoint": "/proc/nowhere/c.pt"}, "checkpoint: cannot write to /proc/nowhere"),
+    ],
+)
+def test_bad_options_are_named(change, message):
+    x, y, _ = rows()
+    with pytest.raises(ValueError, match=message):
+        fit(make(), x, y, **{**options(), **change})
+    with pytest.raises(ValueError, match="x: got 0 rows"):
+        fit(make(), x[:0], **options())
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pyro_semivae.errors import InputError
 from pyro_semivae.labels import is_missing
 
 
@@ -22,19 +24,20 @@ class Batch:
 
 
 class Batches:
-    """Draws, per step, a labelled and an unlabelled batch; an epoch goes once through the unlabelled rows.
+    """Draws, per step, a labelled and an unlabelled batch; an epoch goes once through whichever takes longer.
 
     With N_l labelled and N_u unlabelled rows and batches B_l, B_u, labelled rows have the scale
     `labelled_weight * N_l / B_l / N` and unlabelled ones `N_u / B_u / N`, so that a step's total is an unbiased
     estimate of the data set's bound per row, labelled rows weighted. All rows labelled: labelled batches only;
-    none: unlabelled only. Rows with any observed label count as labelled. What is left of an epoch after the
-    last full batch is left out; the next epoch's order is another.
+    none: unlabelled only. Rows with any observed label count as labelled. With few labels an epoch is a pass
+    through the unlabelled rows, and the labelled ones come round several times. What is left of a pass after the last
+    full batch is left out; the next epoch's order is another.
 
     Args:
         x: images, uint8 or float in [0, 1], `(N, C, H, W)`.
         y: labels, some missing; `None` for none at all.
         batch_size: B_u; B_l where all rows are labelled. labelled_batch_size: B_l (default: `batch_size`).
-        device: where batches are built. A set of at most `device_budget` bytes is kept there as it is (uint8
+        device, dtype: of the batches. A set of at most `device_budget` bytes is kept there as it is (uint8
             stays uint8); a larger one stays where it was and is moved batch by batch.
         seed: seeds the order of every epoch, together with the epoch's number.
     """
@@ -48,49 +51,53 @@ class Batches:
         labelled_batch_size: int | None = None,
         labelled_weight: float = 1.0,
         device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
         device_budget: int = 2 << 30,
         seed: int = 0,
     ):
         n = len(x)
+        dtype = dtype or torch.get_default_dtype()
+        for name, value in (("x", n), ("batch_size", batch_size), ("labelled_batch_size", labelled_batch_size)):
+            if value is not None and value < 1:
+                raise InputError(f"{name}: got {value} rows; accepted are 1, 2, ...")
+        if not 0 <= labelled_weight < math.inf:
+            raise InputError(f"labelled_weight: got {labelled_weight}; accepted is a finite number from 0")
         device = torch.device(device)
         observed = torch.zeros(n, dtype=torch.bool) if y is None else ~is_missing(y).reshape(n, -1).all(1).cpu()
         self.labelled = observed.nonzero()[:, 0]  # (N_l,)
         self.unlabelled = (~observed).nonzero()[:, 0]  # (N_u,)
         n_l, n_u = len(self.labelled), len(self.unlabelled)
-        if n_u:
-            b_u = min(batch_size, n_u)
-            b_l = min(labelled_batch_size or batch_size, n_l)
-            self.steps = n_u // b_u
-        else:
-            b_u, b_l = 0, min(batch_size, n_l)
-            self.steps = n_l // b_l
+        b_u = min(batch_size, n_u)
+        b_l = min(labelled_batch_size if labelled_batch_size and n_u else batch_size, n_l)
+        self.steps = max(size // batch for size, batch in ((n_u, b_u), (n_l, b_l)) if batch)
         self.sizes = b_l, b_u
         keep = x.numel() * x.element_size() <= device_budget
         self.x = x.to(device) if keep else x
         self.y = None if y is None else y.to(device)
-        self.device, self.seed = device, seed
+        self.device, self.dtype, self.seed = device, dtype, seed
         scale_l = labelled_weight * n_l / max(b_l, 1) / n
         scale_u = n_u / max(b_u, 1) / n
-        self.scale = torch.tensor([scale_l] * b_l + [scale_u] * b_u, device=device)
+        self.scale = torch.tensor([scale_l] * b_l + [scale_u] * b_u, device=device, dtype=dtype)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch `number`; the same for the same seed and number."""
         generator = torch.Generator().manual_seed((self.seed << 20) + number)
         (b_l, b_u), steps = self.sizes, self.steps
         parts = []
-        if b_l:
-            passes = -(-steps * b_l // len(self.labelled))
-            order = torch.cat([torch.randperm(len(self.labelled), generator=generator) for _ in range(passes)])
-            parts.append(self.labelled[order[: steps * b_l]].reshape(steps, b_l))
-        if b_u:
-            order = torch.randperm(len(self.unlabelled), generator=generator)
-            parts.append(self.unlabelled[order[: steps * b_u]].reshape(steps, b_u))
+        for rows, size in ((self.labelled, b_l), (self.unlabelled, b_u)):
+            passes = -(-steps * size // max(len(rows), 1))
+            order = [torch.randperm(len(rows), generator=generator) for _ in range(passes)]
+            order = torch.cat([rows.new_empty(0), *order])[: steps * size]
+            parts.append(rows[order].reshape(steps, size))
         rows = torch.cat(parts, 1).to(self.x.device)  # (steps, B_l + B_u)
         for index in rows:
             x = self.x[index].to(self.device, non_blocking=True)
-            yield Batch(to_unit(x), None if self.y is None else self.y[index.to(self.device)], self.scale, index)
+            y = None if self.y is None else self.y[index.to(self.device)]
+            yield Batch(to_unit(x, self.dtype), y, self.scale, index)
 
 
-def to_unit(x: Tensor) -> Tensor:
-    """uint8 images to floats in [0, 1]; floats as they are."""
-    return x.to(torch.get_default_dtype()) / 255 if x.dtype == torch.uint8 else x
+def to_unit(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """uint8 images to floats in [0, 1] of `dtype` (default: torch's); floats as they are, in `dtype` if given."""
+    if x.dtype == torch.uint8:
+        return x.to(dtype or torch.get_default_dtype()) / 255
+    return x if dtype is None else x.to(dtype)

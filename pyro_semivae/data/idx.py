@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pyro_semivae.errors import InputError
+
 
 def read_idx(path: Path) -> np.ndarray:
     """The uint8 array in an uncompressed IDX file, read-only and memory-mapped.
@@ -22,15 +24,15 @@ def read_idx(path: Path) -> np.ndarray:
     with path.open("rb") as file:
         head = file.read(4)
         if len(head) < 4 or head[:3] != b"\0\0\x08":
-            raise ValueError(f"{path}: not an IDX file of unsigned bytes (it starts with {head!r})")
+            raise InputError(f"{path}: not an IDX file of unsigned bytes (it starts with {head!r})")
         num_dims = head[3]
         raw = file.read(4 * num_dims)
     if len(raw) < 4 * num_dims:
-        raise ValueError(f"{path}: truncated in its header ({size} bytes)")
+        raise InputError(f"{path}: truncated in its header ({size} bytes)")
     shape = struct.unpack(f">{num_dims}I", raw)
     offset = 4 + 4 * num_dims
     expected = offset + int(np.prod(shape, dtype=np.int64))
     if size != expected:
         kind = "truncated" if size < expected else "too long"
-        raise ValueError(f"{path}: {kind}, {size} bytes where its header {shape} means {expected}")
+        raise InputError(f"{path}: {kind}, {size} bytes where its header {shape} means {expected}")
     return np.memmap(path, np.uint8, "r", offset, shape)

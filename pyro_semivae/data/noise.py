@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyro_semivae.errors import InputError
+
 
 def shift(x: Tensor, pixels: int = 2) -> Tensor:
     """Moves each image by up to `pixels` rows and columns, drawn independently and uniformly; zeros come in.
@@ -15,6 +17,8 @@ def shift(x: Tensor, pixels: int = 2) -> Tensor:
     >>> shift(torch.ones(3, 1, 4, 4), 0).equal(torch.ones(3, 1, 4, 4))
     True
     """
+    if pixels < 0:
+        raise InputError(f"pixels: got {pixels}; accepted are 0, 1, ...")
     b, _, h, w = x.shape
     padded = F.pad(x, (pixels,) * 4).movedim(1, -1)  # (B, H + 2p, W + 2p, C)
     top, left = torch.randint(0, 2 * pixels + 1, (2, b, 1), device=x.device)

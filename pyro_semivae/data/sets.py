@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_semivae.data.idx import read_idx
+from pyro_semivae.errors import InputError
 
 DATA_ENV = "PYRO_SEMIVAE_DATA"
 
@@ -78,7 +80,7 @@ def load(name: str, data_dir: str | Path | None = None, *, download: bool = True
     if name == "digits":
         return _digits()
     if name not in _TORCHVISION:
-        raise ValueError(f"dataset: got {name!r}; accepted are {', '.join(NAMES)}")
+        raise InputError(f"dataset: got {name!r}; accepted are {', '.join(NAMES)}")
     folder, classes = _TORCHVISION[name]
     raw = data_root(data_dir) / folder / "raw"
     files = {
@@ -98,9 +100,9 @@ def load(name: str, data_dir: str | Path | None = None, *, download: bool = True
     for split in ("train", "test"):
         images, labels = arrays[split, "images"], arrays[split, "labels"]
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
-            raise ValueError(f"{raw}: {split} images {images.shape} and labels {labels.shape} do not belong together")
+            raise InputError(f"{raw}: {split} images {images.shape} and labels {labels.shape} do not belong together")
         if len(labels) and labels.max() >= len(classes):
-            raise ValueError(f"{files[split, 'labels']}: label {labels.max()} in a set of {len(classes)} classes")
+            raise InputError(f"{files[split, 'labels']}: label {labels.max()} in a set of {len(classes)} classes")
     x, x_test = (torch.from_numpy(np.array(arrays[s, "images"])).unsqueeze(1) for s in ("train", "test"))
     y, y_test = (torch.from_numpy(np.array(arrays[s, "labels"])).long() for s in ("train", "test"))
     return ImageData(name, classes, x, y, x_test, y_test)
@@ -145,9 +147,13 @@ def _download(folder: str, root: Path, timeout_s: float = 5.0) -> str | None:
         except OSError as error:
             reason = f"not downloadable: {getattr(error, 'reason', error)}"
             continue
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(timeout_s)  # a stalled download ends too
         try:
             cls(str(root), download=True)
         except (OSError, RuntimeError) as error:
             return f"the download failed: {error}"
+        finally:
+            socket.setdefaulttimeout(before)
         return None
     return reason

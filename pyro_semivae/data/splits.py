@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_semivae.errors import InputError
 from pyro_semivae.labels import MISSING
 
 
@@ -20,7 +21,7 @@ def parse_labelled(value: str) -> int | float:
     try:
         return float(value) if "." in value else int(value)
     except ValueError:
-        raise ValueError(
+        raise InputError(
             f"labelled: got {value!r}; accepted are a fraction such as 0.004 or a count such as 240"
         ) from None
 
@@ -42,12 +43,12 @@ def labelled_rows(y: Tensor, labelled: int | float, seed: int) -> Tensor:
     n = len(y)
     if isinstance(labelled, float):
         if not 0 < labelled <= 1:
-            raise ValueError(f"labelled: got the fraction {labelled}; accepted is 0 < fraction <= 1")
+            raise InputError(f"labelled: got the fraction {labelled}; accepted is 0 < fraction <= 1")
         count = max(1, round(labelled * n))
     else:
         count = labelled
         if not 1 <= count <= n:
-            raise ValueError(f"labelled: got {count} rows; accepted are 1 to {n}, or a fraction such as 0.1")
+            raise InputError(f"labelled: got {count} rows; accepted are 1 to {n}, or a fraction such as 0.1")
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(n, generator=generator)
     # The rank of every row within its class, in shuffled order: taking rows by rank takes classes in turn.

@@ -20,6 +20,7 @@ from pyro.infer import ELBO
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
+from pyro_semivae.errors import InputError
 from pyro_semivae.infer.handlers import ROW_PLATE, LocalParameters, Particles
 from pyro_semivae.infer.roles import sample_sites
 from pyro_semivae.labels import Evidence, enumerates
@@ -30,7 +31,8 @@ class Rows:
     """What an objective says about a batch of `B` rows.
 
     Attributes:
-        terms: name -> `(B,)` tensor, weights included, before the plate's scale. Their sum is the bound.
+        terms: name -> `(B,)` tensor, weights included, before the plate's scale. Their sum is the bound. A term
+            that belongs to the batch and not to rows is a scalar under `"batch/<name>"`, and is not scaled.
         scale: the scale of the rows, a number or a `(B,)` tensor.
         monitors: name -> tensor; diagnostics that are not part of the bound.
     """
@@ -41,7 +43,9 @@ class Rows:
 
     def total(self) -> Tensor:
         """What is maximised: the sum over rows of scale times the sum of the terms."""
-        return (sum(self.terms.values()) * self.scale).sum()
+        rows = sum(term for name, term in self.terms.items() if not name.startswith("batch/"))
+        batch = sum(term for name, term in self.terms.items() if name.startswith("batch/"))
+        return (rows * self.scale).sum() + batch
 
 
 class RowELBO(ELBO):
@@ -162,7 +166,7 @@ class ObjectiveModule(nn.Module):
             if isinstance(owner, nn.Module) and not any(owner is known for known in owners):
                 owners.append(owner)
         if not owners:
-            raise ValueError(
+            raise InputError(
                 f"model, guide: got {model!r}, {guide!r}; accepted are modules or bound methods of modules, "
                 f"for nothing else has parameters to train"
             )
@@ -193,7 +197,7 @@ def row_dim(site: dict) -> int:
     for frame in site["cond_indep_stack"]:
         if frame.name == ROW_PLATE:
             return frame.dim
-    raise ValueError(f"site '{site['name']}' is outside of the plate '{ROW_PLATE}': its terms belong to no row")
+    raise InputError(f"site '{site['name']}' is outside of the plate '{ROW_PLATE}': its terms belong to no row")
 
 
 def plate_dims(site: dict) -> set[int]:
@@ -214,14 +218,13 @@ def row_scale(trace: Trace, names: Iterable[str]) -> float | Tensor:
         ValueError: the sites are scaled differently (weights of single terms are options of an objective).
     """
     sites = [trace.nodes[name] for name in names]
-    kinds = {type(site["scale"]) if isinstance(site["scale"], Tensor) else site["scale"] for site in sites}
-    if len(kinds) != 1:
-        raise ValueError(
+    scales = [site["scale"] for site in sites]
+    if any(isinstance(scale, Tensor) and scale.dim() for scale in scales) or any(s != scales[0] for s in scales):
+        raise InputError(
             f"sites {[site['name'] for site in sites]} are scaled differently: scale whole rows (the plate "
-            f"'{ROW_PLATE}'), and weight single terms by the objective's options"
+            f"'{ROW_PLATE}', or RowScale), and weight single terms by the objective's options"
         )
-    scale = sites[0]["scale"]
-    return scale.reshape(-1) if isinstance(scale, Tensor) and scale.dim() else scale
+    return scales[0] * sites[0]["infer"].get("_row_scale", 1.0)
 
 
 def first_particle(trace: Trace, dim: int) -> Trace:

@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_semivae.errors import InputError
 from pyro_semivae.infer.base import RowELBO, Rows, log_prob, plate_dims, reduce_plates, row_dim, row_scale
 from pyro_semivae.infer.roles import Roles, assign_roles
 from pyro_semivae.labels import Evidence, is_missing, select
@@ -42,19 +43,22 @@ class TraceCCVAE_ELBO(RowELBO):
         classifier_weight: multiplies log q(y_o|x). At 1 it is the bound, and the bound hardly pushes the
             classifier (scaling q(y|z) by a constant changes nothing, for -log q(y_o|z) and log q(y_o|x)
             cancel); above 1 is a documented departure.
-        beta: multiplies log p and log q of the latents (not of x, and not the classifier's terms), as in beta-VAE.
-            At 1 it is the bound; above 1 is a documented departure that narrows the latents' channel.
+        beta: multiplies log p and log q of the latents, as in beta-VAE: all of `p(z)` and `q(z)`, and so with the
+            Jensen bound also the log p(y) - log q(y|z) of a missing label. Not log p(x), not the terms of observed
+            labels. At 1 it is the bound; above 1 is a documented departure that narrows the latents' channel.
         num_samples: K, the number of draws of z for q(y_o|x), from the guide alone and independent of the
-            bracket's. The weight w is biased at finite K (its mean is above 1, and falls to it as K grows).
+            bracket's. The weight w is biased at finite K (its mean is above 1, and falls to it as K grows); nothing
+            caps it, so watch `ess`.
         regulariser_weight: mu of REVAE D.2: mu log q(y~|z') on rows without any observed label, with y ~ p(y),
             z' ~ p(z_c|y) (detached), and y~ the label of the labelled row of the batch whose q(z_c|x) is
-            highest at z'. Needs a single label site; costs a second run of the guide.
+            highest at z' (the paper takes it over all labelled rows, which is the same where a batch holds them
+            all). Needs a single label site; costs a second run of the guide.
         max_plate_nesting: 1 for one class label, 2 for the plate "labels" inside "data".
 
-    Terms (each `(B,)`, in nats): `p(x)`, `p(z)` and `q(z)` for the sites concerned (weighted by w; `p(z_c)` is
-    log p(z_c|y_o) where y is observed and the marginal where it is missing, `q(..)` enter with minus), `q(y|z)`
-    (-w log q(y_o|z)), `q(y|x)`, `p(y)`, and `regulariser`. Monitor: `ess`, the effective sample size of w over
-    the rows with an observed label, as a fraction of their number.
+    Terms (each `(B,)`, in nats, named by the sites; here for CCVAE's): `p(x)`, `p(z_s)`, `p(z_c)`, `q(z_s)`,
+    `q(z_c)`, weighted by w, `q(..)` with minus; `p(z_c)` is log p(z_c|y_o) where y is observed and the marginal
+    where it is missing; `q(y|z)` = -w log q(y_o|z), `q(y|x)`, `p(y)`, and `regulariser`. Monitor: `ess`, the
+    effective sample size of w over the rows with an observed label, as a fraction of their number.
 
     Raises:
         ValueError: an option is not one of those above; the guide lacks a classifier that the bound needs.
@@ -77,9 +81,13 @@ class TraceCCVAE_ELBO(RowELBO):
             ("detach", detach, ("weight", "weighted-terms", "none")),
         ):
             if value not in accepted:
-                raise ValueError(f"{name}: got {value!r}; accepted are {', '.join(map(repr, accepted))}")
-        if num_samples < 1:
-            raise ValueError(f"num_samples: got {num_samples}; accepted are 1, 2, ...")
+                raise InputError(f"{name}: got {value!r}; accepted are {', '.join(map(repr, accepted))}")
+        if not isinstance(num_samples, int) or num_samples < 1:
+            raise InputError(f"num_samples: got {num_samples}; accepted are 1, 2, ...")
+        weights = {"classifier_weight": classifier_weight, "beta": beta, "regulariser_weight": regulariser_weight}
+        for name, value in weights.items():
+            if not 0 <= value < math.inf:
+                raise InputError(f"{name}: got {value}; accepted is a finite number from 0")
         self.marginal = marginal
         self.detach = detach
         self.classifier_weight = classifier_weight
@@ -104,22 +112,24 @@ class TraceCCVAE_ELBO(RowELBO):
             return Rows(terms, scale)
 
         log_q_z = self._log_q_observed(guide_trace, observed)  # log q(y_o|z), (particles, B)
-        log_q_x = torch.logsumexp(log_q_z[1 : 1 + self.num_samples], 0) - math.log(self.num_samples)
-        w = (log_q_z[-1 if detached else 0] - log_q_x).exp()
-        terms["q(y|z)"] = -log_q_z[-1 if self.detach == "weighted-terms" else 0]
-        terms = {name: w * term for name, term in terms.items()}
-        terms["q(y|x)"] = self.classifier_weight * log_q_x
-        terms["p(y)"] = log_p_observed
         labelled = torch.stack([~is_missing(y).reshape(len(y), -1).all(1) for y in observed.values()]).any(0)
+        log_q_x = torch.logsumexp(log_q_z[1 : 1 + self.num_samples], 0) - math.log(self.num_samples)
+        log_q_x = torch.where(labelled, log_q_x, 0.0)  # exactly, whatever the rounding
+        w = (log_q_z[-1 if detached else 0] - log_q_x).exp()
+        y = ",".join(observed)
+        terms[f"q({y}|z)"] = -log_q_z[-1 if self.detach == "weighted-terms" else 0]
+        terms = {name: w * term for name, term in terms.items()}
+        terms[f"q({y}|x)"] = self.classifier_weight * log_q_x
+        terms[f"p({y})"] = log_p_observed
         if self.regulariser_weight:
-            log_q = self._log_q_nearest(model_trace, roles, guide, observed, args, kwargs)
+            log_q = self._log_q_nearest(guide_trace, model_trace, roles, guide, observed, args, kwargs)
             terms["regulariser"] = self.regulariser_weight * torch.where(labelled, 0.0, log_q)
         return Rows(terms, scale, {"ess": _effective_sample_size(w.detach(), labelled)})
 
     def _weight(self, names: tuple[str, ...], roles: Roles) -> float:
         """beta for latents, 1 for data."""
         if self.beta != 1 and 0 < len(set(names) & set(roles.data)) < len(names):
-            raise ValueError(f"beta: accepted is 1 where one label's sum has both data and latents, here {names}")
+            raise InputError(f"beta: accepted is 1 where one label's sum has both data and latents, here {names}")
         return 1.0 if set(names) <= set(roles.data) else self.beta
 
     def _model_densities(
@@ -136,6 +146,10 @@ class TraceCCVAE_ELBO(RowELBO):
             dim, values = site["infer"]["_enumerate_dim"], site["value"]
             children = [name for name, parent in parents.items() if parent == label]
             factor = sum(reduce_plates(tables[n], sites[n], keep=plate_dims(site)) for n in children)
+            if not children:
+                raise InputError(
+                    f"label '{label}': no latent or data site of the model depends on it, so it says nothing"
+                )
             if self.marginal == "exact":
                 summed = torch.logsumexp(factor + prior, dim)
             else:
@@ -145,8 +159,7 @@ class TraceCCVAE_ELBO(RowELBO):
                 y = observed[label]
                 summed = torch.where(is_missing(y), summed, select(factor, values, y, dim))
                 log_p_observed = log_p_observed + self.to_rows(select(prior, values, y, dim), site)
-            if children:
-                densities[tuple(children)] = self.to_rows(summed, site)
+            densities[tuple(children)] = self.to_rows(summed, site)
         return densities, log_p_observed
 
     def _labels_of(self, name: str, table: Tensor, model_trace: Trace, roles: Roles) -> str | None:
@@ -157,19 +170,19 @@ class TraceCCVAE_ELBO(RowELBO):
             if table.dim() >= -(dim := model_trace.nodes[label]["infer"]["_enumerate_dim"]) and table.shape[dim] > 1
         ]
         if len(found) > 1:
-            raise ValueError(f"site '{name}' depends on the labels {found} at once: only one label is summed here")
+            raise InputError(f"site '{name}' depends on the labels {found} at once: only one label is summed here")
         return found[0] if found else None
 
     def _classifier(self, guide_trace: Trace, label: str) -> Tensor:
         """log q(y|z) of every value of a label, `(C, ..., particles, plates)`."""
         if label not in guide_trace.nodes:
-            raise ValueError(
+            raise InputError(
                 f"label '{label}' is not in the guide: this bound needs its classifier q({label}|z) there, with "
                 f'infer={{"enumerate": "parallel"}}'
             )
         table = log_prob(guide_trace.nodes[label])
         if table.dim() < -self.particle_dim:  # q does not depend on latents
-            raise ValueError(f"label '{label}': the guide's q({label}|..) must depend on the latents")
+            raise InputError(f"label '{label}': the guide's q({label}|..) must depend on the latents")
         return table
 
     def _log_q_observed(self, guide_trace: Trace, observed: dict[str, Tensor]) -> Tensor:
@@ -183,11 +196,18 @@ class TraceCCVAE_ELBO(RowELBO):
         return total
 
     def _log_q_nearest(
-        self, model_trace: Trace, roles: Roles, guide: Callable, observed: dict[str, Tensor], args: tuple, kwargs: dict
+        self,
+        guide_trace: Trace,
+        model_trace: Trace,
+        roles: Roles,
+        guide: Callable,
+        observed: dict[str, Tensor],
+        args: tuple,
+        kwargs: dict,
     ) -> Tensor:
         """REVAE D.2: log q(y~|z') with z' ~ p(z_c|y) and y~ the label of the nearest labelled row, `(B,)`."""
         if len(roles.labels) != 1 or len(next(iter(observed.values())).shape) != 1:
-            raise ValueError(f"regulariser_weight: needs one class label, got the label sites {roles.labels}")
+            raise InputError(f"regulariser_weight: needs one class label, got the label sites {roles.labels}")
         (label,) = roles.labels
         site, y = model_trace.nodes[label], observed[label]
         dim = site["infer"]["_enumerate_dim"]
@@ -199,13 +219,12 @@ class TraceCCVAE_ELBO(RowELBO):
                 z = child["fn"].sample().movedim(dim - child["fn"].event_dim, 0)  # (C, ..., B, D)
                 z = z.reshape(z.shape[:1] + z.shape[-1 - child["fn"].event_dim :])  # (C, B, D)
                 draws[name] = z[drawn_label, torch.arange(len(y), device=y.device)]  # (B, D)
-        evidence = Evidence()
-        with poutine.enum(first_available_dim=self.particle_dim - 1):
-            trace = poutine.trace(poutine.condition(evidence(guide), data=draws)).get_trace(*args, **kwargs)
         log_q_z = sum(  # log q(z'_b | x_r) of every draw b under every row r, (B, B)
-            trace.nodes[name]["fn"].log_prob(z.unsqueeze(1)) for name, z in draws.items()
+            guide_trace.nodes[name]["fn"].log_prob(z.unsqueeze(1)) for name, z in draws.items()
         )
         nearest = log_q_z.masked_fill(is_missing(y), -math.inf).argmax(1)
+        with poutine.enum(first_available_dim=self.particle_dim - 1):
+            trace = poutine.trace(poutine.condition(Evidence()(guide), data=draws)).get_trace(*args, **kwargs)
         classifier = trace.nodes[label]
         log_q_y = select(log_prob(classifier), classifier["value"], y[nearest], classifier["infer"]["_enumerate_dim"])
         return self.to_rows(log_q_y, classifier)

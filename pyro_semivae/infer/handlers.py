@@ -25,10 +25,10 @@ class LocalParameters(Messenger):
 
 
 class RowScale(Messenger):
-    """Multiplies the scale of every site in the plate "data" by one factor per row.
+    """Gives every row of the plate "data" a factor, which objectives multiply into the plate's scale.
 
     Args:
-        scale: `(B,)`, aligned with the rows whatever dimension the plate has.
+        scale: `(B,)`.
     """
 
     def __init__(self, scale: Tensor):
@@ -36,9 +36,7 @@ class RowScale(Messenger):
         self.scale = scale
 
     def _pyro_sample(self, msg) -> None:
-        for frame in msg["cond_indep_stack"]:
-            if frame.name == ROW_PLATE:
-                msg["scale"] = msg["scale"] * self.scale.reshape((-1,) + (1,) * (-1 - frame.dim))
+        msg["infer"]["_row_scale"] = self.scale
 
 
 class Particles(Messenger):

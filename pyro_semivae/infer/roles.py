@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from pyro.poutine import Trace
 
+from pyro_semivae.errors import InputError
 from pyro_semivae.labels import enumerates
 
 
@@ -52,7 +53,7 @@ def assign_roles(model_trace: Trace, guide_trace: Trace) -> Roles:
     guide = dict(sample_sites(guide_trace))
     for name, site in guide.items():
         if name not in model and not site["infer"].get("is_auxiliary"):
-            raise ValueError(
+            raise InputError(
                 f"site '{name}' is sampled in the guide but never in the model{_did_you_mean(name, model)}"
             )
     data, labels, latents = [], [], []
@@ -61,7 +62,7 @@ def assign_roles(model_trace: Trace, guide_trace: Trace) -> Roles:
             labels.append(name)
         elif site["is_observed"]:
             if name in guide:
-                raise ValueError(
+                raise InputError(
                     f"site '{name}' is observed in the model and present in the guide: a label needs "
                     f'infer={{"enumerate": "parallel"}}, data must not be in the guide'
                 )
@@ -69,7 +70,7 @@ def assign_roles(model_trace: Trace, guide_trace: Trace) -> Roles:
         elif name in guide:
             latents.append(name)
         else:
-            raise ValueError(
+            raise InputError(
                 f"site '{name}' is latent in the model but never sampled in the guide"
                 f"{_did_you_mean(name, guide)}; sample it there, observe it, or, if it is discrete, mark it "
                 f'infer={{"enumerate": "parallel"}} to sum it'

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -11,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_semivae.data import ImageData, to_unit
-from pyro_semivae.files import load_checkpoint, save_checkpoint
+from pyro_semivae.errors import InputError
+from pyro_semivae.files import load_checkpoint, save_checkpoint, writable_folder
 from pyro_semivae.progress import steps_of
 
 CACHE_ENV = "PYRO_SEMIVAE_CACHE"
@@ -70,7 +73,9 @@ def independent_classifier(
         cache: the folder of cached classifiers: default `$PYRO_SEMIVAE_CACHE`, else `~/.cache/pyro_semivae`.
     """
     folder = Path(cache or os.environ.get(CACHE_ENV) or Path.home() / ".cache" / "pyro_semivae")
-    path = folder / f"classifier-{data.name}-{len(data.x)}-seed{seed}-steps{steps}-v{VERSION}.pt"
+    sums = int(data.x.sum(dtype=torch.int64)), int(data.y.sum())
+    key = hashlib.sha256(f"{data.name} {tuple(data.x.shape)} {sums} {seed} {steps} {VERSION}".encode()).hexdigest()[:12]
+    path = folder / f"classifier-{data.name}-{key}.pt"
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         classifier = ImageClassifier(data.x_shape, len(data.classes))
@@ -91,7 +96,10 @@ def independent_classifier(
     classifier.eval()
     right = classifier.classify(data.x_test.to(device)).argmax(-1).cpu() == data.y_test
     accuracy = right.double().mean().item()
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.cpu() for name, value in classifier.state_dict().items()}
-    save_checkpoint(path, {"model": "ImageClassifier", "weights": weights, "test_accuracy": accuracy})
+    try:
+        writable_folder(folder, CACHE_ENV)
+        save_checkpoint(path, {"model": "ImageClassifier", "weights": weights, "test_accuracy": accuracy})
+    except InputError as error:
+        print(f"NOTE: the independent classifier is not cached: {error}", file=sys.stderr, flush=True)
     return classifier, accuracy

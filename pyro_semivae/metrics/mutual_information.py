@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import pyro
 import pyro.contrib.gp as gp
 import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 
 from pyro_semivae.progress import steps_of
+
+
+def _own_parameters():
+    """Parameters stay with their module: two GPs in a process do not share Pyro's store."""
+    return pyro.settings.context(module_local_params=True)
 
 
 class LastLayerGP:
@@ -41,7 +47,7 @@ class LastLayerGP:
         y = y.cpu()
         self.mean, self.std = features.mean(0), features.std(0).clamp(min=1e-6)
         features = (features - self.mean) / self.std
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), _own_parameters():
             torch.manual_seed(seed)
             size = features.shape[-1]
             kernel = gp.kernels.RBF(
@@ -70,6 +76,7 @@ class LastLayerGP:
                 optimiser.step()
 
     @torch.no_grad()
+    @_own_parameters()
     def sample_probs(self, features: Tensor, num_samples: int = 64, seed: int = 0) -> Tensor:
         """p(y | x, omega) for draws of omega, `(num_samples, B, C)`."""
         features = (features.cpu().double() - self.mean) / self.std

@@ -10,6 +10,8 @@ from pyro import poutine
 from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from torch import Tensor, nn
 
+from pyro_semivae.data.batches import to_unit
+from pyro_semivae.errors import InputError
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.infer.handlers import ROW_PLATE, LocalParameters
 from pyro_semivae.labels import Classes
@@ -54,7 +56,7 @@ class SemiVAE(nn.Module, ABC):
         """
         sizes = {len(value) for value in (x, y) if value is not None}
         if len(sizes) > 1:
-            raise ValueError(f"x, y: got {len(x)} images and {len(y)} labels; accepted are as many of one as the other")
+            raise InputError(f"x, y: got {len(x)} images and {len(y)} labels; accepted are as many of one as the other")
         return pyro.plate(ROW_PLATE, sizes.pop() if sizes else 1, dim=-self.max_plate_nesting)
 
     def validate(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
@@ -68,25 +70,35 @@ class SemiVAE(nn.Module, ABC):
             accepted = f"a float tensor (B, {', '.join(map(str, self.x_shape))}) in [0, 1], or uint8"
             if not isinstance(x, Tensor) or not (x.is_floating_point() or x.dtype == torch.uint8):
                 got = f"dtype {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-                raise ValueError(f"x: got {got}; accepted is {accepted}")
+                raise InputError(f"x: got {got}; accepted is {accepted}")
             if x.dim() != 4 or tuple(x.shape[1:]) != self.x_shape:
-                raise ValueError(f"x: got shape {tuple(x.shape)}; accepted is {accepted}")
+                raise InputError(f"x: got shape {tuple(x.shape)}; accepted is {accepted}")
             if x.is_floating_point():
                 outside = ~((x >= 0) & (x <= 1)).flatten(1).all(1)
                 if outside.any():
                     rows = outside.nonzero()[:5, 0].tolist()
                     low, high = x[rows].min().item(), x[rows].max().item()
-                    raise ValueError(f"x: got pixels from {low:g} to {high:g} at rows {rows}; accepted is {accepted}")
+                    raise InputError(f"x: got pixels from {low:g} to {high:g} at rows {rows}; accepted is {accepted}")
         if y is not None:
             self.labels.validate(y)
         if x is not None and y is not None and len(x) != len(y):
-            raise ValueError(f"x, y: got {len(x)} images and {len(y)} labels; accepted are as many of one as the other")
+            raise InputError(f"x, y: got {len(x)} images and {len(y)} labels; accepted are as many of one as the other")
 
-    def show(self, x: Tensor, y: Tensor, *, path: str | None = None):
+    def images(self, x: Tensor) -> Tensor:
+        """Images as the model takes them: checked, float in [0, 1], of the parameters' dtype and on their device.
+
+        Raises:
+            InputError: as `validate`.
+        """
+        self.validate(x)
+        parameter = next(self.parameters())
+        return to_unit(x.to(parameter.device), parameter.dtype)
+
+    def show(self, x: Tensor, y: Tensor | None = None, *, path: str | None = None):
         """Draws model and guide with what is observed, summed and sampled; prints factorisations and bound.
 
         Args:
-            x, y: a batch with labelled and unlabelled rows. path: where to write the drawing as PNG.
+            x, y: a batch, labels missing or not. path: where to write the drawing as PNG.
 
         Returns the matplotlib figure.
         """

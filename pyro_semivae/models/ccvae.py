@@ -17,6 +17,7 @@ from pyro_semivae.conditionals import (
     SplitGaussian,
     StandardNormal,
 )
+from pyro_semivae.errors import InputError
 from pyro_semivae.infer import TraceCCVAE_ELBO
 from pyro_semivae.labels import Classes
 from pyro_semivae.models.base import SemiVAE
@@ -79,9 +80,11 @@ class CCVAE(SemiVAE):
     ):
         super().__init__()
         if classifier not in ("network", "bayes"):
-            raise ValueError(f"classifier: got {classifier!r}; accepted are 'network', 'bayes'")
+            raise InputError(f"classifier: got {classifier!r}; accepted are 'network', 'bayes'")
+        if len(x_shape) != 3 or num_classes < 2:
+            raise InputError(f"x_shape, num_classes: got {x_shape}, {num_classes}; accepted are (C, H, W), 2 ...")
         if z_c < 1 or z_s < 0:
-            raise ValueError(f"z_c, z_s: got {z_c}, {z_s}; accepted are z_c >= 1 and z_s >= 0")
+            raise InputError(f"z_c, z_s: got {z_c}, {z_s}; accepted are z_c >= 1 and z_s >= 0")
         self.x_shape = tuple(x_shape)
         self.labels = Classes(num_classes)
 
