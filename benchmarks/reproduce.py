@@ -6,7 +6,8 @@ python benchmarks/reproduce.py ccvae --preset paper                         # th
 python benchmarks/reproduce.py ccvae --table                                # the table of what is there
 
 A run is `examples/ccvae.py` with its flags; its metrics go to benchmarks/results/, one JSON file a run. A run that was
-stopped goes on where it was, and one whose file is there is not run again. `--dry-run` lists the commands.
+stopped goes on where it was, and one whose file is there, with the preset's settings of today, is not run again.
+`--dry-run` lists the commands.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import runpy
 import statistics
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from pyro_semivae.files import write_json
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+EXAMPLE = runpy.run_path(str(ROOT / "examples" / "ccvae.py"))
 
 # CCVAE, Tables 6 and 7: test accuracy, generation accuracy, mutual information of generations.
 PAPER = {
@@ -53,9 +56,20 @@ class Job:
     def path(self) -> Path:
         return RESULTS / "ccvae" / f"{self.dataset}-{self.rate}-{self.preset}-seed{self.seed}.json"
 
+    @property
+    def settings(self) -> dict[str, object]:
+        """The preset's settings, as the example has them now; REVAE D.2 adds its regulariser."""
+        return {**EXAMPLE["PRESETS"][self.preset], **({"regulariser_weight": 5.0} if self.rate == "10" else {})}
+
+    def done(self) -> bool:
+        """Whether there is a result, of these very settings."""
+        return self.path.exists() and json.loads(self.path.read_text())["settings"] == self.settings
+
     def command(self, cuda: bool) -> list[str]:
         work = ROOT / "runs" / "reproduce" / self.path.stem
         flags = {"dataset": self.dataset, "labelled": self.rate, "seed": self.seed, "preset": self.preset, "out": work}
+        if self.rate == "10":
+            flags["regulariser-weight"] = self.settings["regulariser_weight"]
         listed = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
         return [sys.executable, str(ROOT / "examples" / "ccvae.py"), *listed, "--resume", *(["--cuda"] if cuda else [])]
 
@@ -66,7 +80,8 @@ class Job:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         shown = " ".join(["python", "benchmarks/reproduce.py", "ccvae", "--dataset", self.dataset, "--rate", self.rate])
         shown += f" --seed {self.seed} --preset {self.preset}{' --cuda' if cuda else ''}"
-        write_json(self.path, {**metrics, "command": shown, "date": datetime.date.today().isoformat()})
+        date = datetime.date.today().isoformat()
+        write_json(self.path, {**metrics, "settings": self.settings, "command": shown, "date": date})
 
 
 def default_seeds(rate: str, preset: str) -> range:
@@ -119,7 +134,7 @@ def main() -> None:
     if args.table:
         print(table(args.preset))
         return
-    missing = [job for job in jobs(args) if not job.path.exists()]
+    missing = [job for job in jobs(args) if not job.done()]
     print(f"{len(missing)} runs to do", flush=True)
     for job in missing:
         print(" ".join(job.command(args.cuda)), flush=True)

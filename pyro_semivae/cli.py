@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_semivae import data
 from pyro_semivae.errors import InputError
-from pyro_semivae.files import writable_folder, write_json
+from pyro_semivae.files import load_checkpoint, writable_folder, write_json
 
 
 def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str]) -> argparse.ArgumentParser:
@@ -36,6 +36,7 @@ def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str
         "--labelled", help=f"with a point a fraction of the training rows, else a count (default: {default})"
     )
     out.add_argument("--seed", type=int, default=0, help="fixes split, initialisation, batches and noise")
+    out.add_argument("--hold-out", type=int, default=0, help="test on so many last training rows, to choose recipes on")
     out.add_argument("--cuda", action="store_true", help="train on the GPU")
     out.add_argument("--out", help="output folder (default: runs/<script>-<dataset>)")
     out.add_argument("--resume", action="store_true", help="continue from the checkpoint in the output folder")
@@ -72,8 +73,11 @@ class Run:
         self.args, self.start = args, time.perf_counter()
         if args.cuda and not torch.cuda.is_available():
             raise InputError("--cuda: this machine has no GPU that torch can use; leave the flag out to run on the CPU")
-        if args.epochs < 1:
-            raise InputError(f"--epochs: got {args.epochs}; accepted are 1, 2, ...")
+        for flag in ("epochs", "batch_size"):
+            if getattr(args, flag) < 1:
+                raise InputError(f"--{flag.replace('_', '-')}: got {getattr(args, flag)}; accepted are 1, 2, ...")
+        if not 0 <= args.seed < 2**32:
+            raise InputError(f"--seed: got {args.seed}; accepted are 0 to 2^32 - 1")
         self.device = torch.device("cuda" if args.cuda else "cpu")
         torch.manual_seed(args.seed)
         self.fallback = None
@@ -83,6 +87,8 @@ class Run:
             self.data, self.fallback = data.load_auto(preferred, args.data_dir)
         else:
             self.data = data.load(args.dataset, args.data_dir)
+        if args.hold_out:
+            self.data = self.data.hold_out(args.hold_out)
         if self.fallback:
             print(f"NOTE: {self.fallback}", flush=True)
         if args.labelled is None:
@@ -92,6 +98,9 @@ class Run:
         name = Path(sys.argv[0]).stem
         self.out = writable_folder(args.out or Path("runs") / f"{name}-{self.data.name}", "--out")
         self.checkpoint = self.out / "checkpoint.pt"
+        self.seconds_before = 0.0  # of the epochs that a resumed run has behind it
+        if args.resume and self.checkpoint.exists():
+            self.seconds_before = sum(record["seconds"] for record in load_checkpoint(self.checkpoint)["history"])
         print(
             f"{self.data.name}: {len(self.data.x)} training rows, {len(self.labelled_rows)} of them labelled; "
             f"{self.device}; writing to {self.out}",
@@ -113,14 +122,12 @@ class Run:
         }
 
     def config(self) -> dict[str, Any]:
-        """The flags, the data set used and the rows labelled, as plain values."""
-        flags = {
-            k: v if isinstance(v, (int, float, str, bool, type(None))) else str(v) for k, v in vars(self.args).items()
-        }
-        return {**flags, "dataset_used": self.data.name, "labelled_rows": self.labelled_rows.tolist()}
+        """The flags and the data set used, as plain values."""
+        flags = {name: value for name, value in vars(self.args).items() if not isinstance(value, dict)}
+        return {**flags, "dataset_used": self.data.name}
 
     def finish(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        """Writes `config.json` and `metrics.json`, prints the metrics and returns them."""
+        """Writes `config.json`, `labelled_rows.json` and `metrics.json`, prints the metrics and returns them."""
         metrics = {
             "dataset": self.data.name,
             "fallback": self.fallback,
@@ -128,11 +135,12 @@ class Run:
             "seed": self.args.seed,
             "epochs": self.args.epochs,
             **metrics,
-            "seconds": round(time.perf_counter() - self.start, 1),
+            "seconds": round(self.seconds_before + time.perf_counter() - self.start, 1),
             "device": torch.cuda.get_device_name() if self.args.cuda else f"{platform.machine()} CPU",
             "versions": versions(),
         }
         write_json(self.out / "config.json", self.config())
+        write_json(self.out / "labelled_rows.json", self.labelled_rows.tolist(), indent=None)
         write_json(self.out / "metrics.json", metrics)
         shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in metrics.items() if not isinstance(v, dict)}
         print("\n".join(f"{name:>24}  {value}" for name, value in shown.items()), flush=True)
@@ -146,11 +154,11 @@ def versions() -> dict[str, str]:
 
 
 def main(run) -> None:
-    """Runs a script's function; an expected error is one line on standard error and exit status 2."""
+    """Runs a script's function; bad input is one line on standard error and exit status 2."""
     try:
         run()
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (InputError, FileNotFoundError, FloatingPointError) as error:
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)  # Pyro appends the shapes of its trace
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted: the checkpoint of the last full epoch is kept; go on with --resume", file=sys.stderr)

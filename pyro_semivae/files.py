@@ -38,9 +38,9 @@ def _replace(path: Path, write) -> None:
         beside.unlink(missing_ok=True)
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Writes `value` as indented JSON; NaN and infinity are errors."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
+    """Writes `value` as JSON; NaN and infinity are errors."""
+    text = json.dumps(value, indent=indent, allow_nan=False) + "\n"
     _replace(Path(path), lambda beside: beside.write_text(text))
 
 

@@ -45,15 +45,27 @@ def decode(vae: SemiVAE, latents: Latents, y: Tensor | None = None) -> Tensor:
 
 
 @torch.no_grad()
-def classify(vae: SemiVAE, x: Tensor, *, num_samples: int = 100, mean: bool = False) -> Tensor:
+def classify(
+    vae: SemiVAE,
+    x: Tensor,
+    *,
+    num_samples: int = 100,
+    mean: bool = False,
+    corrupt: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """q(y | x) = E_q(z|x)[q(y | z)], `(B, C)` probabilities.
 
     Args:
         num_samples: draws of z for the expectation. mean: use the posterior mean of z instead.
+        corrupt: the noise that the guide was trained with (see `fit`), whose guide is q(z|x) = E[q(z|corrupt(x))]:
+            the draws are then spread over ten corruptions.
 
     Raises:
         ValueError: the guide has no label site.
     """
+    if corrupt is not None:
+        x = vae.images(x)
+        return sum(classify(vae, corrupt(x), num_samples=-(-num_samples // 10), mean=mean) for _ in range(10)) / 10
     dim = -1 - vae.max_plate_nesting
     latents = Mean() if mean else Particles(num_samples, dim)
     with LocalParameters(), poutine.enum(first_available_dim=dim - 1), latents:

@@ -41,8 +41,9 @@ def test_smoke(script, run, tmp_path):
     for key in ("dataset", "labelled", "seed", "epochs", "bound_per_row", "seconds", "versions"):
         assert key in metrics
     assert metrics["seed"] == 3 and metrics["dataset"] == "digits" and "torch" in metrics["versions"]
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert len(config["labelled_rows"]) == metrics["labelled"]
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["seed"] == 3
+    labelled = json.loads((tmp_path / "out" / "labelled_rows.json").read_text())
+    assert len(labelled) == metrics["labelled"]
     assert torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["epoch"] == metrics["epochs"]
     figures = list((tmp_path / "out").glob("*.png"))
     assert figures and all(path.stat().st_size > 2000 for path in figures)
@@ -68,6 +69,11 @@ def test_ccvae_measures(run, tmp_path):
         (["--labelled", "1.5"], "labelled: got the fraction 1.5"),
         (["--labelled", "many"], "labelled: got 'many'"),
         (["--epochs", "0"], "--epochs: got 0"),
+        (["--batch-size", "-4"], "--batch-size: got -4"),
+        (["--seed", "-1"], "--seed: got -1"),
+        (["--shift", "-1"], "pixels: got -1"),
+        (["--beta", "-1"], "beta: got -1"),
+        (["--hold-out", "100000"], "num_rows: got 100000"),
         (["--out", "/proc/nowhere"], "--out: cannot write to /proc/nowhere"),
         (["--dataset", "mnist", "--data-dir", "void"], "dataset mnist: no file void/MNIST/raw/"),
         *([] if torch.cuda.is_available() else [(["--cuda"], "--cuda: this machine has no GPU")]),
@@ -103,6 +109,10 @@ def test_a_run_resumes_after_ctrl_c_and_refuses_another_models_checkpoint(run, t
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["epochs"] == done + 1
     code, _, err = run("ccvae.py", *flags, done + 1, "--resume", "--z-c", "3")
     assert code == 2 and "does not fit this CCVAE" in err
+    code, _, err = run("ccvae.py", *flags, done + 1, "--resume", "--beta", "1")
+    assert code == 2 and "trained with other objective" in err and "Traceback" not in err
+    code, _, err = run("ccvae.py", *flags, done, "--resume")
+    assert code == 2 and f"epochs: got {done}" in err
     checkpoint.write_bytes(b"not a checkpoint")
     code, _, err = run("ccvae.py", *flags, done + 1, "--resume")
     assert code == 2 and err.splitlines()[-1].startswith("error: checkpoint: "), err

@@ -2,6 +2,8 @@
 
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
@@ -40,6 +42,49 @@ def test_classify_is_the_expectation_of_the_classifier_under_the_guide(vae, x):
     assert_close(probs.sum(-1), torch.ones(B))
     assert_close(tasks.classify(vae, x, mean=True), vae.q_y(posterior_mean(vae, x)[0]).probs)
     assert tasks.classify(vae, (x * 255).to(torch.uint8), mean=True).shape == (B, C)
+
+
+def test_classify_averages_over_what_the_guide_was_trained_to_see(vae, x):
+    calls = []
+
+    def flip(images):
+        calls.append(images)
+        return images.flip(-1) if len(calls) % 2 else images
+
+    expected = (tasks.classify(vae, x, mean=True) + tasks.classify(vae, x.flip(-1), mean=True)) / 2
+    assert_close(tasks.classify(vae, x, mean=True, corrupt=flip), expected)
+    assert len(calls) == 10
+
+
+def test_intervene_redraws_all_that_descends_from_a_label(x):
+    class Chain(CCVAE):
+        def model(self, x=None, y=None):
+            with self.rows(x, y):
+                y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})
+                z_c = pyro.sample("z_c", self.p_z_c(y))
+                z_s = pyro.sample(
+                    "z_s", dist.Normal(z_c.sum(-1, keepdim=True).expand(*z_c.shape[:-1], D_S), 1.0).to_event(1)
+                )
+                return pyro.sample("x", self.p_x(z_c, z_s), obs=x)
+
+    chain, seen = Chain(SHAPE, C, z_c=D_C, z_s=D_S, hidden=(11,)), []
+    chain.p_x.register_forward_hook(lambda module, args, out: seen.append(args[1]))
+    tasks.intervene(chain, x, torch.tensor([0, 1, 2, 3, 4, -1]), 2)
+    first, second = seen[-2:]
+    assert (first[:5] != second[:5]).all() and torch.equal(first[5], second[5])
+
+
+def test_labels_and_latents_are_checked(vae, x):
+    with pytest.raises(ValueError, match=r"y: got \[17\]"):
+        tasks.generate(vae, torch.tensor([17]))
+    with pytest.raises(ValueError, match=r"y_new: got \[-2\]"):
+        tasks.intervene(vae, x[:1], torch.tensor([-2]))
+    with pytest.raises(ValueError, match=r"latents: got \['z_q'\]; accepted are 'z_c', 'z_s'"):
+        tasks.generate(vae, torch.tensor([1]), given={"z_q": torch.zeros(1, 2)})
+    with pytest.raises(ValueError, match="latents, y: got neither"):
+        tasks.decode(vae, {})
+    with pytest.raises(ValueError, match=r"x: got pixels from .* to 255"):
+        tasks.classify(vae, x * 255 / x.max())
 
 
 def test_reconstruct_decodes_the_posterior_mean(vae, x):
@@ -141,8 +186,6 @@ def test_in_batches_is_the_same_as_at_once(vae, x):
 def test_a_guide_without_labels_cannot_classify(vae, x):
     class NoLabel(CCVAE):
         def guide(self, x=None, y=None):
-            import pyro
-
             with self.rows(x, None):
                 for name, q in zip(("z_c", "z_s"), self.q_z(x), strict=True):
                     pyro.sample(name, q)

@@ -41,8 +41,14 @@ class ImageData:
         return tuple(self.x.shape[1:])
 
     def hold_out(self, num_rows: int) -> ImageData:
-        """The same with the last `num_rows` training rows in the place of the test set, to choose recipes on."""
+        """The same with the last `num_rows` training rows in the place of the test set, to choose recipes on.
+
+        Raises:
+            InputError: there are not that many rows.
+        """
         x, y = self.x, self.y
+        if not 1 <= num_rows < len(x):
+            raise InputError(f"num_rows: got {num_rows} rows to hold out; accepted are 1 to {len(x) - 1}")
         return ImageData(
             f"{self.name}-held-out", self.classes, x[:-num_rows], y[:-num_rows], x[-num_rows:], y[-num_rows:]
         )
