@@ -102,21 +102,19 @@ def jobs(args: argparse.Namespace) -> list[Job]:
 
 def table(preset: str) -> str:
     """A Markdown table of the recorded runs: ours (mean over seeds, +- standard error) and the paper's."""
-    lines = [
-        "| data | labelled | seeds | accuracy | paper | generation accuracy | paper | MI | paper |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    head = ("data", "labelled", "preset", "seeds", "accuracy", "paper", "generation accuracy", "paper", "MI", "paper")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for (dataset, rate), paper in PAPER.items():
         paths = sorted((RESULTS / "ccvae").glob(f"{dataset}-{rate}-{preset}-seed*.json"))
         if not paths:
             continue
         runs = [json.loads(path.read_text()) for path in paths]
-        cells = []
+        cells = [dataset, "10 images" if rate == "10" else rate, preset, str(len(runs))]
         for measure, theirs in zip(MEASURES, paper, strict=True):
             values = [run[measure] for run in runs]
             error = f" ± {statistics.stdev(values) / len(values) ** 0.5:.3f}" if len(values) > 1 else ""
             cells += [f"{statistics.mean(values):.3f}{error}", "" if theirs is None else f"{theirs:.3f}"]
-        lines.append(f"| {dataset} | {rate} | {len(runs)} | {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ import doctest
 import importlib
 import pkgutil
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,14 @@ def test_every_public_class_and_function_has_a_docstring():
         for key, obj in vars(module).items():
             if not key.startswith("_") and getattr(obj, "__module__", None) == name and callable(obj):
                 assert obj.__doc__, f"{name}.{key}"
+
+
+def test_the_results_in_the_readme_are_the_recorded_ones():
+    table = runpy.run_path(str(README.parent / "benchmarks" / "reproduce.py"))["table"]
+    for preset in ("recipe", "paper"):
+        rows = table(preset).splitlines()[2:]
+        missing = [row for row in rows if row not in README.read_text()]
+        assert not missing, f"README.md lacks these rows of `benchmarks/reproduce.py ccvae --table`: {missing}"
 
 
 def test_readme_snippets_run(monkeypatch, tmp_path):
