@@ -3,7 +3,8 @@
 python benchmarks/reproduce.py ccvae                                        # every run that is still missing
 python benchmarks/reproduce.py ccvae --dataset mnist --rate 0.06 --seed 0   # one of them
 python benchmarks/reproduce.py ccvae --preset paper                         # the same in the paper's exact setting
-python benchmarks/reproduce.py ccvae --table                                # the table of what is there
+python benchmarks/reproduce.py ccvae --preset demo                          # the recipe taken apart, on held-out rows
+python benchmarks/reproduce.py ccvae --table                                # the tables of what is there
 
 A run is `examples/ccvae.py` with its flags; its metrics go to benchmarks/results/, one JSON file a run. A run that was
 stopped goes on where it was, and one whose file is there, with the preset's settings of today, is not run again.
@@ -43,60 +44,80 @@ PAPER = {
 MEASURES = ("test_accuracy", "generation_accuracy", "mutual_information")
 
 
+# The recipe's short run with one of its parts taken out, on the last 10,000 training rows.
+ABLATIONS = {
+    "all": {},
+    "exact marginal": {"marginal": "exact"},
+    "classifier weight 1": {"alpha": 0.0},
+    "beta 1": {"beta": 1.0},
+    "no shifts": {"shift": 0},
+    "z_c of 10": {"z_c": 10},
+}
+ABLATED = (("mnist", "0.004"), ("fashionmnist", "0.06"))
+
+
 @dataclass(frozen=True)
 class Job:
-    """One run: its flags and where its result is kept."""
+    """One run: its flags and where its result is kept. `part` is a key of `ABLATIONS`, or None for a table's run."""
 
     dataset: str
     rate: str
     seed: int
     preset: str
+    part: str | None = None
 
     @property
     def path(self) -> Path:
-        return RESULTS / "ccvae" / f"{self.dataset}-{self.rate}-{self.preset}-seed{self.seed}.json"
+        part = f"-{self.part.replace(' ', '-')}" if self.part else ""
+        return RESULTS / "ccvae" / f"{self.dataset}-{self.rate}-{self.preset}{part}-seed{self.seed}.json"
+
+    @property
+    def changes(self) -> dict[str, object]:
+        """What the run adds to the preset."""
+        if self.part:
+            return {**ABLATIONS[self.part], "hold_out": 10_000}
+        return {"regulariser_weight": 5.0} if self.rate == "10" else {}  # REVAE D.2
 
     @property
     def settings(self) -> dict[str, object]:
-        """The preset's settings, as the example has them now; REVAE D.2 adds its regulariser."""
-        return {**EXAMPLE["PRESETS"][self.preset], **({"regulariser_weight": 5.0} if self.rate == "10" else {})}
+        """The preset's settings, as the example has them now, and the changes."""
+        return {**EXAMPLE["PRESETS"][self.preset], **self.changes}
 
-    def done(self) -> bool:
-        """Whether there is a result, of these very settings."""
-        return self.path.exists() and json.loads(self.path.read_text())["settings"] == self.settings
+    def result(self) -> dict | None:
+        """What was recorded, if it was with these very settings."""
+        recorded = json.loads(self.path.read_text()) if self.path.exists() else {}
+        return recorded if recorded.get("settings") == self.settings else None
 
-    def command(self, cuda: bool) -> list[str]:
-        work = ROOT / "runs" / "reproduce" / self.path.stem
-        flags = {"dataset": self.dataset, "labelled": self.rate, "seed": self.seed, "preset": self.preset, "out": work}
-        if self.rate == "10":
-            flags["regulariser-weight"] = self.settings["regulariser_weight"]
+    def command(self, cuda: bool, out: Path) -> list[str]:
+        flags = {"dataset": self.dataset, "labelled": self.rate, "seed": self.seed, "preset": self.preset, "out": out}
+        flags |= {name.replace("_", "-"): value for name, value in self.changes.items()}
         listed = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-        return [sys.executable, str(ROOT / "examples" / "ccvae.py"), *listed, "--resume", *(["--cuda"] if cuda else [])]
+        return ["python", "examples/ccvae.py", *listed, "--resume", *(["--cuda"] if cuda else [])]
 
     def run(self, cuda: bool) -> None:
-        command = self.command(cuda)
-        subprocess.run(command, check=True)
-        metrics = json.loads((Path(command[command.index("--out") + 1]) / "metrics.json").read_text())
+        out = Path("runs") / "reproduce" / self.path.stem
+        command = self.command(cuda, out)
+        subprocess.run([sys.executable, *command[1:]], check=True, cwd=ROOT)
+        metrics = json.loads((ROOT / out / "metrics.json").read_text())
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        shown = " ".join(["python", "benchmarks/reproduce.py", "ccvae", "--dataset", self.dataset, "--rate", self.rate])
-        shown += f" --seed {self.seed} --preset {self.preset}{' --cuda' if cuda else ''}"
-        date = datetime.date.today().isoformat()
-        write_json(self.path, {**metrics, "settings": self.settings, "command": shown, "date": date})
+        about = {"settings": self.settings, "command": " ".join(command), "date": datetime.date.today().isoformat()}
+        write_json(self.path, {**metrics, **about})
 
 
 def default_seeds(rate: str, preset: str) -> range:
     """Three seeds at the lowest rate, five draws of one image per class, one seed elsewhere."""
-    if preset == "paper":
+    if preset != "recipe":
         return range(1)
     return range({"0.004": 3, "10": 5}.get(rate, 1))
 
 
 def jobs(args: argparse.Namespace) -> list[Job]:
     return [
-        Job(dataset, rate, seed, args.preset)
-        for dataset, rate in PAPER
+        Job(dataset, rate, seed, args.preset, part)
+        for dataset, rate in (ABLATED if args.preset == "demo" else PAPER)
         if args.dataset in (None, dataset) and args.rate in (None, rate)
         for seed in (default_seeds(rate, args.preset) if args.seed is None else [args.seed])
+        for part in (ABLATIONS if args.preset == "demo" else [None])
     ]
 
 
@@ -105,10 +126,9 @@ def table(preset: str) -> str:
     head = ("data", "labelled", "preset", "seeds", "accuracy", "paper", "generation accuracy", "paper", "MI", "paper")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for (dataset, rate), paper in PAPER.items():
-        paths = sorted((RESULTS / "ccvae").glob(f"{dataset}-{rate}-{preset}-seed*.json"))
-        if not paths:
+        runs = [run for seed in range(10) if (run := Job(dataset, rate, seed, preset).result())]
+        if not runs:
             continue
-        runs = [json.loads(path.read_text()) for path in paths]
         cells = [dataset, "10 images" if rate == "10" else rate, preset, str(len(runs))]
         for measure, theirs in zip(MEASURES, paper, strict=True):
             values = [run[measure] for run in runs]
@@ -118,24 +138,37 @@ def table(preset: str) -> str:
     return "\n".join(lines)
 
 
+def ablation_table() -> str:
+    """A Markdown table of the recipe's short run and of its parts taken out: accuracies on held-out rows."""
+    head = [f"{dataset} {rate}: {what}" for dataset, rate in ABLATED for what in ("accuracy", "generation accuracy")]
+    lines = [f"| | {' | '.join(head)} |", "|---" * (1 + len(head)) + "|"]
+    for part in ABLATIONS:
+        cells = []
+        for dataset, rate in ABLATED:
+            run = Job(dataset, rate, 0, "demo", part).result()
+            cells += [f"{run[measure]:.3f}" if run else "" for measure in MEASURES[:2]]
+        lines.append(f"| {part} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", choices=["ccvae"])
     parser.add_argument("--dataset", choices=sorted({dataset for dataset, _ in PAPER}))
     parser.add_argument("--rate", choices=sorted({rate for _, rate in PAPER}), help="0.004 ... 1.0, or 10 images")
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--preset", default="recipe", choices=["recipe", "paper"])
+    parser.add_argument("--preset", default="recipe", choices=["recipe", "paper", "demo"])
     parser.add_argument("--cuda", action="store_true")
-    parser.add_argument("--table", action="store_true", help="print the table of recorded runs")
+    parser.add_argument("--table", action="store_true", help="print the tables of recorded runs")
     parser.add_argument("--dry-run", action="store_true", help="list the runs that are missing")
     args = parser.parse_args()
     if args.table:
-        print(table(args.preset))
+        print(table("recipe"), table("paper"), ablation_table(), sep="\n\n")
         return
-    missing = [job for job in jobs(args) if not job.done()]
+    missing = [job for job in jobs(args) if job.result() is None]
     print(f"{len(missing)} runs to do", flush=True)
     for job in missing:
-        print(" ".join(job.command(args.cuda)), flush=True)
+        print(job.path.name, flush=True)
         if not args.dry_run:
             job.run(args.cuda)
 
