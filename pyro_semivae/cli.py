@@ -23,7 +23,7 @@ def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str
     """A parser with the flags that all examples have; a script adds its own.
 
     Args:
-        labelled: the default of `--labelled` by data set, `"*"` for any other.
+        labelled: the default of `--labelled` by data set, `"*"` for any other. (Any default may be such a dict.)
     """
     default = ", ".join(f"{value} on {name}" if name != "*" else value for name, value in labelled.items())
     out = argparse.ArgumentParser(description=description, formatter_class=_Formatter)
@@ -41,7 +41,7 @@ def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str
     out.add_argument("--out", help="output folder (default: runs/<script>-<dataset>)")
     out.add_argument("--resume", action="store_true", help="continue from the checkpoint in the output folder")
     out.add_argument("--smoke-test", action="store_true", help="seconds of everything, to see that it runs")
-    out.set_defaults(labelled_by_dataset=labelled)
+    out.set_defaults(labelled=labelled)
     return out
 
 
@@ -57,7 +57,8 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
     """Keeps the description's lines and shows defaults, but for flags whose preset decides."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        hidden = action.default is None or isinstance(action.default, dict)
+        return action.help if hidden else super()._get_help_string(action)
 
 
 class Run:
@@ -73,11 +74,6 @@ class Run:
         self.args, self.start = args, time.perf_counter()
         if args.cuda and not torch.cuda.is_available():
             raise InputError("--cuda: this machine has no GPU that torch can use; leave the flag out to run on the CPU")
-        for flag in ("epochs", "batch_size"):
-            if getattr(args, flag) < 1:
-                raise InputError(f"--{flag.replace('_', '-')}: got {getattr(args, flag)}; accepted are 1, 2, ...")
-        if not 0 <= args.seed < 2**32:
-            raise InputError(f"--seed: got {args.seed}; accepted are 0 to 2^32 - 1")
         self.device = torch.device("cuda" if args.cuda else "cpu")
         torch.manual_seed(args.seed)
         self.fallback = None
@@ -87,12 +83,18 @@ class Run:
             self.data, self.fallback = data.load_auto(preferred, args.data_dir)
         else:
             self.data = data.load(args.dataset, args.data_dir)
+        for flag, value in vars(args).items():  # defaults that depend on the data set
+            if isinstance(value, dict):
+                setattr(args, flag, value.get(self.data.name, value["*"]))
+        for flag in ("epochs", "batch_size"):
+            if getattr(args, flag) < 1:
+                raise InputError(f"--{flag.replace('_', '-')}: got {getattr(args, flag)}; accepted are 1, 2, ...")
+        if not 0 <= args.seed < 2**32:
+            raise InputError(f"--seed: got {args.seed}; accepted are 0 to 2^32 - 1")
         if args.hold_out:
             self.data = self.data.hold_out(args.hold_out)
         if self.fallback:
             print(f"NOTE: {self.fallback}", flush=True)
-        if args.labelled is None:
-            args.labelled = args.labelled_by_dataset.get(self.data.name, args.labelled_by_dataset["*"])
         self.labelled_rows = data.labelled_rows(self.data.y, data.parse_labelled(args.labelled), args.seed)
         self.y: Tensor = data.hide(self.data.y, self.labelled_rows)
         name = Path(sys.argv[0]).stem
@@ -123,8 +125,7 @@ class Run:
 
     def config(self) -> dict[str, Any]:
         """The flags and the data set used, as plain values."""
-        flags = {name: value for name, value in vars(self.args).items() if not isinstance(value, dict)}
-        return {**flags, "dataset_used": self.data.name}
+        return {**vars(self.args), "dataset_used": self.data.name}
 
     def finish(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """Writes `config.json`, `labelled_rows.json` and `metrics.json`, prints the metrics and returns them."""

@@ -83,7 +83,8 @@ def fit(
         config: plain values to keep in the checkpoint.
         on_epoch: called after every epoch with its number (from 1) and the model; what it returns goes into the
             history.
-        progress: show a bar with the bound's terms; where the output is no terminal, a line per epoch.
+        progress: show a bar with the bound's terms; where the output is no terminal, up to
+            twenty lines.
 
     Returns one dict per epoch: `epoch`, `bound` (nats per row, weights included), `term/<name>` and `monitor/<name>`
     (means over the epoch's steps), `seconds`.
@@ -155,7 +156,8 @@ def fit(
                     vae.eval()
                     history[-1].update({k: float(v) for k, v in (on_epoch(epoch + 1, vae) or {}).items()})
                     vae.train()
-            if progress and not sys.stderr.isatty():
+            every = -(-epochs // 20)  # at most twenty lines
+            if progress and not sys.stderr.isatty() and ((epoch + 1) % every == 0 or epoch + 1 == epochs):
                 print(_line(history[-1], epochs), file=sys.stderr, flush=True)
             _check_weights(vae, epoch + 1)
             if checkpoint is not None:
