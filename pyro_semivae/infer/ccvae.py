@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -15,6 +16,16 @@ from pyro_semivae.errors import InputError
 from pyro_semivae.infer.base import RowELBO, Rows, log_prob, plate_dims, reduce_plates, row_dim, row_scale
 from pyro_semivae.infer.roles import Roles, assign_roles
 from pyro_semivae.labels import Evidence, is_missing, select
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of guide and model: their traces, the sites' roles, the observed labels (some entries missing)."""
+
+    guide: Trace
+    model: Trace
+    roles: Roles
+    observed: dict[str, Tensor]
 
 
 class TraceCCVAE_ELBO(RowELBO):
@@ -103,7 +114,8 @@ class TraceCCVAE_ELBO(RowELBO):
             model, guide, args, kwargs, particles=1 + self.num_samples, detach_first=detached
         )
         roles = assign_roles(model_trace, guide_trace)
-        densities, log_p_observed = self._model_densities(guide_trace, model_trace, roles, observed)
+        run = _Run(guide_trace, model_trace, roles, observed)
+        densities, log_p_observed = self._model_densities(run)
         terms = {f"p({','.join(sites)})": self._weight(sites, roles) * value for sites, value in densities.items()}
         for name in roles.latents:
             terms[f"q({name})"] = -self.beta * self.first_log_prob(guide_trace.nodes[name])
@@ -111,8 +123,8 @@ class TraceCCVAE_ELBO(RowELBO):
         if not observed:
             return Rows(terms, scale)
 
-        log_q_z = self._log_q_observed(guide_trace, observed)  # log q(y_o|z), (particles, B)
         labelled = torch.stack([~is_missing(y).reshape(len(y), -1).all(1) for y in observed.values()]).any(0)
+        log_q_z = self._log_q_observed(run)  # log q(y_o|z), (particles, B)
         log_q_x = torch.logsumexp(log_q_z[1 : 1 + self.num_samples], 0) - math.log(self.num_samples)
         log_q_x = torch.where(labelled, log_q_x, 0.0)  # exactly, whatever the rounding
         w = (log_q_z[-1 if detached else 0] - log_q_x).exp()
@@ -122,7 +134,7 @@ class TraceCCVAE_ELBO(RowELBO):
         terms[f"q({y}|x)"] = self.classifier_weight * log_q_x
         terms[f"p({y})"] = log_p_observed
         if self.regulariser_weight:
-            log_q = self._log_q_nearest(guide_trace, model_trace, roles, guide, observed, args, kwargs)
+            log_q = self._log_q_nearest(run, lambda: guide(*args, **kwargs))
             terms["regulariser"] = self.regulariser_weight * torch.where(labelled, 0.0, log_q)
         return Rows(terms, scale, {"ess": _effective_sample_size(w.detach(), labelled)})
 
@@ -132,13 +144,11 @@ class TraceCCVAE_ELBO(RowELBO):
             raise InputError(f"beta: accepted is 1 where one label's sum has both data and latents, here {names}")
         return 1.0 if set(names) <= set(roles.data) else self.beta
 
-    def _model_densities(
-        self, guide_trace: Trace, model_trace: Trace, roles: Roles, observed: dict[str, Tensor]
-    ) -> tuple[dict[tuple[str, ...], Tensor], Tensor | float]:
+    def _model_densities(self, run: _Run) -> tuple[dict[tuple[str, ...], Tensor], Tensor | float]:
         """log p of data and latents, `(B,)` by their sites, missing labels summed; and log p(y_o)."""
-        sites = model_trace.nodes
+        sites, roles, observed = run.model.nodes, run.roles, run.observed
         tables = {name: log_prob(sites[name]) for name in roles.data + roles.labels + roles.latents}
-        parents = {name: self._labels_of(name, tables[name], model_trace, roles) for name in roles.data + roles.latents}
+        parents = {name: self._label_of(name, tables[name], run) for name in roles.data + roles.latents}
         densities = {(name,): self.to_rows(tables[name], sites[name]) for name, label in parents.items() if not label}
         log_p_observed: Tensor | float = 0.0
         for label in roles.labels:
@@ -147,13 +157,11 @@ class TraceCCVAE_ELBO(RowELBO):
             children = [name for name, parent in parents.items() if parent == label]
             factor = sum(reduce_plates(tables[n], sites[n], keep=plate_dims(site)) for n in children)
             if not children:
-                raise InputError(
-                    f"label '{label}': no latent or data site of the model depends on it, so it says nothing"
-                )
+                raise InputError(f"label '{label}': no latent or data site of the model depends on it")
             if self.marginal == "exact":
                 summed = torch.logsumexp(factor + prior, dim)
             else:
-                log_q = self._classifier(guide_trace, label).narrow(self.particle_dim, 0, 1)
+                log_q = self._classifier(run, label).narrow(self.particle_dim, 0, 1)
                 summed = (log_q.exp() * (factor + prior - log_q)).sum(dim)
             if label in observed:
                 y = observed[label]
@@ -162,70 +170,56 @@ class TraceCCVAE_ELBO(RowELBO):
             densities[tuple(children)] = self.to_rows(summed, site)
         return densities, log_p_observed
 
-    def _labels_of(self, name: str, table: Tensor, model_trace: Trace, roles: Roles) -> str | None:
-        """The label that a site of the model depends on, if any: the one whose values its density varies with."""
-        found = [
-            label
-            for label in roles.labels
-            if table.dim() >= -(dim := model_trace.nodes[label]["infer"]["_enumerate_dim"]) and table.shape[dim] > 1
-        ]
+    def _label_of(self, name: str, table: Tensor, run: _Run) -> str | None:
+        """The label that a site of the model depends on, if any: the one with whose values its density varies."""
+        dims = {label: run.model.nodes[label]["infer"]["_enumerate_dim"] for label in run.roles.labels}
+        found = [label for label, dim in dims.items() if table.dim() >= -dim and table.shape[dim] > 1]
         if len(found) > 1:
             raise InputError(f"site '{name}' depends on the labels {found} at once: only one label is summed here")
         return found[0] if found else None
 
-    def _classifier(self, guide_trace: Trace, label: str) -> Tensor:
+    def _classifier(self, run: _Run, label: str) -> Tensor:
         """log q(y|z) of every value of a label, `(C, ..., particles, plates)`."""
-        if label not in guide_trace.nodes:
+        if label not in run.guide.nodes:
             raise InputError(
                 f"label '{label}' is not in the guide: this bound needs its classifier q({label}|z) there, with "
                 f'infer={{"enumerate": "parallel"}}'
             )
-        table = log_prob(guide_trace.nodes[label])
-        if table.dim() < -self.particle_dim:  # q does not depend on latents
+        table = log_prob(run.guide.nodes[label])
+        if table.dim() < -self.particle_dim:
             raise InputError(f"label '{label}': the guide's q({label}|..) must depend on the latents")
         return table
 
-    def _log_q_observed(self, guide_trace: Trace, observed: dict[str, Tensor]) -> Tensor:
+    def _log_q_observed(self, run: _Run) -> Tensor:
         """log q(y_o|z) = sum over the observed entries, `(particles, B)`; 0 in rows without any."""
         total: Tensor | float = 0.0
-        for label, y in observed.items():
-            log_q, site = self._classifier(guide_trace, label), guide_trace.nodes[label]
+        for label, y in run.observed.items():
+            log_q, site = self._classifier(run, label), run.guide.nodes[label]
             table = select(log_q, site["value"], y, site["infer"]["_enumerate_dim"])
             table = reduce_plates(table, site, keep={row_dim(site)})
             total = total + table.reshape(table.shape[self.particle_dim], table.shape[row_dim(site)])
         return total
 
-    def _log_q_nearest(
-        self,
-        guide_trace: Trace,
-        model_trace: Trace,
-        roles: Roles,
-        guide: Callable,
-        observed: dict[str, Tensor],
-        args: tuple,
-        kwargs: dict,
-    ) -> Tensor:
+    def _log_q_nearest(self, run: _Run, guide: Callable[[], None]) -> Tensor:
         """REVAE D.2: log q(y~|z') with z' ~ p(z_c|y) and y~ the label of the nearest labelled row, `(B,)`."""
-        if len(roles.labels) != 1 or len(next(iter(observed.values())).shape) != 1:
-            raise InputError(f"regulariser_weight: needs one class label, got the label sites {roles.labels}")
-        (label,) = roles.labels
-        site, y = model_trace.nodes[label], observed[label]
-        dim = site["infer"]["_enumerate_dim"]
-        drawn_label = site["fn"].sample()  # (B,)
+        if len(run.roles.labels) != 1 or next(iter(run.observed.values())).dim() != 1:
+            raise InputError(f"regulariser_weight: needs one class label, got the label sites {run.roles.labels}")
+        (label,) = run.roles.labels
+        site, y = run.model.nodes[label], run.observed[label]
+        dim, drawn = site["infer"]["_enumerate_dim"], site["fn"].sample()  # (B,)
         draws = {}
-        for name in roles.latents:
-            child = model_trace.nodes[name]
-            if self._labels_of(name, log_prob(child), model_trace, roles):
-                z = child["fn"].sample().movedim(dim - child["fn"].event_dim, 0)  # (C, ..., B, D)
-                z = z.reshape(z.shape[:1] + z.shape[-1 - child["fn"].event_dim :])  # (C, B, D)
-                draws[name] = z[drawn_label, torch.arange(len(y), device=y.device)]  # (B, D)
+        for name in run.roles.latents:
+            fn = run.model.nodes[name]["fn"]
+            if self._label_of(name, log_prob(run.model.nodes[name]), run):
+                z = fn.sample().movedim(dim - fn.event_dim, 0)  # (C, ..., B, D)
+                z = z.reshape(z.shape[:1] + z.shape[-1 - fn.event_dim :])  # (C, B, D)
+                draws[name] = z[drawn, torch.arange(len(y), device=y.device)]  # (B, D)
         log_q_z = sum(  # log q(z'_b | x_r) of every draw b under every row r, (B, B)
-            guide_trace.nodes[name]["fn"].log_prob(z.unsqueeze(1)) for name, z in draws.items()
+            run.guide.nodes[name]["fn"].log_prob(z.unsqueeze(1)) for name, z in draws.items()
         )
         nearest = log_q_z.masked_fill(is_missing(y), -math.inf).argmax(1)
-        with poutine.enum(first_available_dim=self.particle_dim - 1):
-            trace = poutine.trace(poutine.condition(Evidence()(guide), data=draws)).get_trace(*args, **kwargs)
-        classifier = trace.nodes[label]
+        with poutine.enum(first_available_dim=self.particle_dim - 1), Evidence(), poutine.condition(data=draws):
+            classifier = poutine.trace(guide).get_trace().nodes[label]
         log_q_y = select(log_prob(classifier), classifier["value"], y[nearest], classifier["infer"]["_enumerate_dim"])
         return self.to_rows(log_q_y, classifier)
 
