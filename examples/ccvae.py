@@ -21,7 +21,7 @@ RECIPE = {"marginal": "jensen", "alpha": 1000.0, "beta": 4.0, "shift": 1, "z_c":
 PAPER = {"marginal": "exact", "alpha": 0.0, "beta": 1.0, "shift": 0, "z_c": 10, "lr": 5e-4, "schedule": "constant"}
 PAPER["num_samples"] = 100  # as the authors' code
 PRESETS = {
-    "demo": {**RECIPE, "epochs": {"digits": 400, "*": 15}},
+    "demo": {**RECIPE, "epochs": {"digits": 400, "*": 12}},
     "recipe": {**RECIPE, "epochs": 40},
     "paper": {**PAPER, "epochs": 100},
 }
