@@ -12,16 +12,17 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
-from pyro_semivae import CCVAE, cli
+from pyro_semivae import CCVAE, MultiLabelCCVAE, SemiVAE, cli, report
 from pyro_semivae.data import shift
-from pyro_semivae.report import draw_classes, measure_classes
+from pyro_semivae.labels import Binary, frequencies
 from pyro_semivae.train import SCHEDULES, fit
 
 RECIPE = {"marginal": "jensen", "alpha": 1000.0, "beta": 4.0, "shift": 1, "z_c": 30, "lr": 1e-3, "schedule": "cosine"}
+RECIPE |= {"consistency": 300.0, "dropout": 0.1}
 PAPER = {"marginal": "exact", "alpha": 0.0, "beta": 1.0, "shift": 0, "z_c": 10, "lr": 5e-4, "schedule": "constant"}
-PAPER["num_samples"] = 100  # as the authors' code
+PAPER |= {"num_samples": 100}  # as the authors' code
 PRESETS = {
-    "demo": {**RECIPE, "epochs": {"digits": 400, "*": 12}},
+    "demo": {**RECIPE, "epochs": {"digits": 400, "faces": 6, "*": 12}},
     "recipe": {**RECIPE, "epochs": 40},
     "paper": {**PAPER, "epochs": 100},
 }
@@ -30,23 +31,34 @@ PRESETS = {
 def flags() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__, datasets=cli.data.NAMES, labelled={"digits": "100", "*": "0.004"})
     parser.add_argument("--z-c", type=int, help="size of the characteristic latent")
-    parser.add_argument("--z-s", type=int, default=0, help="size of the rest")
+    parser.add_argument("--z-s", type=int, default={"faces": 27, "*": 0}, help="size of the rest")
+    parser.add_argument("--prior", default="labelled", choices=["labelled", "uniform"], help="p(y) of binary labels")
     parser.add_argument("--classifier", default="network", choices=["network", "bayes"])
-    parser.add_argument("--marginal", choices=["exact", "jensen"], help="how missing labels enter")
+    parser.add_argument("--marginal", choices=["exact", "jensen", "sampled"], help="how missing labels enter")
     parser.add_argument("--detach", default="weight", choices=["weight", "weighted-terms", "none"])
     parser.add_argument("--num-samples", type=int, default=20, help="K, for q(y|x)")
     parser.add_argument("--alpha", type=float, help="extra weight alpha N / N_labelled on log q(y|x); 0 is the bound")
     parser.add_argument("--beta", type=float, help="weight of the latents' densities; 1 is the bound")
     parser.add_argument("--regulariser-weight", type=float, default=0.0, help="mu of REVAE D.2")
+    parser.add_argument("--consistency", type=float, default=0.0, help="weight of q(y|x) not minding noise; 0: none")
+    parser.add_argument("--dropout", type=float, default=0.0, help="of the encoder's hidden units")
     parser.add_argument("--schedule", choices=SCHEDULES, help="of the learning rate")
     parser.add_argument("--shift", type=int, help="move what the encoder sees in training by up to so many pixels")
     return parser
 
 
-def train(args: argparse.Namespace, job: cli.Run, corrupt: Callable | None) -> tuple[CCVAE, list]:
-    x, num_classes = job.data.x, len(job.data.classes)
+def build(args: argparse.Namespace, job: cli.Run) -> SemiVAE:
+    x_shape, num_labels = job.data.x_shape, len(job.data.label_names)
+    if isinstance(job.data.labels, Binary):
+        prior = frequencies(job.y) if args.prior == "labelled" else None
+        return MultiLabelCCVAE(x_shape, num_labels, z_s=args.z_s, prior=prior, classifier=args.classifier)
     hidden = (32,) if args.smoke_test else (600, 600)
-    vae = CCVAE(job.data.x_shape, num_classes, z_c=args.z_c, z_s=args.z_s, hidden=hidden, classifier=args.classifier)
+    sizes = {"z_c": args.z_c, "z_s": args.z_s, "hidden": hidden}
+    return CCVAE(x_shape, num_labels, **sizes, classifier=args.classifier, dropout=args.dropout)
+
+
+def train(args: argparse.Namespace, job: cli.Run, corrupt: Callable | None) -> tuple[SemiVAE, list]:
+    vae, x = build(args, job), job.data.x
     elbo = vae.elbo(
         marginal=args.marginal,
         detach=args.detach,
@@ -54,6 +66,7 @@ def train(args: argparse.Namespace, job: cli.Run, corrupt: Callable | None) -> t
         beta=args.beta,
         classifier_weight=1 + args.alpha * len(x) / len(job.labelled_rows),
         regulariser_weight=args.regulariser_weight,
+        consistency_weight=args.consistency,
     )
     history = fit(vae, x, job.y, elbo=elbo, schedule=SCHEDULES[args.schedule], corrupt=corrupt, **job.fit_options())
     return vae, history
@@ -64,8 +77,8 @@ def run() -> None:
     job = cli.Run(args, preferred="fashionmnist")
     corrupt = partial(shift, pixels=args.shift) if args.shift else None
     vae, history = train(args, job, corrupt)
-    job.finish(measure_classes(vae, job.data, corrupt=corrupt, quick=args.smoke_test, seed=args.seed))
-    draw_classes(vae, job.data, history, job.out)
+    job.finish(report.measure(vae, job.data, corrupt=corrupt, quick=args.smoke_test, seed=args.seed))
+    report.draw(vae, job.data, history, job.out)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class Run:
         torch.manual_seed(args.seed)
         self.fallback = None
         if args.smoke_test:
-            self.data = data.load("digits")
+            self.data = data.load_small(args.dataset)
         elif args.dataset == "auto":
             self.data, self.fallback = data.load_auto(preferred, args.data_dir)
         else:
@@ -143,7 +143,8 @@ class Run:
         write_json(self.out / "config.json", self.config())
         write_json(self.out / "labelled_rows.json", self.labelled_rows.tolist(), indent=None)
         write_json(self.out / "metrics.json", metrics)
-        shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in metrics.items() if not isinstance(v, dict)}
+        shown = {k: v for k, v in metrics.items() if not isinstance(v, dict | list)}
+        shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in shown.items()}
         print("\n".join(f"{name:>24}  {value}" for name, value in shown.items()), flush=True)
         return metrics
 

@@ -8,6 +8,7 @@ samples, enumerated labels) become batch dimensions of the distribution.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -167,3 +168,102 @@ class GreyBernoulliImage(Conditional):
 
     def forward(self, *parents: Tensor) -> dist.TorchDistribution:
         return GreyBernoulli(logits=self.net(*parents)).to_event(3)
+
+
+class LaplaceImage(Conditional):
+    """p(x | parents) over images: independent Laplace pixels of scale 1 around sigmoid(net) (CCVAE, C.3).
+
+    Args:
+        net: maps the parents to `batch + (C, H, W)`.
+
+    Event shape `(C, H, W)`; `mean` is in [0, 1].
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, *parents: Tensor) -> dist.TorchDistribution:
+        loc = self.net(*parents).sigmoid()
+        return dist.Laplace(loc, torch.ones_like(loc)).to_event(3)
+
+
+# Conditionals for a plate of labels: entry i of the last batch dimension belongs to label i.
+
+
+class PerLabelGaussian(Conditional):
+    """p(z^i | y_i) = N(mu_i(y_i), sigma_i(y_i)^2), a scalar for each of L binary labels.
+
+    Args:
+        num_labels: L.
+        separation: how far apart mu_i(0) and mu_i(1) start, in units of the standard deviations they start with (1).
+
+    Takes y `batch + (L,)` or broadcastable to it, in {0, 1}. Batch shape: the broadcast; event shape `()`.
+    """
+
+    def __init__(self, num_labels: int, separation: float = 2.0):
+        super().__init__()
+        start = torch.tensor([-0.5, 0.5]).mul(separation)[:, None].repeat(1, num_labels)
+        self.loc = nn.Parameter(start)  # (2, L): off, on
+        self.raw = nn.Parameter(torch.full((2, num_labels), math.log(math.e - 1)))
+
+    def forward(self, y: Tensor) -> dist.TorchDistribution:
+        scale = positive(self.raw)
+        return dist.Normal(self.loc[0].lerp(self.loc[1], y), scale[0].lerp(scale[1], y))
+
+
+class PerLabelBernoulli(Conditional):
+    """q(y_i | z^i) = Ber(sigmoid(a_i z^i + b_i)): the diagonal classifier of CCVAE's Table 3; `z` is `batch + (L,)`."""
+
+    def __init__(self, num_labels: int):
+        super().__init__()
+        self.slope = nn.Parameter(torch.ones(num_labels))
+        self.bias = nn.Parameter(torch.zeros(num_labels))
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        return dist.Bernoulli(logits=self.slope * z + self.bias)
+
+
+class BernoulliPrior(Conditional):
+    """A fixed p(y_i = 1) for each of L labels, `probs` `(L,)`; no parents. It is kept in the state dict."""
+
+    def __init__(self, probs: Tensor):
+        super().__init__()
+        self.register_buffer("logits", probs.logit())
+
+    def forward(self) -> dist.TorchDistribution:
+        return dist.Bernoulli(logits=self.logits)
+
+
+class BayesBernoulli(Conditional):
+    """q(y_i | z^i) as Bayes' rule gives it from p(z^i | y_i) and p(y_i), without parameters; see `BayesCategorical`."""
+
+    def __init__(self, p_z: PerLabelGaussian, p_y: BernoulliPrior):
+        super().__init__()
+        self._parts = (p_z, p_y)
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        p_z, p_y = self._parts
+        off, on = (p_z(torch.full_like(z[..., :1], value)).log_prob(z) for value in (0.0, 1.0))
+        return dist.Bernoulli(logits=p_y().logits + on - off)
+
+
+class PerLabelAndRestGaussian(Conditional):
+    """q(z_c, z_s | x) where z_c has a scalar for each label of a plate and z_s is a vector of its own.
+
+    Args:
+        net: maps the parents to `batch + (2 * (L + D_s),)`. num_labels: L. rest: D_s.
+
+    Returns q(z_c | .) of batch shape `batch + (L,)`, event shape `()`, and q(z_s | .) of batch shape `batch + (1,)`,
+    event shape `(D_s,)`: outside of the plate of labels its dimension is 1.
+    """
+
+    def __init__(self, net: nn.Module, num_labels: int, rest: int):
+        super().__init__()
+        self.net = net
+        self.sizes = [num_labels, rest]
+
+    def forward(self, *parents: Tensor) -> tuple[dist.TorchDistribution, dist.TorchDistribution]:
+        loc, raw = self.net(*parents).chunk(2, -1)
+        (loc_c, loc_s), (scale_c, scale_s) = loc.split(self.sizes, -1), positive(raw).split(self.sizes, -1)
+        return dist.Normal(loc_c, scale_c), dist.Normal(loc_s.unsqueeze(-2), scale_s.unsqueeze(-2)).to_event(1)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 
 from pyro_semivae.errors import InputError
@@ -29,10 +33,38 @@ def writable_folder(path: str | Path, name: str = "out") -> Path:
     return path
 
 
-def _replace(path: Path, write) -> None:
+CACHE_ENV = "PYRO_SEMIVAE_CACHE"
+
+
+def cache_folder() -> Path:
+    """Where rendered data and trained classifiers are kept: `$PYRO_SEMIVAE_CACHE`, else `~/.cache/pyro_semivae`."""
+    return Path(os.environ.get(CACHE_ENV) or Path.home() / ".cache" / "pyro_semivae")
+
+
+def cached_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array of an .npy file, memory-mapped (copy on write); made and written first where it is not there.
+
+    Where the folder cannot be written to, a note on standard error says so and the array is in memory.
+    """
+    if not path.is_file():
+        array = make()
+        try:
+            writable_folder(path.parent, CACHE_ENV)
+        except InputError as error:
+            print(f"NOTE: {path.name} is not cached: {error}", file=sys.stderr, flush=True)
+            return array
+        with open_beside(path) as file:
+            np.save(file, array)
+    return np.load(path, mmap_mode="c")
+
+
+@contextmanager
+def open_beside(path: Path) -> Iterator[BinaryIO]:
+    """A binary file beside `path` that takes its place when all is written."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        write(beside)
+        with open(beside, "wb") as file:
+            yield file
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
@@ -41,7 +73,8 @@ def _replace(path: Path, write) -> None:
 def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
     """Writes `value` as JSON; NaN and infinity are errors."""
     text = json.dumps(value, indent=indent, allow_nan=False) + "\n"
-    _replace(Path(path), lambda beside: beside.write_text(text))
+    with open_beside(Path(path)) as file:
+        file.write(text.encode())
 
 
 def check_plain(value: Any, name: str) -> None:
@@ -66,7 +99,8 @@ def check_plain(value: Any, name: str) -> None:
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
     """Saves tensors, numbers, strings, lists and dicts in one file; see `check_plain`."""
     check_plain(state, "checkpoint")
-    _replace(Path(path), lambda beside: torch.save(state, beside))
+    with open_beside(Path(path)) as file:
+        torch.save(state, file)
 
 
 def load_checkpoint(path: str | Path, model: str | None = None) -> dict[str, Any]:

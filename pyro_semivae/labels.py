@@ -64,6 +64,57 @@ class Classes:
         return y
 
 
+@dataclass(frozen=True)
+class Binary:
+    """The label space of `num_labels` binary labels: float tensors `(B, num_labels)` of 0, 1, NaN for missing."""
+
+    num_labels: int
+
+    def missing(self, num_rows: int, device: torch.device | None = None) -> Tensor:
+        """`num_rows` rows of labels, all missing."""
+        return torch.full((num_rows, self.num_labels), torch.nan, device=device)
+
+    def validate(self, y: Tensor, name: str = "y") -> Tensor:
+        """Returns `y` as a `(B, num_labels)` tensor of the default dtype.
+
+        Raises:
+            ValueError: wrong rank or dtype, or values that are not 0, 1 or NaN.
+        """
+        accepted = f"a float tensor (B, {self.num_labels}) of 0, 1 and, for missing, NaN"
+        if not isinstance(y, Tensor) or not y.is_floating_point():
+            got = f"dtype {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
+            raise InputError(f"{name}: got {got}; accepted is {accepted}")
+        if y.dim() != 2 or y.shape[1] != self.num_labels:
+            raise InputError(f"{name}: got shape {tuple(y.shape)}; accepted is {accepted}")
+        outside = ~((y == 0) | (y == 1) | y.isnan())
+        if outside.any():
+            rows = outside.any(1).nonzero()[:5, 0].tolist()
+            raise InputError(f"{name}: got {y[outside][:5].tolist()} at rows {rows}; accepted is {accepted}")
+        return y.to(torch.get_default_dtype())
+
+
+def frequencies(y: Tensor, num_classes: int | None = None, smoothing: float = 1.0) -> Tensor:
+    """How often each class, or each binary label, is on among the observed entries of `y`, for a prior p(y).
+
+    Args:
+        y: `(B,)` integer labels with `num_classes`, or `(B, L)` floats; some missing.
+        smoothing: added to each count (of each class; of on and off), so that nothing is impossible.
+
+    Returns probabilities, `(C,)` or `(L,)`.
+
+    >>> frequencies(torch.tensor([0, 0, 1, -1]), 2)
+    tensor([0.6000, 0.4000])
+    >>> frequencies(torch.tensor([[1.0, 0.0], [1.0, float("nan")]]))
+    tensor([0.7500, 0.3333])
+    """
+    observed = ~is_missing(y)
+    if num_classes is not None:
+        counts = torch.bincount(y[observed], minlength=num_classes) + smoothing
+        return counts / counts.sum()
+    on = torch.where(observed, y, 0.0).sum(0) + smoothing
+    return on / (observed.sum(0) + 2 * smoothing)
+
+
 def _check_support(msg) -> None:
     """With validation on, as Pyro does for an observed site: every entry is missing or in the site's support."""
     y = msg["value"]

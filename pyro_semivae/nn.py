@@ -32,6 +32,7 @@ class MLP(nn.Module):
         hidden: sizes of the hidden layers.
         out_shape: the event shape that comes out.
         activation: the class of the non-linearity between layers.
+        dropout: the probability that a hidden unit is left out, while training.
 
     Shapes: parents `batch_i + in_shapes[i]`, whose batch shapes broadcast; output `batch + out_shape`.
 
@@ -45,6 +46,7 @@ class MLP(nn.Module):
         hidden: Sequence[int],
         out_shape: Shape,
         activation: type[nn.Module] = nn.ReLU,
+        dropout: float = 0.0,
     ):
         super().__init__()
         self.in_shapes = [tuple(shape) for shape in in_shapes]
@@ -52,8 +54,8 @@ class MLP(nn.Module):
         sizes = [sum(math.prod(shape) for shape in self.in_shapes), *hidden, math.prod(out_shape)]
         layers: list[nn.Module] = []
         for d_in, d_out in itertools.pairwise(sizes):
-            layers += [nn.Linear(d_in, d_out), activation()]
-        self.layers = nn.Sequential(*layers[:-1])
+            layers += [nn.Linear(d_in, d_out), activation(), *([nn.Dropout(dropout)] if dropout else [])]
+        self.layers = nn.Sequential(*layers[: -2 if dropout else -1])
 
     def forward(self, *parents: Tensor) -> Tensor:
         h = self.layers(flatten_parents(parents, self.in_shapes))
@@ -94,3 +96,49 @@ class OneHot(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         return self.table[y]
+
+
+class ConvEncoder(nn.Module):
+    """Images `batch + (C, 64, 64)` to `batch + (out_size,)`: five convolutions and a linear layer (CCVAE, Table 3).
+
+    Args:
+        channels: C. out_size: the number of outputs.
+
+    Raises:
+        InputError: the images are not 64x64.
+    """
+
+    def __init__(self, channels: int, out_size: int):
+        super().__init__()
+        sizes = [channels, 32, 32, 64, 128]
+        layers: list[nn.Module] = []
+        for c_in, c_out in itertools.pairwise(sizes):
+            layers += [nn.Conv2d(c_in, c_out, 4, 2, 1), nn.ReLU()]  # 32, 16, 8, 4
+        self.layers = nn.Sequential(*layers, nn.Conv2d(128, 256, 4), nn.ReLU(), nn.Flatten(), nn.Linear(256, out_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-2:] != (64, 64):
+            raise InputError(f"x: got images of {x.shape[-2]}x{x.shape[-1]}; accepted by these networks are 64x64")
+        return self.layers(x.reshape(-1, *x.shape[-3:])).reshape(*x.shape[:-3], -1)
+
+
+class ConvDecoder(nn.Module):
+    """Vectors, concatenated, to images `batch + (C, 64, 64)` of raw outputs: the mirror of `ConvEncoder`.
+
+    Args:
+        in_sizes: the sizes of the parents, in the order they are passed. channels: C.
+    """
+
+    def __init__(self, in_sizes: Sequence[int], channels: int):
+        super().__init__()
+        self.in_shapes = [(size,) for size in in_sizes]
+        layers: list[nn.Module] = [nn.Linear(sum(in_sizes), 256), nn.Unflatten(1, (256, 1, 1))]
+        layers += [nn.ReLU(), nn.ConvTranspose2d(256, 128, 4)]  # 4
+        for c_in, c_out in itertools.pairwise([128, 64, 32, 32, channels]):
+            layers += [nn.ReLU(), nn.ConvTranspose2d(c_in, c_out, 4, 2, 1)]  # 8, 16, 32, 64
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, *parents: Tensor) -> Tensor:
+        h = flatten_parents(parents, self.in_shapes)
+        x = self.layers(h.reshape(-1, h.shape[-1]))
+        return x.reshape(*h.shape[:-1], *x.shape[1:])

@@ -1,15 +1,19 @@
-"""What is measured and drawn of a trained model on data with class labels: the papers' numbers and figures."""
+"""What is measured and drawn of a trained model: the papers' numbers and figures, for class and for binary labels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_semivae import metrics, tasks
 from pyro_semivae.data import ImageData
+from pyro_semivae.labels import Binary
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
 from pyro_semivae.train import History
@@ -40,9 +44,8 @@ def measure_classes(
     device = next(vae.parameters()).device
     x, y = data.x_test.to(device), data.y_test.to(device)
     judge, judge_accuracy = metrics.independent_classifier(data, device=device, steps=20 if quick else 900)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        labels = torch.arange(len(data.classes), device=device).repeat(10 if quick else 200)
+    with _seeded(seed, device):
+        labels = torch.arange(len(data.label_names), device=device).repeat(10 if quick else 200)
         generation, images = metrics.generation_accuracy(lambda y: tasks.generate(vae, y)[0], judge.classify, labels)
         sampled = tasks.in_batches(lambda part: tasks.classify(vae, part, corrupt=corrupt), x)
         clean = tasks.in_batches(lambda part: tasks.classify(vae, part), x)
@@ -50,7 +53,7 @@ def measure_classes(
         rows = torch.randperm(len(data.x))[:20_000]
         bound = torch.cat([_bound(vae, part) for part in x.split(1000)]).double().mean().item()
         features = judge.embed(data.x[rows].to(device))
-    posterior = metrics.LastLayerGP(features, data.y[rows], len(data.classes), steps=5 if quick else 300)
+    posterior = metrics.LastLayerGP(features, data.y[rows], len(data.label_names), steps=5 if quick else 300)
     return {
         "bound_per_row": bound,
         "test_accuracy": metrics.accuracy(sampled, y),
@@ -61,6 +64,92 @@ def measure_classes(
         "mutual_information_real": metrics.image_mutual_information(x[:2000], judge.embed, posterior),
         "judge_accuracy": judge_accuracy,
     }
+
+
+def measure_attributes(
+    vae: SemiVAE,
+    data: ImageData,
+    *,
+    corrupt: Callable[[Tensor], Tensor] | None = None,
+    quick: bool = False,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The same for binary labels, and what the latents hold of each.
+
+    Args:
+        vae, data, corrupt, quick, seed: see `measure_classes`.
+
+    Returns `bound_per_row`, `test_accuracy` (mean over labels, at E_q(z|x)[q(y|z)], as the guide was trained),
+    `test_accuracy_clean`, `test_accuracy_mean` and `test_accuracy_per_label`; `generation_accuracy` and
+    `mutual_information` of images drawn with labels of the test set, and `mutual_information_real`; `frechet_distance`
+    of these images (with the independent classifier's features, not the FID); `swap_difference`;
+    `intervention_condition_number`, `intervention_selectivity` and `intervention_matrix` (rows: what changes);
+    `characteristic_capture` where the data has strengths (mean held-out R^2); `judge_accuracy`.
+    """
+    device = next(vae.parameters()).device
+    x, y = data.x_test.to(device), data.y_test.to(device)
+    judge, judge_accuracy = metrics.independent_classifier(data, device=device, steps=20 if quick else 900)
+    few = slice(0, 50 if quick else 500)
+    with _seeded(seed, device):
+        generation, images = metrics.generation_accuracy(
+            lambda y: torch.cat([tasks.generate(vae, part)[0] for part in y.split(500)]), judge.classify, y
+        )
+        sampled = _classified(vae, x, corrupt=corrupt)
+        swap = metrics.swap_difference(
+            partial(_batched, partial(tasks.swap, vae)), judge.logits, x, y, num_partners=1 if quick else 5
+        )
+        intervene, reconstruct = (lambda x, y: tasks.intervene(vae, x, y)[0]), partial(tasks.reconstruct, vae)
+        matrix = metrics.intervention_matrix(intervene, reconstruct, judge.logits, x[few], y[few])
+        bound = torch.cat([_bound(vae, part) for part in x.split(500)]).double().mean().item()
+        rows = torch.randperm(len(data.x))[: 1000 if quick else 10_000]
+        features = judge.embed(data.x[rows].to(device))
+    posterior = metrics.LastLayerGP(features, data.y[rows], None, steps=5 if quick else 300)
+    per_label = metrics.label_accuracy(sampled, y)
+    out = {
+        "bound_per_row": bound,
+        "test_accuracy": per_label.mean().item(),
+        "test_accuracy_clean": metrics.label_accuracy(_classified(vae, x), y).mean().item(),
+        "test_accuracy_mean": metrics.label_accuracy(_classified(vae, x, mean=True), y).mean().item(),
+        "test_accuracy_per_label": dict(zip(data.label_names, per_label.tolist(), strict=True)),
+        "generation_accuracy": generation,
+        "mutual_information": metrics.image_mutual_information(images, judge.embed, posterior),
+        "mutual_information_real": metrics.image_mutual_information(x, judge.embed, posterior),
+        "frechet_distance": metrics.frechet_distance(judge.embed(images), judge.embed(x)),
+        "swap_difference": swap,
+        "intervention_condition_number": metrics.condition_number(matrix),
+        "intervention_selectivity": metrics.selectivity(matrix),
+        "intervention_matrix": [[round(value, 4) for value in row] for row in matrix.tolist()],
+        "judge_accuracy": judge_accuracy,
+    }
+    if data.strengths is not None:
+        own, others = _latents(vae, data.x[rows].to(device))
+        out["characteristic_capture"] = metrics.characteristic_capture(own, others, data.strengths[rows]).mean()
+    return out
+
+
+def _latents(vae: SemiVAE, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Posterior means: the characteristic latents `(N, L)` or `(N, L, d)`, and the rest flattened, `(N, D)`."""
+    parts = [tasks.infer(vae, part) for part in x.split(500)]
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    own = torch.cat([joined[name] for name in vae.characteristic], -1)
+    others = [value.flatten(1) for name, value in joined.items() if name not in vae.characteristic]
+    return own, torch.cat([own.new_empty(len(x), 0), *others], 1)
+
+
+def _classified(vae: SemiVAE, x: Tensor, **options) -> Tensor:
+    return torch.cat([tasks.classify(vae, part, **options) for part in x.split(500)])
+
+
+def _batched(task: Callable[..., Tensor], *images: Tensor) -> Tensor:
+    return torch.cat([task(*parts) for parts in zip(*(x.split(500) for x in images), strict=True)])
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draws from `seed`, and leaves the caller's random state as it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 @torch.no_grad()
@@ -81,19 +170,19 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
     means) and `training` (the bound's terms).
     """
     device, out = next(vae.parameters()).device, Path(out)
-    num_classes = len(data.classes)
+    num_classes = len(data.label_names)
     labels = torch.arange(num_classes, device=device)
     first = torch.stack([(data.y_test == c).nonzero()[0, 0] for c in range(num_classes)])
     x = vae.images(data.x_test[first])  # one test image per class
 
     both = torch.stack([x, tasks.reconstruct(vae, x)])
-    image_grid(both, rows=["x", "reconstruction"], columns=data.classes, path=out / "reconstructions.png")
+    image_grid(both, rows=["x", "reconstruction"], columns=data.label_names, path=out / "reconstructions.png")
 
     rest = {name: z[:1] for name, z in tasks.infer(vae, x).items() if name not in vae.characteristic}
     drawn = tasks.generate(vae, labels, 8, given=rest).transpose(0, 1)
     image_grid(
         drawn,
-        rows=data.classes,
+        rows=data.label_names,
         title="p(x | y): the characteristic varies, the rest is fixed",
         path=out / "generations.png",
     )
@@ -101,14 +190,104 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
     changed = [tasks.intervene(vae, x, torch.full_like(labels, c))[0] for c in range(num_classes)]
     image_grid(
         torch.stack([x, *changed], 1),
-        rows=data.classes,
-        columns=["x", *data.classes],
+        rows=data.label_names,
+        columns=["x", *data.label_names],
         title="interventions: y set to the column, the rest kept",
         path=out / "interventions.png",
     )
 
-    corners = next((names for names in CORNERS if set(names) <= set(data.classes)), data.classes[:4])
-    y = torch.tensor([data.classes.index(name) for name in corners], device=device)
+    corners = next((names for names in CORNERS if set(names) <= set(data.label_names)), data.label_names[:4])
+    y = torch.tensor([data.label_names.index(name) for name in corners], device=device)
     title = f"between the prior means of {', '.join(corners)}"
     image_grid(tasks.interpolate(vae, y), title=title, path=out / "interpolation.png")
     training_curves(history, path=out / "training.png")
+
+
+# What the papers' figures walk along and vary; those that the data set has are drawn.
+WALKS = (("Pale_Skin", "Young"), ("Smiling", "Wearing_Necktie"), ("Cardiomegaly", "Pleural Effusion"))
+VARIED = ("Bangs", "Eyeglasses", "Pale_Skin", "Smiling", "Wearing_Necktie", "Blond_Hair")
+
+
+def draw_attributes(vae: SemiVAE, data: ImageData, history: History, out: str | Path, *, seed: int = 0) -> None:
+    """The papers' figures for data with several binary labels, as PNG files in `out`.
+
+    `interventions` (each label of a face switched; CCVAE Fig. 11), `walks` (two characteristics on a grid; Fig. 3),
+    `diversity` (draws for one label, and the variance of each pixel in green; Figs. 4 and 5), `swaps` (characteristics
+    of the row's face, the rest of the column's; Fig. 7), `generations` (draws for the labels of a test face) and
+    `training`.
+    """
+    device, out = next(vae.parameters()).device, Path(out)
+    names = data.label_names
+    with _seeded(seed, device):
+        x, y = vae.images(data.x_test[:8].to(device)), data.y_test[:8].to(device)
+        _draw_interventions(vae, x, y, names, out)
+        _draw_walks(vae, x, names, out)
+        _draw_diversity(vae, x, names, out)
+        swapped = torch.stack([tasks.swap(vae, x[i : i + 1].expand_as(x), x) for i in range(len(x))])
+        swapped = torch.cat([x.unsqueeze(1), swapped], 1)
+        top = torch.cat([torch.ones_like(x[:1]), x]).unsqueeze(0)
+        title = "characteristics of the row's image, the rest of the column's"
+        image_grid(torch.cat([top, swapped]), title=title, path=out / "swaps.png")
+        drawn = torch.cat([x.unsqueeze(1), tasks.generate(vae, y, 7).transpose(0, 1)], 1)
+        title = "x, and draws of p(x | y) for its labels"
+        image_grid(drawn, title=title, path=out / "generations.png")
+    training_curves(history, path=out / "training.png")
+
+
+def _draw_interventions(vae: SemiVAE, x: Tensor, y: Tensor, names: Sequence[str], out: Path) -> None:
+    columns = [x, tasks.reconstruct(vae, x)]
+    for c in range(y.shape[1]):
+        switched = torch.full_like(y, torch.nan)
+        switched[:, c] = 1 - y[:, c]
+        columns.append(tasks.intervene(vae, x, switched)[0])
+    image_grid(
+        torch.stack(columns, 1),
+        columns=["x", "reconstruction", *names],
+        title="interventions: the column's label switched, the rest kept",
+        path=out / "interventions.png",
+    )
+
+
+def _draw_walks(vae: SemiVAE, x: Tensor, names: Sequence[str], out: Path, steps: int = 6) -> None:
+    """Two labels at a time, each from the far side of `off` to the far side of `on`."""
+    pairs = [pair for pair in WALKS if set(pair) <= set(names)] or [tuple(names[:2])]
+    rows = []
+    for pair in pairs:
+        indices = [names.index(name) for name in pair]
+        y = torch.arange(2, device=x.device)[:, None].expand(2, len(names)).to(x)  # all off, all on
+        prior = tasks.prior_of_characteristics(vae, y)  # (2, L) means and scales
+        low, high = (prior[0][k, indices] + side * prior[1][k, indices] for k, side in ((0, -1), (1, 1)))
+        t = torch.linspace(0, 1, steps, device=x.device)
+        grid = torch.cartesian_prod(t, t)  # (steps^2, 2)
+        images = tasks.walk(vae, x[:3], vae.characteristic[0], indices, low + grid * (high - low))
+        rows += list(images.unflatten(0, (steps, steps)).permute(2, 0, 1, 3, 4, 5))
+    grids = torch.stack(rows).unflatten(0, (len(pairs), 3))  # (pairs, faces, steps, steps, C, H, W)
+    tiled = grids.permute(0, 2, 1, 3, 4, 5, 6).flatten(2, 3).flatten(0, 1)
+    title = "; ".join(f"{a} down, {b} right" for a, b in pairs)
+    image_grid(tiled, title=f"walks: {title}", path=out / "walks.png")
+
+
+def _draw_diversity(vae: SemiVAE, x: Tensor, names: Sequence[str], out: Path, draws: int = 6) -> None:
+    varied = [name for name in VARIED if name in names] or list(names[:6])
+    rows = []
+    for i, name in enumerate(varied):
+        y = torch.full((1, len(names)), torch.nan, device=x.device)
+        y[:, names.index(name)] = 1
+        face = x[i % len(x)].unsqueeze(0)
+        images = tasks.intervene(vae, face, y, 40)[:, 0]  # (40, C, H, W)
+        variance = images.var(0).sum(0)
+        overlay = tasks.reconstruct(vae, face)[0].mean(0).expand(3, -1, -1).clone() * 0.7
+        overlay[1] += variance / variance.max().clamp(min=1e-6)
+        rows.append(torch.stack([tasks.reconstruct(vae, face)[0], *images[:draws], overlay.clamp(0, 1)]))
+    columns = ["reconstruction", *[f"draw {k + 1}" for k in range(draws)], "variance"]
+    image_grid(torch.stack(rows), rows=varied, columns=columns, title="the row's label on", path=out / "diversity.png")
+
+
+def measure(vae: SemiVAE, data: ImageData, **options) -> dict[str, Any]:
+    """`measure_classes` or `measure_attributes`, as the labels are."""
+    return (measure_attributes if isinstance(data.labels, Binary) else measure_classes)(vae, data, **options)
+
+
+def draw(vae: SemiVAE, data: ImageData, history: History, out: str | Path) -> None:
+    """`draw_classes` or `draw_attributes`, as the labels are."""
+    (draw_attributes if isinstance(data.labels, Binary) else draw_classes)(vae, data, history, out)

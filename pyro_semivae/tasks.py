@@ -21,7 +21,7 @@ from pyro_semivae.check import descendants
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import LocalParameters, Mean, Particles, sample_sites
 from pyro_semivae.infer.base import log_prob
-from pyro_semivae.labels import Evidence, Impute, enumerates, is_missing
+from pyro_semivae.labels import Binary, Evidence, Impute, enumerates, is_missing
 from pyro_semivae.models import SemiVAE
 
 Latents = dict[str, Tensor]
@@ -53,7 +53,7 @@ def classify(
     mean: bool = False,
     corrupt: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """q(y | x) = E_q(z|x)[q(y | z)], `(B, C)` probabilities.
+    """q(y | x) = E_q(z|x)[q(y | z)]: probabilities of the classes `(B, C)`, or that binary labels are on `(B, L)`.
 
     Args:
         num_samples: draws of z for the expectation. mean: use the posterior mean of z instead.
@@ -73,10 +73,10 @@ def classify(
     labels = [site for _, site in sample_sites(trace) if enumerates(site)]
     if len(labels) != 1:
         raise InputError(f"classify: the guide of {type(vae).__name__} has {len(labels)} label sites; accepted is one")
-    table = log_prob(labels[0])  # (C, [particles,] B)
-    if not mean and table.dim() > 2:
-        table = torch.logsumexp(table, 1) - math.log(table.shape[1])
-    return table.reshape(table.shape[0], -1).exp().T
+    table = log_prob(labels[0])  # (C, particles, B) or (2, particles, B, L)
+    table = table.reshape(table.shape[0], -1, *table.shape[-vae.max_plate_nesting :])
+    probs = (torch.logsumexp(table, 1) - math.log(table.shape[1])).exp()
+    return probs[1] if isinstance(vae.labels, Binary) else probs.T
 
 
 @torch.no_grad()
@@ -102,7 +102,7 @@ def intervene(vae: SemiVAE, x: Tensor, y_new: Tensor, num_samples: int = 1) -> T
     """Counterfactual images: infer the latents of x, set labels, redraw what descends from them, decode.
 
     Args:
-        x: `(B, C, H, W)`. y_new: `(B,)` labels to set; where missing, everything is kept.
+        x: `(B, C, H, W)`. y_new: the labels to set, `(B,)` or `(B, L)`; what descends from missing ones is kept.
 
     Returns `(num_samples, B, C, H, W)`. All latents that do not descend from a label are those of x.
     """
@@ -180,6 +180,14 @@ def interpolate(vae: SemiVAE, y: Tensor, steps: int = 8) -> Tensor:
     return decode(vae, points).unflatten(0, (steps, steps))
 
 
+@torch.no_grad()
+def prior_of_characteristics(vae: SemiVAE, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The means and standard deviations of p(z_c | y) for labels `y`, each of z_c's shape."""
+    trace = _run_model(vae, {}, y, len(y))
+    fn = trace.nodes[vae.characteristic[0]]["fn"]
+    return fn.mean, fn.stddev
+
+
 def in_batches(task: Callable[[Tensor], Tensor], x: Tensor, size: int = 1000, dim: int = 0) -> Tensor:
     """Applies a task to many images in batches and concatenates the results along `dim`."""
     return torch.cat([task(part) for part in x.split(size)], dim)
@@ -199,7 +207,7 @@ def _run_model(vae: SemiVAE, latents: Latents, y: Tensor | None, num_rows: int) 
 
 
 def _image(trace: Trace) -> Tensor:
-    return next(site for name, site in sample_sites(trace) if name == "x")["fn"].mean
+    return next(site for name, site in sample_sites(trace) if name == "x")["fn"].mean.flatten(0, -4)  # (B, C, H, W)
 
 
 def _is_latent(site: dict) -> bool:

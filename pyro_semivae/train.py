@@ -121,7 +121,7 @@ def fit(
     history: History = []
     setting = {
         "objective": f"{type(elbo).__name__}({_described(vars(elbo))})",
-        "data": f"{tuple(x.shape)} {x.dtype}, sum {x.sum(dtype=torch.float64).item():.17g}",
+        "data": f"{tuple(x.shape)} {x.dtype}, sum {_sum(x):.17g}",
         "labels": batches.labelled.tolist() and batches.y[batches.labelled.to(batches.y.device)].tolist(),
         "batches": f"{batches.sizes}, labelled_weight {labelled_weight}, seed {seed}",
         "optimiser": f"lr {lr}, schedule {_described(schedule)}, corrupt {_described(corrupt)}",
@@ -277,6 +277,11 @@ def _restore(
     if state["random_cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["random_cuda"])
     return list(state["history"])
+
+
+def _sum(x: Tensor) -> float:
+    """The sum of a tensor that may be memory-mapped, a part at a time."""
+    return sum(part.sum(dtype=torch.float64).item() for part in x.split(1000))
 
 
 def _described(value: Any) -> str:

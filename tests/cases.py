@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_semivae import CCVAE, SemiVAE
+from pyro_semivae import CCVAE, MultiLabelCCVAE, SemiVAE
 from pyro_semivae.infer import RowELBO
-from pyro_semivae.labels import MISSING
+from pyro_semivae.labels import MISSING, Classes
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,23 @@ class Case:
 
     def batch(self, seed: int = 1) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(seed)
-        x = torch.rand(9, 1, 4, 7, generator=generator)
-        y = torch.tensor([2, MISSING, 0, 4, MISSING, 2, 1, 3, MISSING])
-        return x, y
+        vae = self.build()
+        if isinstance(vae.labels, Classes):
+            y = torch.tensor([2, MISSING, 0, 4, MISSING, 2, 1, 3, MISSING])
+        else:
+            y = torch.tensor([[1, 0, 1], [N, N, N], [0, N, 1], [N, 1, N], [N, N, N], [1, 1, 0], [0, 0, 0]])
+        return torch.rand(len(y), *vae.x_shape, generator=generator), y
+
+
+N = float("nan")
 
 
 def ccvae(z_s: int = 3, **options) -> Callable[[], SemiVAE]:
     return lambda: CCVAE((1, 4, 7), 5, z_c=2, z_s=z_s, hidden=(11,), label_hidden=(6,), **options)
+
+
+def multi_label(**options) -> Callable[[], SemiVAE]:
+    return lambda: MultiLabelCCVAE((2, 64, 64), 3, z_s=4, **options)
 
 
 CASES = [
@@ -48,4 +58,12 @@ CASES = [
     Case("ccvae-no-rest", ccvae(z_s=0), lambda vae: vae.elbo(detach="none", num_samples=4), "ccvae.py"),
     Case("ccvae-weighted", ccvae(), lambda vae: vae.elbo(detach="weighted-terms", classifier_weight=9.0), "ccvae.py"),
     Case("ccvae-regulariser", ccvae(), lambda vae: vae.elbo(regulariser_weight=5.0, num_samples=4), "ccvae.py"),
+    Case(
+        "ccvae-consistency", ccvae(dropout=0.2), lambda vae: vae.elbo(consistency_weight=5.0, num_samples=4), "ccvae.py"
+    ),
+    Case("ccvae-sampled", ccvae(), lambda vae: vae.elbo(marginal="sampled", num_samples=4), "ccvae.py"),
+    Case("multilabel-exact", multi_label(), lambda vae: vae.elbo(num_samples=4), "ccvae.py"),
+    Case("multilabel-jensen", multi_label(), lambda vae: vae.elbo(marginal="jensen", num_samples=4), "ccvae.py"),
+    Case("multilabel-sampled", multi_label(), lambda vae: vae.elbo(marginal="sampled", num_samples=4), "ccvae.py"),
+    Case("multilabel-bayes", multi_label(classifier="bayes"), lambda vae: vae.elbo(num_samples=4), "ccvae.py"),
 ]

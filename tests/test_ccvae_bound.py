@@ -1,5 +1,7 @@
 """The CCVAE bound against mathematics: the formula by hand, brute force, limits."""
 
+import math
+
 import pytest
 import torch
 from ccvae_toy import D_C, D_S, C, K, Y, gaussian, log_normal, make, recorded, seeded
@@ -84,24 +86,68 @@ def test_terms_and_gradients_equal_the_formula_by_hand(marginal, detach, classif
             torch.testing.assert_close(*torch.broadcast_tensors(a, b), msg=f"d {name} / d {parameter}")
 
 
+class Spy(nn.Module):
+    """Records the z_c at which a classifier is evaluated."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.seen = inner, []
+
+    def forward(self, z):
+        self.seen.append(z)
+        return self.inner(z)
+
+
+def test_consistency_equals_the_formula_by_hand():
+    """-lambda KL(r(y) || q(y | z)) where y is missing, r the mean over K draws of another run, without gradient."""
+    vae, x = make()
+    vae.q_y = Spy(vae.q_y)
+    elbo = vae.elbo(consistency_weight=3.0, num_samples=K)
+    terms = elbo.terms(vae.model, vae.guide, x, Y)
+    (z, *_), z_other = vae.q_y.seen[0], vae.q_y.seen[1]
+    assert z_other.shape == (K, len(Y), D_C) and not (z_other[0] == z).any() and not z_other.requires_grad
+    r = vae.q_y.inner.net(z_other).softmax(-1).mean(0).detach()
+    kl = (r * (r.log() - vae.q_y.inner.net(z).log_softmax(-1))).sum(-1)
+    expected = torch.where(Y == MISSING, -3.0 * kl, 0.0)
+    torch.testing.assert_close(terms["consistency"], expected)
+    ours = torch.autograd.grad(terms["consistency"].sum(), list(vae.parameters()), allow_unused=True, retain_graph=True)
+    theirs = torch.autograd.grad(expected.sum(), list(vae.parameters()), allow_unused=True)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+    assert (elbo.terms(vae.model, vae.guide, x)["consistency"] < 0).all(), "all labels missing: every row has the term"
+
+
+def test_sampled_is_jensens_in_the_mean():
+    """The same bound and gradients in the mean of many draws, within 5 standard errors."""
+    vae, x = make()
+    x, y = x[:2].repeat(4000, 1, 1, 1), torch.tensor([MISSING, 3]).repeat(4000)
+    pieces = {}
+    for marginal in ("jensen", "sampled"):
+        torch.manual_seed(3)
+        rows, draws = recorded(vae, vae.elbo(marginal=marginal, num_samples=1), x, y)
+        pieces[marginal] = rows.terms["p(z_c)"], draws["z_c"][0]
+    (jensen, z), (sampled, same) = pieces["jensen"], pieces["sampled"]
+    torch.testing.assert_close(z, same)  # the same latents, so that the labels' draws are all that differs
+    torch.testing.assert_close(jensen[1::2], sampled[1::2])  # an observed label is not drawn
+    difference = (sampled - jensen).detach()[::2]
+    assert difference.std() > 0.1 and abs(difference.mean()) < 5 * difference.std() / math.sqrt(len(difference))
+    parameters = [*vae.q_y.parameters(), *vae.p_z_c.parameters()]
+    drawn = []
+    for part in (sampled - jensen)[::2].split(100):
+        grads = torch.autograd.grad(part.mean(), parameters, retain_graph=True)
+        drawn.append(torch.cat([g.flatten() for g in grads]))
+    drawn = torch.stack(drawn)
+    assert drawn.std(0).max() > 0.01
+    assert (drawn.mean(0).abs() <= 5 * drawn.std(0) / math.sqrt(len(drawn)) + 1e-10).all()
+
+
 def test_regulariser_equals_the_formula_by_hand():
     """mu log q(y~ | z'), z' ~ p(z_c | y), y~ the label of the labelled row with the highest q(z_c | x)."""
     vae, x = make()
     mu = 3.0
-    drawn = {}
-
-    class Spy(nn.Module):  # records the z_c at which the classifier is evaluated
-        def __init__(self, inner):
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, z):
-            drawn["z"] = z
-            return self.inner(z)
-
     vae.q_y = Spy(vae.q_y)
     terms = vae.elbo(regulariser_weight=mu, num_samples=K).terms(vae.model, vae.guide, x, Y)
-    z = drawn["z"]  # the last evaluation is the regulariser's, (B, D_c)
+    z = vae.q_y.seen[-1]  # the last evaluation is the regulariser's, (B, D_c)
     assert z.shape == (len(Y), D_C) and not z.requires_grad
     loc, scale = gaussian(vae.q_z.net(x))
     expected = torch.zeros(len(Y))

@@ -188,6 +188,18 @@ def test_large_sets_stay_where_they_are():
     assert batches.x is x and next(iter(batches.epoch(0))).x.dtype == torch.get_default_dtype()
 
 
+@pytest.mark.parametrize("stage", [1, 100, 10_000])
+def test_staged_batches_are_those_of_a_resident_set(stage, monkeypatch):
+    monkeypatch.setattr(data.batches, "STAGE", stage)
+    x = torch.arange(30 * 4, dtype=torch.uint8).reshape(30, 1, 2, 2)
+    y = data.hide(torch.arange(30) % 10, torch.arange(7))  # labelled rows come round within a stage
+    options = {"batch_size": 5, "labelled_batch_size": 4, "seed": 2}
+    resident, staged = data.Batches(x, y, **options), data.Batches(x, y, device_budget=0, **options)
+    assert staged.staged and not resident.staged
+    for a, b in zip(resident.epoch(1), staged.epoch(1), strict=True):
+        assert torch.equal(a.rows, b.rows) and torch.equal(a.x, b.x) and torch.equal(a.y, b.y)
+
+
 @pytest.mark.parametrize(
     ("y", "message"),
     [

@@ -61,3 +61,85 @@ def test_accuracy_averages_leading_dimensions(leading):
     probs = torch.rand(*leading, 50, 3)
     y = torch.randint(0, 3, (50,))
     assert metrics.accuracy(probs, y) == pytest.approx((probs.argmax(-1) == y).double().mean().item())
+
+
+def test_swap_difference_of_a_perfect_and_of_no_swap():
+    y = torch.randint(0, 2, (40, 3)).double()
+    x = y.reshape(40, 3, 1, 1) * 4 - 2  # the classifier reads its logits off the image
+    logits = lambda images: images.reshape(len(images), 3)  # noqa: E731
+    assert metrics.swap_difference(lambda a, b: a, logits, x, y) == 0
+    partners = []
+
+    def none(a, b):
+        partners.append(b)
+        return b
+
+    value = metrics.swap_difference(none, logits, x, y, num_partners=3, seed=1)
+    log_p = lambda images: torch.nn.functional.logsigmoid(logits(images) * (2 * y - 1))  # noqa: E731
+    expected = torch.stack([(log_p(b) - log_p(x)).abs().mean() for b in partners]).mean()
+    assert len(partners) == 3 and value == pytest.approx(expected.item()) and value > 0.5
+
+
+def test_intervention_matrix_of_a_linear_world():
+    """Images are their labels' logits; setting label 0 also moves label 2 by -0.5."""
+    torch.manual_seed(0)
+    y = torch.randint(0, 2, (200, 3)).double()
+    x = (y * 2 - 1).reshape(200, 3, 1, 1)
+
+    def intervene(x, y_new):
+        z = x.reshape(-1, 3).clone()
+        is_set = ~y_new.isnan()
+        z = torch.where(is_set, y_new * 2 - 1, z)
+        z[:, 2] -= torch.where(is_set[:, 0], 0.5 * (2 * y_new[:, 0] - 1), 0.0)
+        return z.reshape(-1, 3, 1, 1)
+
+    matrix = metrics.intervention_matrix(intervene, lambda x: x, lambda images: images.reshape(-1, 3), x, y)
+    switch = -torch.nn.functional.logsigmoid(torch.tensor([-1.0, 1.0]).double()).diff().abs()
+    torch.testing.assert_close(matrix.diagonal(), -switch.expand(3))
+    assert matrix[2, 0] < -0.1
+    assert matrix[[0, 0, 1, 1, 2], [1, 2, 0, 2, 1]].abs().max() == 0
+    assert metrics.condition_number(torch.eye(4) * 3) == pytest.approx(1)
+    expected = (matrix.diagonal().abs().mean() / (matrix[2, 0].abs() / 6)).item()
+    assert metrics.selectivity(matrix) == pytest.approx(expected)
+
+
+def test_frechet_distance_is_that_of_gaussians():
+    torch.manual_seed(0)
+    a, b = torch.randn(5000, 3) @ torch.randn(3, 3), torch.randn(4000, 3) * torch.tensor([1.0, 2.0, 0.5]) + 1
+    s_a, s_b = (torch.cov(t.T) for t in (a, b))
+    root = torch.linalg.eigh(s_a)
+    half = root.eigenvectors @ root.eigenvalues.sqrt().diag() @ root.eigenvectors.T
+    cross = torch.linalg.eigvalsh(half @ s_b @ half).sqrt().sum()  # tr (S_a^1/2 S_b S_a^1/2)^1/2, another formula
+    expected = (a.mean(0) - b.mean(0)).square().sum() + s_a.trace() + s_b.trace() - 2 * cross
+    assert metrics.frechet_distance(a, b) == pytest.approx(expected.item())
+    assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_characteristic_capture_finds_who_knows_what():
+    torch.manual_seed(0)
+    strengths = torch.rand(1500, 3)
+    strengths[torch.rand(1500, 3) < 0.4] = torch.nan
+    known = strengths.nan_to_num(0)
+    own = torch.stack([known[:, 0] + 0.01 * torch.randn(1500), (known[:, 1] - 0.5).abs(), torch.randn(1500)], 1)
+    others = torch.stack([known[:, 2] * 3, torch.randn(1500)], 1)
+    capture = metrics.characteristic_capture(own, others, strengths)
+    assert capture.own_linear[0] > 0.95 and capture.own_nonlinear[0] > 0.9
+    assert capture.own_linear[1] < 0.1, "|s - 1/2| says nothing of s"
+    assert capture.own_linear[2] < 0.1 and capture.own_nonlinear[2] < 0.1
+    assert capture.others_linear[2] > 0.95 and capture.others_nonlinear[2] > 0.9
+    assert capture.others_linear[0] < 0.1 and capture.others_nonlinear[0] < 0.1
+    few = metrics.characteristic_capture(own, others, strengths, min_rows=5000)
+    assert all(torch.tensor(value).isnan().all() for value in vars(few).values())
+
+
+def test_the_gp_of_binary_labels():
+    y = torch.stack([torch.arange(600) % 2, torch.arange(600) // 2 % 2], 1).double()
+    features = (y * 4 - 2) + 0.4 * torch.randn(600, 2)
+    torch.set_default_dtype(torch.float32)
+    with pyro.validation_enabled(False):
+        posterior = metrics.LastLayerGP(features, y, None, num_inducing=30, steps=120, lr=0.05, progress=False)
+        near, far = posterior.sample_probs(features), posterior.sample_probs(features * 30)
+    assert near.shape == (64, 600, 2, 2)
+    assert metrics.label_accuracy(near.mean(0)[..., 1], y).min() > 0.97
+    mi = metrics.mutual_information(near)
+    assert mi.shape == (600, 2) and metrics.mutual_information(far).mean() > 3 * mi.mean()

@@ -210,7 +210,7 @@ def test_a_file_is_the_old_or_the_new_one(tmp_path, monkeypatch):
     save_checkpoint(path, {"old": 1})
 
     def killed(state, file):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

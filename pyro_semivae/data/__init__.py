@@ -2,7 +2,7 @@
 
 from pyro_semivae.data.batches import Batch, Batches, to_unit
 from pyro_semivae.data.noise import shift
-from pyro_semivae.data.sets import NAMES, ImageData, data_root, load, load_auto
+from pyro_semivae.data.sets import NAMES, ImageData, data_root, load, load_auto, load_small
 from pyro_semivae.data.splits import hide, labelled_rows, parse_labelled
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "labelled_rows",
     "load",
     "load_auto",
+    "load_small",
     "parse_labelled",
     "shift",
     "to_unit",

@@ -12,6 +12,8 @@ from torch import Tensor
 from pyro_semivae.errors import InputError
 from pyro_semivae.labels import is_missing
 
+STAGE = 64 << 20  # bytes
+
 
 @dataclass
 class Batch:
@@ -38,7 +40,8 @@ class Batches:
         y: labels, some missing; `None` for none at all.
         batch_size: B_u; B_l where all rows are labelled. labelled_batch_size: B_l (default: `batch_size`).
         device, dtype: of the batches. A set of at most `device_budget` bytes is kept there as it is (uint8
-            stays uint8); a larger one stays where it was and is moved batch by batch.
+            stays uint8); a larger one stays where it was, e.g. memory-mapped, and the rows of many steps at a time are
+            gathered and moved.
         seed: seeds the order of every epoch, together with the epoch's number.
     """
 
@@ -72,6 +75,7 @@ class Batches:
         self.steps = max(size // batch for size, batch in ((n_u, b_u), (n_l, b_l)) if batch)
         self.sizes = b_l, b_u
         keep = x.numel() * x.element_size() <= device_budget
+        self.staged = not keep
         self.x = x.to(device) if keep else x
         self.y = None if y is None else y.to(device)
         self.device, self.dtype, self.seed = device, dtype, seed
@@ -89,11 +93,24 @@ class Batches:
             order = [torch.randperm(len(rows), generator=generator) for _ in range(passes)]
             order = torch.cat([rows.new_empty(0), *order])[: steps * size]
             parts.append(rows[order].reshape(steps, size))
-        rows = torch.cat(parts, 1).to(self.x.device)  # (steps, B_l + B_u)
-        for index in rows:
-            x = self.x[index].to(self.device, non_blocking=True)
+        rows = torch.cat(parts, 1)  # (steps, B_l + B_u)
+        for index, x in self._staged(rows) if self.staged else self._resident(rows.to(self.x.device)):
             y = None if self.y is None else self.y[index.to(self.device)]
             yield Batch(to_unit(x, self.dtype), y, self.scale, index)
+
+    def _resident(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for index in rows:
+            yield index, self.x[index]
+
+    def _staged(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The rows of as many steps as `STAGE` bytes hold, gathered in the order of the file and moved at once."""
+        row_bytes = self.x[:1].numel() * self.x.element_size()
+        for part in rows.split(max(1, STAGE // (row_bytes * rows.shape[1]))):
+            ordered, back = part.flatten().unique(return_inverse=True)
+            chunk = self.x[ordered]
+            chunk = (chunk.pin_memory() if self.device.type == "cuda" else chunk).to(self.device, non_blocking=True)
+            for index, position in zip(part, back.reshape(part.shape).to(self.device), strict=True):
+                yield index, chunk[position]
 
 
 def to_unit(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -1,11 +1,11 @@
-"""Data sets as arrays in memory: images uint8 `(N, C, H, W)`, class labels int64 `(N,)`."""
+"""Data sets by name: images uint8 `(N, C, H, W)` with class labels int64 `(N,)` or binary ones float `(N, L)`."""
 
 from __future__ import annotations
 
 import os
 import socket
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,27 +14,39 @@ from torch import Tensor
 
 from pyro_semivae.data.idx import read_idx
 from pyro_semivae.errors import InputError
+from pyro_semivae.files import cache_folder, cached_array
+from pyro_semivae.labels import Binary, Classes
 
 DATA_ENV = "PYRO_SEMIVAE_DATA"
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set with class labels.
+    """A data set with class labels or several binary ones.
 
     Attributes:
         name: the data set actually loaded.
-        classes: the names of the classes.
-        x, y: training images, uint8 `(N, C, H, W)`, and labels, int64 `(N,)`.
+        label_names: the names of the classes, or of the binary labels.
+        x, y: training images, uint8 `(N, C, H, W)`, in memory or memory-mapped, and labels, int64 `(N,)` or
+            float32 `(N, L)`.
         x_test, y_test: the same for the test set.
+        strengths, strengths_test: of rendered data, how strong each label is in each image, `(N, L)` in [0, 1]; NaN
+            where it is off. Nothing trains on them.
     """
 
     name: str
-    classes: tuple[str, ...]
+    label_names: tuple[str, ...]
     x: Tensor
     y: Tensor
     x_test: Tensor
     y_test: Tensor
+    strengths: Tensor | None = None
+    strengths_test: Tensor | None = None
+
+    @property
+    def labels(self) -> Classes | Binary:
+        """The label space."""
+        return Binary(len(self.label_names)) if self.y.dim() == 2 else Classes(len(self.label_names))
 
     @property
     def x_shape(self) -> tuple[int, int, int]:
@@ -49,8 +61,17 @@ class ImageData:
         x, y = self.x, self.y
         if not 1 <= num_rows < len(x):
             raise InputError(f"num_rows: got {num_rows} rows to hold out; accepted are 1 to {len(x) - 1}")
-        return ImageData(
-            f"{self.name}-held-out", self.classes, x[:-num_rows], y[:-num_rows], x[-num_rows:], y[-num_rows:]
+        first, last = slice(None, -num_rows), slice(-num_rows, None)
+        s = self.strengths
+        return replace(
+            self,
+            name=f"{self.name}-held-out",
+            x=x[first],
+            y=y[first],
+            x_test=x[last],
+            y_test=y[last],
+            strengths=None if s is None else s[first],
+            strengths_test=None if s is None else s[last],
         )
 
 
@@ -68,7 +89,7 @@ FASHION = (
     "Ankle boot",
 )
 _TORCHVISION = {"mnist": ("MNIST", DIGITS), "fashionmnist": ("FashionMNIST", FASHION)}
-NAMES = (*_TORCHVISION, "digits")
+NAMES = (*_TORCHVISION, "digits", "faces")
 
 
 def data_root(data_dir: str | Path | None = None) -> Path:
@@ -77,7 +98,8 @@ def data_root(data_dir: str | Path | None = None) -> Path:
 
 
 def load(name: str, data_dir: str | Path | None = None, *, download: bool = True) -> ImageData:
-    """Loads a data set by name: `mnist`, `fashionmnist` or `digits` (built in: 1,797 real 8x8 images).
+    """Loads a data set by name: `mnist`, `fashionmnist`, or, built in, `digits` (1,797 real 8x8 images) and `faces`
+    (22,000 rendered 64x64 faces with 18 binary attributes, see `data.faces`).
 
     Raises:
         ValueError: the name is not one of those, or a file is damaged.
@@ -85,6 +107,8 @@ def load(name: str, data_dir: str | Path | None = None, *, download: bool = True
     """
     if name == "digits":
         return _digits()
+    if name == "faces":
+        return _faces()
     if name not in _TORCHVISION:
         raise InputError(f"dataset: got {name!r}; accepted are {', '.join(NAMES)}")
     folder, classes = _TORCHVISION[name]
@@ -128,6 +152,11 @@ def load_auto(preferred: str, data_dir: str | Path | None = None) -> tuple[Image
         return load("digits"), f"running on the built-in digits (8x8) instead of {preferred}: {error}"
 
 
+def load_small(name: str) -> ImageData:
+    """A built-in set to run everything on in seconds: 400 faces for `faces` and sets like them, else the digits."""
+    return _faces(300, 100) if name == "faces" else load("digits")
+
+
 def _digits() -> ImageData:
     """scikit-learn's digits, levels 0..16 spread over uint8; every fifth row is a test row."""
     from sklearn.datasets import load_digits
@@ -137,6 +166,20 @@ def _digits() -> ImageData:
     y = torch.from_numpy(digits.target).long()
     test = torch.arange(len(y)) % 5 == 4
     return ImageData("digits", DIGITS, x[~test], y[~test], x[test], y[test])
+
+
+def _faces(num_rows: int = 20_000, num_test: int = 2_000) -> ImageData:
+    """Rendered faces, training and test set of different seeds, painted once and memory-mapped."""
+    from pyro_semivae.data import faces
+
+    x, y, strengths = [], [], []
+    for seed, count in ((0, num_rows), (1, num_test)):
+        drawn = faces.draw(count, seed)
+        path = cache_folder() / f"faces-v{faces.VERSION}-seed{seed}-{count}.npy"
+        x.append(torch.from_numpy(cached_array(path, lambda drawn=drawn: faces.paint(drawn, threads=2))))
+        y.append(torch.from_numpy(drawn.labels).float())
+        strengths.append(torch.from_numpy(drawn.strengths))
+    return ImageData("faces", faces.ATTRIBUTES, x[0], y[0], x[1], y[1], strengths[0], strengths[1])
 
 
 def _download(folder: str, root: Path, timeout_s: float = 5.0) -> str | None:

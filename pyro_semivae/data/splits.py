@@ -1,4 +1,4 @@
-"""Which rows are labelled: seeded, class-balanced subsets, keyed by row."""
+"""Which rows are labelled: seeded subsets, balanced where labels are classes, keyed by row."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def parse_labelled(value: str) -> int | float:
 
 
 def labelled_rows(y: Tensor, labelled: int | float, seed: int) -> Tensor:
-    """Draws a class-balanced subset of rows to be labelled.
+    """Draws a subset of rows to be labelled: class-balanced for class labels, uniform for several labels.
 
     Args:
-        y: class labels `(N,)`, all known.
+        y: class labels `(N,)`, all known, or several labels `(N, L)`.
         labelled: a float is a fraction of N in (0, 1], an int a total count.
         seed: seeds the draw, which happens on the CPU.
 
@@ -51,6 +51,8 @@ def labelled_rows(y: Tensor, labelled: int | float, seed: int) -> Tensor:
             raise InputError(f"labelled: got {count} rows; accepted are 1 to {n}, or a fraction such as 0.1")
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(n, generator=generator)
+    if y.dim() > 1:
+        return shuffled[:count].sort().values
     # The rank of every row within its class, in shuffled order: taking rows by rank takes classes in turn.
     y_shuffled = y[shuffled].cpu()
     rank = torch.empty(n, dtype=torch.long)
@@ -63,6 +65,6 @@ def labelled_rows(y: Tensor, labelled: int | float, seed: int) -> Tensor:
 
 def hide(y: Tensor, labelled: Tensor) -> Tensor:
     """A copy of `y` in which all rows but `labelled` are missing; the hidden labels go no further than here."""
-    hidden = torch.full_like(y, MISSING)
+    hidden = torch.full_like(y, torch.nan if y.is_floating_point() else MISSING)
     hidden[labelled] = y[labelled]
     return hidden

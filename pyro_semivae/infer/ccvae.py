@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer.base import RowELBO, Rows, log_prob, plate_dims, reduce_plates, row_dim, row_scale
+from pyro_semivae.infer.handlers import Particles
 from pyro_semivae.infer.roles import Roles, assign_roles
 from pyro_semivae.labels import Evidence, is_missing, select
 
@@ -48,7 +49,9 @@ class TraceCCVAE_ELBO(RowELBO):
     Args:
         marginal: how missing labels enter. `"exact"`: log sum_y p(z_c|y) p(y). `"jensen"`: CCVAE's Eq. 5,
             E_{q(y|z)}[log p(z_c|y) p(y) / q(y|z)], itself summed exactly; looser by KL(q(y|z) || p(y|z_c)), and
-            it ties the classifier to the conditional prior on unlabelled rows.
+            it ties the classifier to the conditional prior on unlabelled rows. `"sampled"`: Jensen's with one draw of
+            each missing label, as the authors' code, its gradient by the score function (their PyTorch code leaves
+            that out and is biased); unbiased for Jensen's, and noisier.
         detach: where the latents are detached in q(y_o|z). `"weight"`: in w (the authors' PyTorch code; CCVAE
             C.3.1). `"weighted-terms"`: in w and in -log q(y_o|z) (their Pyro code). `"none"`: nowhere.
         classifier_weight: multiplies log q(y_o|x). At 1 it is the bound, and the bound hardly pushes the
@@ -64,12 +67,16 @@ class TraceCCVAE_ELBO(RowELBO):
             z' ~ p(z_c|y) (detached), and y~ the label of the labelled row of the batch whose q(z_c|x) is
             highest at z' (the paper takes it over all labelled rows, which is the same where a batch holds them
             all). Needs a single label site; costs a second run of the guide.
+        consistency_weight: lambda of -lambda KL(r(y) || q(y|z)) on missing labels, r(y) = q(y|x) (K draws, no gradient)
+            of another run of the guide, under other noise: a corrupted image (`fit`'s `corrupt`), dropout, z. Not part
+            of the bound: a departure that asks of unlabelled rows that the classifier not mind the noise (the Pi-model
+            of Laine and Aila, ICLR 2017). Costs a second run of the guide, without gradients.
         max_plate_nesting: 1 for one class label, 2 for the plate "labels" inside "data".
 
     Terms (each `(B,)`, in nats, named by the sites; here for CCVAE's): `p(x)`, `p(z_s)`, `p(z_c)`, `q(z_s)`,
     `q(z_c)`, weighted by w, `q(..)` with minus; `p(z_c)` is log p(z_c|y_o) where y is observed and the marginal
-    where it is missing; `q(y|z)` = -w log q(y_o|z), `q(y|x)`, `p(y)`, and `regulariser`. Monitor: `ess`, the
-    effective sample size of w over the rows with an observed label, as a fraction of their number.
+    where it is missing; `q(y|z)` = -w log q(y_o|z), `q(y|x)`, `p(y)`, `regulariser` and `consistency`. Monitor: `ess`,
+    the effective sample size of w over the rows with an observed label, as a fraction of their number.
 
     Raises:
         ValueError: an option is not one of those above; the guide lacks a classifier that the bound needs.
@@ -78,24 +85,30 @@ class TraceCCVAE_ELBO(RowELBO):
     def __init__(
         self,
         *,
-        marginal: Literal["exact", "jensen"] = "exact",
+        marginal: Literal["exact", "jensen", "sampled"] = "exact",
         detach: Literal["weight", "weighted-terms", "none"] = "weight",
         classifier_weight: float = 1.0,
         beta: float = 1.0,
         num_samples: int = 20,
         regulariser_weight: float = 0.0,
+        consistency_weight: float = 0.0,
         max_plate_nesting: int = 1,
     ):
         super().__init__(max_plate_nesting=max_plate_nesting)
         for name, value, accepted in (
-            ("marginal", marginal, ("exact", "jensen")),
+            ("marginal", marginal, ("exact", "jensen", "sampled")),
             ("detach", detach, ("weight", "weighted-terms", "none")),
         ):
             if value not in accepted:
                 raise InputError(f"{name}: got {value!r}; accepted are {', '.join(map(repr, accepted))}")
         if not isinstance(num_samples, int) or num_samples < 1:
             raise InputError(f"num_samples: got {num_samples}; accepted are 1, 2, ...")
-        weights = {"classifier_weight": classifier_weight, "beta": beta, "regulariser_weight": regulariser_weight}
+        weights = {
+            "classifier_weight": classifier_weight,
+            "beta": beta,
+            "regulariser_weight": regulariser_weight,
+            "consistency_weight": consistency_weight,
+        }
         for name, value in weights.items():
             if not 0 <= value < math.inf:
                 raise InputError(f"{name}: got {value}; accepted is a finite number from 0")
@@ -105,6 +118,7 @@ class TraceCCVAE_ELBO(RowELBO):
         self.beta = beta
         self.num_samples = num_samples
         self.regulariser_weight = regulariser_weight
+        self.consistency_weight = consistency_weight
         self.needs_labels = classifier_weight != 1 or regulariser_weight != 0
 
     def rows(self, model: Callable, guide: Callable, *args, **kwargs) -> Rows:
@@ -120,8 +134,12 @@ class TraceCCVAE_ELBO(RowELBO):
         for name in roles.latents:
             terms[f"q({name})"] = -self.beta * self.first_log_prob(guide_trace.nodes[name])
         scale = row_scale(model_trace, roles.data + roles.latents)
+        after = {}
+        if self.consistency_weight:
+            divergence = self._divergence_from_another_run(run, lambda: guide(*args, **kwargs))
+            after["consistency"] = -self.consistency_weight * divergence
         if not observed:
-            return Rows(terms, scale)
+            return Rows({**terms, **after}, scale)
 
         labelled = torch.stack([~is_missing(y).reshape(len(y), -1).all(1) for y in observed.values()]).any(0)
         log_q_z = self._log_q_observed(run)  # log q(y_o|z), (particles, B)
@@ -136,7 +154,7 @@ class TraceCCVAE_ELBO(RowELBO):
         if self.regulariser_weight:
             log_q = self._log_q_nearest(run, lambda: guide(*args, **kwargs))
             terms["regulariser"] = self.regulariser_weight * torch.where(labelled, 0.0, log_q)
-        return Rows(terms, scale, {"ess": _effective_sample_size(w.detach(), labelled)})
+        return Rows({**terms, **after}, scale, {"ess": _effective_sample_size(w.detach(), labelled)})
 
     def _weight(self, names: tuple[str, ...], roles: Roles) -> float:
         """beta for latents, 1 for data."""
@@ -162,7 +180,8 @@ class TraceCCVAE_ELBO(RowELBO):
                 summed = torch.logsumexp(factor + prior, dim)
             else:
                 log_q = self._classifier(run, label).narrow(self.particle_dim, 0, 1)
-                summed = (log_q.exp() * (factor + prior - log_q)).sum(dim)
+                inside = factor + prior - log_q
+                summed = _draw(inside, log_q, dim) if self.marginal == "sampled" else (log_q.exp() * inside).sum(dim)
             if label in observed:
                 y = observed[label]
                 summed = torch.where(is_missing(y), summed, select(factor, values, y, dim))
@@ -200,6 +219,23 @@ class TraceCCVAE_ELBO(RowELBO):
             total = total + table.reshape(table.shape[self.particle_dim], table.shape[row_dim(site)])
         return total
 
+    def _divergence_from_another_run(self, run: _Run, guide: Callable[[], None]) -> Tensor:
+        """KL(r(y) || q(y|z)) summed over the missing labels of each row, r from another run of the guide, `(B,)`."""
+        particles = Particles(self.num_samples, self.particle_dim)
+        with torch.no_grad(), poutine.enum(first_available_dim=self.particle_dim - 1), particles:
+            other = poutine.trace(Evidence()(guide)).get_trace()
+        total: Tensor | float = 0.0
+        for label in run.roles.labels:
+            log_q, site = self._classifier(run, label).narrow(self.particle_dim, 0, 1), run.guide.nodes[label]
+            with torch.no_grad():
+                log_r = log_prob(other.nodes[label]).logsumexp(self.particle_dim, keepdim=True)
+                log_r = log_r - math.log(self.num_samples)
+            divergence = (log_r.exp() * (log_r - log_q)).sum(site["infer"]["_enumerate_dim"])
+            if label in run.observed:
+                divergence = torch.where(is_missing(run.observed[label]), divergence, 0.0)
+            total = total + self.to_rows(divergence, site)
+        return total
+
     def _log_q_nearest(self, run: _Run, guide: Callable[[], None]) -> Tensor:
         """REVAE D.2: log q(y~|z') with z' ~ p(z_c|y) and y~ the label of the nearest labelled row, `(B,)`."""
         if len(run.roles.labels) != 1 or next(iter(run.observed.values())).dim() != 1:
@@ -222,6 +258,14 @@ class TraceCCVAE_ELBO(RowELBO):
             classifier = poutine.trace(guide).get_trace().nodes[label]
         log_q_y = select(log_prob(classifier), classifier["value"], y[nearest], classifier["infer"]["_enumerate_dim"])
         return self.to_rows(log_q_y, classifier)
+
+
+def _draw(values: Tensor, log_q: Tensor, dim: int) -> Tensor:
+    """One entry of `values` along `dim`, drawn from q; the gradient is that of its mean (score function)."""
+    gumbel = -(-torch.rand_like(log_q).clamp(min=torch.finfo(log_q.dtype).tiny).log()).log()
+    drawn = (log_q + gumbel).argmax(dim, keepdim=True)
+    value, log_q = (torch.gather(t, dim, drawn).squeeze(dim) for t in torch.broadcast_tensors(values, log_q))
+    return value + value.detach() * (log_q - log_q.detach())
 
 
 def _effective_sample_size(w: Tensor, rows: Tensor) -> Tensor:

@@ -1,16 +1,29 @@
 """Measures, on plain arrays and callables; one a file."""
 
-from pyro_semivae.metrics.accuracy import accuracy
+from pyro_semivae.metrics.accuracy import accuracy, label_accuracy
+from pyro_semivae.metrics.capture import Capture, characteristic_capture
 from pyro_semivae.metrics.classifier import ImageClassifier, independent_classifier
+from pyro_semivae.metrics.frechet import frechet_distance
 from pyro_semivae.metrics.generation import generation_accuracy
+from pyro_semivae.metrics.interventions import condition_number, intervention_matrix, selectivity
 from pyro_semivae.metrics.mutual_information import LastLayerGP, image_mutual_information, mutual_information
+from pyro_semivae.metrics.swap import log_prob_of_labels, swap_difference
 
 __all__ = [
+    "Capture",
     "ImageClassifier",
     "LastLayerGP",
     "accuracy",
+    "characteristic_capture",
+    "condition_number",
+    "frechet_distance",
     "generation_accuracy",
     "image_mutual_information",
     "independent_classifier",
+    "intervention_matrix",
+    "label_accuracy",
+    "log_prob_of_labels",
     "mutual_information",
+    "selectivity",
+    "swap_difference",
 ]

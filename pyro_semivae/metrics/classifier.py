@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import sys
 from pathlib import Path
 
@@ -14,34 +13,35 @@ from torch.nn import functional as F
 
 from pyro_semivae.data import ImageData, to_unit
 from pyro_semivae.errors import InputError
-from pyro_semivae.files import load_checkpoint, save_checkpoint, writable_folder
+from pyro_semivae.files import CACHE_ENV, cache_folder, load_checkpoint, save_checkpoint, writable_folder
+from pyro_semivae.labels import Binary
+from pyro_semivae.metrics.accuracy import accuracy as class_accuracy
+from pyro_semivae.metrics.accuracy import label_accuracy
 from pyro_semivae.progress import steps_of
 
-CACHE_ENV = "PYRO_SEMIVAE_CACHE"
 VERSION = 1  # of the architecture and its training; a cached file of another version is trained anew
 
 
 class ImageClassifier(nn.Module):
-    """Two convolutions with pooling, 128 features, logits.
+    """Convolutions, 128 features, logits of classes or of binary labels.
 
-    Shapes: images `(B, C, H, W)` float or uint8, H and W divisible by 4; logits `(B, num_classes)`.
+    Shapes: images `(B, C, H, W)` float or uint8, H and W divisible by 4 (from 48 on: by 8); logits `(B, num_labels)`.
     """
 
-    def __init__(self, x_shape: tuple[int, int, int], num_classes: int):
+    def __init__(self, x_shape: tuple[int, int, int], num_labels: int, *, binary: bool = False):
         super().__init__()
         channels, height, width = x_shape
-        self.features = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(32, 64, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Linear(64 * (height // 4) * (width // 4), 128),
-            nn.ReLU(),
-        )
-        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, num_classes))
+        self.binary = binary
+        if min(height, width) < 48:
+            layers = [nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+            size = 64 * (height // 4) * (width // 4)
+        else:
+            layers = [nn.Conv2d(channels, 24, 4, 2, 1), nn.ReLU(), nn.Conv2d(24, 48, 4, 2, 1), nn.ReLU()]
+            layers += [nn.Conv2d(48, 96, 4, 2, 1), nn.ReLU()]
+            size = 96 * (height // 8) * (width // 8)
+        self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(size, 128), nn.ReLU())
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, num_labels))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(to_unit(x)))
@@ -53,8 +53,14 @@ class ImageClassifier(nn.Module):
 
     @torch.no_grad()
     def classify(self, x: Tensor) -> Tensor:
-        """Class probabilities, `(B, num_classes)`."""
-        return torch.cat([self(part).softmax(-1) for part in x.split(1000)])
+        """Probabilities of the classes, or that binary labels are on, `(B, num_labels)`."""
+        logits = self.logits(x)
+        return logits.sigmoid() if self.binary else logits.softmax(-1)
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        """`(B, num_labels)`, without gradients and in batches."""
+        return torch.cat([self(part) for part in x.split(1000)])
 
 
 def independent_classifier(
@@ -66,36 +72,37 @@ def independent_classifier(
     cache: str | Path | None = None,
     progress: bool = True,
 ) -> tuple[ImageClassifier, float]:
-    """The classifier of a data set and its test accuracy, trained once and cached.
+    """The classifier of a data set and its test accuracy (binary labels: the mean one), trained once and cached.
 
     Args:
         steps: Adam steps on batches of 200 with a cosine learning rate from 1e-3.
         cache: the folder of cached classifiers: default `$PYRO_SEMIVAE_CACHE`, else `~/.cache/pyro_semivae`.
     """
-    folder = Path(cache or os.environ.get(CACHE_ENV) or Path.home() / ".cache" / "pyro_semivae")
-    sums = int(data.x.sum(dtype=torch.int64)), int(data.y.sum())
+    folder = Path(cache or cache_folder())
+    sums = sum(int(part.sum(dtype=torch.int64)) for part in data.x.split(10_000)), int(data.y.sum())
     key = hashlib.sha256(f"{data.name} {tuple(data.x.shape)} {sums} {seed} {steps} {VERSION}".encode()).hexdigest()[:12]
     path = folder / f"classifier-{data.name}-{key}.pt"
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        classifier = ImageClassifier(data.x_shape, len(data.classes))
+        binary = isinstance(data.labels, Binary)
+        classifier = ImageClassifier(data.x_shape, len(data.label_names), binary=binary)
         if path.is_file():
             state = load_checkpoint(path, "ImageClassifier")
             classifier.load_state_dict(state["weights"])
             return classifier.to(device).eval(), state["test_accuracy"]
         classifier.to(device).train()
         optimiser = torch.optim.Adam(classifier.parameters(), 1e-3, fused=True)
-        x, y = data.x.to(device), data.y.to(device)
         for step in steps_of(steps, f"independent classifier on {data.name}", progress):
             optimiser.param_groups[0]["lr"] = 5e-4 * (1 + math.cos(math.pi * step / steps))
-            rows = torch.randint(len(x), (200,)).to(device)
-            loss = F.cross_entropy(classifier(x[rows]), y[rows])
+            rows = torch.randint(len(data.x), (200,))
+            logits, y = classifier(data.x[rows].to(device)), data.y[rows].to(device)
+            loss = F.binary_cross_entropy_with_logits(logits, y) if binary else F.cross_entropy(logits, y)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
     classifier.eval()
-    right = classifier.classify(data.x_test.to(device)).argmax(-1).cpu() == data.y_test
-    accuracy = right.double().mean().item()
+    probs = classifier.classify(data.x_test.to(device)).cpu()
+    accuracy = label_accuracy(probs, data.y_test).mean().item() if binary else class_accuracy(probs, data.y_test)
     weights = {name: value.cpu() for name, value in classifier.state_dict().items()}
     try:
         writable_folder(folder, CACHE_ENV)

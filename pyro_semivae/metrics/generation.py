@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from pyro_semivae.metrics.accuracy import accuracy
+from pyro_semivae.metrics.accuracy import accuracy, label_accuracy
 
 
 def generation_accuracy(
@@ -15,11 +15,13 @@ def generation_accuracy(
     """CCVAE D.6: the accuracy of a classifier on images generated with the condition as the label.
 
     Args:
-        generate: labels `(B,)` -> images `(B, C, H, W)`.
-        classify: images -> class probabilities `(B, C)`, of a classifier trained on real images.
+        generate: labels `(B,)` or `(B, L)` -> images `(B, C, H, W)`.
+        classify: images -> probabilities of the classes `(B, C)` or that labels are on `(B, L)`, of a classifier
+            trained on real images.
         y: the labels to generate.
 
-    Returns the accuracy and the images.
+    Returns the accuracy (of binary labels: their mean accuracy) and the images.
     """
     images = generate(y)
-    return accuracy(classify(images), y), images
+    probs = classify(images)
+    return accuracy(probs, y) if y.dim() == 1 else label_accuracy(probs, y).mean().item(), images

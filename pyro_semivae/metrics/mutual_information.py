@@ -23,8 +23,8 @@ class LastLayerGP:
     """A sparse variational GP in the place of a classifier's last layer (CCVAE C.3, D.6: 200 inducing points).
 
     Args:
-        features: `(N, F)` penultimate features of real images. y: `(N,)` their labels.
-        num_classes: C latent functions, softmax likelihood.
+        features: `(N, F)` penultimate features of real images. y: their labels, `(N,)` classes or `(N, L)` binary ones.
+        num_classes: C latent functions with a softmax; `None` for binary labels, L functions with a sigmoid.
         num_inducing: inducing points, drawn from the features.
         steps: Adam steps on batches of 500.
 
@@ -35,7 +35,7 @@ class LastLayerGP:
         self,
         features: Tensor,
         y: Tensor,
-        num_classes: int,
+        num_classes: int | None,
         *,
         num_inducing: int = 200,
         steps: int = 400,
@@ -44,7 +44,8 @@ class LastLayerGP:
         progress: bool = True,
     ):
         features = features.detach().cpu().double()
-        y = y.cpu()
+        y = y.cpu() if num_classes else y.cpu().double().T  # Pyro's batch of outputs is on the left
+        self.binary = num_classes is None
         self.mean, self.std = features.mean(0), features.std(0).clamp(min=1e-6)
         features = (features - self.mean) / self.std
         with torch.random.fork_rng(), _own_parameters():
@@ -57,11 +58,11 @@ class LastLayerGP:
             start = torch.randperm(len(features))[: max(batch, num_inducing)]
             self.gp = gp.models.VariationalSparseGP(
                 features[start[:batch]],
-                y[start[:batch]],
+                y[..., start[:batch]],
                 kernel,
                 Xu=features[start[:num_inducing]].clone(),
-                likelihood=gp.likelihoods.MultiClass(num_classes),
-                latent_shape=torch.Size([num_classes]),
+                likelihood=gp.likelihoods.Binary() if self.binary else gp.likelihoods.MultiClass(num_classes),
+                latent_shape=torch.Size([len(y) if self.binary else num_classes]),
                 num_data=len(features),
                 whiten=True,
                 jitter=1e-5,
@@ -70,7 +71,7 @@ class LastLayerGP:
             loss = TraceMeanField_ELBO().differentiable_loss
             for _ in steps_of(steps, "sparse GP on its features", progress):
                 rows = torch.randint(len(features), (batch,))
-                self.gp.set_data(features[rows], y[rows])
+                self.gp.set_data(features[rows], y[..., rows])
                 optimiser.zero_grad()
                 (loss(self.gp.model, self.gp.guide) / len(features)).backward()
                 optimiser.step()
@@ -78,22 +79,25 @@ class LastLayerGP:
     @torch.no_grad()
     @_own_parameters()
     def sample_probs(self, features: Tensor, num_samples: int = 64, seed: int = 0) -> Tensor:
-        """p(y | x, omega) for draws of omega, `(num_samples, B, C)`."""
+        """p(y | x, omega) for draws of omega, `(num_samples, B, C)`; of binary labels `(num_samples, B, L, 2)`."""
         features = (features.cpu().double() - self.mean) / self.std
         generator = torch.Generator().manual_seed(seed)
         out = []
         for part in features.split(1000):
             loc, variance = self.gp(part, full_cov=False)  # (C, B)
             noise = torch.randn((num_samples, *loc.shape), generator=generator, dtype=loc.dtype)
-            out.append((loc + variance.clamp(min=0).sqrt() * noise).movedim(1, -1).softmax(-1))
+            f = (loc + variance.clamp(min=0).sqrt() * noise).movedim(1, -1)  # (S, B, C)
+            out.append(torch.stack([-f, f], -1).sigmoid() if self.binary else f.softmax(-1))
         return torch.cat(out, 1)
 
 
 def mutual_information(probs: Tensor) -> Tensor:
-    """I(y, omega | x) = H[E_omega p(y | x, omega)] - E_omega H[p(y | x, omega)] in nats, `(B,)` (CCVAE D.6).
+    """I(y, omega | x) = H[E_omega p(y | x, omega)] - E_omega H[p(y | x, omega)] in nats (CCVAE D.6).
 
     Args:
-        probs: `(S, B, C)`, p(y | x, omega) for S draws of the classifier's parameters omega.
+        probs: `(S, ..., C)`, p(y | x, omega) for S draws of the classifier's parameters omega.
+
+    Returns `(...)`.
 
     >>> mutual_information(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])).item()  # sure, and of two minds: log 2
     0.6931471824645996
@@ -108,5 +112,5 @@ def _entropy(probs: Tensor) -> Tensor:
 def image_mutual_information(
     images: Tensor, embed: Callable[[Tensor], Tensor], posterior: LastLayerGP, num_samples: int = 64
 ) -> float:
-    """The mean mutual information of images under a classifier's features and a `LastLayerGP` on them."""
+    """The mean mutual information of images (and binary labels) under features and a `LastLayerGP` on them, in nats."""
     return mutual_information(posterior.sample_probs(embed(images), num_samples)).mean().item()

@@ -14,7 +14,7 @@ from pyro_semivae.data.batches import to_unit
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.infer.handlers import ROW_PLATE, LocalParameters
-from pyro_semivae.labels import Classes
+from pyro_semivae.labels import Binary, Classes
 
 
 class SemiVAE(nn.Module, ABC):
@@ -32,7 +32,7 @@ class SemiVAE(nn.Module, ABC):
     """
 
     x_shape: tuple[int, int, int]
-    labels: Classes
+    labels: Classes | Binary
     characteristic: tuple[str, ...] = ()
     max_plate_nesting: int = 1
 

@@ -1,0 +1,360 @@
+"""Rendered cartoon faces with the 18 attributes that CCVAE uses of CelebA: 64x64 RGB, no download.
+
+Every attribute that is on has a strength in [0, 1] (how wide the smile, which lens size, which shade): what a latent
+can capture of it beyond the label. Face i of a seed is drawn from a random stream of its own, so that it is the same
+whatever the batch, the order and the number of threads. A face is painted back to front from soft-edged shapes
+(signed distances in a square of [-1, 1], y down).
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from pyro_semivae.errors import InputError
+
+SIZE = 64
+VERSION = 1  # of the drawing; a cached file of another version is painted anew
+# name -> how often it is on in CelebA
+RATES = {
+    "Arched_Eyebrows": 0.267,
+    "Bags_Under_Eyes": 0.205,
+    "Bangs": 0.152,
+    "Black_Hair": 0.239,
+    "Blond_Hair": 0.148,
+    "Brown_Hair": 0.205,
+    "Bushy_Eyebrows": 0.142,
+    "Chubby": 0.058,
+    "Eyeglasses": 0.065,
+    "Heavy_Makeup": 0.387,
+    "Male": 0.417,
+    "No_Beard": 0.835,
+    "Pale_Skin": 0.043,
+    "Receding_Hairline": 0.080,
+    "Smiling": 0.482,
+    "Wavy_Hair": 0.320,
+    "Wearing_Necktie": 0.073,
+    "Young": 0.774,
+}
+ATTRIBUTES = tuple(RATES)
+HAIR = ("Black_Hair", "Blond_Hair", "Brown_Hair")  # at most one is on; none is grey
+# What else varies, uniform in [0, 1]: no label says anything of it.
+NUISANCES = (
+    *("background_r", "background_g", "background_b", "shirt_r", "shirt_g", "shirt_b", "tie_hue", "skin", "grey"),
+    *("iris_hue", "iris_value", "x", "y", "face_width", "face_height", "hair_length", "fringe_phase", "wave_phase"),
+    *("eye_distance", "nose_bend", "nose_length", "mouth_bend", "mouth_width", "shades"),
+)
+
+
+@dataclass(frozen=True)
+class Faces:
+    """What a number of faces look like, before they are painted.
+
+    Attributes:
+        labels: bool `(N, 18)`, in the order of `ATTRIBUTES`.
+        strengths: float32 `(N, 18)` in [0, 1]; NaN where the attribute is off.
+        nuisances: float32 `(N, len(NUISANCES))` in [0, 1].
+    """
+
+    labels: np.ndarray
+    strengths: np.ndarray
+    nuisances: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows) -> Faces:
+        return Faces(self.labels[rows], self.strengths[rows], self.nuisances[rows])
+
+    def with_label(self, name: str, on: bool, strength: float = 0.5) -> Faces:
+        """The same faces with one attribute set: the true counterfactual. A hair colour excludes the other ones.
+
+        Args:
+            strength: of the attribute where it was off.
+        """
+        labels, strengths = self.labels.copy(), self.strengths.copy()
+        if on and name in HAIR:
+            others = [ATTRIBUTES.index(other) for other in HAIR if other != name]
+            labels[:, others], strengths[:, others] = False, np.nan
+        column = ATTRIBUTES.index(name)
+        labels[:, column] = on
+        strengths[:, column] = np.nan_to_num(strengths[:, column], nan=strength) if on else np.nan
+        return Faces(labels, strengths, self.nuisances)
+
+
+def draw(num_faces: int, seed: int = 0, *, start: int = 0, rates: Literal["celeba", "balanced"] = "celeba") -> Faces:
+    """Draws faces `start`, ..., `start + num_faces - 1` of a seed.
+
+    Args:
+        rates: `"celeba"`, the attributes' rates in CelebA, where only men have beards; or `"balanced"`, every attribute
+            on in half of the faces, independently, but for the four hair colours (a quarter each).
+
+    Raises:
+        InputError: `rates` is neither.
+    """
+    if rates not in ("celeba", "balanced"):
+        raise InputError(f"rates: got {rates!r}; accepted are 'celeba', 'balanced'")
+    size = 2 * len(ATTRIBUTES) + len(NUISANCES)
+    keys = np.array([seed, 0], np.uint64)
+    u = np.empty((num_faces, size), np.float32)
+    for i in range(num_faces):
+        keys[1] = start + i
+        u[i] = np.random.Generator(np.random.Philox(key=keys)).random(size, dtype=np.float32)
+    chance, strengths, nuisances = np.split(u, [len(ATTRIBUTES), 2 * len(ATTRIBUTES)], axis=1)
+    rate = np.array([RATES[name] if rates == "celeba" else 0.5 for name in ATTRIBUTES], np.float32)
+    labels = chance < rate
+    hair = [ATTRIBUTES.index(name) for name in HAIR]
+    edges = np.cumsum(rate[hair] if rates == "celeba" else [0.25] * 3)
+    labels[:, hair] = np.searchsorted(edges, chance[:, hair[0]], side="right")[:, None] == np.arange(3)
+    if rates == "celeba":
+        male, no_beard = ATTRIBUTES.index("Male"), ATTRIBUTES.index("No_Beard")
+        bearded = (1 - RATES["No_Beard"]) / RATES["Male"]  # of the men
+        labels[:, no_beard] = ~labels[:, male] | (chance[:, no_beard] >= bearded)
+    return Faces(labels, np.where(labels, strengths, np.float32("nan")), nuisances)
+
+
+def paint(faces: Faces, *, threads: int = 1, chunk: int = 64) -> np.ndarray:
+    """The images, uint8 `(N, 3, 64, 64)`."""
+    parts = [faces[i : i + chunk] for i in range(0, len(faces), chunk)]
+    with ThreadPoolExecutor(threads) as pool:
+        return np.concatenate([np.empty((0, 3, SIZE, SIZE), np.uint8), *pool.map(_paint, parts)])
+
+
+class _Canvas:
+    """Images `(n, 64, 64, 3)` that soft-edged shapes are painted on, each within a window of rows and columns."""
+
+    def __init__(self, colour: np.ndarray, offset_x: np.ndarray, offset_y: np.ndarray):
+        self.pixels = np.broadcast_to(colour[:, None, None], (len(colour), SIZE, SIZE, 3)).copy()
+        self.offset_x, self.offset_y = offset_x, offset_y
+        self.centres = ((np.arange(SIZE, dtype=np.float32) + 0.5) * 2 / SIZE) - 1
+
+    def shape(self, sdf, colour, *, where=None, opacity=1.0, left=-1.0, right=1.0, top=-1.0, bottom=1.0) -> None:
+        """Paints where `sdf(x, y, rows)` is negative; `x`, `y` are relative to the face's centre.
+
+        Args:
+            colour: `(n, 3)`. opacity: a number or `(n,)`. where: which faces have the shape, `(n,)`.
+            left, right, top, bottom: the window, from the image's centre.
+        """
+        rows = np.arange(len(self.pixels)) if where is None else np.flatnonzero(where)
+        if not len(rows):
+            return
+        x0, x1, y0, y1 = (round((edge + 1) * SIZE / 2) for edge in (left, right, top, bottom))
+        x = self.centres[None, None, x0:x1] - self.offset_x[rows, None, None]
+        y = self.centres[None, y0:y1, None] - self.offset_y[rows, None, None]
+        alpha = np.clip(0.5 - sdf(x, y, rows) * (SIZE / 2), 0, 1)
+        alpha = alpha * np.broadcast_to(np.asarray(opacity, np.float32), (len(self.pixels),))[rows, None, None]
+        window = self.pixels[rows, y0:y1, x0:x1]
+        window += alpha[..., None] * (colour[rows, None, None] - window)
+        self.pixels[rows, y0:y1, x0:x1] = window
+
+
+def _ellipse(x, y, rx, ry):
+    return (np.sqrt((x / rx) ** 2 + (y / ry) ** 2) - 1) * np.minimum(rx, ry)
+
+
+def _box(x, y, half_x, half_y):
+    return np.maximum(np.abs(x) - half_x, np.abs(y) - half_y)
+
+
+def _stroke(x, y, half, bend, width):
+    """A horizontal stroke of half-length `half`, its middle `bend` lower than its ends."""
+    t = np.clip(x / half, -1, 1)
+    return np.hypot(np.maximum(np.abs(x) - half, 0), y - bend * (1 - t**2)) - width
+
+
+def _line(x, y, x0, y0, x1, y1, width):
+    dx, dy = x1 - x0, y1 - y0
+    t = np.clip(((x - x0) * dx + (y - y0) * dy) / (dx**2 + dy**2), 0, 1)
+    return np.hypot(x - x0 - t * dx, y - y0 - t * dy) - width
+
+
+def _hsv(hue, saturation, value):
+    """Colours `(n, 3)` of hue, saturation and value in [0, 1]."""
+    hue, saturation, value = (np.asarray(a, np.float32)[..., None] for a in (hue, saturation, value))
+    k = (np.array([5, 3, 1], np.float32) + hue * 6) % 6
+    return value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1))
+
+
+def _mix(a, b, t):
+    return np.asarray(a, np.float32) + (np.asarray(b, np.float32) - np.asarray(a, np.float32)) * t[:, None]
+
+
+def _paint(faces: Faces) -> np.ndarray:
+    on = {name: faces.labels[:, i] for i, name in enumerate(ATTRIBUTES)}
+    s = {name: np.nan_to_num(faces.strengths[:, i]) for i, name in enumerate(ATTRIBUTES)}
+    u = {name: faces.nuisances[:, i] for i, name in enumerate(NUISANCES)}
+
+    def grey(level):
+        return np.full((len(faces), 3), level, np.float32)
+
+    def at(values):
+        """A number per face, to broadcast over the pixels of the faces in `rows`."""
+        return lambda rows: np.broadcast_to(np.asarray(values, np.float32), (len(faces),))[rows, None, None]
+
+    # Sizes and colours.
+    rx = (0.37 + 0.05 * u["face_width"]) * np.where(on["Chubby"], 1.15 + 0.25 * s["Chubby"], 1)
+    ry = 0.52 + 0.06 * u["face_height"]
+    skin = _mix([0.50, 0.36, 0.26], [0.88, 0.70, 0.57], u["skin"])
+    skin = np.where(on["Pale_Skin"][:, None], _mix([0.93, 0.85, 0.77], [1.0, 0.98, 0.93], s["Pale_Skin"]), skin)
+    hair = grey(0.5) + 0.16 * u["grey"][:, None]
+    hair = np.where(on["Black_Hair"][:, None], grey(0.02) + 0.12 * s["Black_Hair"][:, None], hair)
+    hair = np.where(on["Blond_Hair"][:, None], _mix([0.80, 0.62, 0.22], [1.0, 0.90, 0.60], s["Blond_Hair"]), hair)
+    hair = np.where(on["Brown_Hair"][:, None], _mix([0.26, 0.13, 0.06], [0.52, 0.30, 0.16], s["Brown_Hair"]), hair)
+    brow_colour = hair * 0.45
+    shade = skin * 0.85
+    dark = skin * 0.55
+
+    background = np.stack([u[f"background_{c}"] for c in "rgb"], 1)
+    offset_x, offset_y = 0.08 * (u["x"] - 0.5), 0.08 * (u["y"] - 0.5) - 0.02
+    canvas = _Canvas(background, offset_x, offset_y)
+
+    # Back hair: long unless male; a wave bends its edge.
+    wave = np.where(on["Wavy_Hair"], 0.03 + 0.05 * s["Wavy_Hair"], 0)
+    length = np.where(on["Male"], 0.12 - 0.36 * s["Male"], 0.42 + 0.28 * u["hair_length"])
+
+    def back_hair(x, y, rows):
+        ripple = at(wave)(rows) * np.sin(14 * y + 6.3 * at(u["wave_phase"])(rows))
+        width = at(rx)(rows) + 0.13 + ripple
+        cap = _ellipse(x, y + 0.08, width, at(ry)(rows) + 0.12 + ripple * 0.5)
+        return np.maximum(np.where(y < -0.08, cap, np.abs(x) - width), y - at(length)(rows))
+
+    canvas.shape(back_hair, hair, bottom=0.85)
+    canvas.shape(lambda x, y, r: _box(x, y - 0.6, 0.17, 0.3), shade, left=-0.3, right=0.3, top=0.2)
+
+    # Shirt and tie.
+    tie = on["Wearing_Necktie"]
+    shirt = np.where(tie[:, None], grey(0.95), np.stack([u[f"shirt_{c}"] for c in "rgb"], 1))
+    canvas.shape(lambda x, y, r: _ellipse(x, y - 1.25, 0.82, 0.48), shirt, top=0.5)
+    tie_width = 0.035 + 0.05 * s["Wearing_Necktie"]
+    tie_colour = _hsv(u["tie_hue"], 0.75, 0.7)
+    canvas.shape(
+        lambda x, y, r: _box(x, y - 0.95, at(tie_width)(r) * (0.75 + 0.6 * np.clip(y - 0.75, 0, 1)), 0.2),
+        tie_colour, where=tie, left=-0.3, right=0.3, top=0.5,
+    )  # fmt: skip
+
+    # Face and beard.
+    def face(x, y, rows):
+        return _ellipse(x, y, at(rx)(rows), at(ry)(rows))
+
+    canvas.shape(face, skin, top=-0.75, bottom=0.75)
+    beard = ~on["No_Beard"]
+    stubble = np.where(beard, 0.85, 0.4 * (1 - s["No_Beard"]))  # the cleaner the shave, the less of it
+
+    def lower_face(x, y, rows):
+        return np.maximum(face(x, y, rows), 0.19 + 0.12 * np.abs(x) - y)
+
+    canvas.shape(lower_face, hair * 0.6, opacity=stubble, top=0.0, bottom=0.75)
+
+    # Hairline, receding or not, and bangs over it.
+    receding = np.where(on["Receding_Hairline"], 0.10 + 0.14 * s["Receding_Hairline"], 0)
+
+    def hairline(x, y, rows):
+        back = at(receding)(rows)
+        notch = np.where(back > 0, np.clip(0.07 - np.abs(x), 0, None) * 1.2, 0)
+        return np.maximum(face(x, y, rows), y + 0.30 + back - notch)
+
+    canvas.shape(hairline, hair, top=-0.75, bottom=0.0)
+    fringe = -0.27 + 0.15 * s["Bangs"]
+
+    def bangs(x, y, rows):
+        teeth = 0.03 * np.abs(np.sin(13 * x + 6.3 * at(u["fringe_phase"])(rows)))
+        return np.maximum(face(x, y, rows), y - at(fringe)(rows) + teeth)
+
+    canvas.shape(bangs, hair * 0.9, where=on["Bangs"], top=-0.75, bottom=0.1)
+
+    # Eyes, each with what surrounds it.
+    eye_y, eye_x = -0.09, 0.16 + 0.035 * u["eye_distance"]
+    big = 1 + np.where(on["Young"], 0.1 + 0.35 * s["Young"], 0)  # the younger, the larger the eyes
+    makeup = on["Heavy_Makeup"]
+    strong = 0.45 + 0.5 * s["Heavy_Makeup"]
+    arch = np.where(on["Arched_Eyebrows"], -0.06 - 0.09 * s["Arched_Eyebrows"], -0.01)
+    thick = np.where(on["Bushy_Eyebrows"], 0.036 + 0.03 * s["Bushy_Eyebrows"], 0.014)
+    aged = ~on["Young"]
+    lens = 0.12 + 0.07 * s["Eyeglasses"]
+    glasses = on["Eyeglasses"]
+    sunglasses = glasses & (u["shades"] < 0.3)
+    iris = _hsv(u["iris_hue"], 0.5, 0.25 + 0.25 * u["iris_value"])
+    for side in (-1, 1):
+        window = {"left": -0.55, "right": 0.1} if side < 0 else {"left": -0.1, "right": 0.55}
+
+        def dx(x, rows, side=side):  # from the eye, outwards
+            return side * x - at(eye_x)(rows)
+
+        canvas.shape(
+            lambda x, y, r, dx=dx: _ellipse(dx(x, r) - 0.06, y - 0.17, 0.10, 0.07),
+            _mix(skin, [0.95, 0.35, 0.4], strong), where=makeup, opacity=0.8, top=-0.05, bottom=0.4, **window,
+        )  # fmt: skip
+        canvas.shape(
+            lambda x, y, r, dx=dx: _ellipse(dx(x, r), y - eye_y + 0.05, 0.115, 0.085),
+            _mix(skin, [0.65, 0.2, 0.65], strong), where=makeup, top=-0.4, bottom=0.15, **window,
+        )  # fmt: skip
+        canvas.shape(
+            lambda x, y, r, dx=dx: _ellipse(dx(x, r), y - eye_y, 0.085 * at(big)(r), 0.052 * at(big)(r)), grey(0.97),
+            top=-0.4, bottom=0.2, **window,
+        )  # fmt: skip
+        canvas.shape(
+            lambda x, y, r, dx=dx: _ellipse(dx(x, r), y - eye_y, 0.038 * at(big)(r), 0.045 * at(big)(r)), iris,
+            top=-0.4, bottom=0.2, **window,
+        )  # fmt: skip
+        canvas.shape(
+            lambda x, y, r, dx=dx: _stroke(dx(x, r), y - eye_y - 0.085, 0.085, 0.035, 0.018), dark,
+            where=on["Bags_Under_Eyes"], opacity=0.4 + 0.6 * s["Bags_Under_Eyes"], top=-0.2, bottom=0.25, **window,
+        )  # fmt: skip
+        canvas.shape(
+            lambda x, y, r, dx=dx: _stroke(dx(x, r), y - eye_y + 0.115, 0.11, at(arch)(r), at(thick)(r)), brow_colour,
+            top=-0.5, bottom=0.1, **window,
+        )  # fmt: skip
+        for up in (-0.05, 0.0, 0.05):  # crow's feet
+            canvas.shape(
+                lambda x, y, r, dx=dx, up=up: _line(dx(x, r), y - eye_y, 0.11, 0.4 * up, 0.19, 1.4 * up, 0.006),
+                dark, where=aged, opacity=0.8, top=-0.3, bottom=0.2, **window,
+            )  # fmt: skip
+        canvas.shape(
+            lambda x, y, r, side=side: _line(side * x, y, 0.10, 0.12, 0.19, 0.27, 0.008), dark, where=aged, opacity=0.8,
+            top=0.0, bottom=0.4, **window,
+        )  # fmt: skip
+    canvas.shape(
+        lambda x, y, r: _stroke(x, y + 0.25, 0.17, -0.01, 0.008), dark, where=aged & ~on["Bangs"], opacity=0.6,
+        left=-0.35, right=0.35, top=-0.4, bottom=-0.1,
+    )  # fmt: skip
+
+    # Nose and mouth.
+    bend, nose_end = 0.03 + 0.03 * u["nose_bend"], 0.08 + 0.05 * u["nose_length"]
+    canvas.shape(
+        lambda x, y, r: _line(x, y, 0.0, -0.04, at(bend)(r), at(nose_end)(r), 0.012), dark, opacity=0.8,
+        left=-0.2, right=0.2, top=-0.2, bottom=0.25,
+    )  # fmt: skip
+    smile = np.where(on["Smiling"], 0.08 + 0.09 * s["Smiling"], -0.03 + 0.04 * u["mouth_bend"])
+    half = 0.13 + 0.03 * u["mouth_width"] + np.where(on["Smiling"], 0.05 * s["Smiling"], 0)
+    red = _mix(skin, [0.88, 0.06, 0.20], 0.5 + 0.5 * s["Heavy_Makeup"])
+    lips = np.where(makeup[:, None], red, np.float32([[0.62, 0.30, 0.26]]))
+    lip_width = 0.02 + np.where(makeup, 0.008 + 0.012 * s["Heavy_Makeup"], 0)
+    around_mouth = {"left": -0.4, "right": 0.4, "top": 0.1, "bottom": 0.6}
+
+    def mouth(x, y, rows):
+        return _stroke(x, y - 0.29, at(half)(rows), at(smile)(rows), at(lip_width)(rows))
+
+    canvas.shape(mouth, lips, **around_mouth)
+
+    def teeth(x, y, rows):
+        return _stroke(x, y - 0.275, at(half)(rows) * 0.75, at(smile)(rows) * 0.8, 0.016)
+
+    canvas.shape(teeth, grey(0.98), where=on["Smiling"], **around_mouth)
+
+    # Glasses.
+    for side in (-1, 1):
+
+        def ring(x, y, rows, side=side):
+            return _ellipse(side * x - at(eye_x)(rows), y - eye_y, at(lens)(rows), at(lens)(rows) * 0.9)
+
+        window = {"top": -0.45, "bottom": 0.3, "left": -0.55, "right": 0.55}
+        canvas.shape(ring, grey(0.06), where=sunglasses, opacity=0.92, **window)
+        canvas.shape(lambda x, y, r, ring=ring: np.abs(ring(x, y, r)) - 0.018, grey(0.05), where=glasses, **window)
+    canvas.shape(
+        lambda x, y, r: _box(x, y - eye_y, at(eye_x)(r) - at(lens)(r), 0.014), grey(0.05), where=glasses,
+        left=-0.3, right=0.3, top=-0.4, bottom=0.2,
+    )  # fmt: skip
+    return np.rint(canvas.pixels * 255).astype(np.uint8).transpose(0, 3, 1, 2)

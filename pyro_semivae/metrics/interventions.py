@@ -1,0 +1,54 @@
+"""What a label's switch does to each label: the intervention matrix (CCVAE, D.1, Figs. 10 and 12)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def intervention_matrix(
+    intervene: Callable[[Tensor, Tensor], Tensor],
+    reconstruct: Callable[[Tensor], Tensor],
+    logits: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+) -> Tensor:
+    """Entry (r, c): how much switching label c moves log p_c(y_r = 1), in nats, `(L, L)`.
+
+    For each image label c is set to the other value than y's. The change is against the reconstruction, and counts as
+    positive in the direction of the switch (on: log p rises; off: it falls), so that the two kinds do not cancel. The
+    diagonal is what was asked for, the rest is what came with it.
+
+    Args:
+        intervene: images, labels to set `(B, L)` with NaN where kept -> images. reconstruct: images -> images.
+        logits: images -> an independent classifier's logits `(B, L)`.
+        x: `(B, C, H, W)`. y: `(B, L)`, all known.
+    """
+    before = F.logsigmoid(logits(reconstruct(x)))
+    columns = []
+    for c in range(y.shape[1]):
+        switched = torch.full_like(y, torch.nan)
+        switched[:, c] = 1 - y[:, c]
+        change = F.logsigmoid(logits(intervene(x, switched))) - before
+        columns.append(((2 * switched[:, c] - 1)[:, None] * change).double().mean(0))
+    return torch.stack(columns, 1)
+
+
+def condition_number(matrix: Tensor) -> float:
+    """The ratio of the largest to the smallest singular value; 1 for a multiple of an orthogonal matrix."""
+    return float(np.linalg.cond(matrix.cpu().numpy()))
+
+
+def selectivity(matrix: Tensor) -> float:
+    """The mean |diagonal| over the mean |off-diagonal|.
+
+    >>> selectivity(torch.tensor([[2.0, 0.5], [-0.5, 2.0]]))
+    4.0
+    """
+    size = len(matrix)
+    off = ~torch.eye(size, dtype=torch.bool, device=matrix.device)
+    return (matrix.diagonal().abs().mean() / matrix[off].abs().mean()).item()
