@@ -21,6 +21,7 @@ RECIPE = {"marginal": "jensen", "alpha": 1000.0, "beta": 4.0, "shift": 1, "z_c":
 RECIPE |= {"consistency": 300.0, "dropout": 0.1}
 PAPER = {"marginal": "exact", "alpha": 0.0, "beta": 1.0, "shift": 0, "z_c": 10, "lr": 5e-4, "schedule": "constant"}
 PAPER |= {"num_samples": 100}  # as the authors' code
+REST = {"digits": 0, "mnist": 0, "fashionmnist": 0, "*": 27}
 PRESETS = {
     "demo": {**RECIPE, "epochs": {"digits": 400, "faces": 6, "*": 12}},
     "recipe": {**RECIPE, "epochs": 40},
@@ -31,7 +32,7 @@ PRESETS = {
 def flags() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__, datasets=cli.data.NAMES, labelled={"digits": "100", "*": "0.004"})
     parser.add_argument("--z-c", type=int, help="size of the characteristic latent")
-    parser.add_argument("--z-s", type=int, default={"faces": 27, "*": 0}, help="size of the rest")
+    parser.add_argument("--z-s", type=int, default=REST, help="size of the rest (0, for binary labels 27)")
     parser.add_argument("--prior", default="labelled", choices=["labelled", "uniform"], help="p(y) of binary labels")
     parser.add_argument("--classifier", default="network", choices=["network", "bayes"])
     parser.add_argument("--marginal", choices=["exact", "jensen", "sampled"], help="how missing labels enter")

@@ -117,6 +117,28 @@ def test_consistency_equals_the_formula_by_hand():
     assert (elbo.terms(vae.model, vae.guide, x)["consistency"] < 0).all(), "all labels missing: every row has the term"
 
 
+def test_information_equals_the_formula_by_hand():
+    """kappa (-KL(mean q || p(y)) - mean H(q)) over the rows whose label is missing."""
+    vae, x = make()
+    vae.q_y = Spy(vae.q_y)
+    elbo = vae.elbo(information_weight=2.0, num_samples=K)
+    for y, missing in ((Y, Y == MISSING), (None, torch.ones(len(Y), dtype=torch.bool))):
+        vae.q_y.seen.clear()
+        got = elbo.terms(vae.model, vae.guide, x, y)["batch/information"]
+        q = vae.q_y.inner.net(vae.q_y.seen[0][0]).softmax(-1)[missing]
+        mean, p = q.mean(0), vae.p_y.logits.exp()
+        expected = 2.0 * (-(mean * (mean / p).log()).sum() + (q * q.log()).sum(-1).mean())
+        assert got.dim() == 0 and got < 0
+        torch.testing.assert_close(got, expected)
+    y = Y.clamp(min=0)
+    assert elbo.terms(vae.model, vae.guide, x, y)["batch/information"] == 0, "no label is missing"
+    with RowScale(torch.full((len(Y),), 10.0)):
+        torch.manual_seed(0)
+        rows = elbo.rows(vae.model, vae.guide, x, Y)
+    scaled = sum(term for name, term in rows.terms.items() if not name.startswith("batch/")).sum() * 10
+    torch.testing.assert_close(rows.total(), scaled + rows.terms["batch/information"])
+
+
 def test_sampled_is_jensens_in_the_mean():
     """The same bound and gradients in the mean of many draws, within 5 standard errors."""
     vae, x = make()

@@ -215,3 +215,29 @@ def test_labels_outside_the_space_are_named(y, message):
     with pytest.raises(ValueError, match=rf"y: .*{message}.*accepted is.*0 to 4.*-1"):
         Classes(5).validate(y)
     assert MISSING == -1 and Classes(5).validate(torch.tensor([0, 4, -1])).dtype == torch.int64
+
+
+def test_jitter_moves_turns_and_zooms():
+    x = torch.rand(5, 2, 9, 12)
+    torch.testing.assert_close(data.jitter(x, 0, 0, 0), x)
+    spot = torch.zeros(400, 1, 21, 21)
+    spot[:, :, 10, 10] = 1.0
+    moved = data.jitter(spot, pixels=3, degrees=0, zoom=0)
+    axis = torch.arange(21.0)
+    mass = moved.sum((1, 2, 3))
+    torch.testing.assert_close(mass, torch.ones(400))  # a shift keeps what there is
+    rows, columns = (moved.sum(1) * axis[:, None]).sum((1, 2)) - 10, (moved.sum(1) * axis).sum((1, 2)) - 10
+    for offset in (rows, columns):
+        assert offset.abs().max() <= 3.001 and offset.min() < -2.5 and offset.max() > 2.5
+    bar = torch.zeros(400, 1, 21, 21)
+    bar[:, :, 10, 3:18] = 1.0
+    turned = data.jitter(bar, pixels=0, degrees=90, zoom=0)
+    # Second moments say how far the bar is turned: upright bars vary along rows, lying ones along columns.
+    up = (turned.sum(1) * (axis - 10)[:, None] ** 2).sum((1, 2)) / turned.sum((1, 2, 3))
+    assert up.max() > 15 and up.min() < 1
+    zoomed = data.jitter(bar, pixels=0, degrees=0, zoom=0.5)
+    length = (zoomed[:, 0, 10] > 0.5).sum(-1)
+    assert length.min() <= 9 and length.max() >= 20 and torch.equal(x, x.clone())
+    for options in ({"pixels": -1}, {"degrees": -1}, {"zoom": 1}):
+        with pytest.raises(ValueError, match="pixels, degrees, zoom: got"):
+            data.jitter(x, **options)

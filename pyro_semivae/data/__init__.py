@@ -1,8 +1,11 @@
 """Readers of data sets, splits into labelled and unlabelled rows, and batches."""
 
 from pyro_semivae.data.batches import Batch, Batches, to_unit
-from pyro_semivae.data.noise import shift
-from pyro_semivae.data.sets import NAMES, ImageData, data_root, load, load_auto, load_small
+from pyro_semivae.data.celeba import load_celeba
+from pyro_semivae.data.chexpert import load_chexpert
+from pyro_semivae.data.image_data import ImageData
+from pyro_semivae.data.noise import jitter, shift
+from pyro_semivae.data.sets import NAMES, data_root, load, load_auto, load_small
 from pyro_semivae.data.splits import hide, labelled_rows, parse_labelled
 
 __all__ = [
@@ -12,9 +15,12 @@ __all__ = [
     "ImageData",
     "data_root",
     "hide",
+    "jitter",
     "labelled_rows",
     "load",
     "load_auto",
+    "load_celeba",
+    "load_chexpert",
     "load_small",
     "parse_labelled",
     "shift",

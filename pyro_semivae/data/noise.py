@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,3 +28,24 @@ def shift(x: Tensor, pixels: int = 2) -> Tensor:
     columns = left + torch.arange(w, device=x.device)  # (B, W)
     batch = torch.arange(b, device=x.device)[:, None, None]
     return padded[batch, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
+def jitter(x: Tensor, pixels: float = 2.0, degrees: float = 15.0, zoom: float = 0.15) -> Tensor:
+    """Moves, turns and zooms each image by up to so much, each drawn uniformly; zeros come in, pixels are interpolated.
+
+    Args:
+        pixels: along rows and along columns. degrees: to either side. zoom: as a fraction, 0.1 being 0.9 to 1.1 times.
+
+    Shapes: `(B, C, H, W)` in and out.
+    """
+    if pixels < 0 or degrees < 0 or not 0 <= zoom < 1:
+        raise InputError(f"pixels, degrees, zoom: got {pixels}, {degrees}, {zoom}; accepted are from 0, zoom below 1")
+    b, _, h, w = x.shape
+    down, right, turn, size = (2 * torch.rand(4, b, device=x.device, dtype=x.dtype) - 1).unbind()
+    angle, scale = turn * (degrees * math.pi / 180), 1 / (1 + zoom * size)
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    # From places in the new image to places in the old one, in coordinates of [-1, 1] along each axis.
+    first = torch.stack([cos, -sin * h / w, right * (2 * pixels / w)], -1)
+    second = torch.stack([sin * w / h, cos, down * (2 * pixels / h)], -1)
+    grid = F.affine_grid(torch.stack([first, second], 1), x.shape, align_corners=False)
+    return F.grid_sample(x, grid, align_corners=False)

@@ -5,74 +5,19 @@ from __future__ import annotations
 import os
 import socket
 import urllib.request
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from pyro_semivae.data.celeba import load_celeba
+from pyro_semivae.data.chexpert import load_chexpert
 from pyro_semivae.data.idx import read_idx
+from pyro_semivae.data.image_data import ImageData
 from pyro_semivae.errors import InputError
 from pyro_semivae.files import cache_folder, cached_array
-from pyro_semivae.labels import Binary, Classes
 
 DATA_ENV = "PYRO_SEMIVAE_DATA"
-
-
-@dataclass(frozen=True)
-class ImageData:
-    """A data set with class labels or several binary ones.
-
-    Attributes:
-        name: the data set actually loaded.
-        label_names: the names of the classes, or of the binary labels.
-        x, y: training images, uint8 `(N, C, H, W)`, in memory or memory-mapped, and labels, int64 `(N,)` or
-            float32 `(N, L)`.
-        x_test, y_test: the same for the test set.
-        strengths, strengths_test: of rendered data, how strong each label is in each image, `(N, L)` in [0, 1]; NaN
-            where it is off. Nothing trains on them.
-    """
-
-    name: str
-    label_names: tuple[str, ...]
-    x: Tensor
-    y: Tensor
-    x_test: Tensor
-    y_test: Tensor
-    strengths: Tensor | None = None
-    strengths_test: Tensor | None = None
-
-    @property
-    def labels(self) -> Classes | Binary:
-        """The label space."""
-        return Binary(len(self.label_names)) if self.y.dim() == 2 else Classes(len(self.label_names))
-
-    @property
-    def x_shape(self) -> tuple[int, int, int]:
-        return tuple(self.x.shape[1:])
-
-    def hold_out(self, num_rows: int) -> ImageData:
-        """The same with the last `num_rows` training rows in the place of the test set, to choose recipes on.
-
-        Raises:
-            InputError: there are not that many rows.
-        """
-        x, y = self.x, self.y
-        if not 1 <= num_rows < len(x):
-            raise InputError(f"num_rows: got {num_rows} rows to hold out; accepted are 1 to {len(x) - 1}")
-        first, last = slice(None, -num_rows), slice(-num_rows, None)
-        s = self.strengths
-        return replace(
-            self,
-            name=f"{self.name}-held-out",
-            x=x[first],
-            y=y[first],
-            x_test=x[last],
-            y_test=y[last],
-            strengths=None if s is None else s[first],
-            strengths_test=None if s is None else s[last],
-        )
 
 
 DIGITS = tuple("0123456789")
@@ -89,7 +34,8 @@ FASHION = (
     "Ankle boot",
 )
 _TORCHVISION = {"mnist": ("MNIST", DIGITS), "fashionmnist": ("FashionMNIST", FASHION)}
-NAMES = (*_TORCHVISION, "digits", "faces")
+_FOLDERS = {"celeba": load_celeba, "chexpert": load_chexpert}
+NAMES = (*_TORCHVISION, "digits", "faces", *_FOLDERS)
 
 
 def data_root(data_dir: str | Path | None = None) -> Path:
@@ -99,7 +45,8 @@ def data_root(data_dir: str | Path | None = None) -> Path:
 
 def load(name: str, data_dir: str | Path | None = None, *, download: bool = True) -> ImageData:
     """Loads a data set by name: `mnist`, `fashionmnist`, or, built in, `digits` (1,797 real 8x8 images) and `faces`
-    (22,000 rendered 64x64 faces with 18 binary attributes, see `data.faces`).
+    (22,000 rendered 64x64 faces with 18 binary attributes, see `data.faces`); or, from files that cannot be downloaded,
+    `celeba` and `chexpert` (see `data.celeba`, `data.chexpert`).
 
     Raises:
         ValueError: the name is not one of those, or a file is damaged.
@@ -109,6 +56,8 @@ def load(name: str, data_dir: str | Path | None = None, *, download: bool = True
         return _digits()
     if name == "faces":
         return _faces()
+    if name in _FOLDERS:
+        return _FOLDERS[name](data_root(data_dir))
     if name not in _TORCHVISION:
         raise InputError(f"dataset: got {name!r}; accepted are {', '.join(NAMES)}")
     folder, classes = _TORCHVISION[name]
@@ -154,7 +103,7 @@ def load_auto(preferred: str, data_dir: str | Path | None = None) -> tuple[Image
 
 def load_small(name: str) -> ImageData:
     """A built-in set to run everything on in seconds: 400 faces for `faces` and sets like them, else the digits."""
-    return _faces(300, 100) if name == "faces" else load("digits")
+    return _faces(300, 100) if name in ("faces", *_FOLDERS) else load("digits")
 
 
 def _digits() -> ImageData:

@@ -71,12 +71,17 @@ class TraceCCVAE_ELBO(RowELBO):
             of another run of the guide, under other noise: a corrupted image (`fit`'s `corrupt`), dropout, z. Not part
             of the bound: a departure that asks of unlabelled rows that the classifier not mind the noise (the Pi-model
             of Laine and Aila, ICLR 2017). Costs a second run of the guide, without gradients.
+        information_weight: kappa of kappa (-KL(q(y) || p(y)) - E[H(q(y|z))]) over the batch's missing labels, q(y) the
+            mean of q(y|z) over them: every image should be of one class, and the classes as frequent as their prior
+            says (information maximisation: Krause et al., NeurIPS 2010; Hu et al., ICML 2017). Not part of the bound;
+            it finds clusters where labels are too few to. One number a batch, not multiplied by the rows' scale.
         max_plate_nesting: 1 for one class label, 2 for the plate "labels" inside "data".
 
     Terms (each `(B,)`, in nats, named by the sites; here for CCVAE's): `p(x)`, `p(z_s)`, `p(z_c)`, `q(z_s)`,
     `q(z_c)`, weighted by w, `q(..)` with minus; `p(z_c)` is log p(z_c|y_o) where y is observed and the marginal
-    where it is missing; `q(y|z)` = -w log q(y_o|z), `q(y|x)`, `p(y)`, `regulariser` and `consistency`. Monitor: `ess`,
-    the effective sample size of w over the rows with an observed label, as a fraction of their number.
+    where it is missing; `q(y|z)` = -w log q(y_o|z), `q(y|x)`, `p(y)`, `regulariser`, `consistency`; and a scalar,
+    `batch/information`. Monitor: `ess`, the effective sample size of w over the rows with an observed label, as a
+    fraction of their number.
 
     Raises:
         ValueError: an option is not one of those above; the guide lacks a classifier that the bound needs.
@@ -92,6 +97,7 @@ class TraceCCVAE_ELBO(RowELBO):
         num_samples: int = 20,
         regulariser_weight: float = 0.0,
         consistency_weight: float = 0.0,
+        information_weight: float = 0.0,
         max_plate_nesting: int = 1,
     ):
         super().__init__(max_plate_nesting=max_plate_nesting)
@@ -108,6 +114,7 @@ class TraceCCVAE_ELBO(RowELBO):
             "beta": beta,
             "regulariser_weight": regulariser_weight,
             "consistency_weight": consistency_weight,
+            "information_weight": information_weight,
         }
         for name, value in weights.items():
             if not 0 <= value < math.inf:
@@ -119,6 +126,7 @@ class TraceCCVAE_ELBO(RowELBO):
         self.num_samples = num_samples
         self.regulariser_weight = regulariser_weight
         self.consistency_weight = consistency_weight
+        self.information_weight = information_weight
         self.needs_labels = classifier_weight != 1 or regulariser_weight != 0
 
     def rows(self, model: Callable, guide: Callable, *args, **kwargs) -> Rows:
@@ -138,6 +146,8 @@ class TraceCCVAE_ELBO(RowELBO):
         if self.consistency_weight:
             divergence = self._divergence_from_another_run(run, lambda: guide(*args, **kwargs))
             after["consistency"] = -self.consistency_weight * divergence
+        if self.information_weight:
+            after["batch/information"] = self.information_weight * self._information(run)
         if not observed:
             return Rows({**terms, **after}, scale)
 
@@ -234,6 +244,22 @@ class TraceCCVAE_ELBO(RowELBO):
             if label in run.observed:
                 divergence = torch.where(is_missing(run.observed[label]), divergence, 0.0)
             total = total + self.to_rows(divergence, site)
+        return total
+
+    def _information(self, run: _Run) -> Tensor | float:
+        """-KL(mean of q(y|z) || p(y)) - mean of H(q(y|z)) over the rows where y is missing, summed over labels."""
+        total: Tensor | float = 0.0
+        for label in run.roles.labels:
+            log_q, site = self._classifier(run, label).narrow(self.particle_dim, 0, 1), run.guide.nodes[label]
+            rows, dim = row_dim(site), site["infer"]["_enumerate_dim"]
+            prior = log_prob(run.model.nodes[label])  # (C, 1, B [, L]), the same in every row
+            y = run.observed.get(label)
+            missing = torch.ones_like(log_q.select(dim, 0)) if y is None else is_missing(y)
+            share = (missing / missing.sum(rows, keepdim=True).clamp(min=1)).to(log_q)  # of each row, (B [, L])
+            mean = (log_q.exp() * share).sum(rows, keepdim=True)
+            log_mean = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()  # no row may be missing
+            marginal = (mean * (prior.narrow(rows, 0, 1) - log_mean)).sum(dim)
+            total = total + marginal.sum() + (log_q.exp() * log_q * share).sum()
         return total
 
     def _log_q_nearest(self, run: _Run, guide: Callable[[], None]) -> Tensor:

@@ -79,7 +79,7 @@ def independent_classifier(
         cache: the folder of cached classifiers: default `$PYRO_SEMIVAE_CACHE`, else `~/.cache/pyro_semivae`.
     """
     folder = Path(cache or cache_folder())
-    sums = sum(int(part.sum(dtype=torch.int64)) for part in data.x.split(10_000)), int(data.y.sum())
+    sums = sum(int(part.sum(dtype=torch.int64)) for part in data.x.split(10_000)), int(data.y.nansum())
     key = hashlib.sha256(f"{data.name} {tuple(data.x.shape)} {sums} {seed} {steps} {VERSION}".encode()).hexdigest()[:12]
     path = folder / f"classifier-{data.name}-{key}.pt"
     with torch.random.fork_rng():
@@ -96,7 +96,11 @@ def independent_classifier(
             optimiser.param_groups[0]["lr"] = 5e-4 * (1 + math.cos(math.pi * step / steps))
             rows = torch.randint(len(data.x), (200,))
             logits, y = classifier(data.x[rows].to(device)), data.y[rows].to(device)
-            loss = F.binary_cross_entropy_with_logits(logits, y) if binary else F.cross_entropy(logits, y)
+            if binary:  # of the labels that are known
+                known = (~y.isnan()).to(logits)
+                loss = F.binary_cross_entropy_with_logits(logits, y.nan_to_num(), known, reduction="sum") / known.sum()
+            else:
+                loss = F.cross_entropy(logits, y)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -1,0 +1,91 @@
+"""CelebA: faces with binary attributes, from the official files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pyro_semivae.data.faces import ATTRIBUTES
+from pyro_semivae.data.folders import image_array
+from pyro_semivae.data.image_data import ImageData
+from pyro_semivae.errors import InputError
+
+WHERE = (
+    "Get img_align_celeba.zip, list_attr_celeba.txt and list_eval_partition.txt from "
+    "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (non-commercial research only) and unpack them into {folder}"
+)
+
+
+def load_celeba(root: str | Path, *, attributes: tuple[str, ...] = ATTRIBUTES, size: int = 64) -> ImageData:
+    """The official training and test images, with `attributes` (default: the 18 that CCVAE uses, C.1).
+
+    Args:
+        root: the folder that holds `celeba/` with `img_align_celeba/`, `list_attr_celeba.txt`,
+            `list_eval_partition.txt` (torchvision's layout). size: images are resized to size x size, without a crop.
+
+    Raises:
+        FileNotFoundError: a file is not there; the message says where to get it. InputError: one is malformed.
+    """
+    folder = Path(root) / "celeba"
+    for name in ("list_attr_celeba.txt", "list_eval_partition.txt", "img_align_celeba"):
+        if not (folder / name).exists():
+            raise FileNotFoundError(f"dataset celeba: no {folder / name}. {WHERE.format(folder=folder)}")
+    files, names, values = read_attributes(folder / "list_attr_celeba.txt")
+    unknown = set(attributes) - set(names)
+    if unknown:
+        raise InputError(f"attributes: got {sorted(unknown)}; accepted are {', '.join(names)}")
+    split = read_partition(folder / "list_eval_partition.txt")
+    if list(split) != files:
+        raise InputError(f"{folder}: the attribute and the partition file list different images")
+    columns = [names.index(name) for name in attributes]
+    parts = []
+    for number in (0, 2):  # training, test
+        rows = [i for i, name in enumerate(files) if split[name] == number]
+        if not rows:
+            raise InputError(f"{folder / 'list_eval_partition.txt'}: no image is in split {number}")
+        paths = [folder / "img_align_celeba" / files[i] for i in rows]
+        parts.append(image_array(paths, "celeba", channels=3, size=size))
+        parts.append(torch.from_numpy(values[np.ix_(rows, columns)] > 0).float())
+    return ImageData("celeba", tuple(attributes), *parts)
+
+
+def read_attributes(path: Path) -> tuple[list[str], list[str], np.ndarray]:
+    """`list_attr_celeba.txt`: file names, attribute names, int8 values `(N, number of names)` of -1 and 1.
+
+    The first line is the number of images, the second the names, then a file name and the values on each.
+
+    Raises:
+        InputError: the file is not like that; the message says in which line.
+    """
+    lines = path.read_text().splitlines()
+    if len(lines) < 2 or not lines[0].strip().isdigit():
+        raise InputError(f"{path}: line 1: got {lines[0] if lines else ''!r}; accepted is the number of images")
+    names, count = lines[1].split(), int(lines[0])
+    rows = [line.split() for line in lines[2:] if line.strip()]
+    if len(rows) != count:
+        raise InputError(f"{path}: got {len(rows)} images; line 1 says {count}: is the file truncated?")
+    values = np.empty((count, len(names)), np.int8)
+    for i, (row, line) in enumerate(zip(rows, range(3, 3 + count), strict=True)):
+        if len(row) != 1 + len(names) or not set(row[1:]) <= {"1", "-1"}:
+            raise InputError(f"{path}: line {line}: accepted are a file name and {len(names)} values of -1 or 1")
+        values[i] = row[1:]
+    return [row[0] for row in rows], names, values
+
+
+def read_partition(path: Path) -> dict[str, int]:
+    """`list_eval_partition.txt`: file name -> 0 (training), 1 (validation) or 2 (test).
+
+    Raises:
+        InputError: a line is no file name and one of these.
+    """
+    out = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
+            raise InputError(f"{path}: line {number}: got {line!r}; accepted are a file name and 0, 1 or 2")
+        out[fields[0]] = int(fields[1])
+    return out

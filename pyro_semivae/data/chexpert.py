@@ -1,0 +1,93 @@
+"""CheXpert: chest X-rays with findings that may be uncertain or not mentioned, from the official files."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pyro_semivae.data.folders import image_array
+from pyro_semivae.data.image_data import ImageData
+from pyro_semivae.errors import InputError
+
+FINDINGS = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
+WHERE = (
+    "Register at https://stanfordmlgroup.github.io/competitions/chexpert/ for CheXpert-v1.0-small (Stanford's research "
+    "use agreement) and unpack it so that {folder} holds train.csv, valid.csv, train/ and valid/"
+)
+Policy = Literal["negative", "positive", "missing"]
+POLICIES = {"negative": 0.0, "positive": 1.0, "missing": torch.nan}
+
+
+def load_chexpert(
+    root: str | Path,
+    *,
+    blank: Policy = "negative",
+    uncertain: Policy = "missing",
+    views: Literal["frontal", "all"] = "frontal",
+    findings: tuple[str, ...] = FINDINGS,
+    size: int = 64,
+) -> ImageData:
+    """Training images, and the radiologists' validation images as the test set; grey, `(N, 1, size, size)`.
+
+    Args:
+        root: the folder that holds `CheXpert-v1.0-small/`.
+        blank: what a finding that is not mentioned means. uncertain: what an uncertain one (-1) means. `"missing"` is a
+            label to be summed out.
+        views: frontal images, or lateral ones too.
+        findings: which columns (default: the five of CCVAE, C.2).
+
+    Raises:
+        FileNotFoundError: a file is not there; the message says where to get it. InputError: one is malformed, a policy
+            or finding is unknown, or the test set has a missing label.
+    """
+    for name, value, accepted in (("blank", blank, POLICIES), ("uncertain", uncertain, POLICIES)):
+        if value not in accepted:
+            raise InputError(f"{name}: got {value!r}; accepted are {', '.join(map(repr, accepted))}")
+    if views not in ("frontal", "all"):
+        raise InputError(f"views: got {views!r}; accepted are 'frontal', 'all'")
+    folder = Path(root) / "CheXpert-v1.0-small"
+    parts = []
+    for split in ("train", "valid"):
+        path = folder / f"{split}.csv"
+        if not path.is_file():
+            raise FileNotFoundError(f"dataset chexpert: no {path}. {WHERE.format(folder=folder)}")
+        files, y = read_findings(path, findings, views, POLICIES[blank], POLICIES[uncertain])
+        parts += [image_array([folder / name for name in files], "chexpert", channels=1, size=size), y]
+    if parts[-1].isnan().any():
+        raise InputError(f"{folder / 'valid.csv'}: a finding is missing, which a test set's must not be")
+    return ImageData("chexpert", tuple(findings), *parts)
+
+
+def read_findings(
+    path: Path, findings: tuple[str, ...], views: str, blank: float, uncertain: float
+) -> tuple[list[str], Tensor]:
+    """The image files of a CheXpert table, relative to its folder, and the values of `findings`, float `(N, L)`.
+
+    Raises:
+        InputError: a column is not there, or a value is not 1, 0, -1 or blank; the message names line and column.
+    """
+    meaning = {"": blank, "1.0": 1.0, "0.0": 0.0, "-1.0": uncertain, "1": 1.0, "0": 0.0, "-1": uncertain}
+    files, rows = [], []
+    with open(path, newline="") as file:
+        table = csv.DictReader(file)
+        unknown = {"Path", "Frontal/Lateral", *findings} - set(table.fieldnames or [])
+        if unknown:
+            raise InputError(f"{path}: no column {sorted(unknown)}; it has {table.fieldnames}")
+        for row in table:
+            if views == "frontal" and row["Frontal/Lateral"] != "Frontal":
+                continue
+            for name in findings:
+                if row[name] not in meaning:
+                    raise InputError(
+                        f"{path}: line {table.line_num}, {name}: got {row[name]!r}; accepted are 1.0, 0.0, -1.0, blank"
+                    )
+            files.append(re.sub(r"^CheXpert-v1\.0(-small)?/", "", row["Path"]))
+            rows.append([meaning[row[name]] for name in findings])
+    if not rows:
+        raise InputError(f"{path}: no image of the views {views!r}")
+    return files, torch.tensor(rows)
