@@ -13,12 +13,12 @@ from collections.abc import Callable
 from functools import partial
 
 from pyro_semivae import CCVAE, MultiLabelCCVAE, SemiVAE, cli, report
-from pyro_semivae.data import shift
+from pyro_semivae.data import jitter, shift
 from pyro_semivae.labels import Binary, frequencies
 from pyro_semivae.train import SCHEDULES, fit
 
 RECIPE = {"marginal": "jensen", "alpha": 1000.0, "beta": 4.0, "shift": 1, "z_c": 30, "lr": 1e-3, "schedule": "cosine"}
-RECIPE |= {"consistency": 300.0, "dropout": 0.1}
+RECIPE |= {"consistency": 300.0, "dropout": 0.1, "average": 0.998}
 PAPER = {"marginal": "exact", "alpha": 0.0, "beta": 1.0, "shift": 0, "z_c": 10, "lr": 5e-4, "schedule": "constant"}
 PAPER |= {"num_samples": 100}  # as the authors' code
 REST = {"digits": 0, "mnist": 0, "fashionmnist": 0, "*": 27}
@@ -42,9 +42,13 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--beta", type=float, help="weight of the latents' densities; 1 is the bound")
     parser.add_argument("--regulariser-weight", type=float, default=0.0, help="mu of REVAE D.2")
     parser.add_argument("--consistency", type=float, default=0.0, help="weight of q(y|x) not minding noise; 0: none")
+    parser.add_argument("--information", type=float, default=0.0, help="weight of clear and balanced classes; 0: none")
     parser.add_argument("--dropout", type=float, default=0.0, help="of the encoder's hidden units")
+    parser.add_argument("--average", type=float, default=0.0, help="decay of the weights' moving average")
     parser.add_argument("--schedule", choices=SCHEDULES, help="of the learning rate")
     parser.add_argument("--shift", type=int, help="move what the encoder sees in training by up to so many pixels")
+    parser.add_argument("--turn", type=float, default=0.0, help="... turn it by up to so many degrees")
+    parser.add_argument("--zoom", type=float, default=0.0, help="... zoom it by up to this fraction")
     return parser
 
 
@@ -68,8 +72,10 @@ def train(args: argparse.Namespace, job: cli.Run, corrupt: Callable | None) -> t
         classifier_weight=1 + args.alpha * len(x) / len(job.labelled_rows),
         regulariser_weight=args.regulariser_weight,
         consistency_weight=args.consistency,
+        information_weight=args.information,
     )
-    history = fit(vae, x, job.y, elbo=elbo, schedule=SCHEDULES[args.schedule], corrupt=corrupt, **job.fit_options())
+    options = {**job.fit_options(), "schedule": SCHEDULES[args.schedule], "average": args.average}
+    history = fit(vae, x, job.y, elbo=elbo, corrupt=corrupt, **options)
     return vae, history
 
 
@@ -77,6 +83,8 @@ def run() -> None:
     args = cli.parse(flags(), PRESETS)
     job = cli.Run(args, preferred="fashionmnist")
     corrupt = partial(shift, pixels=args.shift) if args.shift else None
+    if args.turn or args.zoom:
+        corrupt = partial(jitter, pixels=args.shift, degrees=args.turn, zoom=args.zoom)
     vae, history = train(args, job, corrupt)
     job.finish(report.measure(vae, job.data, corrupt=corrupt, quick=args.smoke_test, seed=args.seed))
     report.draw(vae, job.data, history, job.out)

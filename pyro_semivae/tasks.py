@@ -58,14 +58,14 @@ def classify(
     Args:
         num_samples: draws of z for the expectation. mean: use the posterior mean of z instead.
         corrupt: the noise that the guide was trained with (see `fit`), whose guide is q(z|x) = E[q(z|corrupt(x))]:
-            the draws are then spread over ten corruptions.
+            the draws are then spread over thirty corruptions.
 
     Raises:
         ValueError: the guide has no label site.
     """
     if corrupt is not None:
         x = vae.images(x)
-        return sum(classify(vae, corrupt(x), num_samples=-(-num_samples // 10), mean=mean) for _ in range(10)) / 10
+        return sum(classify(vae, corrupt(x), num_samples=-(-num_samples // 30), mean=mean) for _ in range(30)) / 30
     dim = -1 - vae.max_plate_nesting
     latents = Mean() if mean else Particles(num_samples, dim)
     with LocalParameters(), poutine.enum(first_available_dim=dim - 1), latents:

@@ -53,6 +53,7 @@ def fit(
     lr: float = 5e-4,
     schedule: Callable[[float], float] = constant,
     corrupt: Callable[[Tensor], Tensor] | None = None,
+    average: float = 0.0,
     seed: int = 0,
     accelerator: str = "cpu",
     precision: str | None = None,
@@ -75,6 +76,8 @@ def fit(
         lr, schedule: Adam's learning rate, and its factor as a function of the fraction of training done.
         corrupt: noise on the images that the guide sees, e.g. `data.shift`; the model scores the clean ones. Since any
             q(z | corrupt(x)) is a guide, what is maximised is a bound still (Im et al., AAAI 2017).
+        average: the decay of a moving average of the weights over steps, e.g. 0.998 (Polyak and Juditsky, 1992), which
+            is what the model has after training, after every epoch and in the checkpoint; 0 for the last weights.
         seed: seeds the order of the rows and the noise.
         accelerator, precision: as Fabric knows them, e.g. `"cuda"` and `"bf16-mixed"`; one device.
         checkpoint: a file written after every epoch. resume: continue from it where it exists; the run is then
@@ -96,6 +99,8 @@ def fit(
     """
     if epochs < 1 or not 0 < lr < math.inf:
         raise InputError(f"epochs, lr: got {epochs}, {lr}; accepted are epochs from 1 and a finite lr above 0")
+    if not 0 <= average < 1:
+        raise InputError(f"average: got {average}; accepted is 0 <= average < 1")
     vae.validate(x, y)
     check_plain(config or {}, "config")
     if checkpoint is not None:
@@ -124,11 +129,12 @@ def fit(
         "data": f"{tuple(x.shape)} {x.dtype}, sum {_sum(x):.17g}",
         "labels": batches.labelled.tolist() and batches.y[batches.labelled.to(batches.y.device)].tolist(),
         "batches": f"{batches.sizes}, labelled_weight {labelled_weight}, seed {seed}",
-        "optimiser": f"lr {lr}, schedule {_described(schedule)}, corrupt {_described(corrupt)}",
+        "optimiser": f"lr {lr}, schedule {_described(schedule)}, corrupt {_described(corrupt)}, average {average}",
     }
+    averaged = _Average(vae, average)
     if resume and checkpoint is not None:
         if Path(checkpoint).exists():
-            history = _restore(Path(checkpoint), vae, optimiser, batches, setting, epochs)
+            history = _restore(Path(checkpoint), vae, averaged, optimiser, batches, setting, epochs)
         else:
             print(f"no checkpoint at {checkpoint}: starting at epoch 1", file=sys.stderr, flush=True)
     step_module = _Step(elbo(vae.model, vae.guide if corrupt is None else _corrupted(vae.guide, corrupt)))
@@ -147,6 +153,7 @@ def fit(
                     optimiser.zero_grad()
                     fabric.backward(loss)
                     optimiser.step()
+                    averaged.update()
                     means = torch.cat([terms @ batch.scale, monitors])
                     sums = means if sums is None else sums + means
                     _show(bar, step, sums, step_module.names)
@@ -154,14 +161,16 @@ def fit(
                 history.append(_record(epoch, sums / batches.steps, step_module, time.perf_counter() - start))
                 if on_epoch is not None:
                     vae.eval()
-                    history[-1].update({k: float(v) for k, v in (on_epoch(epoch + 1, vae) or {}).items()})
+                    with averaged.in_place():
+                        history[-1].update({k: float(v) for k, v in (on_epoch(epoch + 1, vae) or {}).items()})
                     vae.train()
             every = -(-epochs // 20)  # at most twenty lines
             if progress and not sys.stderr.isatty() and ((epoch + 1) % every == 0 or epoch + 1 == epochs):
                 print(_line(history[-1], epochs), file=sys.stderr, flush=True)
             _check_weights(vae, epoch + 1)
             if checkpoint is not None:
-                save_checkpoint(checkpoint, _state(vae, optimiser, batches, history, config, setting))
+                save_checkpoint(checkpoint, _state(vae, averaged, optimiser, batches, history, config, setting))
+    averaged.exchange()
     return history
 
 
@@ -201,6 +210,37 @@ class _Step(nn.Module):
         return -rows.total(), terms, torch.cat([terms.new_empty(0), *monitors])
 
 
+class _Average:
+    """A moving average of a model's parameters over steps; without a decay it is nothing at all."""
+
+    def __init__(self, vae: SemiVAE, decay: float):
+        self.parameters, self.decay, self.steps = dict(vae.named_parameters()), decay, 0
+        self.values = {name: p.detach().clone() for name, p in self.parameters.items()} if decay else {}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        if self.values:
+            self.steps += 1
+            decay = min(self.decay, self.steps / (self.steps + 9))  # the first steps count for little
+            torch._foreach_lerp_([*self.values.values()], [*self.parameters.values()], 1 - decay)
+
+    @torch.no_grad()
+    def exchange(self) -> None:
+        """The averages for the weights, and the weights for the averages."""
+        for name, value in self.values.items():
+            weight = self.parameters[name].clone()
+            self.parameters[name].copy_(value)
+            value.copy_(weight)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        self.exchange()
+        try:
+            yield
+        finally:
+            self.exchange()
+
+
 class _FiniteWatch:
     """Remembers, on the device, the first step with a term that is not finite; looks every so many steps."""
 
@@ -233,6 +273,7 @@ class _FiniteWatch:
 
 def _state(
     vae: SemiVAE,
+    averaged: _Average,
     optimiser: torch.optim.Optimizer,
     batches: Batches,
     history: History,
@@ -242,7 +283,9 @@ def _state(
     """What a checkpoint holds: all that a resumed run needs to go on bit-identically, less the data."""
     return {
         "model": type(vae).__name__,
-        "weights": vae.state_dict(),
+        "weights": {**vae.state_dict(), **averaged.values},
+        "in_training": {name: averaged.parameters[name].detach() for name in averaged.values},
+        "steps": averaged.steps,
         "optimiser": optimiser.state_dict(),
         "random": torch.get_rng_state(),
         "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -257,6 +300,7 @@ def _state(
 def _restore(
     path: Path,
     vae: SemiVAE,
+    averaged: _Average,
     optimiser: torch.optim.Optimizer,
     batches: Batches,
     setting: dict[str, Any],
@@ -272,6 +316,10 @@ def _restore(
             raise InputError(f"checkpoint: {path} was trained with other {name}{said}")
     if state["epoch"] > epochs:
         raise InputError(f"epochs: got {epochs}; {path} has been trained for {state['epoch']} already")
+    averaged.steps = state["steps"]
+    for name, value in averaged.values.items():
+        value.copy_(state["weights"][name])
+    vae.load_state_dict(state["in_training"], strict=False)
     optimiser.load_state_dict(state["optimiser"])
     torch.set_rng_state(state["random"])
     if state["random_cuda"] and torch.cuda.is_available():

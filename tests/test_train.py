@@ -69,10 +69,10 @@ def test_hidden_labels_never_influence_training():
     assert same_weights(first, second)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_a_resumed_run_is_bit_identical(tmp_path, schedule):
+@pytest.mark.parametrize("more", [{}, {"schedule": cosine}, {"average": 0.9}], ids=["plain", "cosine", "average"])
+def test_a_resumed_run_is_bit_identical(tmp_path, more):
     x, y, _ = rows()
-    more = options(schedule=cosine) if schedule == "cosine" else options()
+    more = options(**more)
     whole = make()
     expected = fit(whole, x, y, **more)
     path = tmp_path / "checkpoint.pt"
@@ -94,14 +94,50 @@ def test_a_resumed_run_is_bit_identical(tmp_path, schedule):
     assert untimed(got) == untimed(expected)
 
 
-def test_two_epochs_and_two_more_are_four(tmp_path):
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_two_epochs_and_two_more_are_four(tmp_path, average):
     x, y, _ = rows()
     path = tmp_path / "checkpoint.pt"
     whole, parts = make(), make()
-    fit(whole, x, y, **options())
-    fit(parts, x, y, **options(epochs=2), checkpoint=path)
-    fit(parts, x, y, **options(epochs=4), checkpoint=path, resume=True)
+    fit(whole, x, y, **options(average=average))
+    fit(parts, x, y, **options(epochs=2, average=average), checkpoint=path)
+    fit(parts, x, y, **options(epochs=4, average=average), checkpoint=path, resume=True)
     assert same_weights(whole, parts)
+    again = make(seed=5)
+    fit(again, x, y, **options(epochs=4, average=average), checkpoint=path, resume=True)
+    assert same_weights(whole, again), "nothing is left to train"
+
+
+def test_averaged_weights_are_the_moving_average_of_the_steps(monkeypatch):
+    x, y, _ = rows()
+    plain, averaged = make(), make()
+    trail, seen = [], []
+
+    class Recording(torch.optim.Adam):
+        def step(self, closure=None):
+            super().step(closure)
+            trail.append([p.detach().clone() for p in plain.parameters()])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim, "Adam", Recording)
+        fit(plain, x, y, **options())
+
+    def on_epoch(epoch, vae):
+        seen.append([p.detach().clone() for p in vae.parameters()])
+
+    start = [p.detach().clone() for p in averaged.parameters()]
+    fit(averaged, x, y, **options(average=0.8), on_epoch=on_epoch)
+    expected = start
+    for step, weights in enumerate(trail, 1):
+        decay = min(0.8, step / (step + 9))
+        expected = [decay * e + (1 - decay) * w for e, w in zip(expected, weights, strict=True)]
+        if step == len(trail) // 4:
+            assert_close(seen[0], expected)
+    assert_close([p.detach() for p in averaged.parameters()], expected)
+    assert_close(seen[-1], expected)
+    assert not same_weights(plain, averaged)
+    with pytest.raises(ValueError, match="average: got 1; accepted is"):
+        fit(make(), x, y, **options(average=1))
 
 
 def test_ctrl_c_in_an_epoch_keeps_the_last_checkpoint(tmp_path):
