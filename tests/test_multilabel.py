@@ -1,0 +1,219 @@
+"""The multi-label CCVAE: brute force over all label patterns, the formula by hand, tasks label by label, no leaks."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from ccvae_toy import gaussian, log_normal, recorded, seeded
+from pyro import poutine
+from torch.nn import functional as F
+
+from pyro_semivae import MultiLabelCCVAE, data, tasks
+from pyro_semivae.infer import LocalParameters
+from pyro_semivae.labels import Binary, frequencies
+from pyro_semivae.train import fit
+
+NAN = torch.nan
+L, D_S, K = 5, 3, 4
+Y = torch.tensor(
+    [
+        [1, 0, NAN, 1, NAN],
+        [NAN, NAN, NAN, NAN, NAN],
+        [0, 1, 1, 0, 1],
+        [NAN, NAN, 0, NAN, NAN],
+    ],
+    dtype=torch.float64,
+)
+
+
+def make(classifier="network", seed=0, num_labels=L):
+    torch.manual_seed(seed)
+    prior = torch.linspace(0.2, 0.7, num_labels)
+    vae = MultiLabelCCVAE((2, 64, 64), num_labels, z_s=D_S, prior=prior, classifier=classifier)
+    with torch.no_grad():
+        for parameter in (*vae.p_z_c.parameters(), *vae.q_y.parameters()):
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return vae, torch.rand(len(Y), 2, 64, 64)
+
+
+def test_the_marginal_is_the_sum_over_all_patterns_of_labels():
+    """log sum_y p(x, y, z) from plain Pyro traces with y at each of the patterns that fit what is observed."""
+    vae, x = make()
+    rows, draws = recorded(vae, vae.elbo(num_samples=K), x, Y)
+    z = {name: value[0] for name, value in draws.items()}
+    w = rows.terms["q(z_s)"] / -log_normal(z["z_s"].squeeze(1), *(t[:, L:] for t in gaussian(vae.q_z.net(x))))
+    ours = sum(rows.terms[name] for name in ("p(x)", "p(z_c)", "p(z_s)")) / w + rows.terms["p(y)"]
+    joint = []
+    for pattern in itertools.product((0.0, 1.0), repeat=L):
+        y = torch.tensor(pattern).expand(len(Y), L)
+        with LocalParameters():
+            trace = poutine.trace(poutine.condition(vae.model, data=z)).get_trace(x, y)
+        trace.compute_log_prob()
+        log_p = sum(trace.nodes[name]["log_prob"].sum(1) for name in ("x", "y", "z_c", "z_s"))
+        joint.append(torch.where((Y.isnan() | (y == Y)).all(1), log_p, -math.inf))
+    expected = torch.stack(joint).logsumexp(0)
+    torch.testing.assert_close(ours, expected)
+    parameters = [*vae.p_z_c.parameters(), *vae.p_x.parameters()]
+    # Rows without labels have w = 1, so that their gradients can be compared as well.
+    for row in (1,):
+        got, want = (torch.autograd.grad(t[row], parameters, retain_graph=True) for t in (ours, expected))
+        for a, b in zip(got, want, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("classifier", ["network", "bayes"])
+@pytest.mark.parametrize("marginal", ["exact", "jensen"])
+def test_terms_and_gradients_equal_the_formula_by_hand(marginal, classifier):
+    vae, x = make(classifier)
+    elbo = vae.elbo(marginal=marginal, num_samples=K, detach="none", classifier_weight=3.0, beta=2.0)
+    rows, draws = recorded(vae, elbo, x, Y)
+    loc, scale = gaussian(vae.q_z.net(x))  # (B, L + D_s)
+    drawn = torch.cat([draws["z_c"], draws["z_s"].squeeze(2)], -1).detach()  # (1 + K, B, L + D_s)
+    z = loc + scale * ((drawn - loc) / scale).detach()
+    z_c, z_s = z[..., :L], z[0, :, L:]
+    mu, sigma = vae.p_z_c.loc, F.softplus(vae.p_z_c.raw) + 1e-3
+    prior = torch.linspace(0.2, 0.7, L)
+    log_p_y = torch.stack([(1 - prior).log(), prior.log()])  # (2, L)
+
+    def log_normal_each(value, c):
+        return -0.5 * ((value - mu[c]) / sigma[c]) ** 2 - sigma[c].log() - 0.5 * math.log(2 * math.pi)
+
+    def log_q_y(value):  # (2, ..., L)
+        if classifier == "network":
+            logits = vae.q_y.slope * value + vae.q_y.bias
+            return torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)])
+        return torch.stack([log_normal_each(value, c) + log_p_y[c] for c in (0, 1)]).log_softmax(0)
+
+    picture = vae.p_x.net(z[0, :, :L], z_s).sigmoid()
+    log_p_x = (-(x - picture).abs() - math.log(2)).sum((1, 2, 3))
+    total = []
+    for b in range(len(x)):
+        q_all = log_q_y(z_c[:, b])  # (2, 1 + K, L)
+        inside, log_q_o, log_p_o = torch.zeros(()), torch.zeros(1 + K), torch.zeros(())
+        for i in range(L):
+            p = [log_normal_each(z_c[0, b], c)[i] for c in (0, 1)]
+            if Y[b, i].isnan() and marginal == "exact":
+                inside = inside + torch.stack([p[c] + log_p_y[c, i] for c in (0, 1)]).logsumexp(0)
+            elif Y[b, i].isnan():
+                q = q_all[:, 0, i]
+                inside = inside + sum(q[c].exp() * (p[c] + log_p_y[c, i] - q[c]) for c in (0, 1))
+            else:
+                c = int(Y[b, i])
+                inside, log_p_o, log_q_o = inside + p[c], log_p_o + log_p_y[c, i], log_q_o + q_all[c, :, i]
+        log_q_x = log_q_o[1:].logsumexp(0) - math.log(K)
+        w = (log_q_o[0] - log_q_x).exp()
+        log_p_zs = log_normal(z_s[b], torch.zeros(D_S), torch.ones(D_S))
+        log_q_z = log_normal(z[0, b], loc[b], scale[b])
+        total.append(w * (log_p_x[b] + 2.0 * (inside + log_p_zs - log_q_z) - log_q_o[0]) + 3.0 * log_q_x + log_p_o)
+    total, ours = torch.stack(total), sum(rows.terms.values())
+    torch.testing.assert_close(ours, total)
+    for (name, _), a, b in zip(
+        vae.named_parameters(),
+        torch.autograd.grad(ours.sum(), list(vae.parameters())),
+        torch.autograd.grad(total.sum(), list(vae.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+def test_a_missing_label_is_the_same_whatever_the_others_are():
+    """Labels are independent given z: observing one changes no other's marginal."""
+    vae, x = make()
+    elbo = vae.elbo(num_samples=K)
+    none = seeded(lambda: elbo.terms(vae.model, vae.guide, x))
+    some = seeded(lambda: elbo.terms(vae.model, vae.guide, x, torch.full_like(Y, NAN)))
+    for name, value in none.items():
+        torch.testing.assert_close(some[name], value)
+
+
+def test_hidden_labels_never_influence_training():
+    _, x = make()
+    x = x.repeat(3, 1, 1, 1)
+    truth = torch.randint(0, 2, (len(x), L)).double()
+    rows = torch.arange(5)
+    partly = data.hide(truth, rows)
+    partly[0, 2] = NAN
+    corrupted = torch.where(partly.isnan(), 1 - truth, truth)
+    corrupted_partly = data.hide(corrupted, rows)
+    corrupted_partly[0, 2] = NAN
+    weights = []
+    for y in (partly, corrupted_partly):
+        vae, _ = make()
+        fit(vae, x, y, epochs=2, batch_size=4, labelled_batch_size=3, progress=False)
+        weights.append(torch.cat([p.flatten() for p in vae.parameters()]))
+    assert torch.equal(*weights)
+
+
+def test_interventions_redraw_the_entries_that_are_set_and_keep_the_others():
+    vae, x = make()
+    with torch.no_grad():
+        vae.p_x.net.layers[0].weight.mul_(100)  # so that images show what the latents are
+    kept = tasks.intervene(vae, x, torch.full_like(Y, NAN), 2)
+    torch.testing.assert_close(kept, tasks.reconstruct(vae, x).expand_as(kept))
+    with torch.no_grad():
+        vae.p_z_c.raw.fill_(-100.0)  # a scale of 0.001: draws are the means
+    set_to = torch.full_like(Y, NAN)
+    set_to[:, 1], set_to[0, 3] = torch.tensor([0.0, 1.0, 0.0, 1.0]), 1.0
+    latents = tasks.infer(vae, x)
+    z_c = latents["z_c"].clone()
+    z_c[:, 1] = vae.p_z_c.loc[set_to[:, 1].long(), 1]
+    z_c[0, 3] = vae.p_z_c.loc[1, 3]
+    expected = tasks.decode(vae, {**latents, "z_c": z_c})
+    torch.testing.assert_close(tasks.intervene(vae, x, set_to)[0], expected, atol=1e-3, rtol=0)
+    assert (expected - kept[0]).abs().amax((1, 2, 3)).min() > 1e-2
+
+
+def test_classify_is_the_mean_of_the_classifier_over_draws():
+    vae, x = make()
+    mean = tasks.classify(vae, x, mean=True)
+    loc, scale = (t[:, :L] for t in gaussian(vae.q_z.net(x)))
+    torch.testing.assert_close(mean, (vae.q_y.slope * loc + vae.q_y.bias).sigmoid().detach())
+    torch.manual_seed(0)
+    drawn = tasks.classify(vae, x, num_samples=20_000)
+    z = loc + scale * torch.randn(20_000, *loc.shape)
+    values = (vae.q_y.slope * z + vae.q_y.bias).sigmoid().detach()
+    error = 5 * values.std(0) * math.sqrt(2 / 20_000)
+    assert ((drawn - values.mean(0)).abs() <= error).all()
+
+
+def test_swaps_take_the_characteristics_of_one_and_the_rest_of_the_other():
+    vae, x = make()
+    latents = tasks.infer(vae, x)
+    expected = tasks.decode(vae, {"z_c": latents["z_c"], "z_s": latents["z_s"].flip(0)})
+    torch.testing.assert_close(tasks.swap(vae, x, x.flip(0)), expected)
+
+
+def test_frequencies_of_what_is_observed():
+    on = Y[:, 1].nansum() + 1, (~Y[:, 1].isnan()).sum() + 2
+    torch.testing.assert_close(frequencies(Y)[1], on[0] / on[1])
+    assert ((frequencies(torch.full_like(Y, NAN))) == 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (torch.tensor([[0.0, 2.0]]), r"got \[2.0\] at rows \[0\]"),
+        (torch.tensor([[0, 1]]), "dtype torch.int64"),
+        (torch.tensor([0.0, 1.0]), r"shape \(2,\)"),
+        (torch.zeros(3, 3), r"shape \(3, 3\)"),
+        ([0.0], "list"),
+    ],
+)
+def test_labels_outside_the_space_are_named(y, message):
+    with pytest.raises(ValueError, match=rf"y: .*{message}.*accepted is a float tensor \(B, 2\)"):
+        Binary(2).validate(y)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"x_shape": (3, 32, 32)}, r"x_shape: got \(3, 32, 32\)"),
+        ({"num_labels": 0}, "num_labels, z_s: got 0"),
+        ({"prior": torch.tensor([0.5, 1.0])}, "prior: got"),
+        ({"classifier": "none"}, "classifier: got 'none'"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        MultiLabelCCVAE(**{"x_shape": (3, 64, 64), "num_labels": 2, **options})
