@@ -4,11 +4,12 @@ python benchmarks/reproduce.py ccvae                                        # ev
 python benchmarks/reproduce.py ccvae --dataset mnist --rate 0.06 --seed 0   # one of them
 python benchmarks/reproduce.py ccvae --preset paper                         # the same in the paper's exact setting
 python benchmarks/reproduce.py ccvae --preset demo                          # the recipe taken apart, on held-out rows
+python benchmarks/reproduce.py faces                                        # 18 labels, three bounds
 python benchmarks/reproduce.py ccvae --table                                # the tables of what is there
 
-A run is `examples/ccvae.py` with its flags; its metrics go to benchmarks/results/, one JSON file a run. A run that was
-stopped goes on where it was, and one whose file is there, with the preset's settings of today, is not run again.
-`--dry-run` lists the commands.
+A run is an example with its flags; its metrics go to benchmarks/results/, one JSON file a run. A run that was stopped
+goes on where it was, and one whose file is there, with the preset's settings of today, is not run again. `--dry-run`
+lists the runs that are missing.
 """
 
 from __future__ import annotations
@@ -20,68 +21,44 @@ import runpy
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pyro_semivae.files import write_json
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-EXAMPLE = runpy.run_path(str(ROOT / "examples" / "ccvae.py"))
-
-# CCVAE, Tables 6 and 7: test accuracy, generation accuracy, mutual information of generations.
-PAPER = {
-    ("mnist", "0.004"): (0.927, 0.910, 0.020),
-    ("mnist", "0.06"): (0.974, 0.954, 0.014),
-    ("mnist", "0.2"): (0.979, 0.961, 0.013),
-    ("mnist", "1.0"): (0.988, 0.973, 0.010),
-    ("fashionmnist", "0.004"): (0.741, 0.734, 0.025),
-    ("fashionmnist", "0.06"): (0.865, 0.806, 0.024),
-    ("fashionmnist", "0.2"): (0.879, 0.801, 0.028),
-    ("fashionmnist", "1.0"): (0.901, 0.798, 0.029),
-    ("mnist", "10"): (0.767, None, None),  # REVAE D.2: one labelled image per class
-}
-MEASURES = ("test_accuracy", "generation_accuracy", "mutual_information")
-
-
-# The recipe's short run with one of its parts taken out, on the last 10,000 training rows.
-ABLATIONS = {
-    "all": {},
-    "exact marginal": {"marginal": "exact"},
-    "classifier weight 1": {"alpha": 0.0},
-    "beta 1": {"beta": 1.0},
-    "no shifts": {"shift": 0},
-    "z_c of 10": {"z_c": 10},
-}
-ABLATED = (("mnist", "0.004"), ("fashionmnist", "0.06"))
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run: its flags and where its result is kept. `part` is a key of `ABLATIONS`, or None for a table's run."""
+    """One run of an example: a study's data set, rate of labels and preset, a seed, and flags that change the preset.
 
+    `part` names what `changes` do to the preset, for the file.
+    """
+
+    study: str
     dataset: str
     rate: str
-    seed: int
     preset: str
-    part: str | None = None
+    seed: int
+    part: str = ""
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    script = "ccvae.py"
 
     @property
     def path(self) -> Path:
         part = f"-{self.part.replace(' ', '-')}" if self.part else ""
-        return RESULTS / "ccvae" / f"{self.dataset}-{self.rate}-{self.preset}{part}-seed{self.seed}.json"
+        return RESULTS / self.study / f"{self.dataset}-{self.rate}-{self.preset}{part}-seed{self.seed}.json"
 
     @property
-    def changes(self) -> dict[str, object]:
-        """What the run adds to the preset."""
-        if self.part:
-            return {**ABLATIONS[self.part], "hold_out": 10_000}
-        return {"regulariser_weight": 5.0} if self.rate == "10" else {}  # REVAE D.2
-
-    @property
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Any]:
         """The preset's settings, as the example has them now, and the changes."""
-        return {**EXAMPLE["PRESETS"][self.preset], **self.changes}
+        return {**_presets(self.script)[self.preset], **self.changes}
 
     def result(self) -> dict | None:
         """What was recorded, if it was with these very settings."""
@@ -92,10 +69,10 @@ class Job:
         flags = {"dataset": self.dataset, "labelled": self.rate, "seed": self.seed, "preset": self.preset, "out": out}
         flags |= {name.replace("_", "-"): value for name, value in self.changes.items()}
         listed = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-        return ["python", "examples/ccvae.py", *listed, "--resume", *(["--cuda"] if cuda else [])]
+        return ["python", f"examples/{self.script}", *listed, "--resume", *(["--cuda"] if cuda else [])]
 
     def run(self, cuda: bool) -> None:
-        out = Path("runs") / "reproduce" / self.path.stem
+        out = Path("runs") / "reproduce" / self.study / self.path.stem
         command = self.command(cuda, out)
         subprocess.run([sys.executable, *command[1:]], check=True, cwd=ROOT)
         metrics = json.loads((ROOT / out / "metrics.json").read_text())
@@ -104,68 +81,176 @@ class Job:
         write_json(self.path, {**metrics, **about})
 
 
-def default_seeds(rate: str, preset: str) -> range:
-    """Three seeds at the lowest rate, five draws of one image per class, one seed elsewhere."""
-    if preset != "recipe":
-        return range(1)
-    return range({"0.004": 3, "10": 5}.get(rate, 1))
+@cache
+def _presets(script: str) -> dict[str, dict[str, Any]]:
+    return runpy.run_path(str(ROOT / "examples" / script))["PRESETS"]
 
 
-def jobs(args: argparse.Namespace) -> list[Job]:
+# CCVAE, Tables 6 and 7: test accuracy, generation accuracy, mutual information of generations.
+CCVAE = {
+    ("mnist", "0.004"): (0.927, 0.910, 0.020),
+    ("mnist", "0.06"): (0.974, 0.954, 0.014),
+    ("mnist", "0.2"): (0.979, 0.961, 0.013),
+    ("mnist", "1.0"): (0.988, 0.973, 0.010),
+    ("fashionmnist", "0.004"): (0.741, 0.734, 0.025),
+    ("fashionmnist", "0.06"): (0.865, 0.806, 0.024),
+    ("fashionmnist", "0.2"): (0.879, 0.801, 0.028),
+    ("fashionmnist", "1.0"): (0.901, 0.798, 0.029),
+    ("mnist", "10"): (0.767, None, None),  # REVAE D.2: one labelled image per class
+}
+CCVAE_MEASURES = {
+    "test_accuracy": "accuracy",
+    "generation_accuracy": "generation accuracy",
+    "mutual_information": "MI",
+}
+# The recipe's short run with one of its parts taken out, on the last 10,000 training rows.
+ABLATIONS = {
+    "all": {},
+    "exact marginal": {"marginal": "exact"},
+    "classifier weight 1": {"alpha": 0.0},
+    "beta 1": {"beta": 1.0},
+    "no noise": {"shift": 0, "dropout": 0.0},
+    "no consistency": {"consistency": 0.0},
+    "last weights": {"average": 0.0},
+    "z_c of 10": {"z_c": 10},
+}
+ABLATED = (("mnist", "0.004"), ("fashionmnist", "0.06"))
+
+
+def ccvae_job(dataset: str, rate: str, preset: str, seed: int) -> Job:
+    if rate != "10":
+        return Job("ccvae", dataset, rate, preset, seed)
+    # One image per class: the paper's regulariser; the recipe's preset for so few labels.
+    changes = {"regulariser_weight": 5.0} if preset == "paper" else {}
+    return Job("ccvae", dataset, rate, "few" if preset == "recipe" else preset, seed, changes=changes)
+
+
+def ccvae_jobs(preset: str, seeds: Sequence[int] | None) -> list[Job]:
+    """Three seeds at the lowest rate, five draws of one image per class, one seed elsewhere and of other presets."""
+    if preset == "demo":
+        held_out = {"hold_out": 10_000}
+        return [
+            Job("ccvae", dataset, rate, preset, seed, part, {**changes, **held_out})
+            for dataset, rate in ABLATED
+            for seed in seeds or [0]
+            for part, changes in ABLATIONS.items()
+        ]
+    many = {"0.004": 3, "10": 5} if preset == "recipe" else {}
     return [
-        Job(dataset, rate, seed, args.preset, part)
-        for dataset, rate in (ABLATED if args.preset == "demo" else PAPER)
-        if args.dataset in (None, dataset) and args.rate in (None, rate)
-        for seed in (default_seeds(rate, args.preset) if args.seed is None else [args.seed])
-        for part in (ABLATIONS if args.preset == "demo" else [None])
+        ccvae_job(dataset, rate, preset, seed) for dataset, rate in CCVAE for seed in seeds or range(many.get(rate, 1))
     ]
 
 
 def table(preset: str) -> str:
-    """A Markdown table of the recorded runs: ours (mean over seeds, +- standard error) and the paper's."""
-    head = ("data", "labelled", "preset", "seeds", "accuracy", "paper", "generation accuracy", "paper", "MI", "paper")
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for (dataset, rate), paper in PAPER.items():
-        runs = [run for seed in range(10) if (run := Job(dataset, rate, seed, preset).result())]
-        if not runs:
-            continue
-        cells = [dataset, "10 images" if rate == "10" else rate, preset, str(len(runs))]
-        for measure, theirs in zip(MEASURES, paper, strict=True):
-            values = [run[measure] for run in runs]
-            error = f" ± {statistics.stdev(values) / len(values) ** 0.5:.3f}" if len(values) > 1 else ""
-            cells += [f"{statistics.mean(values):.3f}{error}", "" if theirs is None else f"{theirs:.3f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    """A Markdown table of CCVAE's recorded runs: ours (mean over seeds, +- standard error) and the paper's."""
+    head = ["data", "labelled", "preset", "seeds"]
+    head += [name for title in CCVAE_MEASURES.values() for name in (title, "paper")]
+    lines = []
+    for (dataset, rate), paper in CCVAE.items():
+        jobs = [ccvae_job(dataset, rate, preset, seed) for seed in range(10)]
+        runs = [run for job in jobs if (run := job.result())]
+        if runs:
+            label = "10 images" if rate == "10" else rate
+            cells = [dataset, label, jobs[0].preset, str(len(runs))]
+            for measure, theirs in zip(CCVAE_MEASURES, paper, strict=True):
+                cells += [mean_and_error(run[measure] for run in runs), "" if theirs is None else f"{theirs:.3f}"]
+            lines.append(cells)
+    return markdown(head, lines)
 
 
 def ablation_table() -> str:
     """A Markdown table of the recipe's short run and of its parts taken out: accuracies on held-out rows."""
-    head = [f"{dataset} {rate}: {what}" for dataset, rate in ABLATED for what in ("accuracy", "generation accuracy")]
-    lines = [f"| | {' | '.join(head)} |", "|---" * (1 + len(head)) + "|"]
+    measures = list(CCVAE_MEASURES)[:2]
+    head = ["", *(f"{data} {rate}: {CCVAE_MEASURES[m]}" for data, rate in ABLATED for m in measures)]
+    found = {(job.dataset, job.part): job.result() for job in ccvae_jobs("demo", None)}
+    lines = []
     for part in ABLATIONS:
-        cells = []
-        for dataset, rate in ABLATED:
-            run = Job(dataset, rate, 0, "demo", part).result()
-            cells += [f"{run[measure]:.3f}" if run else "" for measure in MEASURES[:2]]
-        lines.append(f"| {part} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        runs = [found[dataset, part] for dataset, _ in ABLATED]
+        if any(runs):
+            lines.append([part, *(f"{run[m]:.3f}" if run else "" for run in runs for m in measures)])
+    return markdown(head, lines)
+
+
+# Faces: the measures of CCVAE's Tables 1 and 2, Figs. 10 and 12, and ours, for the bound's three marginals.
+MARGINALS = ("exact", "jensen", "sampled")
+RATES = ("0.004", "0.06", "0.2", "1.0")
+FACES_MEASURES = {
+    "test_accuracy": "accuracy",
+    "generation_accuracy": "generation accuracy",
+    "mutual_information": "MI",
+    "swap_difference": "swap difference",
+    "intervention_condition_number": "condition number",
+    "intervention_selectivity": "selectivity",
+    "capture_own": "capture",
+    "capture_others": "by others",
+}
+
+
+def faces_jobs(preset: str, seeds: Sequence[int] | None) -> list[Job]:
+    return [
+        Job("faces", "faces", rate, preset, seed, marginal, {"marginal": marginal})
+        for rate in RATES
+        for marginal in MARGINALS
+        for seed in seeds or [0]
+    ]
+
+
+def faces_table(preset: str) -> str:
+    """A Markdown table of the recorded runs on faces."""
+    head, lines = ["labelled", "marginal", "seeds", *FACES_MEASURES.values()], []
+    for rate in RATES:
+        for marginal in MARGINALS:
+            jobs = (Job("faces", "faces", rate, preset, seed, marginal, {"marginal": marginal}) for seed in range(10))
+            runs = [_with_capture(run) for job in jobs if (run := job.result())]
+            if runs:
+                cells = [mean_and_error(run[measure] for run in runs) for measure in FACES_MEASURES]
+                lines.append([rate, marginal, str(len(runs)), *cells])
+    return markdown(head, lines)
+
+
+def _with_capture(run: dict) -> dict:
+    capture = run["characteristic_capture"]
+    return {**run, "capture_own": capture["own_nonlinear"], "capture_others": capture["others_nonlinear"]}
+
+
+def mean_and_error(values: Iterable[float]) -> str:
+    """The mean, and with several values its standard error."""
+    values = list(values)
+    error = f" ± {statistics.stdev(values) / len(values) ** 0.5:.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{error}"
+
+
+def markdown(head: list[str], lines: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
+
+
+STUDIES = {"ccvae": ccvae_jobs, "faces": faces_jobs}
+TABLES = {
+    "ccvae": lambda: [table("recipe"), table("paper"), ablation_table()],
+    "faces": lambda: [faces_table("recipe")],
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method", choices=["ccvae"])
-    parser.add_argument("--dataset", choices=sorted({dataset for dataset, _ in PAPER}))
-    parser.add_argument("--rate", choices=sorted({rate for _, rate in PAPER}), help="0.004 ... 1.0, or 10 images")
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--dataset")
+    parser.add_argument("--rate", help="0.004 ... 1.0, or 10 images")
+    parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--preset", default="recipe", choices=["recipe", "paper", "demo"])
     parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--table", action="store_true", help="print the tables of recorded runs")
     parser.add_argument("--dry-run", action="store_true", help="list the runs that are missing")
     args = parser.parse_args()
     if args.table:
-        print(table("recipe"), table("paper"), ablation_table(), sep="\n\n")
+        print(*TABLES[args.study](), sep="\n\n")
         return
-    missing = [job for job in jobs(args) if job.result() is None]
+    jobs = STUDIES[args.study](args.preset, args.seeds)
+    missing = [
+        job
+        for job in jobs
+        if args.dataset in (None, job.dataset) and args.rate in (None, job.rate) and job.result() is None
+    ]
     print(f"{len(missing)} runs to do", flush=True)
     for job in missing:
         print(job.path.name, flush=True)

@@ -19,12 +19,22 @@ from pyro_semivae.train import SCHEDULES, fit
 
 RECIPE = {"marginal": "jensen", "alpha": 1000.0, "beta": 4.0, "shift": 1, "z_c": 30, "lr": 1e-3, "schedule": "cosine"}
 RECIPE |= {"consistency": 300.0, "dropout": 0.1, "average": 0.998}
+FEW = {
+    "consistency": 1000.0,
+    "entropy": 100.0,
+    "balance": 400.0,
+    "shift": 2,
+    "turn": 15.0,
+    "zoom": 0.15,
+    "dropout": 0.0,
+}
 PAPER = {"marginal": "exact", "alpha": 0.0, "beta": 1.0, "shift": 0, "z_c": 10, "lr": 5e-4, "schedule": "constant"}
 PAPER |= {"num_samples": 100}  # as the authors' code
 REST = {"digits": 0, "mnist": 0, "fashionmnist": 0, "*": 27}
 PRESETS = {
     "demo": {**RECIPE, "epochs": {"digits": 400, "faces": 6, "*": 12}},
     "recipe": {**RECIPE, "epochs": 40},
+    "few": {**RECIPE, **FEW, "epochs": 20},
     "paper": {**PAPER, "epochs": 100},
 }
 
@@ -42,7 +52,8 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--beta", type=float, help="weight of the latents' densities; 1 is the bound")
     parser.add_argument("--regulariser-weight", type=float, default=0.0, help="mu of REVAE D.2")
     parser.add_argument("--consistency", type=float, default=0.0, help="weight of q(y|x) not minding noise; 0: none")
-    parser.add_argument("--information", type=float, default=0.0, help="weight of clear and balanced classes; 0: none")
+    parser.add_argument("--entropy", type=float, default=0.0, help="weight of clear classes; 0: none")
+    parser.add_argument("--balance", type=float, default=0.0, help="weight of balanced classes; 0: none")
     parser.add_argument("--dropout", type=float, default=0.0, help="of the encoder's hidden units")
     parser.add_argument("--average", type=float, default=0.0, help="decay of the weights' moving average")
     parser.add_argument("--schedule", choices=SCHEDULES, help="of the learning rate")
@@ -72,7 +83,8 @@ def train(args: argparse.Namespace, job: cli.Run, corrupt: Callable | None) -> t
         classifier_weight=1 + args.alpha * len(x) / len(job.labelled_rows),
         regulariser_weight=args.regulariser_weight,
         consistency_weight=args.consistency,
-        information_weight=args.information,
+        entropy_weight=args.entropy,
+        balance_weight=args.balance,
     )
     options = {**job.fit_options(), "schedule": SCHEDULES[args.schedule], "average": args.average}
     history = fit(vae, x, job.y, elbo=elbo, corrupt=corrupt, **options)

@@ -61,7 +61,7 @@ CASES = [
     Case(
         "ccvae-consistency", ccvae(dropout=0.2), lambda vae: vae.elbo(consistency_weight=5.0, num_samples=4), "ccvae.py"
     ),
-    Case("ccvae-information", ccvae(), lambda vae: vae.elbo(information_weight=5.0), "ccvae.py"),
+    Case("ccvae-balance", ccvae(), lambda vae: vae.elbo(balance_weight=5.0, entropy_weight=2.0), "ccvae.py"),
     Case("ccvae-sampled", ccvae(), lambda vae: vae.elbo(marginal="sampled", num_samples=4), "ccvae.py"),
     Case("multilabel-exact", multi_label(), lambda vae: vae.elbo(num_samples=4), "ccvae.py"),
     Case("multilabel-jensen", multi_label(), lambda vae: vae.elbo(marginal="jensen", num_samples=4), "ccvae.py"),
@@ -69,7 +69,7 @@ CASES = [
     Case(
         "multilabel-more",
         multi_label(),
-        lambda vae: vae.elbo(information_weight=5.0, consistency_weight=2.0, classifier_weight=3.0),
+        lambda vae: vae.elbo(balance_weight=5.0, entropy_weight=4.0, consistency_weight=2.0),
         "ccvae.py",
     ),
     Case("multilabel-bayes", multi_label(classifier="bayes"), lambda vae: vae.elbo(num_samples=4), "ccvae.py"),

@@ -117,26 +117,25 @@ def test_consistency_equals_the_formula_by_hand():
     assert (elbo.terms(vae.model, vae.guide, x)["consistency"] < 0).all(), "all labels missing: every row has the term"
 
 
-def test_information_equals_the_formula_by_hand():
-    """kappa (-KL(mean q || p(y)) - mean H(q)) over the rows whose label is missing."""
+def test_entropy_and_balance_equal_the_formulas_by_hand():
+    """-kappa H(q(y | z)) per row, and -lambda KL(mean q || p(y)) once, where the label is missing."""
     vae, x = make()
     vae.q_y = Spy(vae.q_y)
-    elbo = vae.elbo(information_weight=2.0, num_samples=K)
+    elbo = vae.elbo(entropy_weight=3.0, balance_weight=2.0, num_samples=K)
     for y, missing in ((Y, Y == MISSING), (None, torch.ones(len(Y), dtype=torch.bool))):
         vae.q_y.seen.clear()
-        got = elbo.terms(vae.model, vae.guide, x, y)["batch/information"]
-        q = vae.q_y.inner.net(vae.q_y.seen[0][0]).softmax(-1)[missing]
-        mean, p = q.mean(0), vae.p_y.logits.exp()
-        expected = 2.0 * (-(mean * (mean / p).log()).sum() + (q * q.log()).sum(-1).mean())
-        assert got.dim() == 0 and got < 0
-        torch.testing.assert_close(got, expected)
-    y = Y.clamp(min=0)
-    assert elbo.terms(vae.model, vae.guide, x, y)["batch/information"] == 0, "no label is missing"
+        terms = elbo.terms(vae.model, vae.guide, x, y)
+        q = vae.q_y.inner.net(vae.q_y.seen[0][0]).softmax(-1)
+        torch.testing.assert_close(terms["entropy"], torch.where(missing, 3.0 * (q * q.log()).sum(-1), 0.0))
+        mean, p = q[missing].mean(0), vae.p_y.logits.exp()
+        assert terms["batch/balance"].dim() == 0
+        torch.testing.assert_close(terms["batch/balance"], -2.0 * (mean * (mean / p).log()).sum())
+    terms = elbo.terms(vae.model, vae.guide, x, Y.clamp(min=0))
+    assert terms["batch/balance"] == 0 and not terms["entropy"].any(), "no label is missing"
     with RowScale(torch.full((len(Y),), 10.0)):
-        torch.manual_seed(0)
-        rows = elbo.rows(vae.model, vae.guide, x, Y)
+        rows = seeded(lambda: elbo.rows(vae.model, vae.guide, x, Y))
     scaled = sum(term for name, term in rows.terms.items() if not name.startswith("batch/")).sum() * 10
-    torch.testing.assert_close(rows.total(), scaled + rows.terms["batch/information"])
+    torch.testing.assert_close(rows.total(), scaled + rows.terms["batch/balance"])
 
 
 def test_sampled_is_jensens_in_the_mean():

@@ -71,16 +71,17 @@ class TraceCCVAE_ELBO(RowELBO):
             of another run of the guide, under other noise: a corrupted image (`fit`'s `corrupt`), dropout, z. Not part
             of the bound: a departure that asks of unlabelled rows that the classifier not mind the noise (the Pi-model
             of Laine and Aila, ICLR 2017). Costs a second run of the guide, without gradients.
-        information_weight: kappa of kappa (-KL(q(y) || p(y)) - E[H(q(y|z))]) over the batch's missing labels, q(y) the
-            mean of q(y|z) over them: every image should be of one class, and the classes as frequent as their prior
-            says (information maximisation: Krause et al., NeurIPS 2010; Hu et al., ICML 2017). Not part of the bound;
-            it finds clusters where labels are too few to. One number a batch, not multiplied by the rows' scale.
+        entropy_weight: kappa of -kappa H(q(y|z)) on missing labels: an image is to be of one class.
+        balance_weight: lambda of -lambda KL(q(y) || p(y)), q(y) the mean of q(y|z) over the batch's missing labels: the
+            classes are to be as frequent as their prior says. One number a batch, not multiplied by the rows' scale.
+            With `entropy_weight` it is information maximisation (Krause et al., NeurIPS 2010; Hu et al., ICML 2017): no
+            part of the bound, it finds clusters where labels are too few to.
         max_plate_nesting: 1 for one class label, 2 for the plate "labels" inside "data".
 
     Terms (each `(B,)`, in nats, named by the sites; here for CCVAE's): `p(x)`, `p(z_s)`, `p(z_c)`, `q(z_s)`,
     `q(z_c)`, weighted by w, `q(..)` with minus; `p(z_c)` is log p(z_c|y_o) where y is observed and the marginal
-    where it is missing; `q(y|z)` = -w log q(y_o|z), `q(y|x)`, `p(y)`, `regulariser`, `consistency`; and a scalar,
-    `batch/information`. Monitor: `ess`, the effective sample size of w over the rows with an observed label, as a
+    where it is missing; `q(y|z)` = -w log q(y_o|z), `q(y|x)`, `p(y)`, `regulariser`, `consistency`, `entropy`; and
+    `batch/balance`, a scalar. Monitor: `ess`, the effective sample size of w over the rows with an observed label, as a
     fraction of their number.
 
     Raises:
@@ -97,7 +98,8 @@ class TraceCCVAE_ELBO(RowELBO):
         num_samples: int = 20,
         regulariser_weight: float = 0.0,
         consistency_weight: float = 0.0,
-        information_weight: float = 0.0,
+        entropy_weight: float = 0.0,
+        balance_weight: float = 0.0,
         max_plate_nesting: int = 1,
     ):
         super().__init__(max_plate_nesting=max_plate_nesting)
@@ -114,7 +116,8 @@ class TraceCCVAE_ELBO(RowELBO):
             "beta": beta,
             "regulariser_weight": regulariser_weight,
             "consistency_weight": consistency_weight,
-            "information_weight": information_weight,
+            "entropy_weight": entropy_weight,
+            "balance_weight": balance_weight,
         }
         for name, value in weights.items():
             if not 0 <= value < math.inf:
@@ -126,7 +129,8 @@ class TraceCCVAE_ELBO(RowELBO):
         self.num_samples = num_samples
         self.regulariser_weight = regulariser_weight
         self.consistency_weight = consistency_weight
-        self.information_weight = information_weight
+        self.entropy_weight = entropy_weight
+        self.balance_weight = balance_weight
         self.needs_labels = classifier_weight != 1 or regulariser_weight != 0
 
     def rows(self, model: Callable, guide: Callable, *args, **kwargs) -> Rows:
@@ -146,8 +150,10 @@ class TraceCCVAE_ELBO(RowELBO):
         if self.consistency_weight:
             divergence = self._divergence_from_another_run(run, lambda: guide(*args, **kwargs))
             after["consistency"] = -self.consistency_weight * divergence
-        if self.information_weight:
-            after["batch/information"] = self.information_weight * self._information(run)
+        if self.entropy_weight:
+            after["entropy"] = -self.entropy_weight * self._entropy(run)
+        if self.balance_weight:
+            after["batch/balance"] = -self.balance_weight * self._imbalance(run)
         if not observed:
             return Rows({**terms, **after}, scale)
 
@@ -241,25 +247,29 @@ class TraceCCVAE_ELBO(RowELBO):
                 log_r = log_prob(other.nodes[label]).logsumexp(self.particle_dim, keepdim=True)
                 log_r = log_r - math.log(self.num_samples)
             divergence = (log_r.exp() * (log_r - log_q)).sum(site["infer"]["_enumerate_dim"])
-            if label in run.observed:
-                divergence = torch.where(is_missing(run.observed[label]), divergence, 0.0)
-            total = total + self.to_rows(divergence, site)
+            total = total + self.to_rows(_where_missing(run, label, divergence), site)
         return total
 
-    def _information(self, run: _Run) -> Tensor | float:
-        """-KL(mean of q(y|z) || p(y)) - mean of H(q(y|z)) over the rows where y is missing, summed over labels."""
+    def _entropy(self, run: _Run) -> Tensor:
+        """H(q(y|z)) summed over the missing labels of each row, `(B,)`."""
         total: Tensor | float = 0.0
         for label in run.roles.labels:
             log_q, site = self._classifier(run, label).narrow(self.particle_dim, 0, 1), run.guide.nodes[label]
-            rows, dim = row_dim(site), site["infer"]["_enumerate_dim"]
-            prior = log_prob(run.model.nodes[label])  # (C, 1, B [, L]), the same in every row
-            y = run.observed.get(label)
-            missing = torch.ones_like(log_q.select(dim, 0)) if y is None else is_missing(y)
-            share = (missing / missing.sum(rows, keepdim=True).clamp(min=1)).to(log_q)  # of each row, (B [, L])
-            mean = (log_q.exp() * share).sum(rows, keepdim=True)
+            entropy = -(log_q.exp() * log_q).sum(site["infer"]["_enumerate_dim"])
+            total = total + self.to_rows(_where_missing(run, label, entropy), site)
+        return total
+
+    def _imbalance(self, run: _Run) -> Tensor:
+        """KL(q(y) || p(y)) summed over labels, q(y) the mean of q(y|z) over the rows where y is missing, a scalar."""
+        total: Tensor | float = 0.0
+        for label in run.roles.labels:
+            log_q, site = self._classifier(run, label).narrow(self.particle_dim, 0, 1), run.guide.nodes[label]
+            rows = row_dim(site)
+            prior = log_prob(run.model.nodes[label]).narrow(rows, 0, 1)  # (C, 1, 1 [, L]), the same in every row
+            missing = _where_missing(run, label, torch.ones_like(log_q[:1]))
+            mean = (log_q.exp() * missing / missing.sum(rows, keepdim=True).clamp(min=1)).sum(rows, keepdim=True)
             log_mean = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()  # no row may be missing
-            marginal = (mean * (prior.narrow(rows, 0, 1) - log_mean)).sum(dim)
-            total = total + marginal.sum() + (log_q.exp() * log_q * share).sum()
+            total = total + (mean * (log_mean - prior)).sum()
         return total
 
     def _log_q_nearest(self, run: _Run, guide: Callable[[], None]) -> Tensor:
@@ -284,6 +294,11 @@ class TraceCCVAE_ELBO(RowELBO):
             classifier = poutine.trace(guide).get_trace().nodes[label]
         log_q_y = select(log_prob(classifier), classifier["value"], y[nearest], classifier["infer"]["_enumerate_dim"])
         return self.to_rows(log_q_y, classifier)
+
+
+def _where_missing(run: _Run, label: str, values: Tensor) -> Tensor:
+    """`values` where a label is missing, 0 where it is observed."""
+    return torch.where(is_missing(run.observed[label]), values, 0.0) if label in run.observed else values
 
 
 def _draw(values: Tensor, log_q: Tensor, dim: int) -> Tensor:

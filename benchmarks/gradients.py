@@ -1,0 +1,126 @@
+"""How noisy the gradients of the CCVAE bound's variants are, on rendered faces.
+
+python benchmarks/gradients.py [--cuda] [--epochs 2] [--out benchmarks/results/gradients-cpu.json]
+
+Two things, in one run. First, the gradient noise of the exact, the Jensen and the sampled marginal, at the same weights
+(at the start, and after training with the exact one): the total variance of the gradient over repeated draws, of the
+encoder, the classifier and the conditional prior. Second, CCVAE's Fig. 8: the norm of the classifier's gradient over
+training, with z_c reparameterised in q(y|z_c) (`detach="none"`) and without (`"weight"`), as a picture beside the JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from pathlib import Path
+
+import pyro
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_semivae import MultiLabelCCVAE, data
+from pyro_semivae.cli import versions
+from pyro_semivae.data import Batches
+from pyro_semivae.files import writable_folder, write_json
+from pyro_semivae.infer import RowScale
+from pyro_semivae.labels import frequencies
+
+PARTS = {"encoder": "q_z", "classifier": "q_y", "conditional prior": "p_z_c"}
+MARGINALS = ("exact", "jensen", "sampled")
+
+
+def gradients(vae: MultiLabelCCVAE, module, x: Tensor, y: Tensor, repeats: int) -> dict[str, Tensor]:
+    """Gradients of the bound per row over repeated draws: part -> `(repeats, number of parameters)`."""
+    out = {part: [] for part in PARTS}
+    for _ in range(repeats):
+        vae.zero_grad(set_to_none=True)
+        (module(x, y) / len(x)).backward()
+        for part, name in PARTS.items():
+            grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in getattr(vae, name).parameters()]
+            out[part].append(torch.cat([g.flatten() for g in grads]))
+    return {part: torch.stack(values) for part, values in out.items()}
+
+
+def noise(vae: MultiLabelCCVAE, x: Tensor, y: Tensor, repeats: int) -> dict[str, dict[str, float]]:
+    """Total variance of the gradient, by marginal and part."""
+    found = {}
+    for marginal in MARGINALS:
+        module = vae.elbo(marginal=marginal)(vae.model, vae.guide)
+        torch.manual_seed(0)
+        found[marginal] = {p: g.var(0).sum().item() for p, g in gradients(vae, module, x, y, repeats).items()}
+    return found
+
+
+def train(batches: Batches, prior: Tensor, detach: str, epochs: int, device) -> tuple[MultiLabelCCVAE, list[float]]:
+    """Trains with the exact marginal; the norm of the classifier's gradient at every step."""
+    torch.manual_seed(0)
+    vae = MultiLabelCCVAE((3, 64, 64), len(prior), prior=prior).to(device)
+    module = vae.elbo(detach=detach)(vae.model, vae.guide)
+    optimiser, norms = torch.optim.Adam(vae.parameters(), 2e-4, fused=True), []
+    for epoch in range(epochs):
+        for batch in batches.epoch(epoch):
+            optimiser.zero_grad()
+            with RowScale(batch.scale):
+                module(batch.x, batch.y).backward()
+            norms.append(torch.cat([p.grad.flatten() for p in vae.q_y.parameters()]).norm())
+            optimiser.step()
+        print(f"detach={detach}: epoch {epoch + 1} of {epochs}", flush=True)
+    return vae, torch.stack(norms).tolist()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cuda", action="store_true")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--labelled", type=float, default=0.06)
+    parser.add_argument("--repeats", type=int, default=40, help="draws of a gradient")
+    parser.add_argument("--rows", type=int, default=100, help="of the batch whose gradient it is")
+    parser.add_argument("--out", default="benchmarks/results/gradients.json")
+    args = parser.parse_args()
+    pyro.enable_validation(False)
+    device = "cuda" if args.cuda else "cpu"
+    faces = data.load("faces")
+    y = data.hide(faces.y, data.labelled_rows(faces.y, args.labelled, seed=0))
+    prior = frequencies(y)
+    batches = Batches(faces.x, y, batch_size=100, labelled_batch_size=50, device=device)
+    found, norms = {}, {}
+    x, half = faces.x[: args.rows].to(device) / 255, faces.y[: args.rows].to(device).clone()
+    half[args.rows // 2 :] = torch.nan  # half of the rows labelled
+    for detach in ("weight", "none"):
+        vae, norms[detach] = train(batches, prior, detach, args.epochs, device)
+        if detach == "weight":
+            found["after training"] = noise(vae, x, half, args.repeats)
+    torch.manual_seed(0)
+    found["at the start"] = noise(MultiLabelCCVAE((3, 64, 64), 18, prior=prior).to(device), x, half, args.repeats)
+
+    for when, table in found.items():
+        print(f"\n{when}: total variance of the gradient over that of the exact marginal")
+        for part in PARTS:
+            ratios = [f"{m} {table[m][part] / table['exact'][part]:.3g}" for m in MARGINALS if table["exact"][part]]
+            print(f"  {part:>18}: " + (", ".join(ratios) or "no gradient with the exact marginal"))
+    steady = {name: torch.tensor(values[len(values) // 2 :]) for name, values in norms.items()}
+    for name, values in steady.items():
+        print(f"classifier's gradient norm, detach={name}: mean {values.mean():.3g}, deviation {values.std():.3g}")
+
+    out = Path(args.out)
+    writable_folder(out.parent, "--out")
+    figure = Figure(figsize=(6, 3))
+    axis = figure.subplots()
+    for name, label in (("none", "reparameterised"), ("weight", "not reparameterised")):
+        axis.semilogy(norms[name], lw=0.6, label=f"{label} (detach={name})")
+    axis.set(xlabel="step", ylabel="norm of the classifier's gradient")
+    axis.legend(fontsize=7)
+    figure.savefig(out.with_suffix(".png"), dpi=130, bbox_inches="tight")
+    about = {"command": " ".join(["python", "benchmarks/gradients.py", *_flags(args)]), "versions": versions()}
+    about["date"] = datetime.date.today().isoformat()
+    spread = {name: [values.mean().item(), values.std().item()] for name, values in steady.items()}
+    write_json(out, {"variance": found, "classifier_gradient_norm_mean_and_std": spread, **about})
+
+
+def _flags(args: argparse.Namespace) -> list[str]:
+    return [f"--{name} {value}" for name, value in vars(args).items() if not isinstance(value, bool)]
+
+
+if __name__ == "__main__":
+    main()
