@@ -121,7 +121,7 @@ def ccvae_job(dataset: str, rate: str, preset: str, seed: int) -> Job:
     if rate != "10":
         return Job("ccvae", dataset, rate, preset, seed)
     # One image per class: the paper's regulariser; the recipe's preset for so few labels.
-    changes = {"regulariser_weight": 5.0} if preset == "paper" else {}
+    changes = {"regulariser": 5.0} if preset == "paper" else {}
     return Job("ccvae", dataset, rate, "few" if preset == "recipe" else preset, seed, changes=changes)
 
 

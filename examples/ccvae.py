@@ -1,8 +1,9 @@
-"""CCVAE on FashionMNIST (or MNIST, or scikit-learn's digits): train, measure, draw.
+"""CCVAE on images with class labels, or with several binary labels: train, measure, draw.
 
 python examples/ccvae.py                                      # FashionMNIST, 0.4 % of the labels
-python examples/ccvae.py --dataset mnist --labelled 10        # one labelled image per class
+python examples/ccvae.py --dataset faces                      # rendered faces with 18 binary labels
 python examples/ccvae.py --preset recipe --labelled 0.06      # our recipe in full (the default is a short run of it)
+python examples/ccvae.py --preset few --labelled 10 --dataset mnist   # one labelled image per class
 python examples/ccvae.py --preset paper --labelled 0.2        # the paper's setting
 """
 
@@ -19,47 +20,44 @@ from pyro_semivae.train import SCHEDULES, fit
 
 RECIPE = {"marginal": "jensen", "alpha": 1000.0, "beta": 4.0, "shift": 1, "z_c": 30, "lr": 1e-3, "schedule": "cosine"}
 RECIPE |= {"consistency": 300.0, "dropout": 0.1, "average": 0.998}
-FEW = {
-    "consistency": 1000.0,
-    "entropy": 100.0,
-    "balance": 400.0,
-    "shift": 2,
-    "turn": 15.0,
-    "zoom": 0.15,
-    "dropout": 0.0,
-}
+FEW = {**RECIPE, "alpha": 300.0, "consistency": 1000.0, "entropy": 100.0, "balance": 400.0}
+FEW |= {"shift": 2, "turn": 15.0, "zoom": 0.15, "dropout": 0.0}
 PAPER = {"marginal": "exact", "alpha": 0.0, "beta": 1.0, "shift": 0, "z_c": 10, "lr": 5e-4, "schedule": "constant"}
 PAPER |= {"num_samples": 100}  # as the authors' code
-REST = {"digits": 0, "mnist": 0, "fashionmnist": 0, "*": 27}
 PRESETS = {
     "demo": {**RECIPE, "epochs": {"digits": 400, "faces": 6, "*": 12}},
     "recipe": {**RECIPE, "epochs": 40},
-    "few": {**RECIPE, **FEW, "epochs": 20},
+    "few": {**FEW, "epochs": 20},
     "paper": {**PAPER, "epochs": 100},
+}
+REST = {"digits": 0, "mnist": 0, "fashionmnist": 0, "*": 27}  # z_s
+NUMBERS = {
+    "alpha": "extra weight alpha N / N_labelled on log q(y|x); 0 is the bound",
+    "beta": "weight of the latents' densities; 1 is the bound",
+    "regulariser": "mu of REVAE D.2",
+    "consistency": "weight of q(y|x) not minding noise",
+    "entropy": "weight of sure classes",
+    "balance": "weight of balanced classes",
+    "turn": "turn what the encoder sees in training by up to so many degrees",
+    "zoom": "... zoom it by up to this fraction",
+    "dropout": "of the encoder's hidden units",
+    "average": "decay of the weights' moving average",
 }
 
 
 def flags() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__, datasets=cli.data.NAMES, labelled={"digits": "100", "*": "0.004"})
-    parser.add_argument("--z-c", type=int, help="size of the characteristic latent")
-    parser.add_argument("--z-s", type=int, default=REST, help="size of the rest (0, for binary labels 27)")
+    parser.add_argument("--z-c", type=int, help="size of the characteristic latent (binary labels: one a label)")
+    parser.add_argument("--z-s", type=int, default=REST, help="size of the rest (0; with binary labels 27)")
     parser.add_argument("--prior", default="labelled", choices=["labelled", "uniform"], help="p(y) of binary labels")
     parser.add_argument("--classifier", default="network", choices=["network", "bayes"])
     parser.add_argument("--marginal", choices=["exact", "jensen", "sampled"], help="how missing labels enter")
     parser.add_argument("--detach", default="weight", choices=["weight", "weighted-terms", "none"])
     parser.add_argument("--num-samples", type=int, default=20, help="K, for q(y|x)")
-    parser.add_argument("--alpha", type=float, help="extra weight alpha N / N_labelled on log q(y|x); 0 is the bound")
-    parser.add_argument("--beta", type=float, help="weight of the latents' densities; 1 is the bound")
-    parser.add_argument("--regulariser-weight", type=float, default=0.0, help="mu of REVAE D.2")
-    parser.add_argument("--consistency", type=float, default=0.0, help="weight of q(y|x) not minding noise; 0: none")
-    parser.add_argument("--entropy", type=float, default=0.0, help="weight of clear classes; 0: none")
-    parser.add_argument("--balance", type=float, default=0.0, help="weight of balanced classes; 0: none")
-    parser.add_argument("--dropout", type=float, default=0.0, help="of the encoder's hidden units")
-    parser.add_argument("--average", type=float, default=0.0, help="decay of the weights' moving average")
     parser.add_argument("--schedule", choices=SCHEDULES, help="of the learning rate")
     parser.add_argument("--shift", type=int, help="move what the encoder sees in training by up to so many pixels")
-    parser.add_argument("--turn", type=float, default=0.0, help="... turn it by up to so many degrees")
-    parser.add_argument("--zoom", type=float, default=0.0, help="... zoom it by up to this fraction")
+    for name, meaning in NUMBERS.items():
+        parser.add_argument(f"--{name}", type=float, default=0.0, help=meaning)
     return parser
 
 
@@ -81,14 +79,13 @@ def train(args: argparse.Namespace, job: cli.Run, corrupt: Callable | None) -> t
         num_samples=args.num_samples,
         beta=args.beta,
         classifier_weight=1 + args.alpha * len(x) / len(job.labelled_rows),
-        regulariser_weight=args.regulariser_weight,
+        regulariser_weight=args.regulariser,
         consistency_weight=args.consistency,
         entropy_weight=args.entropy,
         balance_weight=args.balance,
     )
     options = {**job.fit_options(), "schedule": SCHEDULES[args.schedule], "average": args.average}
-    history = fit(vae, x, job.y, elbo=elbo, corrupt=corrupt, **options)
-    return vae, history
+    return vae, fit(vae, x, job.y, elbo=elbo, corrupt=corrupt, **options)
 
 
 def run() -> None:
