@@ -13,8 +13,10 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
+from torch import Tensor
+
 from pyro_semivae import CCVAE, MultiLabelCCVAE, SemiVAE, cli, report
-from pyro_semivae.data import jitter, shift
+from pyro_semivae.data import drop_partly_labelled, jitter, lose_labels, shift
 from pyro_semivae.labels import Binary, frequencies
 from pyro_semivae.train import SCHEDULES, fit
 
@@ -50,6 +52,9 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--z-c", type=int, help="size of the characteristic latent (binary labels: one a label)")
     parser.add_argument("--z-s", type=int, default=REST, help="size of the rest (0; with binary labels 27)")
     parser.add_argument("--prior", default="labelled", choices=["labelled", "uniform"], help="p(y) of binary labels")
+    parser.add_argument(
+        "--partly", choices=["keep", "drop"], help="half of the labelled rows lose half of their labels"
+    )
     parser.add_argument("--classifier", default="network", choices=["network", "bayes"])
     parser.add_argument("--marginal", choices=["exact", "jensen", "sampled"], help="how missing labels enter")
     parser.add_argument("--detach", default="weight", choices=["weight", "weighted-terms", "none"])
@@ -59,6 +64,14 @@ def flags() -> argparse.ArgumentParser:
     for name, meaning in NUMBERS.items():
         parser.add_argument(f"--{name}", type=float, default=0.0, help=meaning)
     return parser
+
+
+def partly_labelled(args: argparse.Namespace, job: cli.Run) -> Tensor:
+    """The labels, after half of the labelled rows lost half of theirs: what is left is kept, or dropped with its row."""
+    if args.partly is None:
+        return job.y
+    y = lose_labels(job.y, args.seed)
+    return drop_partly_labelled(y) if args.partly == "drop" else y
 
 
 def build(args: argparse.Namespace, job: cli.Run) -> SemiVAE:
@@ -72,7 +85,7 @@ def build(args: argparse.Namespace, job: cli.Run) -> SemiVAE:
 
 
 def train(args: argparse.Namespace, job: cli.Run, corrupt: Callable | None) -> tuple[SemiVAE, list]:
-    vae, x = build(args, job), job.data.x
+    vae, x, y = build(args, job), job.data.x, partly_labelled(args, job)
     elbo = vae.elbo(
         marginal=args.marginal,
         detach=args.detach,
@@ -85,7 +98,7 @@ def train(args: argparse.Namespace, job: cli.Run, corrupt: Callable | None) -> t
         balance_weight=args.balance,
     )
     options = {**job.fit_options(), "schedule": SCHEDULES[args.schedule], "average": args.average}
-    return vae, fit(vae, x, job.y, elbo=elbo, corrupt=corrupt, **options)
+    return vae, fit(vae, x, y, elbo=elbo, corrupt=corrupt, **options)
 
 
 def run() -> None:

@@ -241,3 +241,20 @@ def test_jitter_moves_turns_and_zooms():
     for options in ({"pixels": -1}, {"degrees": -1}, {"zoom": 1}):
         with pytest.raises(ValueError, match="pixels, degrees, zoom: got"):
             data.jitter(x, **options)
+
+
+def test_labels_are_lost_entry_by_entry_and_dropped_row_by_row():
+    y = torch.ones(4000, 6)
+    y[3000:] = torch.nan
+    lost = data.lose_labels(y, seed=1, rows=0.5, entries=0.3)
+    missing = lost[:3000].isnan()
+    assert lost[3000:].isnan().all() and (lost[:3000].nan_to_num(1) == 1).all()
+    hit = missing.any(1)
+    expected = 0.5 * (1 - 0.7**6)
+    assert abs(hit.double().mean() - expected) < 5 * (expected * (1 - expected) / 3000) ** 0.5
+    assert abs(missing.double().mean() - 0.15) < 0.02
+    assert torch.equal(
+        data.lose_labels(y[:100], seed=1).isnan().any(1), data.lose_labels(y[:100], seed=1).isnan().any(1)
+    )
+    dropped = data.drop_partly_labelled(lost)
+    assert dropped[:3000][hit].isnan().all() and not dropped[:3000][~hit].isnan().any()

@@ -6,7 +6,7 @@ from pyro_semivae.data.chexpert import load_chexpert
 from pyro_semivae.data.image_data import ImageData
 from pyro_semivae.data.noise import jitter, shift
 from pyro_semivae.data.sets import NAMES, data_root, load, load_auto, load_small
-from pyro_semivae.data.splits import hide, labelled_rows, parse_labelled
+from pyro_semivae.data.splits import drop_partly_labelled, hide, labelled_rows, lose_labels, parse_labelled
 
 __all__ = [
     "NAMES",
@@ -14,6 +14,7 @@ __all__ = [
     "Batches",
     "ImageData",
     "data_root",
+    "drop_partly_labelled",
     "hide",
     "jitter",
     "labelled_rows",
@@ -22,6 +23,7 @@ __all__ = [
     "load_celeba",
     "load_chexpert",
     "load_small",
+    "lose_labels",
     "parse_labelled",
     "shift",
     "to_unit",

@@ -68,3 +68,20 @@ def hide(y: Tensor, labelled: Tensor) -> Tensor:
     hidden = torch.full_like(y, torch.nan if y.is_floating_point() else MISSING)
     hidden[labelled] = y[labelled]
     return hidden
+
+
+def lose_labels(y: Tensor, seed: int, *, rows: float = 0.5, entries: float = 0.5) -> Tensor:
+    """A copy of binary labels `(N, L)` in which a part of the labelled rows loses a part of its labels at random.
+
+    Args:
+        rows: the fraction of the rows with any label that lose some. entries: the chance of each of their labels.
+        seed: of the draw, which happens on the CPU and depends on the row's number and not on other rows.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    lost = (torch.rand(len(y), 1, generator=generator) < rows) & (torch.rand(y.shape, generator=generator) < entries)
+    return torch.where(lost, torch.nan, y)
+
+
+def drop_partly_labelled(y: Tensor) -> Tensor:
+    """A copy of binary labels `(N, L)` in which a row with any missing label has none at all."""
+    return torch.where(y.isnan().any(1, keepdim=True), torch.nan, y)
