@@ -67,7 +67,7 @@ def flags() -> argparse.ArgumentParser:
 
 
 def partly_labelled(args: argparse.Namespace, job: cli.Run) -> Tensor:
-    """The labels, after half of the labelled rows lost half of theirs: what is left is kept, or dropped with its row."""
+    """The labels, after half of the labelled rows lost half of theirs: the rest is kept, or dropped with its row."""
     if args.partly is None:
         return job.y
     y = lose_labels(job.y, args.seed)
