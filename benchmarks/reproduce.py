@@ -186,25 +186,31 @@ FACES_MEASURES = {
 }
 
 
+def faces_parts(rate: str) -> dict[str, dict[str, Any]]:
+    """The three marginals; at 6 % of the labels also partly labelled rows, used or dropped."""
+    parts = {marginal: {"marginal": marginal} for marginal in MARGINALS}
+    return parts | {f"partly {what}": {"partly": what} for what in ("keep", "drop") if rate == "0.06"}
+
+
 def faces_jobs(preset: str, seeds: Sequence[int] | None) -> list[Job]:
     return [
-        Job("faces", "faces", rate, preset, seed, marginal, {"marginal": marginal})
+        Job("faces", "faces", rate, preset, seed, part, changes)
         for rate in RATES
-        for marginal in MARGINALS
+        for part, changes in faces_parts(rate).items()
         for seed in seeds or [0]
     ]
 
 
 def faces_table(preset: str) -> str:
     """A Markdown table of the recorded runs on faces."""
-    head, lines = ["labelled", "marginal", "seeds", *FACES_MEASURES.values()], []
-    for rate in RATES:
-        for marginal in MARGINALS:
-            jobs = (Job("faces", "faces", rate, preset, seed, marginal, {"marginal": marginal}) for seed in range(10))
-            runs = [_with_capture(run) for job in jobs if (run := job.result())]
-            if runs:
-                cells = [mean_and_error(run[measure] for run in runs) for measure in FACES_MEASURES]
-                lines.append([rate, marginal, str(len(runs)), *cells])
+    head, lines = ["labelled", "", "seeds", *FACES_MEASURES.values()], []
+    found: dict[tuple[str, str], list[dict]] = {}
+    for job in faces_jobs(preset, range(10)):
+        if run := job.result():
+            found.setdefault((job.rate, job.part), []).append(_with_capture(run))
+    for (rate, part), runs in found.items():
+        cells = [mean_and_error(run[measure] for run in runs) for measure in FACES_MEASURES]
+        lines.append([rate, part, str(len(runs)), *cells])
     return markdown(head, lines)
 
 

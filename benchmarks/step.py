@@ -1,4 +1,5 @@
-"""Time of a CCVAE training step over a plain-torch loop's, and of an epoch over its steps; ratios within one run.
+"""Time of a CCVAE training step over a plain-torch loop's, of an epoch over its steps, and of a step with 40 binary
+labels over one with 5; ratios within one run.
 
 python benchmarks/step.py [--cuda] [--steps 60] [--out benchmarks/results/step-cpu.json]
 
@@ -15,13 +16,14 @@ import math
 import platform
 import statistics
 import time
+from collections.abc import Callable
 
 import pyro
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_semivae import CCVAE
+from pyro_semivae import CCVAE, MultiLabelCCVAE
 from pyro_semivae.cli import versions
 from pyro_semivae.data import Batch, Batches, hide
 from pyro_semivae.files import write_json
@@ -67,6 +69,36 @@ def plain_step(vae: CCVAE, optimiser: torch.optim.Optimizer, batch: Batch, label
     optimiser.step()
 
 
+def timed(step: Callable[[], None], device: str) -> float:
+    start = time.perf_counter()
+    step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def labels_ratio(steps: int, device: str, few: int = 5, many: int = 40, rows: int = 50) -> float:
+    """The time of a step with `many` binary labels over one with `few`, the networks being the same."""
+
+    def prepare(num_labels: int) -> Callable[[], None]:
+        vae = MultiLabelCCVAE((3, 64, 64), num_labels, z_s=many + 5 - num_labels).to(device)  # latents in all: 45
+        module = vae.elbo(num_samples=K)(vae.model, vae.guide)
+        x = torch.rand(rows, 3, 64, 64, device=device)
+        y = torch.randint(0, 2, (rows, num_labels), device=device).float()
+        y[rows // 2 :] = torch.nan
+
+        def step() -> None:
+            vae.zero_grad()
+            module(x, y).backward()
+
+        return step
+
+    with pyro.validation_enabled(False):
+        pair = prepare(few), prepare(many)
+        times = [[timed(step, device) for step in pair] for _ in range(steps + 5)][5:]
+    return statistics.median(t[1] for t in times) / statistics.median(t[0] for t in times)
+
+
 def measure(batch_size: int, steps: int, device: str) -> dict[str, float]:
     torch.manual_seed(0)
     x = torch.randint(0, 256, (12_000, 1, 28, 28), dtype=torch.uint8)
@@ -86,24 +118,17 @@ def measure(batch_size: int, steps: int, device: str) -> dict[str, float]:
         loss.backward()
         optimiser.step()
 
-    def timed(step) -> float:
-        start = time.perf_counter()
-        step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
     ours, plain, epochs = [], [], []
     with pyro.validation_enabled(False):
         for i in range(steps + 10):
-            pair = timed(our_step), timed(lambda: plain_step(vae, optimiser, batch, batches.sizes[0]))
+            pair = timed(our_step, device), timed(lambda: plain_step(vae, optimiser, batch, batches.sizes[0]), device)
             if i >= 10:
                 ours.append(pair[0])
                 plain.append(pair[1])
     for _ in range(3):  # an epoch of fit() beside as many bare steps, alternating
         seconds = fit(vae, x, y, elbo=elbo, epochs=1, progress=False, accelerator=device, **sizes)[0]["seconds"]
         with pyro.validation_enabled(False):
-            bare = sum(timed(our_step) for _ in range(batches.steps))
+            bare = sum(timed(our_step, device) for _ in range(batches.steps))
         epochs.append(seconds / bare)
     return {
         "batch_size": batch_size,
@@ -124,14 +149,16 @@ def main() -> None:
     for batch_size in (200, 64):
         results.append(measure(batch_size, args.steps, "cuda" if args.cuda else "cpu"))
         print("  ".join(f"{k} {v:.3g}" for k, v in results[-1].items()), flush=True)
+    ratio = labels_ratio(args.steps // 2, "cuda" if args.cuda else "cpu")
+    print(f"a step with 40 binary labels over one with 5: {ratio:.3g}", flush=True)
     if args.out:
         machine = (
             torch.cuda.get_device_name()
             if args.cuda
             else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
         )
-        today = datetime.date.today().isoformat()
-        write_json(args.out, {"results": results, "machine": machine, "date": today, "versions": versions()})
+        about = {"machine": machine, "date": datetime.date.today().isoformat(), "versions": versions()}
+        write_json(args.out, {"results": results, "labels_40_over_5": ratio, **about})
 
 
 if __name__ == "__main__":

@@ -50,6 +50,21 @@ def test_smoke(script, run, tmp_path):
     assert "metrics" in out or "test_accuracy" in out
 
 
+def test_ccvae_on_faces(run, tmp_path):
+    code, _, err = run(
+        "ccvae.py", "--smoke-test", "--dataset", "faces", "--labelled", 60, "--partly", "keep", "--out", "here"
+    )
+    assert code == 0, err
+    metrics = json.loads((tmp_path / "here" / "metrics.json").read_text())
+    assert metrics["dataset"] == "faces" and metrics["labelled"] == 60
+    assert len(metrics["test_accuracy_per_label"]) == 18 and len(metrics["intervention_matrix"]) == 18
+    assert 0 <= metrics["characteristic_capture"]["own_nonlinear"] <= 1
+    for key in ("swap_difference", "intervention_condition_number", "intervention_selectivity", "frechet_distance"):
+        assert metrics[key] > 0
+    made = {path.stem for path in (tmp_path / "here").glob("*.png")}
+    assert made == {"interventions", "walks", "diversity", "swaps", "generations", "training"}
+
+
 def test_ccvae_measures(run, tmp_path):
     code, _, err = run("ccvae.py", "--smoke-test", "--labelled", 50, "--z-s", 3, "--out", "here")
     assert code == 0, err
