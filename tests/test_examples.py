@@ -51,9 +51,8 @@ def test_smoke(script, run, tmp_path):
 
 
 def test_ccvae_on_faces(run, tmp_path):
-    code, _, err = run(
-        "ccvae.py", "--smoke-test", "--dataset", "faces", "--labelled", 60, "--partly", "keep", "--out", "here"
-    )
+    flags = ("--smoke-test", "--dataset", "faces", "--labelled", 60, "--partly", "keep", "--out", "here")
+    code, _, err = run("ccvae.py", *flags)
     assert code == 0, err
     metrics = json.loads((tmp_path / "here" / "metrics.json").read_text())
     assert metrics["dataset"] == "faces" and metrics["labelled"] == 60
