@@ -19,18 +19,24 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_semivae import MultiLabelCCVAE, data
+from pyro_semivae import CCVAE, data
 from pyro_semivae.cli import versions
+from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.data import Batches
 from pyro_semivae.files import writable_folder, write_json
 from pyro_semivae.infer import RowScale
-from pyro_semivae.labels import frequencies
+from pyro_semivae.labels import Binary, frequencies
+from pyro_semivae.nn import Convs
 
 PARTS = {"encoder": "q_z", "classifier": "q_y", "conditional prior": "p_z_c"}
 MARGINALS = ("exact", "jensen", "sampled")
 
 
-def gradients(vae: MultiLabelCCVAE, module, x: Tensor, y: Tensor, repeats: int) -> dict[str, Tensor]:
+def make(prior: Tensor) -> CCVAE:
+    return CCVAE((3, 64, 64), Binary(len(prior)), z_s=27, prior=prior, networks=Convs(), likelihood=LaplaceImage)
+
+
+def gradients(vae: CCVAE, module, x: Tensor, y: Tensor, repeats: int) -> dict[str, Tensor]:
     """Gradients of the bound per row over repeated draws: part -> `(repeats, number of parameters)`."""
     out = {part: [] for part in PARTS}
     for _ in range(repeats):
@@ -42,7 +48,7 @@ def gradients(vae: MultiLabelCCVAE, module, x: Tensor, y: Tensor, repeats: int) 
     return {part: torch.stack(values) for part, values in out.items()}
 
 
-def noise(vae: MultiLabelCCVAE, x: Tensor, y: Tensor, repeats: int) -> dict[str, dict[str, float]]:
+def noise(vae: CCVAE, x: Tensor, y: Tensor, repeats: int) -> dict[str, dict[str, float]]:
     """Total variance of the gradient, by marginal and part."""
     found = {}
     for marginal in MARGINALS:
@@ -52,10 +58,10 @@ def noise(vae: MultiLabelCCVAE, x: Tensor, y: Tensor, repeats: int) -> dict[str,
     return found
 
 
-def train(batches: Batches, prior: Tensor, detach: str, epochs: int, device) -> tuple[MultiLabelCCVAE, list[float]]:
+def train(batches: Batches, prior: Tensor, detach: str, epochs: int, device) -> tuple[CCVAE, list[float]]:
     """Trains with the exact marginal; the norm of the classifier's gradient at every step."""
     torch.manual_seed(0)
-    vae = MultiLabelCCVAE((3, 64, 64), len(prior), prior=prior).to(device)
+    vae = make(prior).to(device)
     module = vae.elbo(detach=detach)(vae.model, vae.guide)
     optimiser, norms = torch.optim.Adam(vae.parameters(), 2e-4, fused=True), []
     for epoch in range(epochs):
@@ -92,7 +98,7 @@ def main() -> None:
         if detach == "weight":
             found["after training"] = noise(vae, x, half, args.repeats)
     torch.manual_seed(0)
-    found["at the start"] = noise(MultiLabelCCVAE((3, 64, 64), 18, prior=prior).to(device), x, half, args.repeats)
+    found["at the start"] = noise(make(prior).to(device), x, half, args.repeats)
 
     for when, table in found.items():
         print(f"\n{when}: total variance of the gradient over that of the exact marginal")

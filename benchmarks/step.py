@@ -23,14 +23,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_semivae import CCVAE, MultiLabelCCVAE
+from pyro_semivae import CCVAE
 from pyro_semivae.cli import versions
+from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.data import Batch, Batches, hide
 from pyro_semivae.files import write_json
 from pyro_semivae.infer import RowScale
+from pyro_semivae.labels import Binary, Classes
+from pyro_semivae.nn import Convs
 from pyro_semivae.train import fit
 
 K = 20
+CONVS = {"networks": Convs(), "likelihood": LaplaceImage}
 
 
 def gaussian(raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,7 +85,7 @@ def labels_ratio(steps: int, device: str, few: int = 5, many: int = 40, rows: in
     """The time of a step with `many` binary labels over one with `few`, the networks being the same."""
 
     def prepare(num_labels: int) -> Callable[[], None]:
-        vae = MultiLabelCCVAE((3, 64, 64), num_labels, z_s=many + 5 - num_labels).to(device)  # latents in all: 45
+        vae = CCVAE((3, 64, 64), Binary(num_labels), z_s=many + 5 - num_labels, **CONVS).to(device)  # 45 latents
         module = vae.elbo(num_samples=K)(vae.model, vae.guide)
         x = torch.rand(rows, 3, 64, 64, device=device)
         y = torch.randint(0, 2, (rows, num_labels), device=device).float()
@@ -103,7 +107,7 @@ def measure(batch_size: int, steps: int, device: str) -> dict[str, float]:
     torch.manual_seed(0)
     x = torch.randint(0, 256, (12_000, 1, 28, 28), dtype=torch.uint8)
     y = hide(torch.arange(len(x)) % 10, torch.arange(3_000))
-    vae = CCVAE((1, 28, 28), 10).to(device)
+    vae = CCVAE((1, 28, 28), Classes(10)).to(device)
     elbo = vae.elbo(marginal="jensen", num_samples=K)
     module = elbo(vae.model, vae.guide)
     optimiser = torch.optim.Adam(vae.parameters(), 5e-4, fused=True)

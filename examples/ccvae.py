@@ -15,9 +15,11 @@ from functools import partial
 
 from torch import Tensor
 
-from pyro_semivae import CCVAE, MultiLabelCCVAE, SemiVAE, cli, report
+from pyro_semivae import CCVAE, SemiVAE, cli, report
+from pyro_semivae.conditionals import GreyBernoulliImage, LaplaceImage
 from pyro_semivae.data import drop_partly_labelled, jitter, lose_labels, shift
 from pyro_semivae.labels import Binary, frequencies
+from pyro_semivae.nn import Convs, MLPs
 from pyro_semivae.train import SCHEDULES, fit
 
 RECIPE = {"marginal": "jensen", "alpha": 1000.0, "beta": 4.0, "shift": 1, "z_c": 30, "lr": 1e-3, "schedule": "cosine"}
@@ -75,13 +77,12 @@ def partly_labelled(args: argparse.Namespace, job: cli.Run) -> Tensor:
 
 
 def build(args: argparse.Namespace, job: cli.Run) -> SemiVAE:
-    x_shape, num_labels = job.data.x_shape, len(job.data.label_names)
-    if isinstance(job.data.labels, Binary):
-        prior = frequencies(job.y) if args.prior == "labelled" else None
-        return MultiLabelCCVAE(x_shape, num_labels, z_s=args.z_s, prior=prior, classifier=args.classifier)
-    hidden = (32,) if args.smoke_test else (600, 600)
-    sizes = {"z_c": args.z_c, "z_s": args.z_s, "hidden": hidden}
-    return CCVAE(x_shape, num_labels, **sizes, classifier=args.classifier, dropout=args.dropout)
+    binary = isinstance(job.data.labels, Binary)
+    networks = Convs() if binary else MLPs((32,) if args.smoke_test else (600, 600), args.dropout)
+    likelihood = LaplaceImage if binary else GreyBernoulliImage
+    prior = frequencies(job.y) if binary and args.prior == "labelled" else None
+    options = {"networks": networks, "likelihood": likelihood, "prior": prior, "classifier": args.classifier}
+    return CCVAE(job.data.x_shape, job.data.labels, z_c=args.z_c, z_s=args.z_s, **options)
 
 
 def train(args: argparse.Namespace, job: cli.Run, corrupt: Callable | None) -> tuple[SemiVAE, list]:

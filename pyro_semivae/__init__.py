@@ -1,7 +1,7 @@
 """Semi-supervised and disentangling VAEs as Pyro model/guide pairs with custom ELBOs."""
 
-from pyro_semivae.models import CCVAE, MultiLabelCCVAE, SemiVAE
+from pyro_semivae.models import CCVAE, SemiVAE
 
 __version__ = "0.1.0"
 
-__all__ = ["CCVAE", "MultiLabelCCVAE", "SemiVAE", "__version__"]
+__all__ = ["CCVAE", "SemiVAE", "__version__"]

@@ -36,9 +36,29 @@ def enumerates(site: dict) -> bool:
 
 @dataclass(frozen=True)
 class Classes:
-    """The label space of one label with `num_classes` values: integer tensors `(B,)`, -1 for missing."""
+    """The label space of one label with `num_classes` values: integer tensors `(B,)`, -1 for missing.
+
+    Raises:
+        ValueError: there are fewer than two classes.
+    """
 
     num_classes: int
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 2:
+            raise InputError(f"num_classes: got {self.num_classes}; accepted are 2, 3, ...")
+
+    def prior(self, probs: Tensor | None = None) -> Tensor:
+        """Checked probabilities of the classes, `(num_classes,)`; uniform where not given.
+
+        Raises:
+            ValueError: they are not positive, not as many as classes or do not sum to 1.
+        """
+        if probs is None:
+            return torch.full((self.num_classes,), 1 / self.num_classes)
+        if probs.shape != (self.num_classes,) or not (probs > 0).all() or abs(probs.sum() - 1) > 1e-4:
+            raise InputError(f"prior: got {probs}; accepted are {self.num_classes} positive numbers that sum to 1")
+        return probs
 
     def missing(self, num_rows: int, device: torch.device | None = None) -> Tensor:
         """`num_rows` labels, all missing."""
@@ -66,9 +86,29 @@ class Classes:
 
 @dataclass(frozen=True)
 class Binary:
-    """The label space of `num_labels` binary labels: float tensors `(B, num_labels)` of 0, 1, NaN for missing."""
+    """The label space of `num_labels` binary labels: float tensors `(B, num_labels)` of 0, 1, NaN for missing.
+
+    Raises:
+        ValueError: there is none.
+    """
 
     num_labels: int
+
+    def __post_init__(self) -> None:
+        if self.num_labels < 1:
+            raise InputError(f"num_labels: got {self.num_labels}; accepted are 1, 2, ...")
+
+    def prior(self, probs: Tensor | None = None) -> Tensor:
+        """Checked probabilities of on, `(num_labels,)`; 1/2 where not given.
+
+        Raises:
+            ValueError: they are not inside of (0, 1) or not as many as labels.
+        """
+        if probs is None:
+            return torch.full((self.num_labels,), 0.5)
+        if probs.shape != (self.num_labels,) or not ((probs > 0) & (probs < 1)).all():
+            raise InputError(f"prior: got {probs}; accepted are {self.num_labels} probabilities in (0, 1)")
+        return probs
 
     def missing(self, num_rows: int, device: torch.device | None = None) -> Tensor:
         """`num_rows` rows of labels, all missing."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -104,8 +106,6 @@ class ConvEncoder(nn.Module):
     Args:
         channels: C. out_size: the number of outputs.
 
-    Raises:
-        InputError: the images are not 64x64.
     """
 
     def __init__(self, channels: int, out_size: int):
@@ -117,8 +117,6 @@ class ConvEncoder(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(128, 256, 4), nn.ReLU(), nn.Flatten(), nn.Linear(256, out_size))
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-2:] != (64, 64):
-            raise InputError(f"x: got images of {x.shape[-2]}x{x.shape[-1]}; accepted by these networks are 64x64")
         return self.layers(x.reshape(-1, *x.shape[-3:])).reshape(*x.shape[:-3], -1)
 
 
@@ -142,3 +140,58 @@ class ConvDecoder(nn.Module):
         h = flatten_parents(parents, self.in_shapes)
         x = self.layers(h.reshape(-1, h.shape[-1]))
         return x.reshape(*h.shape[:-1], *x.shape[1:])
+
+
+class Networks(ABC):
+    """A family of networks between images and vectors, from which a model makes its encoders and decoders."""
+
+    @abstractmethod
+    def encoder(self, x_shape: Shape, out_size: int) -> nn.Module:
+        """Images `batch + x_shape` to `batch + (out_size,)`."""
+
+    @abstractmethod
+    def decoder(self, in_sizes: Sequence[int], x_shape: Shape) -> nn.Module:
+        """Vectors of these sizes, `batch_i + (in_sizes[i],)`, to `batch + x_shape`."""
+
+
+@dataclass(frozen=True)
+class MLPs(Networks):
+    """Multilayer perceptrons.
+
+    Args:
+        hidden: sizes of the hidden layers, in both directions.
+        dropout: of the encoder's hidden units while training: noise of a guide, with which its bound stays one.
+
+    Raises:
+        ValueError: `dropout` is outside of [0, 1).
+    """
+
+    hidden: tuple[int, ...] = (600, 600)
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout: got {self.dropout}; accepted is 0 <= dropout < 1")
+
+    def encoder(self, x_shape: Shape, out_size: int) -> nn.Module:
+        return MLP([x_shape], self.hidden, (out_size,), dropout=self.dropout)
+
+    def decoder(self, in_sizes: Sequence[int], x_shape: Shape) -> nn.Module:
+        return MLP([(size,) for size in in_sizes], self.hidden, x_shape)
+
+
+@dataclass(frozen=True)
+class Convs(Networks):
+    """`ConvEncoder` and `ConvDecoder`, for 64x64 images (CCVAE's Table 3; another size is an error)."""
+
+    def encoder(self, x_shape: Shape, out_size: int) -> nn.Module:
+        return ConvEncoder(_channels(x_shape), out_size)
+
+    def decoder(self, in_sizes: Sequence[int], x_shape: Shape) -> nn.Module:
+        return ConvDecoder(in_sizes, _channels(x_shape))
+
+
+def _channels(x_shape: Shape) -> int:
+    if tuple(x_shape[1:]) != (64, 64):
+        raise InputError(f"x_shape: got {tuple(x_shape)}; accepted by Convs() is (C, 64, 64)")
+    return x_shape[0]

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_semivae import CCVAE, MultiLabelCCVAE, SemiVAE
+from pyro_semivae import CCVAE, SemiVAE
+from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.infer import RowELBO
-from pyro_semivae.labels import MISSING, Classes
+from pyro_semivae.labels import MISSING, Binary, Classes
+from pyro_semivae.nn import Convs, MLPs
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,13 @@ class Case:
 N = float("nan")
 
 
-def ccvae(z_s: int = 3, **options) -> Callable[[], SemiVAE]:
-    return lambda: CCVAE((1, 4, 7), 5, z_c=2, z_s=z_s, hidden=(11,), label_hidden=(6,), **options)
+def ccvae(z_s: int = 3, dropout: float = 0.0, **options) -> Callable[[], SemiVAE]:
+    networks = MLPs((11,), dropout)
+    return lambda: CCVAE((1, 4, 7), Classes(5), z_c=2, z_s=z_s, networks=networks, label_hidden=(6,), **options)
 
 
 def multi_label(**options) -> Callable[[], SemiVAE]:
-    return lambda: MultiLabelCCVAE((2, 64, 64), 3, z_s=4, **options)
+    return lambda: CCVAE((2, 64, 64), Binary(3), z_s=4, networks=Convs(), likelihood=LaplaceImage, **options)
 
 
 CASES = [

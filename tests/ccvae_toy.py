@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from pyro_semivae import CCVAE
 from pyro_semivae.infer import LocalParameters
-from pyro_semivae.labels import MISSING
+from pyro_semivae.labels import MISSING, Classes
+from pyro_semivae.nn import MLPs
 
 C, D_C, D_S, K, H, W = 5, 2, 3, 4, 2, 7
 Y = torch.tensor([2, MISSING, 0, 4, MISSING, 2, 1, MISSING])  # B = 8 rows
@@ -16,7 +17,7 @@ Y = torch.tensor([2, MISSING, 0, 4, MISSING, 2, 1, MISSING])  # B = 8 rows
 
 def make(classifier="network", seed=0):
     torch.manual_seed(seed)
-    vae = CCVAE((1, H, W), C, z_c=D_C, z_s=D_S, hidden=(11,), label_hidden=(6,), classifier=classifier)
+    vae = CCVAE((1, H, W), Classes(C), z_c=D_C, z_s=D_S, networks=MLPs((11,)), label_hidden=(6,), classifier=classifier)
     vae.p_y.logits.copy_(torch.tensor([0.1, 0.3, 0.2, 0.15, 0.25]).log())
     return vae, torch.rand(len(Y), 1, H, W)
 

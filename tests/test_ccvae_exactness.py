@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from pyro_semivae import CCVAE
 from pyro_semivae.infer import TraceCCVAE_ELBO
-from pyro_semivae.labels import MISSING
+from pyro_semivae.labels import MISSING, Classes
+from pyro_semivae.nn import MLPs
 
 
 class Toy(nn.Module):
@@ -180,7 +181,7 @@ def test_monte_carlo_gradient_equals_quadrature(marginal):
     The classifier's weights are zero (its gradients are not), where w is exactly 1 and unbiased at finite K.
     """
     torch.manual_seed(1)
-    vae = CCVAE((1, 1, 3), 3, z_c=1, z_s=0, hidden=(4,), label_hidden=(2,))
+    vae = CCVAE((1, 1, 3), Classes(3), z_c=1, z_s=0, networks=MLPs((4,)), label_hidden=(2,))
     for net in (vae.q_z.net, vae.p_x.net, vae.q_y.net):
         net.layers[1] = nn.Tanh()  # quadrature is exact for smooth functions only
     with torch.no_grad():

@@ -8,7 +8,8 @@ from torch import nn
 from pyro_semivae import CCVAE
 from pyro_semivae.check import ContractError, check_model, documented_graph, factorisation
 from pyro_semivae.conditionals import GreyBernoulli
-from pyro_semivae.labels import MISSING
+from pyro_semivae.labels import MISSING, Classes
+from pyro_semivae.nn import MLPs
 
 
 class Sound(CCVAE):
@@ -21,7 +22,7 @@ class Sound(CCVAE):
     """
 
     def __init__(self):
-        super().__init__((1, 4, 7), 5, z_c=2, z_s=3, hidden=(11,), label_hidden=(6,))
+        super().__init__((1, 4, 7), Classes(5), z_c=2, z_s=3, networks=MLPs((11,)), label_hidden=(6,))
 
 
 def batch():

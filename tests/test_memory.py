@@ -8,7 +8,9 @@ import pytest
 SCRIPT = """
 import sys
 import numpy as np, torch
-from pyro_semivae import MultiLabelCCVAE
+from pyro_semivae import CCVAE
+from pyro_semivae.labels import Binary
+from pyro_semivae.nn import Convs
 from pyro_semivae.train import fit
 
 torch.manual_seed(0)
@@ -19,7 +21,7 @@ del array
 x = torch.from_numpy(np.load(sys.argv[1], mmap_mode="c"))
 y = torch.full((len(x), 18), torch.nan)
 y[:800] = (torch.rand(800, 18) < 0.5).float()
-steps = 0
+steps, vae = 0, CCVAE((3, 64, 64), Binary(18), networks=Convs())
 
 def count(images):
     global steps
@@ -29,7 +31,7 @@ def count(images):
     return images
 
 try:
-    fit(MultiLabelCCVAE((3, 64, 64), 18), x, y, epochs=1, corrupt=count, progress=False)
+    fit(vae, x, y, epochs=1, corrupt=count, progress=False)
 except KeyboardInterrupt:
     pass
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))

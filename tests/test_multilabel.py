@@ -9,12 +9,15 @@ from ccvae_toy import gaussian, log_normal, recorded, seeded
 from pyro import poutine
 from torch.nn import functional as F
 
-from pyro_semivae import MultiLabelCCVAE, data, tasks
+from pyro_semivae import CCVAE, data, tasks
+from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.infer import LocalParameters
 from pyro_semivae.labels import Binary, frequencies
+from pyro_semivae.nn import Convs
 from pyro_semivae.train import fit
 
 NAN = torch.nan
+CONVS = {"networks": Convs(), "likelihood": LaplaceImage}
 L, D_S, K = 5, 3, 4
 Y = torch.tensor(
     [
@@ -30,7 +33,7 @@ Y = torch.tensor(
 def make(classifier="network", seed=0, num_labels=L):
     torch.manual_seed(seed)
     prior = torch.linspace(0.2, 0.7, num_labels)
-    vae = MultiLabelCCVAE((2, 64, 64), num_labels, z_s=D_S, prior=prior, classifier=classifier)
+    vae = CCVAE((2, 64, 64), Binary(num_labels), z_s=D_S, prior=prior, classifier=classifier, **CONVS)
     with torch.no_grad():
         for parameter in (*vae.p_z_c.parameters(), *vae.q_y.parameters()):
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -209,11 +212,11 @@ def test_labels_outside_the_space_are_named(y, message):
     ("options", "message"),
     [
         ({"x_shape": (3, 32, 32)}, r"x_shape: got \(3, 32, 32\)"),
-        ({"num_labels": 0}, "num_labels, z_s: got 0"),
+        ({"labels": 2}, r"labels: got 2; accepted are Classes\(number\) and Binary\(number\)"),
         ({"prior": torch.tensor([0.5, 1.0])}, "prior: got"),
         ({"classifier": "none"}, "classifier: got 'none'"),
     ],
 )
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        MultiLabelCCVAE(**{"x_shape": (3, 64, 64), "num_labels": 2, **options})
+        CCVAE(**{"x_shape": (3, 64, 64), "labels": Binary(2), **CONVS, **options})

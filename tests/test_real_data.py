@@ -33,7 +33,7 @@ def test_the_recipe_learns_from_240_labels(name):
     torch.set_default_dtype(torch.float32)
     loaded = load(name).hold_out(10_000)
     labelled = data.labelled_rows(loaded.y, 240, seed=0)
-    vae = CCVAE(loaded.x_shape, 10, z_c=30)
+    vae = CCVAE(loaded.x_shape, loaded.labels, z_c=30)
     elbo = vae.elbo(marginal="jensen", beta=3.0, classifier_weight=200 * len(loaded.x) / 240)
     fit(
         vae,

@@ -10,6 +10,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_semivae import CCVAE, tasks
+from pyro_semivae.labels import Classes
+from pyro_semivae.nn import MLPs
 
 B, C, D_C, D_S, SHAPE = 6, 5, 2, 3, (1, 4, 7)
 
@@ -17,7 +19,7 @@ B, C, D_C, D_S, SHAPE = 6, 5, 2, 3, (1, 4, 7)
 @pytest.fixture
 def vae():
     torch.manual_seed(0)
-    return CCVAE(SHAPE, C, z_c=D_C, z_s=D_S, hidden=(11,), label_hidden=(6,))
+    return CCVAE(SHAPE, Classes(C), z_c=D_C, z_s=D_S, networks=MLPs((11,)), label_hidden=(6,))
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def test_classify_averages_over_what_the_guide_was_trained_to_see(vae, x):
 
     expected = (tasks.classify(vae, x, mean=True) + tasks.classify(vae, x.flip(-1), mean=True)) / 2
     assert_close(tasks.classify(vae, x, mean=True, corrupt=flip), expected)
-    assert len(calls) == 10
+    assert len(calls) == 30
 
 
 def test_intervene_redraws_all_that_descends_from_a_label(x):
@@ -67,7 +69,7 @@ def test_intervene_redraws_all_that_descends_from_a_label(x):
                 )
                 return pyro.sample("x", self.p_x(z_c, z_s), obs=x)
 
-    chain, seen = Chain(SHAPE, C, z_c=D_C, z_s=D_S, hidden=(11,)), []
+    chain, seen = Chain(SHAPE, Classes(C), z_c=D_C, z_s=D_S, networks=MLPs((11,))), []
     chain.p_x.register_forward_hook(lambda module, args, out: seen.append(args[1]))
     tasks.intervene(chain, x, torch.tensor([0, 1, 2, 3, 4, -1]), 2)
     first, second = seen[-2:]
@@ -191,7 +193,7 @@ def test_a_guide_without_labels_cannot_classify(vae, x):
                     pyro.sample(name, q)
 
     with pytest.raises(ValueError, match="classify: the guide of NoLabel"):
-        tasks.classify(NoLabel(SHAPE, C, z_c=D_C, z_s=D_S, hidden=(11,)), x)
+        tasks.classify(NoLabel(SHAPE, Classes(C), z_c=D_C, z_s=D_S, networks=MLPs((11,))), x)
 
 
 def test_no_gradients_are_kept(vae, x):

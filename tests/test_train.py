@@ -9,13 +9,16 @@ from torch.testing import assert_close
 from pyro_semivae import CCVAE, data, tasks
 from pyro_semivae.conditionals import GreyBernoulli
 from pyro_semivae.files import load_checkpoint, save_checkpoint
-from pyro_semivae.labels import MISSING
+from pyro_semivae.labels import MISSING, Classes
+from pyro_semivae.nn import MLPs
 from pyro_semivae.train import cosine, fit, load_weights
 
 
 def make(seed=0, **options):
     torch.manual_seed(seed)
-    return CCVAE((1, 4, 7), 5, **{"z_c": 2, "z_s": 3, "hidden": (11,), "label_hidden": (6,), **options})
+    return CCVAE(
+        (1, 4, 7), Classes(5), **{"z_c": 2, "z_s": 3, "networks": MLPs((11,)), "label_hidden": (6,), **options}
+    )
 
 
 def rows(n=60, labelled=20):

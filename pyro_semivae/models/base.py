@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 
 import pyro
 import torch
@@ -24,17 +25,52 @@ class SemiVAE(nn.Module, ABC):
     statement of which sites carry what a label stands for (`characteristic`). Subclasses are siblings: none
     inherits another.
 
-    Attributes:
+    One list of lines serves one class label and several binary ones. With a class label the plate "data" is dim -1;
+    with L binary labels it is dim -2 and a plate "labels" (dim -1) lies inside of it. `label_plate`, `as_vector` and
+    `as_data` are where the two differ.
+
+    Args:
         x_shape: the shape `(C, H, W)` of one image.
         labels: the label space.
+
+    Attributes:
+        x_shape, labels: as given.
         characteristic: names of the sites that carry the labels' characteristics.
-        max_plate_nesting: 1 where the plate "data" is dim -1, 2 where it is dim -2.
+
+    Raises:
+        InputError: `x_shape` or `labels` is something else.
     """
 
     x_shape: tuple[int, int, int]
     labels: Classes | Binary
     characteristic: tuple[str, ...] = ()
-    max_plate_nesting: int = 1
+
+    def __init__(self, x_shape: tuple[int, int, int], labels: Classes | Binary):
+        super().__init__()
+        if len(x_shape) != 3 or min(x_shape) < 1:
+            raise InputError(f"x_shape: got {x_shape}; accepted is (C, H, W)")
+        if not isinstance(labels, Classes | Binary):
+            raise InputError(f"labels: got {labels!r}; accepted are Classes(number) and Binary(number)")
+        self.x_shape, self.labels = tuple(x_shape), labels
+
+    @property
+    def max_plate_nesting(self) -> int:
+        """1 where the plate "data" is dim -1, 2 where it is dim -2."""
+        return 2 if isinstance(self.labels, Binary) else 1
+
+    def label_plate(self) -> AbstractContextManager:
+        """The plate "labels" of binary labels, dim -1; nothing with a class label."""
+        if isinstance(self.labels, Binary):
+            return pyro.plate("labels", self.labels.num_labels, dim=-1)
+        return nullcontext()
+
+    def as_vector(self, z: Tensor) -> Tensor:
+        """What lives in the plate "labels", `(..., B, L)`, as a parent of what does not, `(..., B, 1, L)`."""
+        return z.unsqueeze(-2) if isinstance(self.labels, Binary) else z
+
+    def as_data(self, x: Tensor | None) -> Tensor | None:
+        """Images `(B, C, H, W)` as the value of a site in the plate "data": `(B, 1, C, H, W)` with binary labels."""
+        return x.unsqueeze(1) if x is not None and isinstance(self.labels, Binary) else x
 
     @abstractmethod
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
