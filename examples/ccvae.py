@@ -23,7 +23,7 @@ from pyro_semivae.nn import Convs, MLPs
 from pyro_semivae.train import SCHEDULES, fit
 
 RECIPE = {"marginal": "jensen", "alpha": 1000.0, "beta": 4.0, "shift": 1, "z_c": 30, "lr": 1e-3, "schedule": "cosine"}
-RECIPE |= {"consistency": 300.0, "dropout": 0.1, "average": 0.998}
+RECIPE |= {"dropout": 0.1, "average": 0.998}
 FEW = {**RECIPE, "alpha": 300.0, "consistency": 1000.0, "entropy": 100.0, "balance": 400.0}
 FEW |= {"shift": 2, "turn": 15.0, "zoom": 0.15, "dropout": 0.0}
 PAPER = {"marginal": "exact", "alpha": 0.0, "beta": 1.0, "shift": 0, "z_c": 10, "lr": 5e-4, "schedule": "constant"}
