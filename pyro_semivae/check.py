@@ -77,11 +77,12 @@ def descendants(vae: SemiVAE, x: Tensor) -> set[str]:
     return found - labels
 
 
-def inspect_model(vae: SemiVAE, x: Tensor, y: Tensor | None = None, elbo: RowELBO | None = None) -> Report:
+def inspect_model(vae: SemiVAE, x: Tensor, y: Tensor | None = None) -> Report:
     """The graphs and roles of a model and its guide, as they run on a batch; nothing is checked or changed."""
-    elbo, x = vae.elbo() if elbo is None else elbo, vae.images(x)
-    with LocalParameters():
-        guide_trace, model_trace, _ = elbo.traces(vae.model, vae.guide, (x, y), {})
+    x = vae.images(x)
+    with LocalParameters(), Impute():
+        guide_trace = poutine.trace(vae.guide).get_trace(x, y)
+        model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(x, y)
     roles = assign_roles(model_trace, guide_trace)
     return Report(graph(vae.model, x, y), graph(vae.guide, x), roles.labels, roles.latents, roles.data)
 
@@ -129,7 +130,7 @@ def check_model(vae: SemiVAE, x: Tensor, y: Tensor, elbo: RowELBO | None = None)
     for sizes in ((), (3,)):
         _check_shapes(vae, x, y, sizes)
     _guard("the sites of model and guide", lambda: elbo.terms(vae.model, vae.guide, x, y))
-    report = inspect_model(vae, x, y, elbo)
+    report = inspect_model(vae, x, y)
     for kind, code, letter in (("model", report.model, "p"), ("guide", report.guide, "q")):
         _check_documented(kind, code, documented_graph(vae, letter))
     _check_entry_points(vae, elbo, x, y)

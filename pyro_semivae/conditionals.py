@@ -212,6 +212,18 @@ class PerLabelGaussian(Conditional):
         return dist.Normal(self.loc[0].lerp(self.loc[1], y), scale[0].lerp(scale[1], y))
 
 
+class PerLabelNormal(Conditional):
+    """N(z^i | 0, 1), a scalar for each of L labels; no parents. Batch shape `(L,)`, event shape `()`."""
+
+    def __init__(self, num_labels: int):
+        super().__init__()
+        self.register_buffer("loc", torch.zeros(num_labels), persistent=False)
+        self.register_buffer("scale", torch.ones(num_labels), persistent=False)
+
+    def forward(self) -> dist.TorchDistribution:
+        return dist.Normal(self.loc, self.scale)
+
+
 class PerLabelBernoulli(Conditional):
     """q(y_i | z^i) = Ber(sigmoid(a_i z^i + b_i)): the diagonal classifier of CCVAE's Table 3; `z` is `batch + (L,)`."""
 
@@ -222,6 +234,17 @@ class PerLabelBernoulli(Conditional):
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         return dist.Bernoulli(logits=self.slope * z + self.bias)
+
+
+class Bernoullis(Conditional):
+    """q(y_i | parents) = Ber(sigmoid(net_i)) for each of L labels; `net` maps the parents to logits `batch + (L,)`."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, *parents: Tensor) -> dist.TorchDistribution:
+        return dist.Bernoulli(logits=self.net(*parents))
 
 
 class BernoulliPrior(Conditional):

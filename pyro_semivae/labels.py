@@ -60,6 +60,11 @@ class Classes:
             raise InputError(f"prior: got {probs}; accepted are {self.num_classes} positive numbers that sum to 1")
         return probs
 
+    @property
+    def code_size(self) -> int:
+        """The size of a label as a vector: one-hot."""
+        return self.num_classes
+
     def missing(self, num_rows: int, device: torch.device | None = None) -> Tensor:
         """`num_rows` labels, all missing."""
         return torch.full((num_rows,), MISSING, dtype=torch.long, device=device)
@@ -109,6 +114,11 @@ class Binary:
         if probs.shape != (self.num_labels,) or not ((probs > 0) & (probs < 1)).all():
             raise InputError(f"prior: got {probs}; accepted are {self.num_labels} probabilities in (0, 1)")
         return probs
+
+    @property
+    def code_size(self) -> int:
+        """The size of the labels as a vector."""
+        return self.num_labels
 
     def missing(self, num_rows: int, device: torch.device | None = None) -> Tensor:
         """`num_rows` rows of labels, all missing."""
@@ -187,19 +197,32 @@ class Evidence(Messenger):
 
 
 class Impute(Messenger):
-    """Draws the missing entries of label sites that are passed values, and keeps the others.
+    """Draws the missing entries of label sites, and keeps the others.
 
     Outside of objectives (tasks, prior sampling): `obs=y` with missing entries becomes a value in which they
     are drawn from the site's own distribution. Enter it outside of plates, which expand that distribution.
+
+    Args:
+        most_probable: take the most probable value instead of a draw.
     """
 
+    def __init__(self, *, most_probable: bool = False):
+        super().__init__()
+        self.most_probable = most_probable
+
     def _pyro_sample(self, msg) -> None:
-        if msg["is_observed"] and enumerates(msg):
-            _check_support(msg)
-            y = msg["value"]
-            msg["is_observed"] = False
-            msg["value"] = torch.where(is_missing(y), msg["fn"].sample(), y)
-            msg["done"] = True
+        if enumerates(msg) and not (msg["done"] and not msg["is_observed"]):
+            drawn = _mode(msg["fn"]) if self.most_probable else msg["fn"].sample()
+            if msg["is_observed"]:
+                _check_support(msg)
+                drawn = torch.where(is_missing(msg["value"]), drawn, msg["value"])
+            msg["is_observed"], msg["value"], msg["done"] = False, drawn, True
+
+
+def _mode(fn) -> Tensor:
+    """The most probable value of a discrete distribution, of its batch shape."""
+    values = fn.enumerate_support(expand=False)
+    return values.expand(values.shape[:1] + fn.batch_shape).gather(0, fn.log_prob(values).argmax(0, keepdim=True))[0]
 
 
 def select(table: Tensor, values: Tensor, observed: Tensor, dim: int) -> Tensor:

@@ -104,20 +104,22 @@ class ConvEncoder(nn.Module):
     """Images `batch + (C, 64, 64)` to `batch + (out_size,)`: five convolutions and a linear layer (CCVAE, Table 3).
 
     Args:
-        channels: C. out_size: the number of outputs.
-
+        channels: C. out_size: the number of outputs. extra: the sizes of vectors that join before the linear layer.
     """
 
-    def __init__(self, channels: int, out_size: int):
+    def __init__(self, channels: int, out_size: int, extra: Sequence[int] = ()):
         super().__init__()
+        self.extra = [(size,) for size in extra]
         sizes = [channels, 32, 32, 64, 128]
         layers: list[nn.Module] = []
         for c_in, c_out in itertools.pairwise(sizes):
             layers += [nn.Conv2d(c_in, c_out, 4, 2, 1), nn.ReLU()]  # 32, 16, 8, 4
-        self.layers = nn.Sequential(*layers, nn.Conv2d(128, 256, 4), nn.ReLU(), nn.Flatten(), nn.Linear(256, out_size))
+        self.layers = nn.Sequential(*layers, nn.Conv2d(128, 256, 4), nn.ReLU(), nn.Flatten())
+        self.last = nn.Linear(256 + sum(extra), out_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x.reshape(-1, *x.shape[-3:])).reshape(*x.shape[:-3], -1)
+    def forward(self, x: Tensor, *extra: Tensor) -> Tensor:
+        h = self.layers(x.reshape(-1, *x.shape[-3:])).reshape(*x.shape[:-3], -1)
+        return self.last(flatten_parents((h, *extra), [(256,), *self.extra]))
 
 
 class ConvDecoder(nn.Module):
@@ -146,8 +148,8 @@ class Networks(ABC):
     """A family of networks between images and vectors, from which a model makes its encoders and decoders."""
 
     @abstractmethod
-    def encoder(self, x_shape: Shape, out_size: int) -> nn.Module:
-        """Images `batch + x_shape` to `batch + (out_size,)`."""
+    def encoder(self, x_shape: Shape, out_size: int, extra: Sequence[int] = ()) -> nn.Module:
+        """Images `batch + x_shape`, and vectors of the sizes `extra`, to `batch + (out_size,)`."""
 
     @abstractmethod
     def decoder(self, in_sizes: Sequence[int], x_shape: Shape) -> nn.Module:
@@ -173,8 +175,8 @@ class MLPs(Networks):
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout: got {self.dropout}; accepted is 0 <= dropout < 1")
 
-    def encoder(self, x_shape: Shape, out_size: int) -> nn.Module:
-        return MLP([x_shape], self.hidden, (out_size,), dropout=self.dropout)
+    def encoder(self, x_shape: Shape, out_size: int, extra: Sequence[int] = ()) -> nn.Module:
+        return MLP([x_shape, *((size,) for size in extra)], self.hidden, (out_size,), dropout=self.dropout)
 
     def decoder(self, in_sizes: Sequence[int], x_shape: Shape) -> nn.Module:
         return MLP([(size,) for size in in_sizes], self.hidden, x_shape)
@@ -184,8 +186,8 @@ class MLPs(Networks):
 class Convs(Networks):
     """`ConvEncoder` and `ConvDecoder`, for 64x64 images (CCVAE's Table 3; another size is an error)."""
 
-    def encoder(self, x_shape: Shape, out_size: int) -> nn.Module:
-        return ConvEncoder(_channels(x_shape), out_size)
+    def encoder(self, x_shape: Shape, out_size: int, extra: Sequence[int] = ()) -> nn.Module:
+        return ConvEncoder(_channels(x_shape), out_size, extra)
 
     def decoder(self, in_sizes: Sequence[int], x_shape: Shape) -> nn.Module:
         return ConvDecoder(in_sizes, _channels(x_shape))

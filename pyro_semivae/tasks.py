@@ -8,6 +8,7 @@ Images that come out are means of p(x|.), float `(..., C, H, W)`, with the leadi
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
@@ -31,11 +32,19 @@ Latents = dict[str, Tensor]
 def infer(vae: SemiVAE, x: Tensor, y: Tensor | None = None, *, mean: bool = True) -> Latents:
     """The latents of images: site name -> `(B, ...)`, the guide's mean or, with `mean=False`, one draw.
 
-    Labels are not among them. Where the guide uses them, the missing ones are drawn from the guide.
+    Labels are not among them. Where the guide uses them, missing ones are its most probable ones, or drawn as well.
     """
-    with LocalParameters(), Impute(), Mean() if mean else nullcontext():
+    return _abduct(vae, x, y, mean=mean)[0]
+
+
+def _abduct(vae: SemiVAE, x: Tensor, y: Tensor | None = None, *, mean: bool = True) -> tuple[Latents, Tensor | None]:
+    """The latents of images, and their labels where the guide has any, the missing ones being the guide's."""
+    with LocalParameters(), Impute(most_probable=mean), Mean() if mean else nullcontext():
         trace = poutine.trace(vae.guide).get_trace(vae.images(x), y)
-    return {name: site["value"] for name, site in sample_sites(trace) if not enumerates(site)}
+    sites = dict(sample_sites(trace))
+    labels = [site["value"] for site in sites.values() if enumerates(site)]
+    latents = {name: site["value"] for name, site in sites.items() if not enumerates(site)}
+    return latents, labels[0] if labels else y
 
 
 @torch.no_grad()
@@ -82,7 +91,7 @@ def classify(
 @torch.no_grad()
 def reconstruct(vae: SemiVAE, x: Tensor, y: Tensor | None = None, *, mean: bool = True) -> Tensor:
     """The images that the model makes of the images' latents, `(B, C, H, W)`; see `infer` for `mean`."""
-    return decode(vae, infer(vae, x, y, mean=mean), y)
+    return decode(vae, *_abduct(vae, x, y, mean=mean))
 
 
 @torch.no_grad()
@@ -93,8 +102,71 @@ def generate(vae: SemiVAE, y: Tensor, num_samples: int = 1, *, given: Latents | 
         y: `(B,)` labels; missing ones are drawn from their prior.
         given: latents to hold fixed, e.g. `{"z_s": z}` with z `(B, D)` or `(1, D)`, so that only the
             characteristic varies.
+
+    Where the model has no label and the guide reads it off latents (M3), those are drawn by rejection: `characterise`.
+
+    Raises:
+        ValueError: neither the model nor the guide has a label (VAE).
     """
-    return torch.stack([_image(_run_model(vae, given or {}, y, len(y))) for _ in range(num_samples)])
+    given, out = given or {}, []
+    for _ in range(num_samples):
+        trace = _run_model(vae, given, y, len(y))
+        if not any(enumerates(site) for _, site in sample_sites(trace)):
+            trace = _run_model(vae, {**characterise(vae, y), **given}, y, len(y))
+        out.append(_image(trace))
+    return torch.stack(out)
+
+
+@torch.no_grad()
+def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws: int = 1000) -> Latents:
+    """Characteristic latents for labels, where only the guide's classifier knows both: rejection (REVAE, Appendix A).
+
+    Draws from the prior, entry by entry of several labels, until q(y | z) exceeds `confidence`; a missing label accepts
+    its first draw.
+
+    Args:
+        y: labels, `(B,)` or `(B, L)`.
+        max_draws: after so many, an entry takes the best of its draws, and a warning says for how many.
+
+    Returns the characteristic sites' values, by name.
+
+    Raises:
+        ValueError: the guide has no label.
+    """
+    y = vae.labels.validate(y).to(next(vae.parameters()).device)
+    missing, best, found = is_missing(y), torch.full(y.shape, -1.0, device=y.device), {}
+    blank = torch.zeros(len(y), *vae.x_shape, device=y.device)
+    for _ in range(max_draws):
+        drawn = {name: site["value"] for name, site in sample_sites(_run_model(vae, {}, y, len(y)))}
+        drawn = {name: drawn[name] for name in vae.characteristic}
+        with LocalParameters(), Impute(), poutine.condition(data=drawn):
+            trace = poutine.trace(vae.guide).get_trace(vae.images(blank))
+        labels = [site for _, site in sample_sites(trace) if enumerates(site)]
+        if not labels:
+            raise InputError(f"y: {type(vae).__name__} has no label, neither in its model nor in its guide")
+        prob = labels[0]["fn"].log_prob(torch.where(missing, 0, y)).exp()
+        prob = torch.where(missing, 1.0, prob)
+        better = (prob > best) & (best <= confidence)
+        best = torch.where(better, prob, best)
+        found = {name: _where(better, value, found.get(name, value)) for name, value in drawn.items()}
+        if (best > confidence).all():
+            break
+    else:
+        late = int((best <= confidence).sum())
+        warnings.warn(f"{late} of {best.numel()} labels found no draw with q(y|z) > {confidence}", stacklevel=2)
+    return found
+
+
+def _where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """`a` in the rows (or entries) of a mask, `b` elsewhere; the mask has fewer dimensions, on the right."""
+    return torch.where(mask.reshape(mask.shape + (1,) * (b.dim() - mask.dim())), a, b)
+
+
+def _has_label(vae: SemiVAE) -> bool:
+    """Whether the generative model has a label site."""
+    with LocalParameters(), Impute():
+        trace = poutine.trace(vae.model).get_trace()
+    return any(enumerates(site) for _, site in sample_sites(trace))
 
 
 @torch.no_grad()
@@ -107,20 +179,31 @@ def intervene(vae: SemiVAE, x: Tensor, y_new: Tensor, num_samples: int = 1) -> T
     Returns `(num_samples, B, C, H, W)`. All latents that do not descend from a label are those of x.
     """
     vae.labels.validate(y_new, "y_new")
-    latents = infer(vae, x)
+    latents, y = _abduct(vae, x)
+    if not _has_label(vae):  # new characteristics for the labels that are set, by the guide's classifier
+        is_set, out = ~is_missing(y_new).to(next(vae.parameters()).device), []
+        for _ in range(num_samples):
+            drawn = {name: _where(is_set, z, latents[name]) for name, z in characterise(vae, y_new).items()}
+            out.append(decode(vae, {**latents, **drawn}))
+        return torch.stack(out)
     redrawn = descendants(vae, vae.images(x)) & set(latents)
     kept = {name: value for name, value in latents.items() if name not in redrawn}
     inferred = {name: latents[name] for name in redrawn}
-    with _Redraw(inferred, ~is_missing(y_new)):
-        return torch.stack([_image(_run_model(vae, kept, y_new, len(x))) for _ in range(num_samples)])
+    is_set = ~is_missing(y_new).to(next(vae.parameters()).device)
+    y = y_new if y is None else torch.where(is_set, y_new.to(y), y)
+    with _Redraw(inferred, is_set):
+        return torch.stack([_image(_run_model(vae, kept, y, len(x))) for _ in range(num_samples)])
 
 
 @torch.no_grad()
 def swap(vae: SemiVAE, x_characteristics: Tensor, x_rest: Tensor) -> Tensor:
-    """Images with the characteristic latents of some images and the rest of others, `(B, C, H, W)`."""
-    characteristics, rest = infer(vae, x_characteristics), infer(vae, x_rest)
+    """Images with the characteristics of some images and the rest of others, `(B, C, H, W)`.
+
+    Which sites the characteristics are is the model's statement: latents, or the label itself (M2).
+    """
+    (characteristics, y), (rest, _) = _abduct(vae, x_characteristics), _abduct(vae, x_rest)
     chosen = {name: (characteristics if name in vae.characteristic else rest)[name] for name in rest}
-    return decode(vae, chosen)
+    return decode(vae, chosen, y)
 
 
 @torch.no_grad()
@@ -143,7 +226,7 @@ def walk(vae: SemiVAE, x: Tensor, site: str, indices: Sequence[int], values: Ten
 
     Returns `(T, B, C, H, W)`.
     """
-    latents = infer(vae, x)
+    latents, y = _abduct(vae, x)
     if site not in latents:
         raise InputError(f"site: got {site!r}; accepted are {', '.join(map(repr, latents))}")
     size = latents[site].shape[-1]
@@ -154,7 +237,7 @@ def walk(vae: SemiVAE, x: Tensor, site: str, indices: Sequence[int], values: Ten
     for point in values:
         z = latents[site].clone()
         z[..., list(indices)] = point.to(z)
-        out.append(decode(vae, {**latents, site: z}))
+        out.append(decode(vae, {**latents, site: z}, y))
     return torch.stack(out)
 
 
@@ -229,6 +312,5 @@ class _Redraw(Messenger):
 
     def _pyro_sample(self, msg) -> None:
         if msg["name"] in self.inferred:
-            kept = self.inferred[msg["name"]]
-            is_set = self.is_set.reshape(self.is_set.shape + (1,) * (kept.dim() - self.is_set.dim()))
-            msg["value"], msg["done"] = torch.where(is_set, msg["fn"].sample(), kept), True
+            msg["value"] = _where(self.is_set, msg["fn"].sample(), self.inferred[msg["name"]])
+            msg["done"] = True

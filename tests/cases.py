@@ -12,6 +12,7 @@ from pyro_semivae import CCVAE, SemiVAE
 from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.labels import MISSING, Binary, Classes
+from pyro_semivae.models import DIVA, M2, M3, VAE
 from pyro_semivae.nn import Convs, MLPs
 
 
@@ -19,13 +20,13 @@ from pyro_semivae.nn import Convs, MLPs
 class Case:
     """A model, an objective and a batch with labelled and unlabelled rows; all sizes differ.
 
-    `example` is the script that trains the model.
+    `example` is the script that trains the model, where there is one already.
     """
 
     name: str
     build: Callable[[], SemiVAE]
     objective: Callable[[SemiVAE], RowELBO]
-    example: str
+    example: str | None = None
 
     def make(self, seed: int = 0) -> tuple[SemiVAE, RowELBO]:
         torch.manual_seed(seed)
@@ -50,6 +51,14 @@ def ccvae(z_s: int = 3, dropout: float = 0.0, **options) -> Callable[[], SemiVAE
     return lambda: CCVAE((1, 4, 7), Classes(5), z_c=2, z_s=z_s, networks=networks, label_hidden=(6,), **options)
 
 
+def classes(model: type[SemiVAE], **sizes: int) -> Callable[[], SemiVAE]:
+    return lambda: model((1, 4, 7), Classes(5), networks=MLPs((11,)), **sizes)
+
+
+def binary(model: type[SemiVAE], **sizes: int) -> Callable[[], SemiVAE]:
+    return lambda: model((1, 4, 7), Binary(3), networks=MLPs((11,)), **sizes)
+
+
 def multi_label(**options) -> Callable[[], SemiVAE]:
     return lambda: CCVAE((2, 64, 64), Binary(3), z_s=4, networks=Convs(), likelihood=LaplaceImage, **options)
 
@@ -66,6 +75,15 @@ CASES = [
     ),
     Case("ccvae-balance", ccvae(), lambda vae: vae.elbo(balance_weight=5.0, entropy_weight=2.0), "ccvae.py"),
     Case("ccvae-sampled", ccvae(), lambda vae: vae.elbo(marginal="sampled", num_samples=4), "ccvae.py"),
+    Case("vae", classes(VAE, z=3), lambda vae: vae.elbo(beta=2.0)),
+    Case("m2", classes(M2, z=3), lambda vae: vae.elbo(classifier_weight=3.0)),
+    Case("m3", classes(M3, z_c=2, z_s=3), lambda vae: vae.elbo(classifier_weight=3.0)),
+    Case("diva", classes(DIVA, z_c=2, z_s=3), lambda vae: vae.elbo(classifier_weight=3.0, beta=2.0)),
+    Case("vae-binary", binary(VAE, z=3), lambda vae: vae.elbo()),
+    Case("m2-relaxed", binary(M2, z=4), lambda vae: vae.elbo(classifier_weight=3.0)),
+    Case("m2-score", binary(M2, z=4), lambda vae: vae.elbo(classifier_weight=3.0, labels="score")),
+    Case("m3-binary", binary(M3, z_s=4), lambda vae: vae.elbo(classifier_weight=3.0)),
+    Case("diva-binary", binary(DIVA, z_s=4), lambda vae: vae.elbo(classifier_weight=3.0)),
     Case("multilabel-exact", multi_label(), lambda vae: vae.elbo(num_samples=4), "ccvae.py"),
     Case("multilabel-jensen", multi_label(), lambda vae: vae.elbo(marginal="jensen", num_samples=4), "ccvae.py"),
     Case("multilabel-sampled", multi_label(), lambda vae: vae.elbo(marginal="sampled", num_samples=4), "ccvae.py"),

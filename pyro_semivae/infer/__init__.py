@@ -3,6 +3,7 @@
 from pyro_semivae.infer.base import ObjectiveModule, RowELBO, Rows
 from pyro_semivae.infer.ccvae import TraceCCVAE_ELBO
 from pyro_semivae.infer.handlers import LocalParameters, Mean, Particles, RowScale
+from pyro_semivae.infer.labels import TraceLabels_ELBO
 from pyro_semivae.infer.roles import Roles, assign_roles, sample_sites
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "RowScale",
     "Rows",
     "TraceCCVAE_ELBO",
+    "TraceLabels_ELBO",
     "assign_roles",
     "sample_sites",
 ]

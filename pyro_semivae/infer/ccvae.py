@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from pyro import poutine
-from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer.base import RowELBO, Rows, log_prob, plate_dims, reduce_plates, row_dim, row_scale
 from pyro_semivae.infer.handlers import Particles
+from pyro_semivae.infer.labelled import Run
 from pyro_semivae.infer.roles import Roles, assign_roles
 from pyro_semivae.labels import Evidence, is_missing, select
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One run of guide and model: their traces, the sites' roles, the observed labels (some entries missing)."""
-
-    guide: Trace
-    model: Trace
-    roles: Roles
-    observed: dict[str, Tensor]
 
 
 class TraceCCVAE_ELBO(RowELBO):
@@ -140,7 +129,7 @@ class TraceCCVAE_ELBO(RowELBO):
             model, guide, args, kwargs, particles=1 + self.num_samples, detach_first=detached
         )
         roles = assign_roles(model_trace, guide_trace)
-        run = _Run(guide_trace, model_trace, roles, observed)
+        run = Run(guide_trace, model_trace, roles, observed)
         densities, log_p_observed = self._model_densities(run)
         terms = {f"p({','.join(sites)})": self._weight(sites, roles) * value for sites, value in densities.items()}
         for name in roles.latents:
@@ -178,11 +167,11 @@ class TraceCCVAE_ELBO(RowELBO):
             raise InputError(f"beta: accepted is 1 where one label's sum has both data and latents, here {names}")
         return 1.0 if set(names) <= set(roles.data) else self.beta
 
-    def _model_densities(self, run: _Run) -> tuple[dict[tuple[str, ...], Tensor], Tensor | float]:
+    def _model_densities(self, run: Run) -> tuple[dict[tuple[str, ...], Tensor], Tensor | float]:
         """log p of data and latents, `(B,)` by their sites, missing labels summed; and log p(y_o)."""
         sites, roles, observed = run.model.nodes, run.roles, run.observed
         tables = {name: log_prob(sites[name]) for name in roles.data + roles.labels + roles.latents}
-        parents = {name: self._label_of(name, tables[name], run) for name in roles.data + roles.latents}
+        parents = {name: run.label_of(name, tables[name]) for name in roles.data + roles.latents}
         densities = {(name,): self.to_rows(tables[name], sites[name]) for name, label in parents.items() if not label}
         log_p_observed: Tensor | float = 0.0
         for label in roles.labels:
@@ -205,15 +194,7 @@ class TraceCCVAE_ELBO(RowELBO):
             densities[tuple(children)] = self.to_rows(summed, site)
         return densities, log_p_observed
 
-    def _label_of(self, name: str, table: Tensor, run: _Run) -> str | None:
-        """The label that a site of the model depends on, if any: the one with whose values its density varies."""
-        dims = {label: run.model.nodes[label]["infer"]["_enumerate_dim"] for label in run.roles.labels}
-        found = [label for label, dim in dims.items() if table.dim() >= -dim and table.shape[dim] > 1]
-        if len(found) > 1:
-            raise InputError(f"site '{name}' depends on the labels {found} at once: only one label is summed here")
-        return found[0] if found else None
-
-    def _classifier(self, run: _Run, label: str) -> Tensor:
+    def _classifier(self, run: Run, label: str) -> Tensor:
         """log q(y|z) of every value of a label, `(C, ..., particles, plates)`."""
         if label not in run.guide.nodes:
             raise InputError(
@@ -225,7 +206,7 @@ class TraceCCVAE_ELBO(RowELBO):
             raise InputError(f"label '{label}': the guide's q({label}|..) must depend on the latents")
         return table
 
-    def _log_q_observed(self, run: _Run) -> Tensor:
+    def _log_q_observed(self, run: Run) -> Tensor:
         """log q(y_o|z) = sum over the observed entries, `(particles, B)`; 0 in rows without any."""
         total: Tensor | float = 0.0
         for label, y in run.observed.items():
@@ -235,7 +216,7 @@ class TraceCCVAE_ELBO(RowELBO):
             total = total + table.reshape(table.shape[self.particle_dim], table.shape[row_dim(site)])
         return total
 
-    def _divergence_from_another_run(self, run: _Run, guide: Callable[[], None]) -> Tensor:
+    def _divergence_from_another_run(self, run: Run, guide: Callable[[], None]) -> Tensor:
         """KL(r(y) || q(y|z)) summed over the missing labels of each row, r from another run of the guide, `(B,)`."""
         particles = Particles(self.num_samples, self.particle_dim)
         with torch.no_grad(), poutine.enum(first_available_dim=self.particle_dim - 1), particles:
@@ -247,32 +228,32 @@ class TraceCCVAE_ELBO(RowELBO):
                 log_r = log_prob(other.nodes[label]).logsumexp(self.particle_dim, keepdim=True)
                 log_r = log_r - math.log(self.num_samples)
             divergence = (log_r.exp() * (log_r - log_q)).sum(site["infer"]["_enumerate_dim"])
-            total = total + self.to_rows(_where_missing(run, label, divergence), site)
+            total = total + self.to_rows(run.where_missing(label, divergence), site)
         return total
 
-    def _entropy(self, run: _Run) -> Tensor:
+    def _entropy(self, run: Run) -> Tensor:
         """H(q(y|z)) summed over the missing labels of each row, `(B,)`."""
         total: Tensor | float = 0.0
         for label in run.roles.labels:
             log_q, site = self._classifier(run, label).narrow(self.particle_dim, 0, 1), run.guide.nodes[label]
             entropy = -(log_q.exp() * log_q).sum(site["infer"]["_enumerate_dim"])
-            total = total + self.to_rows(_where_missing(run, label, entropy), site)
+            total = total + self.to_rows(run.where_missing(label, entropy), site)
         return total
 
-    def _imbalance(self, run: _Run) -> Tensor:
+    def _imbalance(self, run: Run) -> Tensor:
         """KL(q(y) || p(y)) summed over labels, q(y) the mean of q(y|z) over the rows where y is missing, a scalar."""
         total: Tensor | float = 0.0
         for label in run.roles.labels:
             log_q, site = self._classifier(run, label).narrow(self.particle_dim, 0, 1), run.guide.nodes[label]
             rows = row_dim(site)
             prior = log_prob(run.model.nodes[label]).narrow(rows, 0, 1)  # (C, 1, 1 [, L]), the same in every row
-            missing = _where_missing(run, label, torch.ones_like(log_q[:1]))
+            missing = run.where_missing(label, torch.ones_like(log_q[:1]))
             mean = (log_q.exp() * missing / missing.sum(rows, keepdim=True).clamp(min=1)).sum(rows, keepdim=True)
             log_mean = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()  # no row may be missing
             total = total + (mean * (log_mean - prior)).sum()
         return total
 
-    def _log_q_nearest(self, run: _Run, guide: Callable[[], None]) -> Tensor:
+    def _log_q_nearest(self, run: Run, guide: Callable[[], None]) -> Tensor:
         """REVAE D.2: log q(y~|z') with z' ~ p(z_c|y) and y~ the label of the nearest labelled row, `(B,)`."""
         if len(run.roles.labels) != 1 or next(iter(run.observed.values())).dim() != 1:
             raise InputError(f"regulariser_weight: needs one class label, got the label sites {run.roles.labels}")
@@ -282,7 +263,7 @@ class TraceCCVAE_ELBO(RowELBO):
         draws = {}
         for name in run.roles.latents:
             fn = run.model.nodes[name]["fn"]
-            if self._label_of(name, log_prob(run.model.nodes[name]), run):
+            if run.label_of(name, log_prob(run.model.nodes[name])):
                 z = fn.sample().movedim(dim - fn.event_dim, 0)  # (C, ..., B, D)
                 z = z.reshape(z.shape[:1] + z.shape[-1 - fn.event_dim :])  # (C, B, D)
                 draws[name] = z[drawn, torch.arange(len(y), device=y.device)]  # (B, D)
@@ -294,11 +275,6 @@ class TraceCCVAE_ELBO(RowELBO):
             classifier = poutine.trace(guide).get_trace().nodes[label]
         log_q_y = select(log_prob(classifier), classifier["value"], y[nearest], classifier["infer"]["_enumerate_dim"])
         return self.to_rows(log_q_y, classifier)
-
-
-def _where_missing(run: _Run, label: str, values: Tensor) -> Tensor:
-    """`values` where a label is missing, 0 where it is observed."""
-    return torch.where(is_missing(run.observed[label]), values, 0.0) if label in run.observed else values
 
 
 def _draw(values: Tensor, log_q: Tensor, dim: int) -> Tensor:

@@ -5,28 +5,21 @@ from __future__ import annotations
 from typing import Literal
 
 import pyro
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_semivae.conditionals import (
     BayesBernoulli,
     BayesCategorical,
-    BernoulliPrior,
-    Categorical,
-    CategoricalPrior,
     Conditional,
-    Gaussian,
     GreyBernoulliImage,
-    PerLabelAndRestGaussian,
-    PerLabelBernoulli,
-    PerLabelGaussian,
-    SplitGaussian,
     StandardNormal,
 )
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import TraceCCVAE_ELBO
 from pyro_semivae.labels import Binary, Classes
+from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
-from pyro_semivae.nn import MLP, MLPs, Networks, OneHot
+from pyro_semivae.nn import MLPs, Networks
 
 
 class CCVAE(SemiVAE):
@@ -105,27 +98,17 @@ class CCVAE(SemiVAE):
         super().__init__(x_shape, labels)
         if classifier not in ("network", "bayes"):
             raise InputError(f"classifier: got {classifier!r}; accepted are 'network', 'bayes'")
-        if z_c < 1 or z_s < 0:
-            raise InputError(f"z_c, z_s: got {z_c}, {z_s}; accepted are z_c >= 1 and z_s >= 0")
+        parts.check_sizes(z_c=z_c, z_s=z_s)
         networks = MLPs() if networks is None else networks
-        prior = labels.prior(prior)
-        bayes = classifier == "bayes"
-
+        self.p_y = parts.label_prior(labels, prior)
+        self.p_z_c = parts.characteristic_prior(labels, z_c, label_hidden, separation)
         self.p_z_s = StandardNormal(z_s)
-        if isinstance(labels, Binary):
-            z_c = labels.num_labels
-            self.p_y = BernoulliPrior(prior)
-            self.p_z_c = PerLabelGaussian(z_c, separation)
-            self.q_z = PerLabelAndRestGaussian(networks.encoder(x_shape, 2 * (z_c + z_s)), z_c, z_s)
-            self.q_y = BayesBernoulli(self.p_z_c, self.p_y) if bayes else PerLabelBernoulli(z_c)
+        self.p_x = likelihood(networks.decoder([parts.characteristic_size(labels, z_c), z_s], x_shape))
+        self.q_z = parts.split_encoder(labels, networks, x_shape, z_c, z_s)
+        if classifier == "network":
+            self.q_y = parts.characteristic_classifier(labels, z_c, label_hidden)
         else:
-            num_classes = labels.num_classes
-            self.p_y = CategoricalPrior(prior)
-            self.p_z_c = Gaussian(nn.Sequential(OneHot(num_classes), MLP([(num_classes,)], label_hidden, (2 * z_c,))))
-            self.q_z = SplitGaussian(networks.encoder(x_shape, 2 * (z_c + z_s)), (z_c, z_s))
-            network = None if bayes else MLP([(z_c,)], label_hidden, (num_classes,))
-            self.q_y = BayesCategorical(self.p_z_c, self.p_y) if bayes else Categorical(network)
-        self.p_x = likelihood(networks.decoder([z_c, z_s], x_shape))
+            self.q_y = (BayesBernoulli if isinstance(labels, Binary) else BayesCategorical)(self.p_z_c, self.p_y)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         self.register()

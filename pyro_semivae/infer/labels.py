@@ -1,0 +1,186 @@
+"""The ELBO of models in which labels are latent where they are missing: VAE, M2, M3, DIVA."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyro_semivae.errors import InputError
+from pyro_semivae.infer.base import RowELBO, Rows, log_prob, plate_dims, row_scale
+from pyro_semivae.infer.labelled import Run
+from pyro_semivae.infer.roles import assign_roles
+from pyro_semivae.labels import Evidence, enumerates, is_missing, select
+
+
+class TraceLabels_ELBO(RowELBO):
+    r"""The ELBO, missing labels y_m with the guide's q(y_m | .), observed ones y_o as they are.
+
+    .. math::
+        \log p(x, y_o) \ge E_{q(y_m|.) q(z|.)}[\log p(x, y_o, y_m, z) - \log q(y_m|.) - \log q(z|.)]
+            \;+\; \alpha \sum_{i \in o} \log q(y_i|.)
+
+    with one draw of z. The last term, the classifier's, is no part of the bound. A guide q(y|x) q(z|x,y) makes it the
+    objective of M2 (Kingma et al. 2014, Eqs. 6 to 9), q(z|x) q(y|z) with p(z|y) that of DIVA (CCVAE C.4), a label that
+    only the guide has that of M3 (CCVAE Eq. 2), and no label at all the (beta-)VAE's.
+
+    Args:
+        classifier_weight: alpha, on log q(y_o | .).
+        beta: multiplies log p and log q of the latents, and log p(y) - log q(y|.) of missing labels.
+        labels: how missing labels of the model are dealt with. `"sum"`: enumerated, exactly. Where one site (x) depends
+            on several binary labels at once there are 2^L terms, and they are drawn instead: `"score"`, one draw each,
+            the gradient by the score function with the other rows' mean as the baseline, unbiased; `"relaxed"`, one
+            draw of the relaxed (concrete) Bernoulli, less noisy, and no bound, for x is scored with labels between 0
+            and 1. In both, -KL(q(y_i|.) || p(y_i)) is exact.
+        temperature: of the relaxed labels.
+        max_plate_nesting: 1 for one class label, 2 for the plate "labels" inside of "data".
+
+    Terms (each `(B,)`, in nats, named by the sites; here for M2's): `p(x)`, `p(z)`, `q(z)`, `p(y)`, `q(y)` (of missing
+    labels, minus), `q(y|x)` = alpha log q(y_o|.), and with `"score"` the surrogate `score(y)`, whose value is 0.
+
+    Raises:
+        ValueError: an option is not one of those above; a label of the model is not in the guide.
+    """
+
+    def __init__(
+        self,
+        *,
+        classifier_weight: float = 0.0,
+        beta: float = 1.0,
+        labels: Literal["sum", "score", "relaxed"] = "sum",
+        temperature: float = 0.5,
+        max_plate_nesting: int = 1,
+    ):
+        super().__init__(max_plate_nesting=max_plate_nesting)
+        if labels not in ("sum", "score", "relaxed"):
+            raise InputError(f"labels: got {labels!r}; accepted are 'sum', 'score', 'relaxed'")
+        for name, value in (("classifier_weight", classifier_weight), ("beta", beta)):
+            if not 0 <= value < math.inf:
+                raise InputError(f"{name}: got {value}; accepted is a finite number from 0")
+        if not 0 < temperature < math.inf:
+            raise InputError(f"temperature: got {temperature}; accepted is a finite number above 0")
+        self.classifier_weight = classifier_weight
+        self.beta = beta
+        self.labels = labels
+        self.temperature = temperature
+
+    def rows(self, model: Callable, guide: Callable, *args, **kwargs) -> Rows:
+        run = self._run(model, guide, args, kwargs)
+        roles, sites = run.roles, run.model.nodes
+        terms = {f"p({name})": self._expected(run, sites[name]) for name in roles.data}
+        for name in roles.latents:
+            terms[f"p({name})"] = self.beta * self._expected(run, sites[name])
+            terms[f"q({name})"] = -self.beta * self._expected(run, run.guide.nodes[name])
+        if self.labels == "score":
+            terms |= self._scores(run, sum(terms.values()))
+        for label in roles.labels:
+            terms |= self._label_terms(run, label)
+        for label, y in run.observed.items():
+            site = run.guide.nodes[label]
+            log_q, values = _table(site)
+            log_q = self.to_rows(select(log_q, values, y, -log_q.dim()), site)
+            terms[f"q({label}|x)"] = self.classifier_weight * log_q
+        return Rows(terms, row_scale(run.model, roles.data + roles.latents))
+
+    def _run(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Run:
+        if self.labels == "sum":
+            guide_trace, model_trace, observed = self.traces(model, guide, args, kwargs)
+        else:
+            draw = DrawLabels(None if self.labels == "score" else self.temperature)
+            guide_trace = poutine.trace(draw(guide)).get_trace(*args, **kwargs)
+            model_trace = poutine.trace(poutine.replay(Evidence()(model), trace=guide_trace)).get_trace(*args, **kwargs)
+            observed = draw.observed
+        roles = assign_roles(model_trace, guide_trace)
+        for label in roles.labels:
+            if label not in guide_trace.nodes:
+                raise InputError(
+                    f"label '{label}' is not in the guide: this bound needs q({label}|..) there, with "
+                    f'infer={{"enumerate": "parallel"}}'
+                )
+        return Run(guide_trace, model_trace, roles, observed)
+
+    def _expected(self, run: Run, site: dict) -> Tensor:
+        """The log-density of a site, the mean over the values of the label that it depends on, `(B,)`."""
+        table = log_prob(site)
+        label = run.label_of(site["name"], table)
+        if label:
+            if plate_dims(run.guide.nodes[label]) - plate_dims(site):
+                raise InputError(
+                    f"labels: got 'sum', but site '{site['name']}' depends on all the labels '{label}' at once, "
+                    f"which makes 2^L terms; accepted for this model are 'relaxed', 'score'"
+                )
+            weights, dim = _weights(run, label), run.enumeration_dim(label)
+            between = (1,) * (-dim - weights.dim())
+            weights = weights.reshape(weights.shape[0], *between, *weights.shape[1:])
+            table = (weights * table).sum(dim)
+        return self.to_rows(table, site)
+
+    def _label_terms(self, run: Run, label: str) -> dict[str, Tensor]:
+        """log p(y), and -log q(y|.) of missing labels; both times beta where the label is missing."""
+        site, weights = run.model.nodes[label], _weights(run, label)
+        (log_p, _), (log_q, _) = _table(site), _table(run.guide.nodes[label])
+        log_p, log_q = (weights * log_p).sum(0), (weights * log_q).sum(0)
+        missing = run.where_missing(label, torch.ones_like(log_q))
+        log_p = torch.where(missing > 0, self.beta, 1.0) * log_p
+        return {
+            f"p({label})": self.to_rows(log_p, site),
+            f"q({label})": self.to_rows(-self.beta * missing * log_q, site),
+        }
+
+    def _scores(self, run: Run, reward: Tensor) -> dict[str, Tensor]:
+        """The surrogates whose value is 0 and whose gradient is that of the drawn labels' probabilities."""
+        baseline = (reward.sum() - reward) / max(len(reward) - 1, 1)  # of the other rows, so that it is unbiased
+        advantage, terms = (reward - baseline).detach(), {}
+        for label in run.roles.labels:
+            site = run.guide.nodes[label]
+            log_q = self.to_rows(run.where_missing(label, site["fn"].log_prob(site["value"])), site)
+            terms[f"score({label})"] = advantage * (log_q - log_q.detach())
+        return terms
+
+
+def _table(site: dict) -> tuple[Tensor, Tensor]:
+    """The log-probability of every value of a label, `(C, B)` or `(2, B, L)`, and the values."""
+    values = site["fn"].enumerate_support(expand=False)
+    return site["fn"].log_prob(values), values
+
+
+def _weights(run: Run, label: str) -> Tensor:
+    """q(y|.) of every value where y is missing, 1 and 0 where it is observed, `(C, B)` or `(2, B, L)`."""
+    log_q, values = _table(run.guide.nodes[label])
+    if label not in run.observed:
+        return log_q.exp()
+    y = run.observed[label]
+    return torch.where(is_missing(y), log_q.exp(), (values == y).to(log_q))
+
+
+class DrawLabels(Messenger):
+    """Draws the missing entries of a guide's label sites and keeps the observed ones.
+
+    Args:
+        temperature: of relaxed Bernoulli draws, between 0 and 1 and reparameterised; None for plain ones.
+    """
+
+    def __init__(self, temperature: float | None):
+        super().__init__()
+        self.temperature = temperature
+        self.observed: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg) -> None:
+        if not enumerates(msg):
+            return
+        fn = msg["fn"]
+        if self.temperature is None:
+            drawn = fn.sample()
+        else:
+            noise = torch.rand_like(fn.logits).clamp(min=torch.finfo(fn.logits.dtype).tiny)
+            drawn = ((fn.logits + noise.logit(eps=1e-6)) / self.temperature).sigmoid()
+        if msg["is_observed"]:
+            y = msg["value"]
+            self.observed[msg["name"]] = y
+            drawn = torch.where(is_missing(y), drawn, y)
+        msg["value"], msg["is_observed"], msg["done"] = drawn, False, True

@@ -1,0 +1,105 @@
+"""M2, the semi-supervised VAE whose label is a latent of its own (Kingma, Rezende, Mohamed, Welling, NIPS 2014)."""
+
+from __future__ import annotations
+
+import pyro
+from torch import Tensor
+
+from pyro_semivae.conditionals import (
+    Bernoullis,
+    Categorical,
+    Conditional,
+    Gaussian,
+    GreyBernoulliImage,
+    StandardNormal,
+)
+from pyro_semivae.errors import InputError
+from pyro_semivae.infer import TraceLabels_ELBO
+from pyro_semivae.labels import Binary, Classes
+from pyro_semivae.models import parts
+from pyro_semivae.models.base import SemiVAE
+from pyro_semivae.nn import MLPs, Networks
+
+
+class M2(SemiVAE):
+    """A VAE in which the label is a latent where it is missing.
+
+    ::
+
+        p(y) p(z) p(x | y, z)          generative model
+        q(y | x) q(z | x, y)           inference model
+
+    ====  ======  =======================================  ==========================================
+    site  symbol  shape: one class label | L binary labels  role
+    ====  ======  =======================================  ==========================================
+    y     y       (B,) | (B, L)                            label: observed, or summed (drawn) where missing
+    z     z       (B, D_z) | (B, 1, D_z)                   latent
+    x     x       (B, C, H, W) | (B, 1, C, H, W)           data
+    ====  ======  =======================================  ==========================================
+
+    Args:
+        x_shape: `(C, H, W)` of the images, float in [0, 1].
+        labels: the label space, `Classes(10)` or `Binary(18)`; q(y | x) of binary labels is a product over labels.
+        z: D_z. networks, likelihood, prior: see `CCVAE`.
+
+    The objective is `TraceLabels_ELBO`: Kingma et al.'s Eqs. 6 to 9, whose alpha is its `classifier_weight` (their
+    code: 0.1 N / N_labelled). A missing class label is summed. Missing binary labels, all parents of x at once, would
+    make 2^L terms, and are drawn: relaxed by default, or with the score function (`labels="score"`).
+
+    Differs from the original: 600-600 ReLU networks as the other models' (there: one or two softplus layers of 500 or
+    600); no prior on the weights.
+
+    >>> from pyro_semivae.nn import MLPs
+    >>> import torch
+    >>> vae = M2((1, 8, 8), Classes(10), networks=MLPs((16,)))
+    >>> x, y = torch.rand(4, 1, 8, 8), torch.tensor([3, -1, -1, 0])
+    >>> sorted(vae.elbo().terms(vae.model, vae.guide, x, y))
+    ['p(x)', 'p(y)', 'p(z)', 'q(y)', 'q(y|x)', 'q(z)']
+
+    Reference: D. P. Kingma, D. J. Rezende, S. Mohamed, M. Welling, "Semi-supervised Learning with Deep Generative
+    Models", NIPS 2014.
+    """
+
+    characteristic = ("y",)
+
+    def __init__(
+        self,
+        x_shape: tuple[int, int, int],
+        labels: Classes | Binary,
+        *,
+        z: int = 20,
+        networks: Networks | None = None,
+        likelihood: type[Conditional] = GreyBernoulliImage,
+        prior: Tensor | None = None,
+    ):
+        super().__init__(x_shape, labels)
+        parts.check_sizes(z=z)
+        networks, code = MLPs() if networks is None else networks, labels.code_size
+        binary = isinstance(labels, Binary)
+        self.p_y = parts.label_prior(labels, prior)
+        self.p_z = StandardNormal(z)
+        self.p_x = likelihood(networks.decoder([code, z], x_shape))
+        self.q_y = (Bernoullis if binary else Categorical)(networks.encoder(x_shape, code))
+        self.q_z = Gaussian(networks.encoder(x_shape, 2 * z, [code]))
+
+    def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        self.register()
+        with self.rows(x, y):
+            with self.label_plate():
+                y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})
+            z = pyro.sample("z", self.p_z())
+            return pyro.sample("x", self.p_x(self.as_code(y), z), obs=self.as_data(x))
+
+    def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
+        with self.rows(x, y):
+            with self.label_plate():
+                y = pyro.sample("y", self.q_y(x), obs=y, infer={"enumerate": "parallel"})
+            pyro.sample("z", self.q_z(self.as_data(x), self.as_code(y)))
+
+    def elbo(self, **options) -> TraceLabels_ELBO:
+        """The M2 objective; see `TraceLabels_ELBO` for its options."""
+        if isinstance(self.labels, Binary):
+            options = {"labels": "relaxed", **options}
+            if options["labels"] == "sum":
+                raise InputError("labels: got 'sum', which is 2^L terms here; accepted are 'relaxed', 'score'")
+        return TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **options)

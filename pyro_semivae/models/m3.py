@@ -1,0 +1,89 @@
+"""M3, a VAE with a classifier on a part of its latents (CCVAE's Eq. 2; REVAE's Section 4 and Appendix A)."""
+
+from __future__ import annotations
+
+import pyro
+from torch import Tensor
+
+from pyro_semivae.conditionals import Conditional, GreyBernoulliImage, PerLabelNormal, StandardNormal
+from pyro_semivae.infer import TraceLabels_ELBO
+from pyro_semivae.labels import Binary, Classes
+from pyro_semivae.models import parts
+from pyro_semivae.models.base import SemiVAE
+from pyro_semivae.nn import MLPs, Networks
+
+
+class M3(SemiVAE):
+    """A VAE whose generative model knows no labels, and a classifier that reads them off z_c.
+
+    ::
+
+        p(z_c) p(z_s) p(x | z_c, z_s)          generative model
+        q(z_c, z_s | x) q(y | z_c)             inference model
+
+    ====  ======  =======================================  ===============================
+    site  symbol  shape: one class label | L binary labels  role
+    ====  ======  =======================================  ===============================
+    y     y       (B,) | (B, L)                            label, in the guide alone
+    z_c   z_c     (B, D_c) | (B, L)                        latent, characteristic
+    z_s   z\\c     (B, D_s) | (B, 1, D_s)                   latent
+    x     x       (B, C, H, W) | (B, 1, C, H, W)           data
+    ====  ======  =======================================  ===============================
+
+    Args:
+        x_shape, labels, z_c, z_s, networks, likelihood, label_hidden: see `CCVAE`.
+
+    The objective is `TraceLabels_ELBO`: the VAE's ELBO on all rows, and alpha log q(y | z_c) on observed labels, alpha
+    being its `classifier_weight` (CCVAE Eq. 2; REVAE's Eq. 3 writes a labelled bound L(x, y) where only the VAE's L(x)
+    can stand).
+
+    >>> from pyro_semivae.nn import MLPs
+    >>> import torch
+    >>> vae = M3((1, 8, 8), Classes(10), networks=MLPs((16,)))
+    >>> x, y = torch.rand(4, 1, 8, 8), torch.tensor([3, -1, -1, 0])
+    >>> sorted(vae.elbo(classifier_weight=9.0).terms(vae.model, vae.guide, x, y))
+    ['p(x)', 'p(z_c)', 'p(z_s)', 'q(y|x)', 'q(z_c)', 'q(z_s)']
+    """
+
+    characteristic = ("z_c",)
+
+    def __init__(
+        self,
+        x_shape: tuple[int, int, int],
+        labels: Classes | Binary,
+        *,
+        z_c: int = 10,
+        z_s: int = 10,
+        networks: Networks | None = None,
+        likelihood: type[Conditional] = GreyBernoulliImage,
+        label_hidden: tuple[int, ...] = (50,),
+    ):
+        super().__init__(x_shape, labels)
+        parts.check_sizes(z_c=z_c, z_s=z_s)
+        networks = MLPs() if networks is None else networks
+        size = parts.characteristic_size(labels, z_c)
+        self.p_z_c = PerLabelNormal(size) if isinstance(labels, Binary) else StandardNormal(size)
+        self.p_z_s = StandardNormal(z_s)
+        self.p_x = likelihood(networks.decoder([size, z_s], x_shape))
+        self.q_z = parts.split_encoder(labels, networks, x_shape, z_c, z_s)
+        self.q_y = parts.characteristic_classifier(labels, z_c, label_hidden)
+
+    def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        self.register()
+        with self.rows(x, y):
+            with self.label_plate():
+                z_c = pyro.sample("z_c", self.p_z_c())
+            z_s = pyro.sample("z_s", self.p_z_s())
+            return pyro.sample("x", self.p_x(self.as_vector(z_c), z_s), obs=self.as_data(x))
+
+    def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
+        with self.rows(x, y):
+            q_z_c, q_z_s = self.q_z(x)
+            with self.label_plate():
+                z_c = pyro.sample("z_c", q_z_c)
+                pyro.sample("y", self.q_y(z_c), obs=y, infer={"enumerate": "parallel", "is_auxiliary": True})
+            pyro.sample("z_s", q_z_s)
+
+    def elbo(self, **options) -> TraceLabels_ELBO:
+        """The M3 objective; see `TraceLabels_ELBO` for its options."""
+        return TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **options)

@@ -1,0 +1,66 @@
+"""Conditionals that several models are made of, for one class label or several binary ones."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pyro_semivae.conditionals import (
+    BernoulliPrior,
+    Categorical,
+    CategoricalPrior,
+    Conditional,
+    Gaussian,
+    PerLabelAndRestGaussian,
+    PerLabelBernoulli,
+    PerLabelGaussian,
+    SplitGaussian,
+)
+from pyro_semivae.errors import InputError
+from pyro_semivae.labels import Binary, Classes
+from pyro_semivae.nn import MLP, Networks, OneHot, Shape
+
+Labels = Classes | Binary
+
+
+def check_sizes(**sizes: int) -> None:
+    """Checks sizes of latents: all from 1, but `z_s`, the rest, from 0.
+
+    Raises:
+        InputError: one is smaller.
+    """
+    for name, size in sizes.items():
+        least = 0 if name == "z_s" else 1
+        if size < least:
+            raise InputError(f"{name}: got {size}; accepted are {least}, {least + 1}, ...")
+
+
+def label_prior(labels: Labels, probs: Tensor | None = None) -> Conditional:
+    """p(y), uniform where no probabilities are given."""
+    return (BernoulliPrior if isinstance(labels, Binary) else CategoricalPrior)(labels.prior(probs))
+
+
+def characteristic_size(labels: Labels, z_c: int) -> int:
+    """The number of entries of z_c: one for each binary label, `z_c` for a class label."""
+    return labels.num_labels if isinstance(labels, Binary) else z_c
+
+
+def split_encoder(labels: Labels, networks: Networks, x_shape: Shape, z_c: int, z_s: int) -> Conditional:
+    """q(z_c, z_s | x), in the plates that the labels ask for."""
+    size = characteristic_size(labels, z_c)
+    net = networks.encoder(x_shape, 2 * (size + z_s))
+    return PerLabelAndRestGaussian(net, size, z_s) if isinstance(labels, Binary) else SplitGaussian(net, (size, z_s))
+
+
+def characteristic_prior(labels: Labels, z_c: int, hidden: tuple[int, ...], separation: float) -> Conditional:
+    """p(z_c | y): Gaussians whose parameters an MLP makes of the class, or two Gaussians for each binary label."""
+    if isinstance(labels, Binary):
+        return PerLabelGaussian(labels.num_labels, separation)
+    code = labels.code_size
+    return Gaussian(nn.Sequential(OneHot(code), MLP([(code,)], hidden, (2 * z_c,))))
+
+
+def characteristic_classifier(labels: Labels, z_c: int, hidden: tuple[int, ...]) -> Conditional:
+    """q(y | z_c): an MLP for a class label, a line for each binary one."""
+    if isinstance(labels, Binary):
+        return PerLabelBernoulli(labels.num_labels)
+    return Categorical(MLP([(z_c,)], hidden, (labels.num_classes,)))

@@ -1,0 +1,73 @@
+"""The VAE and the beta-VAE (Kingma and Welling, ICLR 2014; Higgins et al., ICLR 2017)."""
+
+from __future__ import annotations
+
+import pyro
+from torch import Tensor
+
+from pyro_semivae.conditionals import Conditional, Gaussian, GreyBernoulliImage, StandardNormal
+from pyro_semivae.infer import TraceLabels_ELBO
+from pyro_semivae.labels import Binary, Classes
+from pyro_semivae.models import parts
+from pyro_semivae.models.base import SemiVAE
+from pyro_semivae.nn import MLPs, Networks
+
+
+class VAE(SemiVAE):
+    """A VAE, which makes nothing of labels.
+
+    ::
+
+        p(z) p(x | z)          generative model
+        q(z | x)               inference model
+
+    ====  ======  ==============================  ======
+    site  symbol  shape: class | binary labels    role
+    ====  ======  ==============================  ======
+    z     z       (B, D_z) | (B, 1, D_z)          latent
+    x     x       (B, C, H, W) | (B, 1, C, H, W)  data
+    ====  ======  ==============================  ======
+
+    Args:
+        x_shape: `(C, H, W)` of the images, float in [0, 1].
+        labels: the data set's label space, so that labels can be passed (and are ignored) as to any other model.
+        z: D_z. networks, likelihood: see `CCVAE`.
+
+    The objective is `TraceLabels_ELBO` without any label: the ELBO, and with its `beta` above 1 that of the beta-VAE.
+
+    >>> from pyro_semivae.nn import MLPs
+    >>> import torch
+    >>> vae = VAE((1, 8, 8), Classes(10), networks=MLPs((16,)))
+    >>> sorted(vae.elbo(beta=4.0).terms(vae.model, vae.guide, torch.rand(4, 1, 8, 8)))
+    ['p(x)', 'p(z)', 'q(z)']
+    """
+
+    def __init__(
+        self,
+        x_shape: tuple[int, int, int],
+        labels: Classes | Binary,
+        *,
+        z: int = 20,
+        networks: Networks | None = None,
+        likelihood: type[Conditional] = GreyBernoulliImage,
+    ):
+        super().__init__(x_shape, labels)
+        parts.check_sizes(z=z)
+        networks = MLPs() if networks is None else networks
+        self.p_z = StandardNormal(z)
+        self.p_x = likelihood(networks.decoder([z], x_shape))
+        self.q_z = Gaussian(networks.encoder(x_shape, 2 * z))
+
+    def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        self.register()
+        with self.rows(x, y):
+            z = pyro.sample("z", self.p_z())
+            return pyro.sample("x", self.p_x(z), obs=self.as_data(x))
+
+    def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
+        with self.rows(x, y):
+            pyro.sample("z", self.q_z(self.as_data(x)))
+
+    def elbo(self, **options) -> TraceLabels_ELBO:
+        """The ELBO; see `TraceLabels_ELBO` for its options."""
+        return TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **options)

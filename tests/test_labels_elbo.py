@@ -1,0 +1,264 @@
+"""The ELBO with labels against mathematics: exact posterior, by hand, brute force, limits, signs, estimators."""
+
+import itertools
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from ccvae_toy import gaussian, log_normal, seeded
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from pyro_semivae.infer import LocalParameters, TraceLabels_ELBO
+from pyro_semivae.labels import MISSING, Binary, Classes
+from pyro_semivae.models import DIVA, M2, M3, VAE
+from pyro_semivae.nn import MLPs
+
+C, L, D, SHAPE, NAN = 5, 3, 4, (1, 2, 7), torch.nan
+Y = torch.tensor([2, MISSING, 0, 4, MISSING, 2])
+SEVERAL = torch.tensor([[1, 0, NAN], [NAN, NAN, NAN], [0, 1, 1], [NAN, 1, NAN]], dtype=torch.float64)
+
+
+def make(model=M2, labels=None, seed=0, **sizes):
+    torch.manual_seed(seed)
+    labels = Classes(C) if labels is None else labels
+    sizes = sizes or ({"z": D} if model in (M2, VAE) else {"z_c": 2, "z_s": 3})
+    vae = model(SHAPE, labels, networks=MLPs((11,)), **sizes)
+    return vae, torch.rand(len(Y) if isinstance(labels, Classes) else len(SEVERAL), *SHAPE)
+
+
+def values_of(vae, elbo, x, y):
+    guide = poutine.trace(vae.guide)
+    with LocalParameters():
+        rows = elbo.rows(vae.model, guide, x, y)
+    return rows.terms, {name: site["value"] for name, site in guide.trace.nodes.items() if site["type"] == "sample"}
+
+
+def log_bernoulli(x, logits):
+    x = x.flatten(1)
+    return (x * F.logsigmoid(logits) + (1 - x) * F.logsigmoid(-logits)).sum(-1)
+
+
+@pytest.mark.parametrize("beta", [1.0, 3.0])
+def test_m2_equals_the_formula_by_hand(beta):
+    """Kingma et al., Eqs. 6 to 9: L(x, y) of labelled rows, sum_y q(y|x) (L(x, y) - log q(y|x)) of the others."""
+    vae, x = make()
+    vae.p_y.logits.copy_(torch.tensor([0.1, 0.3, 0.2, 0.15, 0.25]).log())
+    terms, drawn = values_of(vae, vae.elbo(classifier_weight=7.0, beta=beta), x, Y)
+    z_drawn = drawn["z"].reshape(C, len(Y), D)
+    log_q_y = vae.q_y.net(x).log_softmax(-1)  # (B, C)
+    total = []
+    for b in range(len(Y)):
+        bound = []
+        for c in range(C):
+            code = torch.eye(C)[c]
+            loc, scale = gaussian(vae.q_z.net(x[b : b + 1], code))
+            z = loc + scale * ((z_drawn[c, b] - loc) / scale).detach()
+            log_p_x = log_bernoulli(x[b : b + 1], vae.p_x.net(code, z).flatten(1))
+            latent = log_normal(z, torch.zeros(D), torch.ones(D)) - log_normal(z, loc, scale)
+            bound.append((log_p_x + beta * latent).squeeze(0))
+        if Y[b] == MISSING:
+            q = log_q_y[b].exp()
+            total.append(sum(q[c] * (bound[c] + beta * (vae.p_y.logits[c] - log_q_y[b, c])) for c in range(C)))
+        else:
+            total.append(bound[Y[b]] + vae.p_y.logits[Y[b]] + 7.0 * log_q_y[b, Y[b]])
+    total, ours = torch.stack(total), sum(terms.values())
+    assert_close(ours, total)
+    for a, b in zip(
+        torch.autograd.grad(ours.sum(), list(vae.parameters())),
+        torch.autograd.grad(total.sum(), list(vae.parameters())),
+        strict=True,
+    ):
+        assert_close(a, b)
+
+
+class Toy(nn.Module):
+    """p(y) p(z) N(x | mu_y + A z, s^2 I), and its exact posterior q(y | x) q(z | x, y)."""
+
+    def __init__(self):
+        super().__init__()
+        self.p = torch.tensor([0.2, 0.5, 0.3])
+        self.mu, self.a, self.s = torch.randn(3, 6), torch.randn(6, 2), 0.6
+
+    def log_joint(self, x):
+        covariance = self.a @ self.a.T + self.s**2 * torch.eye(6)
+        return dist.MultivariateNormal(self.mu, covariance).log_prob(x.unsqueeze(1)) + self.p.log()  # (B, 3)
+
+    def model(self, x, y=None):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(self.p), obs=y, infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.mu[y] + z @ self.a.T, self.s).to_event(1), obs=x)
+
+    def guide(self, x, y=None):
+        precision = torch.eye(2) + self.a.T @ self.a / self.s**2
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(logits=self.log_joint(x)), obs=y, infer={"enumerate": "parallel"})
+            mean = torch.linalg.solve(precision, ((x - self.mu[y]) @ self.a / self.s**2).unsqueeze(-1)).squeeze(-1)
+            pyro.sample("z", dist.MultivariateNormal(mean, precision_matrix=precision))
+
+
+@pytest.mark.parametrize("labels", ["sum", "score"])
+def test_with_the_exact_posterior_every_draw_is_the_log_evidence(labels):
+    torch.manual_seed(0)
+    toy, x = Toy(), torch.randn(6, 6)
+    y = torch.tensor([0, MISSING, 2, MISSING, 1, MISSING])
+    log_joint = toy.log_joint(x)
+    expected = torch.where(
+        y == MISSING, log_joint.logsumexp(-1), log_joint.gather(1, y.clamp(min=0)[:, None]).squeeze(1)
+    )
+    for draw in range(3):
+        torch.manual_seed(draw)
+        terms = TraceLabels_ELBO(labels="sum").terms(toy.model, toy.guide, x, y)
+        assert_close(sum(terms.values()), expected)
+    if labels == "score":  # the label's KL is exact, its reward is a draw: the evidence in the mean
+        many, y_many = x.repeat_interleave(4000, 0), y.repeat_interleave(4000)
+        terms = TraceLabels_ELBO(labels="score").terms(toy.model, toy.guide, many, y_many)
+        total = sum(terms.values()).reshape(6, -1)
+        error = 5 * total.std(1) / math.sqrt(total.shape[1])
+        assert ((total.mean(1) - expected).abs() <= error + 1e-9).all() and error.max() > 1e-3
+
+
+def exact_bound_over_patterns(vae, x, y, z_noise):
+    """sum over all label patterns of q(y_m | x) L(x, y), z reparameterised with one noise for all."""
+    log_q = torch.stack([F.logsigmoid(-vae.q_y.net(x)), F.logsigmoid(vae.q_y.net(x))])  # (2, B, L)
+    log_p = torch.stack([F.logsigmoid(-vae.p_y.logits), F.logsigmoid(vae.p_y.logits)])  # (2, L)
+    total = torch.zeros(len(x))
+    for pattern in itertools.product((0, 1), repeat=L):
+        full = torch.tensor(pattern).double().expand(len(x), L)
+        fits = (y.isnan() | (y == full)).all(1)
+        index = torch.arange(L)
+        q_missing = torch.where(y.isnan(), log_q[list(pattern), :, index].T, 0.0)  # (B, L)
+        loc, scale = gaussian(vae.q_z.net(x, full))
+        z = loc + scale * z_noise
+        inside = log_bernoulli(x, vae.p_x.net(full, z).flatten(1)) + log_normal(z, torch.zeros(D), torch.ones(D))
+        inside = inside - log_normal(z, loc, scale) + log_p[list(pattern), index].sum() - q_missing.sum(1)
+        total = total + torch.where(fits, q_missing.sum(1).exp() * inside, 0.0)
+    return total
+
+
+def test_score_function_gradients_are_those_of_the_sum_over_all_patterns():
+    """Several labels: the mean gradient over many draws is within 5 standard errors of the exact one."""
+    vae, x = make(M2, Binary(L))
+    elbo = vae.elbo(labels="score")
+    parameters = list(vae.parameters())
+    copies, chunks = 500, 30
+    many, y_many = x.repeat(copies, 1, 1, 1), SEVERAL.repeat(copies, 1)
+    drawn, values = [], []
+    for chunk in range(chunks):
+        torch.manual_seed(chunk)
+        terms = elbo.terms(vae.model, vae.guide, many, y_many)
+        assert not terms["score(y)"].any()
+        loss = sum(terms.values()).sum() / copies
+        values.append(loss.item())
+        drawn.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]))
+    exact, reference = [], []
+    for chunk in range(chunks):
+        torch.manual_seed(1000 + chunk)
+        bound = exact_bound_over_patterns(vae, many, y_many, torch.randn(len(many), D)).sum() / copies
+        reference.append(bound.item())
+        exact.append(torch.cat([g.flatten() for g in torch.autograd.grad(bound, parameters)]))
+    for ours, theirs in ((torch.tensor(values)[:, None], torch.tensor(reference)[:, None]), (drawn, exact)):
+        ours, theirs = (t if isinstance(t, torch.Tensor) else torch.stack(t) for t in (ours, theirs))
+        error = 5 * (ours.var(0) / chunks + theirs.var(0) / chunks).sqrt() + 1e-9
+        assert ((ours.mean(0) - theirs.mean(0)).abs() <= error).all()
+
+
+def test_relaxed_labels_by_hand():
+    vae, x = make(M2, Binary(L))
+    terms, drawn = values_of(vae, vae.elbo(labels="relaxed", temperature=0.7, classifier_weight=2.0), x, SEVERAL)
+    y, z = drawn["y"].detach(), drawn["z"].squeeze(1).detach()
+    missing = SEVERAL.isnan()
+    assert_close(y[~missing], SEVERAL[~missing])
+    assert ((y[missing] > 0) & (y[missing] < 1)).all()
+    logits = vae.q_y.net(x)
+    noise = 0.7 * y.clamp(1e-9, 1 - 1e-9).logit() - logits
+    y = torch.where(missing, ((logits + noise.detach()) / 0.7).sigmoid(), SEVERAL.nan_to_num())
+    loc, scale = gaussian(vae.q_z.net(x, y))
+    z = loc + scale * ((z - loc) / scale).detach()
+    q, p = logits.sigmoid(), vae.p_y.logits.sigmoid().expand_as(logits)
+    kl = q * (q / p).log() + (1 - q) * ((1 - q) / (1 - p)).log()
+    log_p_y = torch.where(SEVERAL == 1, p, 1 - p).log()
+    log_q_y = torch.where(SEVERAL == 1, q, 1 - q).log()
+    expected = log_bernoulli(x, vae.p_x.net(y, z).flatten(1)) + log_normal(z, torch.zeros(D), torch.ones(D))
+    expected = expected - log_normal(z, loc, scale) + torch.where(missing, -kl, log_p_y + 2.0 * log_q_y).sum(1)
+    ours = sum(terms.values())
+    assert_close(ours, expected)
+    for a, b in zip(
+        torch.autograd.grad(ours.sum(), list(vae.parameters())),
+        torch.autograd.grad(expected.sum(), list(vae.parameters())),
+        strict=True,
+    ):
+        assert_close(a, b)
+
+
+def test_the_vae_is_pyros_elbo():
+    vae, x = make(VAE)
+    with LocalParameters():
+        ours = seeded(lambda: vae.elbo().differentiable_loss(vae.model, vae.guide, x))
+        theirs = seeded(lambda: Trace_ELBO().differentiable_loss(vae.model, vae.guide, x))
+    assert_close(ours, theirs)
+    for a, b in zip(*(torch.autograd.grad(loss, list(vae.parameters())) for loss in (ours, theirs)), strict=True):
+        assert_close(a, b)
+    plain, narrow = (seeded(lambda b=b: vae.elbo(beta=b).terms(vae.model, vae.guide, x, Y)) for b in (1.0, 4.0))
+    assert_close(narrow["p(x)"], plain["p(x)"])
+    for name in ("p(z)", "q(z)"):
+        assert_close(narrow[name], 4 * plain[name])
+
+
+@pytest.mark.parametrize(("labels", "y"), [(Classes(C), Y), (Binary(L), SEVERAL)], ids=["classes", "binary"])
+def test_diva_and_m3_are_ccvaes_graph_less_its_weights(labels, y):
+    """No label observed: DIVA's p(z_c) is CCVAE's Jensen bound. M3 is the VAE's ELBO and alpha log q(y|z_c)."""
+    diva, x = make(DIVA, labels)
+    terms, drawn = values_of(diva, diva.elbo(beta=2.0), x, None)
+    jensen = terms["q(y)"] + terms["p(y)"] + terms["p(z_c)"]
+    assert_close(jensen, 2.0 * _jensen_by_hand(diva, drawn["z_c"]))
+
+    m3, _ = make(M3, labels)
+    alone, beside = (
+        seeded(lambda kw=kw: m3.elbo(**kw).terms(m3.model, m3.guide, x, y)) for kw in ({}, {"classifier_weight": 5.0})
+    )
+    for name in ("p(x)", "p(z_c)", "p(z_s)", "q(z_c)", "q(z_s)"):
+        assert_close(alone[name], beside[name])
+    assert not alone["q(y|x)"].any()
+    observed = (y != MISSING) if y.dim() == 1 else ~y.isnan().all(1)
+    assert (beside["q(y|x)"][observed] < 0).all() and not beside["q(y|x)"][~observed].any()
+
+
+def _jensen_by_hand(vae, z_c):
+    """E_q(y|z_c)[log p(z_c | y) p(y) / q(y | z_c)], `(B,)`."""
+    if isinstance(vae.labels, Binary):
+        on, off = (vae.p_z_c(torch.full_like(z_c[..., :1], v)).log_prob(z_c) for v in (1.0, 0.0))
+        q = vae.q_y(z_c).probs
+        p = vae.p_y().probs
+        return (q * (on + p.log() - q.log()) + (1 - q) * (off + (1 - p).log() - (1 - q).log())).sum(-1)
+    log_p = vae.p_z_c(torch.arange(C)).log_prob(z_c.unsqueeze(-2)) + vae.p_y.logits
+    log_q = vae.q_y(z_c).logits.log_softmax(-1)
+    return (log_q.exp() * (log_p - log_q)).sum(-1)
+
+
+@pytest.mark.parametrize("model", [M2, M3, DIVA])
+def test_raising_the_true_labels_probability_lowers_the_loss(model):
+    vae, x = make(model)
+    bias = vae.q_y.net.layers[-1].bias
+    y = torch.full((len(Y),), 3)
+    loss = vae.elbo(classifier_weight=5.0).differentiable_loss(vae.model, vae.guide, x, y)
+    (gradient,) = torch.autograd.grad(loss, [bias])
+    assert gradient[3] < 0 and (gradient[[0, 1, 2, 4]] > 0).all()
+    none = vae.elbo(classifier_weight=0.0).differentiable_loss(vae.model, vae.guide, x, y)
+    (gradient,) = torch.autograd.grad(none, [bias], allow_unused=True)
+    assert gradient is None or not gradient.any(), "an observed label tells the classifier nothing by itself"
+
+
+def test_what_cannot_be_summed_is_refused():
+    vae, _ = make(M2, Binary(L))
+    with pytest.raises(ValueError, match="labels: got 'sum', which is 2\\^L terms here; accepted are"):
+        vae.elbo(labels="sum")
+    for option, value in (("labels", "all"), ("beta", -1.0), ("classifier_weight", math.inf), ("temperature", 0.0)):
+        with pytest.raises(ValueError, match=f"{option}: got "):
+            TraceLabels_ELBO(**{option: value})

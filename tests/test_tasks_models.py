@@ -1,0 +1,99 @@
+"""Tasks on models whose label is elsewhere than CCVAE's: in the decoder (M2), in the guide alone (M3), nowhere."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from pyro_semivae import tasks
+from pyro_semivae.labels import MISSING, Binary, Classes
+from pyro_semivae.models import DIVA, M2, M3, VAE
+from pyro_semivae.nn import MLPs
+
+SHAPE, C, L = (1, 4, 7), 5, 3
+
+
+def make(model, labels=None, **sizes):
+    torch.manual_seed(0)
+    vae = model(SHAPE, labels or Classes(C), networks=MLPs((11,)), **sizes)
+    with torch.no_grad():
+        for parameter in vae.q_y.parameters() if hasattr(vae, "q_y") else ():
+            parameter.mul_(5)  # sure of itself
+    return vae, torch.rand(6, *SHAPE)
+
+
+def test_m2_swaps_and_sets_the_label_itself():
+    vae, x = make(M2, z=3)
+    y = vae.q_y.net(x).argmax(-1)
+    code = torch.eye(C)
+    loc = vae.q_z.net(x, code[y])[:, :3]
+    assert_close(tasks.infer(vae, x), {"z": loc})
+    expected = vae.p_x.net(code[y], loc).sigmoid()
+    assert_close(tasks.reconstruct(vae, x), expected.detach())
+    assert_close(tasks.swap(vae, x, x.flip(0)), vae.p_x.net(code[y], loc.flip(0)).sigmoid().detach())
+    y_new = torch.tensor([3, MISSING, 0, 1, MISSING, 2])
+    set_to = torch.where(y_new == MISSING, y, y_new)
+    assert_close(tasks.intervene(vae, x, y_new, 2)[1], vae.p_x.net(code[set_to], loc).sigmoid().detach())
+    given = torch.zeros(6, 3)
+    assert_close(tasks.generate(vae, y, given={"z": given})[0], vae.p_x.net(code[y], given).sigmoid().detach())
+    assert_close(tasks.classify(vae, x), vae.q_y.net(x).softmax(-1).detach())
+
+
+def test_m2_with_several_labels_keeps_those_that_are_not_set():
+    vae, x = make(M2, Binary(L), z=3)
+    y = (vae.q_y.net(x) > 0).double()
+    loc = vae.q_z.net(x, y)[:, :3]
+    y_new = torch.full((6, L), torch.nan)
+    y_new[:, 1] = 1 - y[:, 1]
+    set_to = y.clone()
+    set_to[:, 1] = y_new[:, 1]
+    assert_close(tasks.intervene(vae, x, y_new)[0], vae.p_x.net(set_to, loc).sigmoid().detach())
+
+
+@pytest.mark.parametrize("labels", [Classes(C), Binary(L)], ids=["classes", "binary"])
+def test_m3_generates_by_rejection(labels):
+    vae, x = make(M3, labels, z_c=2, z_s=3)
+    several = isinstance(labels, Binary)
+    y = torch.randint(0, 2, (200, L)).double() if several else torch.tensor([0, 3]).repeat(100)
+    # Only classes that the classifier gives to some of the prior can be asked for.
+    reached = vae.q_y(torch.randn(2000, 2)).probs.max(0).values if not several else None
+    if not several:
+        y = y * 0 + int(reached.argmax())
+    z = tasks.characterise(vae, y, confidence=0.6)["z_c"]
+    probs = vae.q_y(z).probs
+    chosen = torch.where(y == 1, probs, 1 - probs) if several else probs.gather(1, y[:, None])
+    assert (chosen > 0.6).all()
+    assert tasks.generate(vae, y[:4], 2).shape == (2, 4, *SHAPE)
+    with pytest.warns(UserWarning, match=r"labels found no draw with q\(y\|z\) > 0.999"):
+        tasks.characterise(vae, y, confidence=0.9999999, max_draws=2)
+
+    latents = tasks.infer(vae, x)
+    y_new = torch.full((6, L), torch.nan) if several else torch.full((6,), MISSING)
+    assert_close(tasks.intervene(vae, x, y_new)[0], tasks.decode(vae, latents))
+    y_new[0] = y[0]
+    changed = tasks.intervene(vae, x, y_new)[0]
+    assert_close(changed[1:], tasks.decode(vae, latents)[1:])
+    assert (changed[0] - tasks.decode(vae, latents)[0]).abs().max() > 1e-6
+
+
+def test_a_vae_cannot_be_told_what_to_generate():
+    vae, x = make(VAE, z=3)
+    with pytest.raises(ValueError, match="y: VAE has no label, neither in its model nor in its guide"):
+        tasks.generate(vae, torch.tensor([1, 2]))
+    with pytest.raises(ValueError, match="VAE has no label"):
+        tasks.intervene(vae, x, torch.full((6,), 2))
+    with pytest.raises(ValueError, match="classify: the guide of VAE has 0 label sites"):
+        tasks.classify(vae, x)
+    assert tasks.reconstruct(vae, x).shape == x.shape
+
+
+def test_diva_intervenes_as_ccvae_does():
+    vae, x = make(DIVA, z_c=2, z_s=3)
+    with torch.no_grad():
+        vae.p_z_c.net[1].layers[-1].bias[2:] = -100.0  # tiny scales: draws are the means
+        vae.p_z_c.net[1].layers[-1].weight[2:] = 0.0
+    y_new = torch.tensor([3, MISSING, 0, 1, MISSING, 2])
+    latents = tasks.infer(vae, x)
+    mean = vae.p_z_c(y_new.clamp(min=0)).mean
+    z_c = torch.where((y_new == MISSING)[:, None], latents["z_c"], mean)
+    expected = tasks.decode(vae, {"z_c": z_c, "z_s": latents["z_s"]})
+    assert_close(tasks.intervene(vae, x, y_new)[0], expected, atol=2e-3, rtol=0)
