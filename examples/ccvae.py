@@ -10,17 +10,13 @@ python examples/ccvae.py --preset paper --labelled 0.2        # the paper's sett
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor
 
-from pyro_semivae import CCVAE, SemiVAE, cli, report
-from pyro_semivae.conditionals import GreyBernoulliImage, LaplaceImage
+from pyro_semivae import CCVAE, cli
 from pyro_semivae.data import drop_partly_labelled, jitter, lose_labels, shift
-from pyro_semivae.labels import Binary, frequencies
-from pyro_semivae.nn import Convs, MLPs
-from pyro_semivae.train import SCHEDULES, fit
+from pyro_semivae.train import SCHEDULES
 
 RECIPE = {"marginal": "jensen", "alpha": 1000.0, "beta": 4.0, "shift": 1, "z_c": 30, "lr": 1e-3, "schedule": "cosine"}
 RECIPE |= {"dropout": 0.1, "average": 0.998}
@@ -70,47 +66,33 @@ def flags() -> argparse.ArgumentParser:
 
 def partly_labelled(args: argparse.Namespace, job: cli.Run) -> Tensor:
     """The labels, after half of the labelled rows lost half of theirs: the rest is kept, or dropped with its row."""
-    if args.partly is None:
-        return job.y
     y = lose_labels(job.y, args.seed)
     return drop_partly_labelled(y) if args.partly == "drop" else y
-
-
-def build(args: argparse.Namespace, job: cli.Run) -> SemiVAE:
-    binary = isinstance(job.data.labels, Binary)
-    networks = Convs() if binary else MLPs((32,) if args.smoke_test else (600, 600), args.dropout)
-    likelihood = LaplaceImage if binary else GreyBernoulliImage
-    prior = frequencies(job.y) if binary and args.prior == "labelled" else None
-    options = {"networks": networks, "likelihood": likelihood, "prior": prior, "classifier": args.classifier}
-    return CCVAE(job.data.x_shape, job.data.labels, z_c=args.z_c, z_s=args.z_s, **options)
-
-
-def train(args: argparse.Namespace, job: cli.Run, corrupt: Callable | None) -> tuple[SemiVAE, list]:
-    vae, x, y = build(args, job), job.data.x, partly_labelled(args, job)
-    elbo = vae.elbo(
-        marginal=args.marginal,
-        detach=args.detach,
-        num_samples=args.num_samples,
-        beta=args.beta,
-        classifier_weight=1 + args.alpha * len(x) / len(job.labelled_rows),
-        regulariser_weight=args.regulariser,
-        consistency_weight=args.consistency,
-        entropy_weight=args.entropy,
-        balance_weight=args.balance,
-    )
-    options = {**job.fit_options(), "schedule": SCHEDULES[args.schedule], "average": args.average}
-    return vae, fit(vae, x, y, elbo=elbo, corrupt=corrupt, **options)
 
 
 def run() -> None:
     args = cli.parse(flags(), PRESETS)
     job = cli.Run(args, preferred="fashionmnist")
-    corrupt = partial(shift, pixels=args.shift) if args.shift else None
+    job.y = partly_labelled(args, job) if args.partly else job.y
+    prior = job.prior() if args.prior == "labelled" else None
+    sizes = {"z_c": args.z_c, "z_s": args.z_s}
+    parts = job.parts(args.dropout)
+    vae = CCVAE(job.data.x_shape, job.data.labels, **sizes, **parts, prior=prior, classifier=args.classifier)
+    elbo = vae.elbo(
+        marginal=args.marginal,
+        detach=args.detach,
+        num_samples=args.num_samples,
+        beta=args.beta,
+        classifier_weight=1 + job.weight(args.alpha),
+        regulariser_weight=args.regulariser,
+        consistency_weight=args.consistency,
+        entropy_weight=args.entropy,
+        balance_weight=args.balance,
+    )
+    noise = partial(shift, pixels=args.shift) if args.shift else None
     if args.turn or args.zoom:
-        corrupt = partial(jitter, pixels=args.shift, degrees=args.turn, zoom=args.zoom)
-    vae, history = train(args, job, corrupt)
-    job.finish(report.measure(vae, job.data, corrupt=corrupt, quick=args.smoke_test, seed=args.seed))
-    report.draw(vae, job.data, history, job.out)
+        noise = partial(jitter, pixels=args.shift, degrees=args.turn, zoom=args.zoom)
+    job.train(vae, elbo, corrupt=noise, schedule=SCHEDULES[args.schedule], average=args.average)
 
 
 if __name__ == "__main__":

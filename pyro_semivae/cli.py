@@ -14,9 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_semivae import data
+from pyro_semivae import data, report
+from pyro_semivae.conditionals import GreyBernoulliImage, LaplaceImage
 from pyro_semivae.errors import InputError
 from pyro_semivae.files import load_checkpoint, writable_folder, write_json
+from pyro_semivae.infer import RowELBO
+from pyro_semivae.labels import Binary, frequencies
+from pyro_semivae.models import SemiVAE
+from pyro_semivae.nn import Convs, MLPs
+from pyro_semivae.train import fit
 
 
 def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str]) -> argparse.ArgumentParser:
@@ -122,6 +128,31 @@ class Run:
             "resume": self.args.resume,
             "config": self.config(),
         }
+
+    def parts(self, dropout: float = 0.0) -> dict[str, Any]:
+        """What the papers build models of for such data: `networks` and `likelihood`.
+
+        MLPs of 600-600 and Bernoulli pixels for class labels; convolutions and Laplace pixels for binary ones.
+        """
+        if isinstance(self.data.labels, Binary):
+            return {"networks": Convs(), "likelihood": LaplaceImage}
+        hidden = (32,) if self.args.smoke_test else (600, 600)
+        return {"networks": MLPs(hidden, dropout), "likelihood": GreyBernoulliImage}
+
+    def prior(self) -> Tensor | None:
+        """p(y) of binary labels, from the labelled rows; None for class labels, whose prior is uniform."""
+        return frequencies(self.y) if isinstance(self.data.labels, Binary) else None
+
+    def weight(self, alpha: float) -> float:
+        """alpha N / N_labelled, so that the labels' total weight does not depend on how many there are."""
+        return alpha * len(self.data.x) / len(self.labelled_rows)
+
+    def train(self, vae: SemiVAE, elbo: RowELBO, **options: Any) -> None:
+        """Trains, measures, writes and draws; `options` are those of `fit` that the common flags leave open."""
+        history = fit(vae, self.data.x, self.y, elbo=elbo, **{**self.fit_options(), **options})
+        noise = options.get("corrupt")
+        self.finish(report.measure(vae, self.data, corrupt=noise, quick=self.args.smoke_test, seed=self.args.seed))
+        report.draw(vae, self.data, history, self.out)
 
     def config(self) -> dict[str, Any]:
         """The flags and the data set used, as plain values."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_semivae import metrics, tasks
+from pyro_semivae.check import descendants
 from pyro_semivae.data import ImageData
 from pyro_semivae.labels import Binary
 from pyro_semivae.models import SemiVAE
@@ -196,11 +197,13 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
         path=out / "interventions.png",
     )
 
+    training_curves(history, path=out / "training.png")
+    if not set(vae.characteristic) <= descendants(vae, x):  # nothing to interpolate: the label has no latents below it
+        return
     corners = next((names for names in CORNERS if set(names) <= set(data.label_names)), data.label_names[:4])
     y = torch.tensor([data.label_names.index(name) for name in corners], device=device)
     title = f"between the prior means of {', '.join(corners)}"
     image_grid(tasks.interpolate(vae, y), title=title, path=out / "interpolation.png")
-    training_curves(history, path=out / "training.png")
 
 
 # What the papers' figures walk along and vary; those that the data set has are drawn.
@@ -283,11 +286,39 @@ def _draw_diversity(vae: SemiVAE, x: Tensor, names: Sequence[str], out: Path, dr
     image_grid(torch.stack(rows), rows=varied, columns=columns, title="the row's label on", path=out / "diversity.png")
 
 
-def measure(vae: SemiVAE, data: ImageData, **options) -> dict[str, Any]:
-    """`measure_classes` or `measure_attributes`, as the labels are."""
-    return (measure_attributes if isinstance(data.labels, Binary) else measure_classes)(vae, data, **options)
+def measure_images(vae: SemiVAE, data: ImageData, *, seed: int = 0) -> dict[str, float]:
+    """Of a model without labels, on the test set: `bound_per_row` (nats), `reconstruction_error` (|x - x'| a pixel)."""
+    device = next(vae.parameters()).device
+    x = data.x_test.to(device)
+    with _seeded(seed, device):
+        bound = torch.cat([_bound(vae, part) for part in x.split(500)]).double().mean().item()
+    errors = [(vae.images(part) - tasks.reconstruct(vae, part)).abs().flatten(1).mean(1) for part in x.split(500)]
+    return {"bound_per_row": bound, "reconstruction_error": torch.cat(errors).double().mean().item()}
+
+
+def draw_images(vae: SemiVAE, data: ImageData, history: History, out: str | Path, *, seed: int = 0) -> None:
+    """Of a model without labels: `reconstructions`, `generations` and `training`, as PNG files in `out`."""
+    device, out = next(vae.parameters()).device, Path(out)
+    x = vae.images(data.x_test[:10].to(device))
+    both = torch.stack([x, tasks.reconstruct(vae, x)])
+    image_grid(both, rows=["x", "reconstruction"], path=out / "reconstructions.png")
+    with _seeded(seed, device):
+        drawn = tasks.decode(vae, {}, data.labels.missing(80, device)).unflatten(0, (8, 10))
+    image_grid(drawn, title="draws from the model", path=out / "generations.png")
+    training_curves(history, path=out / "training.png")
+
+
+def measure(vae: SemiVAE, data: ImageData, *, corrupt=None, quick: bool = False, seed: int = 0) -> dict[str, Any]:
+    """`measure_classes` or `measure_attributes`, as the labels are; `measure_images` of a model that has none."""
+    if not vae.characteristic:
+        return measure_images(vae, data, seed=seed)
+    task = measure_attributes if isinstance(data.labels, Binary) else measure_classes
+    return task(vae, data, corrupt=corrupt, quick=quick, seed=seed)
 
 
 def draw(vae: SemiVAE, data: ImageData, history: History, out: str | Path) -> None:
-    """`draw_classes` or `draw_attributes`, as the labels are."""
-    (draw_attributes if isinstance(data.labels, Binary) else draw_classes)(vae, data, history, out)
+    """`draw_classes` or `draw_attributes`, as the labels are; `draw_images` of a model that has none."""
+    if not vae.characteristic:
+        draw_images(vae, data, history, out)
+    else:
+        (draw_attributes if isinstance(data.labels, Binary) else draw_classes)(vae, data, history, out)
