@@ -6,7 +6,7 @@ import argparse
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -147,9 +147,15 @@ class Run:
         """alpha N / N_labelled, so that the labels' total weight does not depend on how many there are."""
         return alpha * len(self.data.x) / len(self.labelled_rows)
 
-    def train(self, vae: SemiVAE, elbo: RowELBO, **options: Any) -> None:
-        """Trains, measures, writes and draws; `options` are those of `fit` that the common flags leave open."""
+    def train(self, vae: SemiVAE, elbo: RowELBO, *, then: Callable[[], Any] | None = None, **options: Any) -> None:
+        """Trains, measures, writes and draws.
+
+        Args:
+            then: a second stage of training. options: those of `fit` that the common flags leave open.
+        """
         history = fit(vae, self.data.x, self.y, elbo=elbo, **{**self.fit_options(), **options})
+        if then is not None:
+            then()
         noise = options.get("corrupt")
         self.finish(report.measure(vae, self.data, corrupt=noise, quick=self.args.smoke_test, seed=self.args.seed))
         report.draw(vae, self.data, history, self.out)

@@ -311,7 +311,12 @@ def draw_images(vae: SemiVAE, data: ImageData, history: History, out: str | Path
 def measure(vae: SemiVAE, data: ImageData, *, corrupt=None, quick: bool = False, seed: int = 0) -> dict[str, Any]:
     """`measure_classes` or `measure_attributes`, as the labels are; `measure_images` of a model that has none."""
     if not vae.characteristic:
-        return measure_images(vae, data, seed=seed)
+        out = measure_images(vae, data, seed=seed)
+        if hasattr(vae, "q_y"):  # M1 classifies, and nothing else
+            probs, y = _classified(vae, data.x_test.to(next(vae.parameters()).device)).cpu(), data.y_test
+            by_label = metrics.label_accuracy(probs, y).mean().item() if y.dim() > 1 else metrics.accuracy(probs, y)
+            out["test_accuracy"] = by_label
+        return out
     task = measure_attributes if isinstance(data.labels, Binary) else measure_classes
     return task(vae, data, corrupt=corrupt, quick=quick, seed=seed)
 

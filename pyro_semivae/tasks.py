@@ -106,7 +106,7 @@ def generate(vae: SemiVAE, y: Tensor, num_samples: int = 1, *, given: Latents | 
     Where the model has no label and the guide reads it off latents (M3), those are drawn by rejection: `characterise`.
 
     Raises:
-        ValueError: neither the model nor the guide has a label (VAE).
+        ValueError: the model has neither a label nor characteristic latents (VAE, M1).
     """
     given, out = given or {}, []
     for _ in range(num_samples):
@@ -131,8 +131,13 @@ def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws:
     Returns the characteristic sites' values, by name.
 
     Raises:
-        ValueError: the guide has no label.
+        ValueError: the model has no characteristic latents (VAE, M1).
     """
+    if not vae.characteristic:
+        raise InputError(
+            f"y: {type(vae).__name__} has no label in its model, and latents that it does not know: it cannot be told "
+            f"what to generate, nor intervened on; M2, M3, DIVA and CCVAE can"
+        )
     y = vae.labels.validate(y).to(next(vae.parameters()).device)
     missing, best, found = is_missing(y), torch.full(y.shape, -1.0, device=y.device), {}
     blank = torch.zeros(len(y), *vae.x_shape, device=y.device)
@@ -142,8 +147,6 @@ def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws:
         with LocalParameters(), Impute(), poutine.condition(data=drawn):
             trace = poutine.trace(vae.guide).get_trace(vae.images(blank))
         labels = [site for _, site in sample_sites(trace) if enumerates(site)]
-        if not labels:
-            raise InputError(f"y: {type(vae).__name__} has no label, neither in its model nor in its guide")
         prob = labels[0]["fn"].log_prob(torch.where(missing, 0, y)).exp()
         prob = torch.where(missing, 1.0, prob)
         better = (prob > best) & (best <= confidence)

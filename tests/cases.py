@@ -12,7 +12,7 @@ from pyro_semivae import CCVAE, SemiVAE
 from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.labels import MISSING, Binary, Classes
-from pyro_semivae.models import DIVA, M2, M3, VAE
+from pyro_semivae.models import DIVA, M1, M2, M3, VAE
 from pyro_semivae.nn import Convs, MLPs
 
 
@@ -76,6 +76,8 @@ CASES = [
     Case("ccvae-balance", ccvae(), lambda vae: vae.elbo(balance_weight=5.0, entropy_weight=2.0), "ccvae.py"),
     Case("ccvae-sampled", ccvae(), lambda vae: vae.elbo(marginal="sampled", num_samples=4), "ccvae.py"),
     Case("vae", classes(VAE, z=3), lambda vae: vae.elbo(beta=2.0), "vae.py"),
+    Case("m1", classes(M1, z=3), lambda vae: vae.elbo(), "m1.py"),
+    Case("m1-binary", binary(M1, z=4), lambda vae: vae.elbo()),
     Case("m2", classes(M2, z=3), lambda vae: vae.elbo(classifier_weight=3.0), "m2.py"),
     Case("m3", classes(M3, z_c=2, z_s=3), lambda vae: vae.elbo(classifier_weight=3.0), "m3.py"),
     Case("diva", classes(DIVA, z_c=2, z_s=3), lambda vae: vae.elbo(classifier_weight=3.0, beta=2.0), "diva.py"),

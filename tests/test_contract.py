@@ -18,7 +18,7 @@ from pyro_semivae import SemiVAE
 from pyro_semivae.check import check_model
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.labels import is_missing
-from pyro_semivae.models import M3, VAE
+from pyro_semivae.models import M1, M3, VAE
 from pyro_semivae.train import fit
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ def test_check_model(case):
     vae, elbo = case.make()
     report = check_model(vae, *case.batch(), elbo)
     assert report.data == ("x",) and set(vae.characteristic) <= set(report.model)
-    assert report.labels == (() if isinstance(vae, VAE | M3) else ("y",))
+    assert report.labels == (() if isinstance(vae, VAE | M1 | M3) else ("y",))
     assert len(pyro.get_param_store()) == 0
 
 

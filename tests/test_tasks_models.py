@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch.testing import assert_close
 
 from pyro_semivae import tasks
 from pyro_semivae.labels import MISSING, Binary, Classes
-from pyro_semivae.models import DIVA, M2, M3, VAE
+from pyro_semivae.models import DIVA, M1, M2, M3, VAE
 from pyro_semivae.nn import MLPs
 
 SHAPE, C, L = (1, 4, 7), 5, 3
@@ -75,9 +76,35 @@ def test_m3_generates_by_rejection(labels):
     assert (changed[0] - tasks.decode(vae, latents)[0]).abs().max() > 1e-6
 
 
+@pytest.mark.parametrize("labels", [Classes(C), Binary(L)], ids=["classes", "binary"])
+def test_m1s_second_stage_is_scikit_learns_regression(labels):
+    vae, _ = make(M1, labels, z=3)
+    x = torch.rand(80, *SHAPE)
+    loc = vae.q_z.net(x)[:, :3].detach()
+    several = isinstance(labels, Binary)
+    if several:
+        y = (loc @ torch.randn(3, L) + 0.1 * torch.randn(80, L) > 0).double()
+        y[::3, 1] = torch.nan
+        known = ~y[:, 1].isnan()
+        expected = LogisticRegression(max_iter=2000).fit(loc[known].numpy(), y[known, 1].numpy())
+        got = tasks.classify(vae.fit_classifier(x, y), x, mean=True)[:, 1]
+        assert_close(got.numpy(), expected.predict_proba(loc.numpy())[:, 1], atol=1e-6, rtol=0)
+        return
+    for present in ([0, 2, 4], [1, 3]):  # some classes are not there, and two are a case of their own
+        y = torch.tensor(present)[torch.randint(0, len(present), (80,))]
+        y[60:] = MISSING
+        expected = LogisticRegression(max_iter=2000).fit(loc[:60].numpy(), y[:60].numpy())
+        got = tasks.classify(vae.fit_classifier(x, y), x, mean=True)
+        assert_close(got[:, present].numpy(), expected.predict_proba(loc.numpy()), atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match=r"y: got 1 value\(s\) of label 0"):
+        vae.fit_classifier(x, torch.zeros(80, dtype=torch.long))
+    with pytest.raises(ValueError, match="M1 has no label in its model, and latents"):
+        tasks.generate(vae, torch.tensor([1]))
+
+
 def test_a_vae_cannot_be_told_what_to_generate():
     vae, x = make(VAE, z=3)
-    with pytest.raises(ValueError, match="y: VAE has no label, neither in its model nor in its guide"):
+    with pytest.raises(ValueError, match="y: VAE has no label in its model"):
         tasks.generate(vae, torch.tensor([1, 2]))
     with pytest.raises(ValueError, match="VAE has no label"):
         tasks.intervene(vae, x, torch.full((6,), 2))

@@ -1,0 +1,131 @@
+"""M1: a VAE on all rows, then a classifier on its latents (Kingma, Rezende, Mohamed, Welling, NIPS 2014)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+
+from pyro_semivae.conditionals import Bernoullis, Categorical, Conditional, Gaussian, GreyBernoulliImage, StandardNormal
+from pyro_semivae.errors import InputError
+from pyro_semivae.infer import TraceLabels_ELBO
+from pyro_semivae.labels import Binary, Classes, is_missing
+from pyro_semivae.models import parts
+from pyro_semivae.models.base import SemiVAE
+from pyro_semivae.nn import MLPs, Networks
+
+
+class _Line(nn.Module):
+    """A linear map that no gradient trains: its weights are set by the second stage."""
+
+    def __init__(self, in_size: int, out_size: int):
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(out_size, in_size))
+        self.register_buffer("bias", torch.zeros(out_size))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return nn.functional.linear(z, self.weight, self.bias)
+
+
+class M1(SemiVAE):
+    """A VAE, and a linear classifier on its latents that is fitted afterwards.
+
+    ::
+
+        p(z) p(x | z)                  generative model
+        q(z | x) q(y | z)              inference model
+
+    ====  ======  =======================================  ===============================
+    site  symbol  shape: one class label | L binary labels  role
+    ====  ======  =======================================  ===============================
+    y     y       (B,) | (B, L)                            label, in the guide alone
+    z     z       (B, D_z) | (B, 1, D_z)                   latent
+    x     x       (B, C, H, W) | (B, 1, C, H, W)           data
+    ====  ======  =======================================  ===============================
+
+    Two stages: train with `elbo()`, the VAE's ELBO, on all rows; then `fit_classifier(x, y)`, a logistic regression of
+    scikit-learn on the posterior means of the labelled rows, whose weights become q(y | z)'s. The label has no part in
+    the first stage, so that M1 cannot generate from one, nor intervene on one: for that, M2, M3 or CCVAE.
+
+    Args:
+        x_shape, labels, networks, likelihood: see `CCVAE`. z: D_z.
+
+    Differs from the original: logistic regression (there: a transductive SVM, or M2 on the latents).
+
+    >>> from pyro_semivae.nn import MLPs
+    >>> vae = M1((1, 8, 8), Classes(10), networks=MLPs((16,)))
+    >>> x, y = torch.rand(20, 1, 8, 8), torch.arange(20) % 10
+    >>> vae.fit_classifier(x, y).q_y(torch.zeros(3, 20)).probs.shape
+    torch.Size([3, 10])
+    """
+
+    def __init__(
+        self,
+        x_shape: tuple[int, int, int],
+        labels: Classes | Binary,
+        *,
+        z: int = 20,
+        networks: Networks | None = None,
+        likelihood: type[Conditional] = GreyBernoulliImage,
+    ):
+        super().__init__(x_shape, labels)
+        parts.check_sizes(z=z)
+        networks = MLPs() if networks is None else networks
+        self.p_z = StandardNormal(z)
+        self.p_x = likelihood(networks.decoder([z], x_shape))
+        self.q_z = Gaussian(networks.encoder(x_shape, 2 * z))
+        self.q_y = (Bernoullis if isinstance(labels, Binary) else Categorical)(_Line(z, labels.code_size))
+
+    def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        self.register()
+        with self.rows(x, y):
+            z = pyro.sample("z", self.p_z())
+            return pyro.sample("x", self.p_x(z), obs=self.as_data(x))
+
+    def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
+        with self.rows(x, y):
+            z = pyro.sample("z", self.q_z(self.as_data(x)))
+            z = z.squeeze(-2) if isinstance(self.labels, Binary) else z  # to the plate of labels
+            with self.label_plate():
+                pyro.sample("y", self.q_y(z), obs=y, infer={"enumerate": "parallel", "is_auxiliary": True})
+
+    def elbo(self, **options) -> TraceLabels_ELBO:
+        """The VAE's ELBO, the first stage; see `TraceLabels_ELBO` for its options."""
+        return TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
+
+    @torch.no_grad()
+    def fit_classifier(self, x: Tensor, y: Tensor) -> M1:
+        """The second stage: fits q(y | z) to the observed labels, each binary label to the rows where it is.
+
+        Args:
+            x: images `(B, C, H, W)`. y: their labels, some missing.
+
+        Raises:
+            ValueError: a label is nowhere observed, or with one value only.
+        """
+        y = self.labels.validate(y)
+        loc = torch.cat([self.q_z(self.images(part)).mean for part in x.split(1000)]).cpu().numpy()
+        columns = y[:, None] if y.dim() == 1 else y
+        for i in range(columns.shape[1]):
+            known = ~is_missing(columns[:, i]).cpu()
+            values = columns[known, i].cpu().long().numpy()
+            if len(np.unique(values)) < 2:
+                raise InputError(f"y: got {len(np.unique(values))} value(s) of label {i}; accepted are two or more")
+            found = LogisticRegression(max_iter=2000).fit(loc[known.numpy()], values)
+            weight, bias = (torch.as_tensor(a).to(self.q_y.net.weight) for a in (found.coef_, found.intercept_))
+            if y.dim() == 1:
+                self._set_classes(weight, bias, found.classes_)
+            else:
+                self.q_y.net.weight[i], self.q_y.net.bias[i] = weight[0], bias[0]
+        return self
+
+    def _set_classes(self, weight: Tensor, bias: Tensor, classes: np.ndarray) -> None:
+        """A regression on the classes that are there; one that is not gets next to no probability."""
+        if len(classes) == 2:  # scikit-learn has one line for two classes
+            weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+        self.q_y.net.weight.zero_()
+        self.q_y.net.bias.fill_(-30.0)
+        rows = torch.as_tensor(classes)
+        self.q_y.net.weight[rows], self.q_y.net.bias[rows] = weight, bias
