@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
@@ -140,18 +141,23 @@ def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws:
         )
     y = vae.labels.validate(y).to(next(vae.parameters()).device)
     missing, best, found = is_missing(y), torch.full(y.shape, -1.0, device=y.device), {}
-    blank = torch.zeros(len(y), *vae.x_shape, device=y.device)
-    for _ in range(max_draws):
-        drawn = {name: site["value"] for name, site in sample_sites(_run_model(vae, {}, y, len(y)))}
-        drawn = {name: drawn[name] for name in vae.characteristic}
-        with LocalParameters(), Impute(), poutine.condition(data=drawn):
-            trace = poutine.trace(vae.guide).get_trace(vae.images(blank))
-        labels = [site for _, site in sample_sites(trace) if enumerates(site)]
-        prob = labels[0]["fn"].log_prob(torch.where(missing, 0, y)).exp()
-        prob = torch.where(missing, 1.0, prob)
-        better = (prob > best) & (best <= confidence)
-        best = torch.where(better, prob, best)
-        found = {name: _where(better, value, found.get(name, value)) for name, value in drawn.items()}
+    blank, at_once = vae.images(torch.zeros(len(y), *vae.x_shape)), 50
+    samples = pyro.plate("samples", at_once, dim=-1 - vae.max_plate_nesting)
+    for _ in range(-(-max_draws // at_once)):
+        with LocalParameters(), Impute(), _Until(vae.characteristic) as prior, samples:
+            vae.model(None, y)
+        with LocalParameters(), Impute(), poutine.condition(data=prior.values), samples:
+            sites = dict(sample_sites(poutine.trace(vae.guide).get_trace(blank)))
+        (label,) = (site for site in sites.values() if enumerates(site))
+        prob = torch.where(missing, 1.0, label["fn"].log_prob(torch.where(missing, 0, y)).exp())  # (S, B [, L])
+        sure = prob > confidence
+        chosen = torch.where(sure.any(0), sure.int().argmax(0), prob.argmax(0)).unsqueeze(0)  # the first, else the best
+        prob = prob.gather(0, chosen)[0]
+        better, best = (prob > best) & (best <= confidence), torch.where(best > confidence, best, prob.maximum(best))
+        for name, value in prior.values.items():
+            index = chosen.reshape(chosen.shape + (1,) * (value.dim() - chosen.dim())).expand(1, *value.shape[1:])
+            value = value.gather(0, index)[0]
+            found[name] = _where(better, value, found.get(name, value))
         if (best > confidence).all():
             break
     else:
@@ -304,6 +310,27 @@ def _num_rows(latents: Latents, y: Tensor | None) -> int:
     if y is None and not latents:
         raise InputError("latents, y: got neither; accepted are latents by site name, labels, or both")
     return len(y) if y is not None else len(next(iter(latents.values())))
+
+
+class _Until(Messenger):
+    """Ends a model's run once the sites of these names are sampled; `values` holds what they got."""
+
+    class Enough(Exception):
+        pass
+
+    def __init__(self, names: Sequence[str]):
+        super().__init__()
+        self.names, self.values = names, {}
+
+    def _pyro_post_sample(self, msg) -> None:
+        if msg["name"] in self.names:
+            self.values[msg["name"]] = msg["value"]
+            if len(self.values) == len(self.names):
+                raise self.Enough
+
+    def __exit__(self, kind, value, traceback):
+        super().__exit__(kind, value, traceback)
+        return kind is self.Enough
 
 
 class _Redraw(Messenger):
