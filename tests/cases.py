@@ -55,12 +55,12 @@ def classes(model: type[SemiVAE], **sizes: int) -> Callable[[], SemiVAE]:
     return lambda: model((1, 4, 7), Classes(5), networks=MLPs((11,)), **sizes)
 
 
-def binary(model: type[SemiVAE], **sizes: int) -> Callable[[], SemiVAE]:
-    return lambda: model((1, 4, 7), Binary(3), networks=MLPs((11,)), **sizes)
+def binary(model: type[SemiVAE], **options) -> Callable[[], SemiVAE]:
+    return lambda: model((1, 4, 7), Binary(3), networks=MLPs((11,)), **options)
 
 
-def multi_label(**options) -> Callable[[], SemiVAE]:
-    return lambda: CCVAE((2, 64, 64), Binary(3), z_s=4, networks=Convs(), likelihood=LaplaceImage, **options)
+def convolutional() -> SemiVAE:
+    return CCVAE((2, 64, 64), Binary(3), z_s=4, networks=Convs(), likelihood=LaplaceImage)
 
 
 CASES = [
@@ -86,14 +86,14 @@ CASES = [
     Case("m2-score", binary(M2, z=4), lambda vae: vae.elbo(classifier_weight=3.0, labels="score")),
     Case("m3-binary", binary(M3, z_s=4), lambda vae: vae.elbo(classifier_weight=3.0)),
     Case("diva-binary", binary(DIVA, z_s=4), lambda vae: vae.elbo(classifier_weight=3.0)),
-    Case("multilabel-exact", multi_label(), lambda vae: vae.elbo(num_samples=4), "ccvae.py"),
-    Case("multilabel-jensen", multi_label(), lambda vae: vae.elbo(marginal="jensen", num_samples=4), "ccvae.py"),
-    Case("multilabel-sampled", multi_label(), lambda vae: vae.elbo(marginal="sampled", num_samples=4), "ccvae.py"),
+    Case("convolutional", convolutional, lambda vae: vae.elbo(num_samples=4), "ccvae.py"),
+    Case("binary-jensen", binary(CCVAE, z_s=4), lambda vae: vae.elbo(marginal="jensen", num_samples=4), "ccvae.py"),
+    Case("binary-sampled", binary(CCVAE, z_s=4), lambda vae: vae.elbo(marginal="sampled", num_samples=4), "ccvae.py"),
     Case(
-        "multilabel-more",
-        multi_label(),
+        "binary-more",
+        binary(CCVAE, z_s=4),
         lambda vae: vae.elbo(balance_weight=5.0, entropy_weight=4.0, consistency_weight=2.0),
         "ccvae.py",
     ),
-    Case("multilabel-bayes", multi_label(classifier="bayes"), lambda vae: vae.elbo(num_samples=4), "ccvae.py"),
+    Case("binary-bayes", binary(CCVAE, z_s=4, classifier="bayes"), lambda vae: vae.elbo(num_samples=4), "ccvae.py"),
 ]
