@@ -57,8 +57,9 @@ class Job:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The preset's settings, as the example has them now, and the changes."""
-        return {**_presets(self.script)[self.preset], **self.changes}
+        """The preset's settings for this data set, as the example has them now, and the changes."""
+        settings = {**_presets(self.script)[self.preset], **self.changes}
+        return {k: v.get(self.dataset, v["*"]) if isinstance(v, dict) else v for k, v in settings.items()}
 
     def result(self) -> dict | None:
         """What was recorded, if it was with these very settings."""

@@ -51,6 +51,30 @@ def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str
     return out
 
 
+# The preset of the models that CCVAE is compared with.
+COMPARED = {"demo": {"epochs": {"digits": 200, "faces": 6, "*": 12}, "lr": 1e-3}}
+
+
+def compared_parser(description: str, *, split: bool, alpha: float | None = None) -> argparse.ArgumentParser:
+    """A parser with the flags of the models that CCVAE is compared with.
+
+    Args:
+        split: whether there are two latents, `--z-c` and `--z-s`, or one, `--z`.
+        alpha: the default of `--alpha`, for those that weight a classifier.
+    """
+    out = parser(description, datasets=data.NAMES, labelled={"digits": "100", "*": "0.004"})
+    if split:
+        out.add_argument("--z-c", type=int, default=10, help="size of z_c (binary labels: one entry a label)")
+        out.add_argument("--z-s", type=int, default=20, help="size of the rest")
+    else:
+        out.add_argument("--z", type=int, default=20, help="size of the latent")
+    out.add_argument("--beta", type=float, default=1.0, help="weight of the latents' densities; 1 is the bound")
+    if alpha is not None:
+        meaning = "weight alpha N / N_labelled on log q(y|.) of labelled rows"
+        out.add_argument("--alpha", type=float, default=alpha, help=meaning)
+    return out
+
+
 def parse(parser: argparse.ArgumentParser, presets: dict[str, dict[str, Any]], argv: Sequence[str] | None = None):
     """Parses the flags with `--preset` as the defaults of others; the first preset is the default one."""
     parser.add_argument("--preset", default=next(iter(presets)), choices=presets, help="sets defaults of other flags")
@@ -133,8 +157,15 @@ class Run:
         """What the papers build models of for such data: `networks` and `likelihood`.
 
         MLPs of 600-600 and Bernoulli pixels for class labels; convolutions and Laplace pixels for binary ones.
+
+        Raises:
+            InputError: dropout for the convolutions, which have none.
         """
         if isinstance(self.data.labels, Binary):
+            if dropout:
+                raise InputError(
+                    f"--dropout: got {dropout}; accepted with binary labels is 0: their networks have none"
+                )
             return {"networks": Convs(), "likelihood": LaplaceImage}
         hidden = (32,) if self.args.smoke_test else (600, 600)
         return {"networks": MLPs(hidden, dropout), "likelihood": GreyBernoulliImage}

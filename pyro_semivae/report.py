@@ -36,7 +36,7 @@ def measure_classes(
         quick: seconds of everything, to see that it runs.
         seed: of the draws. The independent classifier is the same for every seed.
 
-    Returns `bound_per_row` (the paper's bound on log p(x), all weights 1, in nats per test row, one draw of z each),
+    Returns `bound_per_row` (`vae.elbo()` without labels, all weights 1, in nats per test row, one draw of z each),
     `test_accuracy` (arg max of E_q(z|x)[q(y|z)], 100 samples, q(z|x) being the guide as it was trained),
     `test_accuracy_clean` (the same, nothing corrupted), `test_accuracy_mean` (at the posterior mean, nor there),
     `generation_accuracy` (of the independent classifier, on 200 images a class), `mutual_information` of those images
@@ -48,11 +48,10 @@ def measure_classes(
     with _seeded(seed, device):
         labels = torch.arange(len(data.label_names), device=device).repeat(10 if quick else 200)
         generation, images = metrics.generation_accuracy(lambda y: tasks.generate(vae, y)[0], judge.classify, labels)
-        sampled = tasks.in_batches(lambda part: tasks.classify(vae, part, corrupt=corrupt), x)
-        clean = tasks.in_batches(lambda part: tasks.classify(vae, part), x)
-        mean = tasks.in_batches(lambda part: tasks.classify(vae, part, mean=True), x)
+        hows = ({"corrupt": corrupt}, {}, {"mean": True})
+        sampled, clean, mean = (tasks.in_batches(partial(tasks.classify, vae, **how), x) for how in hows)
         rows = torch.randperm(len(data.x))[:20_000]
-        bound = torch.cat([_bound(vae, part) for part in x.split(1000)]).double().mean().item()
+        bound = tasks.in_batches(partial(_bound, vae), x).double().mean().item()
         features = judge.embed(data.x[rows].to(device))
     posterior = metrics.LastLayerGP(features, data.y[rows], len(data.label_names), steps=5 if quick else 300)
     return {
@@ -80,28 +79,27 @@ def measure_attributes(
     Args:
         vae, data, corrupt, quick, seed: see `measure_classes`.
 
-    Returns `bound_per_row`, `test_accuracy` (mean over labels, at E_q(z|x)[q(y|z)], as the guide was trained),
-    `test_accuracy_clean`, `test_accuracy_mean` and `test_accuracy_per_label`; `generation_accuracy` and
-    `mutual_information` of images drawn with labels of the test set, and `mutual_information_real`; `frechet_distance`
-    of these images (with the independent classifier's features, not the FID); `swap_difference`;
+    Returns `bound_per_row` (M2's is relaxed, and no bound); `test_accuracy` (mean over labels, at E_q(z|x)[q(y|z)], as
+    the guide was trained), `test_accuracy_clean`, `test_accuracy_mean` and `test_accuracy_per_label`;
+    `generation_accuracy` and `mutual_information` of images drawn with labels of the test set, and
+    `mutual_information_real`; `frechet_distance` of these images (with the independent classifier's features, not the
+    FID); `swap_difference`;
     `intervention_condition_number`, `intervention_selectivity` and `intervention_matrix` (rows: what changes);
     `characteristic_capture` where the data has strengths (mean held-out R^2); `judge_accuracy`.
     """
     device = next(vae.parameters()).device
     x, y = data.x_test.to(device), data.y_test.to(device)
     judge, judge_accuracy = metrics.independent_classifier(data, device=device, steps=20 if quick else 900)
-    few = slice(0, 50 if quick else 500)
+    few, hows = slice(0, 50 if quick else 500), ({"corrupt": corrupt}, {}, {"mean": True})
     with _seeded(seed, device):
-        generation, images = metrics.generation_accuracy(
-            lambda y: torch.cat([tasks.generate(vae, part)[0] for part in y.split(500)]), judge.classify, y
-        )
-        sampled = _classified(vae, x, corrupt=corrupt)
-        swap = metrics.swap_difference(
-            partial(_batched, partial(tasks.swap, vae)), judge.logits, x, y, num_partners=1 if quick else 5
-        )
+        generate = partial(tasks.in_batches, lambda y: tasks.generate(vae, y)[0])
+        generation, images = metrics.generation_accuracy(generate, judge.classify, y)
+        sampled, clean, mean = (tasks.in_batches(partial(tasks.classify, vae, **how), x) for how in hows)
+        swap = partial(tasks.in_batches, partial(tasks.swap, vae))
+        swap_difference = metrics.swap_difference(swap, judge.logits, x, y, num_partners=1 if quick else 5)
         intervene, reconstruct = (lambda x, y: tasks.intervene(vae, x, y)[0]), partial(tasks.reconstruct, vae)
         matrix = metrics.intervention_matrix(intervene, reconstruct, judge.logits, x[few], y[few])
-        bound = torch.cat([_bound(vae, part) for part in x.split(500)]).double().mean().item()
+        bound = tasks.in_batches(partial(_bound, vae), x).double().mean().item()
         rows = torch.randperm(len(data.x))[: 1000 if quick else 10_000]
         features = judge.embed(data.x[rows].to(device))
     posterior = metrics.LastLayerGP(features, data.y[rows], None, steps=5 if quick else 300)
@@ -109,40 +107,36 @@ def measure_attributes(
     out = {
         "bound_per_row": bound,
         "test_accuracy": per_label.mean().item(),
-        "test_accuracy_clean": metrics.label_accuracy(_classified(vae, x), y).mean().item(),
-        "test_accuracy_mean": metrics.label_accuracy(_classified(vae, x, mean=True), y).mean().item(),
+        "test_accuracy_clean": metrics.label_accuracy(clean, y).mean().item(),
+        "test_accuracy_mean": metrics.label_accuracy(mean, y).mean().item(),
         "test_accuracy_per_label": dict(zip(data.label_names, per_label.tolist(), strict=True)),
         "generation_accuracy": generation,
         "mutual_information": metrics.image_mutual_information(images, judge.embed, posterior),
         "mutual_information_real": metrics.image_mutual_information(x, judge.embed, posterior),
         "frechet_distance": metrics.frechet_distance(judge.embed(images), judge.embed(x)),
-        "swap_difference": swap,
+        "swap_difference": swap_difference,
         "intervention_condition_number": metrics.condition_number(matrix),
         "intervention_selectivity": metrics.selectivity(matrix),
         "intervention_matrix": [[round(value, 4) for value in row] for row in matrix.tolist()],
         "judge_accuracy": judge_accuracy,
     }
     if data.strengths is not None:
-        own, others = _latents(vae, data.x[rows].to(device))
+        own, others = _own_and_others(vae, data.x[rows].to(device))
         out["characteristic_capture"] = metrics.characteristic_capture(own, others, data.strengths[rows]).mean()
     return out
 
 
-def _latents(vae: SemiVAE, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Posterior means: the characteristic latents `(N, L)` or `(N, L, d)`, and the rest flattened, `(N, D)`."""
+def _own_and_others(vae: SemiVAE, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What the model holds of each label, `(N, L)`, and the other latents, `(N, D)`: posterior means.
+
+    Of a label it holds its characteristic latent, or, where the label is a latent itself (M2), q(y_i = 1 | x).
+    """
     parts = [tasks.infer(vae, part) for part in x.split(500)]
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    own = torch.cat([joined[name] for name in vae.characteristic], -1)
+    own = [joined[name] for name in vae.characteristic if name in joined]
+    own = torch.cat(own, -1) if own else tasks.in_batches(partial(tasks.classify, vae), x)
     others = [value.flatten(1) for name, value in joined.items() if name not in vae.characteristic]
     return own, torch.cat([own.new_empty(len(x), 0), *others], 1)
-
-
-def _classified(vae: SemiVAE, x: Tensor, **options) -> Tensor:
-    return torch.cat([tasks.classify(vae, part, **options) for part in x.split(500)])
-
-
-def _batched(task: Callable[..., Tensor], *images: Tensor) -> Tensor:
-    return torch.cat([task(*parts) for parts in zip(*(x.split(500) for x in images), strict=True)])
 
 
 @contextmanager
@@ -224,7 +218,8 @@ def draw_attributes(vae: SemiVAE, data: ImageData, history: History, out: str | 
     with _seeded(seed, device):
         x, y = vae.images(data.x_test[:8].to(device)), data.y_test[:8].to(device)
         _draw_interventions(vae, x, y, names, out)
-        _draw_walks(vae, x, names, out)
+        if vae.characteristic[0] in tasks.infer(vae, x[:1]):  # M2 has no latent of a label to walk along
+            _draw_walks(vae, x, names, out)
         _draw_diversity(vae, x, names, out)
         swapped = torch.stack([tasks.swap(vae, x[i : i + 1].expand_as(x), x) for i in range(len(x))])
         swapped = torch.cat([x.unsqueeze(1), swapped], 1)
@@ -287,13 +282,24 @@ def _draw_diversity(vae: SemiVAE, x: Tensor, names: Sequence[str], out: Path, dr
 
 
 def measure_images(vae: SemiVAE, data: ImageData, *, seed: int = 0) -> dict[str, float]:
-    """Of a model without labels, on the test set: `bound_per_row` (nats), `reconstruction_error` (|x - x'| a pixel)."""
+    """Of a model that no label generates (VAE, M1), on the test set.
+
+    Returns `bound_per_row` (nats), `reconstruction_error` (|x - x'| a pixel) and, where the guide has a classifier,
+    `test_accuracy`.
+    """
     device = next(vae.parameters()).device
-    x = data.x_test.to(device)
+    x, y = data.x_test.to(device), data.y_test.to(device)
     with _seeded(seed, device):
-        bound = torch.cat([_bound(vae, part) for part in x.split(500)]).double().mean().item()
-    errors = [(vae.images(part) - tasks.reconstruct(vae, part)).abs().flatten(1).mean(1) for part in x.split(500)]
-    return {"bound_per_row": bound, "reconstruction_error": torch.cat(errors).double().mean().item()}
+        bound = tasks.in_batches(partial(_bound, vae), x).double().mean().item()
+        rebuilt = tasks.in_batches(partial(tasks.reconstruct, vae), x)
+        out = {"bound_per_row": bound, "reconstruction_error": (vae.images(x) - rebuilt).abs().double().mean().item()}
+        if tasks.classifies(vae):
+            probs = tasks.in_batches(partial(tasks.classify, vae), x)
+            several = isinstance(data.labels, Binary)
+            out["test_accuracy"] = (
+                metrics.label_accuracy(probs, y).mean().item() if several else metrics.accuracy(probs, y)
+            )
+    return out
 
 
 def draw_images(vae: SemiVAE, data: ImageData, history: History, out: str | Path, *, seed: int = 0) -> None:
@@ -308,21 +314,23 @@ def draw_images(vae: SemiVAE, data: ImageData, history: History, out: str | Path
     training_curves(history, path=out / "training.png")
 
 
-def measure(vae: SemiVAE, data: ImageData, *, corrupt=None, quick: bool = False, seed: int = 0) -> dict[str, Any]:
-    """`measure_classes` or `measure_attributes`, as the labels are; `measure_images` of a model that has none."""
+def measure(
+    vae: SemiVAE,
+    data: ImageData,
+    *,
+    corrupt: Callable[[Tensor], Tensor] | None = None,
+    quick: bool = False,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """`measure_classes` or `measure_attributes`, as the labels are; `measure_images` where no label generates."""
     if not vae.characteristic:
-        out = measure_images(vae, data, seed=seed)
-        if hasattr(vae, "q_y"):  # M1 classifies, and nothing else
-            probs, y = _classified(vae, data.x_test.to(next(vae.parameters()).device)).cpu(), data.y_test
-            by_label = metrics.label_accuracy(probs, y).mean().item() if y.dim() > 1 else metrics.accuracy(probs, y)
-            out["test_accuracy"] = by_label
-        return out
+        return measure_images(vae, data, seed=seed)
     task = measure_attributes if isinstance(data.labels, Binary) else measure_classes
     return task(vae, data, corrupt=corrupt, quick=quick, seed=seed)
 
 
 def draw(vae: SemiVAE, data: ImageData, history: History, out: str | Path) -> None:
-    """`draw_classes` or `draw_attributes`, as the labels are; `draw_images` of a model that has none."""
+    """`draw_classes` or `draw_attributes`, as the labels are; `draw_images` where no label generates."""
     if not vae.characteristic:
         draw_images(vae, data, history, out)
     else:

@@ -178,6 +178,14 @@ def _has_label(vae: SemiVAE) -> bool:
     return any(enumerates(site) for _, site in sample_sites(trace))
 
 
+def classifies(vae: SemiVAE) -> bool:
+    """Whether the guide has a label site, so that there is a q(y | x)."""
+    blank = vae.images(torch.zeros(1, *vae.x_shape))
+    with LocalParameters(), Impute():
+        trace = poutine.trace(vae.guide).get_trace(blank)
+    return any(enumerates(site) for _, site in sample_sites(trace))
+
+
 @torch.no_grad()
 def intervene(vae: SemiVAE, x: Tensor, y_new: Tensor, num_samples: int = 1) -> Tensor:
     """Counterfactual images: infer the latents of x, set labels, redraw what descends from them, decode.
@@ -280,9 +288,9 @@ def prior_of_characteristics(vae: SemiVAE, y: Tensor) -> tuple[Tensor, Tensor]:
     return fn.mean, fn.stddev
 
 
-def in_batches(task: Callable[[Tensor], Tensor], x: Tensor, size: int = 1000, dim: int = 0) -> Tensor:
-    """Applies a task to many images in batches and concatenates the results along `dim`."""
-    return torch.cat([task(part) for part in x.split(size)], dim)
+def in_batches(task: Callable[..., Tensor], *images: Tensor, size: int = 500) -> Tensor:
+    """Applies a task to many images (labels ...) in batches of rows, and concatenates the results."""
+    return torch.cat([task(*parts) for parts in zip(*(x.split(size) for x in images), strict=True)])
 
 
 def _run_model(vae: SemiVAE, latents: Latents, y: Tensor | None, num_rows: int) -> Trace:

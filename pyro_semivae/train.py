@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,13 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pyro_semivae.checkpoints import Average, Checkpoint, History, setting
 from pyro_semivae.data.batches import Batches
 from pyro_semivae.errors import InputError
-from pyro_semivae.files import check_plain, load_checkpoint, save_checkpoint, writable_folder
+from pyro_semivae.files import check_plain, writable_folder
 from pyro_semivae.infer import ObjectiveModule, RowELBO, RowScale
 from pyro_semivae.models import SemiVAE
-
-History = list[dict[str, float]]
+from pyro_semivae.watch import FiniteWatch, check_weights
 
 
 def constant(progress: float) -> float:
@@ -124,23 +122,20 @@ def fit(
     vae.to(fabric.device)
     optimiser = torch.optim.Adam(vae.parameters(), lr, fused=True)
     history: History = []
-    setting = {
-        "objective": f"{type(elbo).__name__}({_described(vars(elbo))})",
-        "data": f"{tuple(x.shape)} {x.dtype}, sum {_sum(x):.17g}",
-        "labels": batches.labelled.tolist() and batches.y[batches.labelled.to(batches.y.device)].tolist(),
-        "batches": f"{batches.sizes}, labelled_weight {labelled_weight}, seed {seed}",
-        "optimiser": f"lr {lr}, schedule {_described(schedule)}, corrupt {_described(corrupt)}, average {average}",
-    }
-    averaged = _Average(vae, average)
+    averaged = Average(vae, average)
+    of_batches = f"{batches.sizes}, labelled_weight {labelled_weight}, seed {seed}"
+    of_optimiser = {"lr": lr, "schedule": schedule, "corrupt": corrupt, "average": average}
+    kept = setting(elbo, x, batches, of_batches, of_optimiser)
+    state = Checkpoint(vae, averaged, optimiser, batches, kept, config or {})
     if resume and checkpoint is not None:
         if Path(checkpoint).exists():
-            history = _restore(Path(checkpoint), vae, averaged, optimiser, batches, setting, epochs)
+            history = state.restore(checkpoint, epochs)
         else:
             print(f"no checkpoint at {checkpoint}: starting at epoch 1", file=sys.stderr, flush=True)
     step_module = _Step(elbo(vae.model, vae.guide if corrupt is None else _corrupted(vae.guide, corrupt)))
     module, optimiser = fabric.setup(step_module, optimiser)
     total_steps = max(1, epochs * batches.steps)
-    watch = _FiniteWatch(every=1 if fabric.device.type == "cpu" else 25)
+    watch = FiniteWatch(every=1 if fabric.device.type == "cpu" else 25)
     with pyro.validation_enabled(False), _training(vae):
         for epoch in range(len(history), epochs):
             start, sums = time.perf_counter(), None
@@ -148,13 +143,12 @@ def fit(
                 for step, batch in enumerate(batches.epoch(epoch)):
                     for group in optimiser.param_groups:
                         group["lr"] = lr * schedule((epoch * batches.steps + step) / total_steps)
-                    loss, terms, monitors = module(batch.x, batch.y, batch.scale)
+                    loss, terms, means = module(batch.x, batch.y, batch.scale)
                     watch(terms, batch.rows, step_module.names, f"epoch {epoch + 1}, step {step + 1}")
                     optimiser.zero_grad()
                     fabric.backward(loss)
                     optimiser.step()
                     averaged.update()
-                    means = torch.cat([terms @ batch.scale, monitors])
                     sums = means if sums is None else sums + means
                     _show(bar, step, sums, step_module.names)
                 watch.check(step_module.names)
@@ -167,9 +161,9 @@ def fit(
             every = -(-epochs // 20)  # at most twenty lines
             if progress and not sys.stderr.isatty() and ((epoch + 1) % every == 0 or epoch + 1 == epochs):
                 print(_line(history[-1], epochs), file=sys.stderr, flush=True)
-            _check_weights(vae, epoch + 1)
+            check_weights(vae, epoch + 1)
             if checkpoint is not None:
-                save_checkpoint(checkpoint, _state(vae, averaged, optimiser, batches, history, config, setting))
+                state.save(checkpoint, history)
     averaged.exchange()
     return history
 
@@ -200,163 +194,13 @@ class _Step(nn.Module):
         self.monitors: list[str] = []
 
     def forward(self, x: Tensor, y: Tensor | None, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss; each row's terms, `(T, B)` (a batch's own repeated); their scaled sums and monitors, `(T + M,)`."""
         with RowScale(scale):
             rows = self.objective.rows(x, y)
-        batch = {name: term for name, term in rows.terms.items() if name.startswith("batch/")}
-        self.names = [name for name in rows.terms if name not in batch]
-        self.monitors = [*batch, *rows.monitors]
-        terms = torch.stack([rows.terms[name].detach() for name in self.names])  # (T, B)
-        monitors = [value.detach().reshape(1) for value in (batch | rows.monitors).values()]
-        return -rows.total(), terms, torch.cat([terms.new_empty(0), *monitors])
-
-
-class _Average:
-    """A moving average of a model's parameters over steps; without a decay it is nothing at all."""
-
-    def __init__(self, vae: SemiVAE, decay: float):
-        self.parameters, self.decay, self.steps = dict(vae.named_parameters()), decay, 0
-        self.values = {name: p.detach().clone() for name, p in self.parameters.items()} if decay else {}
-
-    @torch.no_grad()
-    def update(self) -> None:
-        if self.values:
-            self.steps += 1
-            decay = min(self.decay, self.steps / (self.steps + 9))  # the first steps count for little
-            torch._foreach_lerp_([*self.values.values()], [*self.parameters.values()], 1 - decay)
-
-    @torch.no_grad()
-    def exchange(self) -> None:
-        """The averages for the weights, and the weights for the averages."""
-        for name, value in self.values.items():
-            weight = self.parameters[name].clone()
-            self.parameters[name].copy_(value)
-            value.copy_(weight)
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        self.exchange()
-        try:
-            yield
-        finally:
-            self.exchange()
-
-
-class _FiniteWatch:
-    """Remembers, on the device, the first step with a term that is not finite; looks every so many steps."""
-
-    def __init__(self, every: int):
-        self.every, self.steps, self.first = every, [], None
-
-    def __call__(self, terms: Tensor, rows: Tensor, names: Sequence[str], where: str) -> None:
-        bad = ~terms.isfinite()
-        step = torch.full((), len(self.steps), device=bad.device)
-        self.steps.append(where)
-        seen = (bad, rows.to(bad.device), step)
-        if self.first is not None:
-            known = self.first[0].any()
-            seen = tuple(torch.where(known, old, new) for old, new in zip(self.first, seen, strict=True))
-        self.first = seen
-        if len(self.steps) >= self.every:
-            self.check(names)
-
-    def check(self, names: Sequence[str]) -> None:
-        if self.first is not None and (bad := self.first[0]).any():
-            culprits = [name for name, row in zip(names, bad, strict=True) if row.any()]
-            sites = sorted({re.sub(r".*\(|[|)].*", "", name) for name in culprits})
-            rows = self.first[1][bad.any(0)].tolist()
-            raise FloatingPointError(
-                f"the bound is not finite at {self.steps[int(self.first[2])]}: term {', '.join(culprits)} "
-                f"(site {', '.join(sites)}) at rows {rows[:10]}{' ...' if len(rows) > 10 else ''} of the training set"
-            )
-        self.steps, self.first = [], None
-
-
-def _state(
-    vae: SemiVAE,
-    averaged: _Average,
-    optimiser: torch.optim.Optimizer,
-    batches: Batches,
-    history: History,
-    config: dict[str, Any] | None,
-    setting: dict[str, Any],
-) -> dict[str, Any]:
-    """What a checkpoint holds: all that a resumed run needs to go on bit-identically, less the data."""
-    return {
-        "model": type(vae).__name__,
-        "weights": {**vae.state_dict(), **averaged.values},
-        "in_training": {name: averaged.parameters[name].detach() for name in averaged.values},
-        "steps": averaged.steps,
-        "optimiser": optimiser.state_dict(),
-        "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "epoch": len(history),
-        "labelled": batches.labelled,
-        "history": history,
-        "config": config or {},
-        "setting": setting,
-    }
-
-
-def _restore(
-    path: Path,
-    vae: SemiVAE,
-    averaged: _Average,
-    optimiser: torch.optim.Optimizer,
-    batches: Batches,
-    setting: dict[str, Any],
-    epochs: int,
-) -> History:
-    state = load_checkpoint(path, type(vae).__name__)
-    load_weights(vae, state, path)
-    if not torch.equal(state["labelled"], batches.labelled):
-        raise InputError(f"checkpoint: {path} was trained with other labelled rows than those of y")
-    for name, value in setting.items():
-        if state["setting"].get(name) != value:
-            said = "" if name == "labels" else f": {state['setting'].get(name)}, now {value}"
-            raise InputError(f"checkpoint: {path} was trained with other {name}{said}")
-    if state["epoch"] > epochs:
-        raise InputError(f"epochs: got {epochs}; {path} has been trained for {state['epoch']} already")
-    averaged.steps = state["steps"]
-    for name, value in averaged.values.items():
-        value.copy_(state["weights"][name])
-    vae.load_state_dict(state["in_training"], strict=False)
-    optimiser.load_state_dict(state["optimiser"])
-    torch.set_rng_state(state["random"])
-    if state["random_cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["random_cuda"])
-    return list(state["history"])
-
-
-def _sum(x: Tensor) -> float:
-    """The sum of a tensor that may be memory-mapped, a part at a time."""
-    return sum(part.sum(dtype=torch.float64).item() for part in x.split(1000))
-
-
-def _described(value: Any) -> str:
-    """A setting as text that is the same in another process."""
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {v}" for k, v in sorted(value.items()) if isinstance(v, int | float | str))
-    if isinstance(value, partial):
-        return f"{_described(value.func)}({', '.join([*map(str, value.args), _described(value.keywords)])})"
-    return getattr(value, "__qualname__", str(value))
-
-
-def _check_weights(vae: SemiVAE, epoch: int) -> None:
-    bad = [name for name, parameter in vae.named_parameters() if not parameter.isfinite().all()]
-    if bad:
-        raise FloatingPointError(f"parameters {', '.join(bad[:5])} are not finite after epoch {epoch}")
-
-
-def load_weights(vae: SemiVAE, state: dict[str, Any], path: str | Path = "checkpoint") -> None:
-    """Puts a checkpoint's weights into a model.
-
-    Raises:
-        ValueError: the model has other parameters or sizes.
-    """
-    try:
-        vae.load_state_dict(state["weights"])
-    except RuntimeError as error:
-        raise InputError(f"checkpoint: {path} does not fit this {type(vae).__name__}: {error}") from error
+        self.names, self.monitors = [*rows.terms], [*rows.monitors]
+        terms = torch.stack([term.detach().expand(len(x)) for term in rows.terms.values()])
+        scaled = [term if name.startswith("batch/") else term @ scale for name, term in rows.terms.items()]
+        return -rows.total(), terms, torch.stack([value.detach() for value in [*scaled, *rows.monitors.values()]])
 
 
 def _record(epoch: int, means: Tensor, module: _Step, seconds: float) -> dict[str, float]:

@@ -259,6 +259,9 @@ def test_what_cannot_be_summed_is_refused():
     vae, _ = make(M2, Binary(L))
     with pytest.raises(ValueError, match="labels: got 'sum', which is 2\\^L terms here; accepted are"):
         vae.elbo(labels="sum")
+    vae, x = make(M2)
+    with pytest.raises(ValueError, match="labels: got 'relaxed'; accepted for 'y', which is not binary, are"):
+        vae.elbo(labels="relaxed").terms(vae.model, vae.guide, x, Y)
     for option, value in (("labels", "all"), ("beta", -1.0), ("classifier_weight", math.inf), ("temperature", 0.0)):
         with pytest.raises(ValueError, match=f"{option}: got "):
             TraceLabels_ELBO(**{option: value})

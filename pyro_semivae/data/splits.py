@@ -75,13 +75,27 @@ def lose_labels(y: Tensor, seed: int, *, rows: float = 0.5, entries: float = 0.5
 
     Args:
         rows: the fraction of the rows with any label that lose some. entries: the chance of each of their labels.
-        seed: of the draw, which happens on the CPU and depends on the row's number and not on other rows.
+        seed: of the draw, which happens on the CPU.
+
+    Raises:
+        ValueError: `y` is no `(N, L)` float tensor.
     """
+    _check_binary(y)
     generator = torch.Generator().manual_seed(seed)
     lost = (torch.rand(len(y), 1, generator=generator) < rows) & (torch.rand(y.shape, generator=generator) < entries)
     return torch.where(lost, torch.nan, y)
 
 
 def drop_partly_labelled(y: Tensor) -> Tensor:
-    """A copy of binary labels `(N, L)` in which a row with any missing label has none at all."""
+    """A copy of binary labels `(N, L)` in which a row with any missing label has none at all.
+
+    Raises:
+        ValueError: `y` is no `(N, L)` float tensor.
+    """
+    _check_binary(y)
     return torch.where(y.isnan().any(1, keepdim=True), torch.nan, y)
+
+
+def _check_binary(y: Tensor) -> None:
+    if y.dim() != 2 or not y.is_floating_point():
+        raise InputError(f"y: got {y.dtype} of shape {tuple(y.shape)}; accepted are binary labels, float (N, L)")

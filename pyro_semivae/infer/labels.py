@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from pyro import poutine
+from pyro.distributions import Bernoulli
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -72,19 +73,18 @@ class TraceLabels_ELBO(RowELBO):
     def rows(self, model: Callable, guide: Callable, *args, **kwargs) -> Rows:
         run = self._run(model, guide, args, kwargs)
         roles, sites = run.roles, run.model.nodes
-        terms = {f"p({name})": self._expected(run, sites[name]) for name in roles.data}
+        tables = {label: _Table(run, label) for label in dict.fromkeys([*roles.labels, *run.observed])}
+        terms = {f"p({name})": self._expected(run, tables, sites[name]) for name in roles.data}
         for name in roles.latents:
-            terms[f"p({name})"] = self.beta * self._expected(run, sites[name])
-            terms[f"q({name})"] = -self.beta * self._expected(run, run.guide.nodes[name])
+            terms[f"p({name})"] = self.beta * self._expected(run, tables, sites[name])
+            terms[f"q({name})"] = -self.beta * self._expected(run, tables, run.guide.nodes[name])
         if self.labels == "score":
             terms |= self._scores(run, sum(terms.values()))
         for label in roles.labels:
-            terms |= self._label_terms(run, label)
+            terms |= self._label_terms(run, label, tables[label])
         for label, y in run.observed.items():
-            site = run.guide.nodes[label]
-            log_q, values = _table(site)
-            log_q = self.to_rows(select(log_q, values, y, -log_q.dim()), site)
-            terms[f"q({label}|x)"] = self.classifier_weight * log_q
+            log_q = select(tables[label].log_q, tables[label].values, y, -tables[label].log_q.dim())
+            terms[f"q({label}|x)"] = self.classifier_weight * self.to_rows(log_q, run.guide.nodes[label])
         return Rows(terms, row_scale(run.model, roles.data + roles.latents))
 
     def _run(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Run:
@@ -104,7 +104,7 @@ class TraceLabels_ELBO(RowELBO):
                 )
         return Run(guide_trace, model_trace, roles, observed)
 
-    def _expected(self, run: Run, site: dict) -> Tensor:
+    def _expected(self, run: Run, tables: dict[str, _Table], site: dict) -> Tensor:
         """The log-density of a site, the mean over the values of the label that it depends on, `(B,)`."""
         table = log_prob(site)
         label = run.label_of(site["name"], table)
@@ -114,19 +114,17 @@ class TraceLabels_ELBO(RowELBO):
                     f"labels: got 'sum', but site '{site['name']}' depends on all the labels '{label}' at once, "
                     f"which makes 2^L terms; accepted for this model are 'relaxed', 'score'"
                 )
-            weights, dim = _weights(run, label), run.enumeration_dim(label)
+            weights, dim = tables[label].weights, run.enumeration_dim(label)
             between = (1,) * (-dim - weights.dim())
-            weights = weights.reshape(weights.shape[0], *between, *weights.shape[1:])
-            table = (weights * table).sum(dim)
+            table = (weights.reshape(weights.shape[0], *between, *weights.shape[1:]) * table).sum(dim)
         return self.to_rows(table, site)
 
-    def _label_terms(self, run: Run, label: str) -> dict[str, Tensor]:
+    def _label_terms(self, run: Run, label: str, table: _Table) -> dict[str, Tensor]:
         """log p(y), and -log q(y|.) of missing labels; both times beta where the label is missing."""
-        site, weights = run.model.nodes[label], _weights(run, label)
-        (log_p, _), (log_q, _) = _table(site), _table(run.guide.nodes[label])
-        log_p, log_q = (weights * log_p).sum(0), (weights * log_q).sum(0)
+        site = run.model.nodes[label]
+        log_p, log_q = (table.weights * site["fn"].log_prob(table.values)).sum(0), (table.weights * table.log_q).sum(0)
         missing = run.where_missing(label, torch.ones_like(log_q))
-        log_p = torch.where(missing > 0, self.beta, 1.0) * log_p
+        log_p = (1 + (self.beta - 1) * missing) * log_p
         return {
             f"p({label})": self.to_rows(log_p, site),
             f"q({label})": self.to_rows(-self.beta * missing * log_q, site),
@@ -143,19 +141,18 @@ class TraceLabels_ELBO(RowELBO):
         return terms
 
 
-def _table(site: dict) -> tuple[Tensor, Tensor]:
-    """The log-probability of every value of a label, `(C, B)` or `(2, B, L)`, and the values."""
-    values = site["fn"].enumerate_support(expand=False)
-    return site["fn"].log_prob(values), values
+class _Table:
+    """A label's values, log q(y|.) of each, `(C, B)` or `(2, B, L)`, and their weights: q(y|.) where y is missing, 1
+    and 0 where it is observed."""
 
-
-def _weights(run: Run, label: str) -> Tensor:
-    """q(y|.) of every value where y is missing, 1 and 0 where it is observed, `(C, B)` or `(2, B, L)`."""
-    log_q, values = _table(run.guide.nodes[label])
-    if label not in run.observed:
-        return log_q.exp()
-    y = run.observed[label]
-    return torch.where(is_missing(y), log_q.exp(), (values == y).to(log_q))
+    def __init__(self, run: Run, label: str):
+        fn = run.guide.nodes[label]["fn"]
+        self.values = fn.enumerate_support(expand=False)
+        self.log_q = fn.log_prob(self.values)
+        self.weights = self.log_q.exp()
+        if label in run.observed:
+            y = run.observed[label]
+            self.weights = torch.where(is_missing(y), self.weights, (self.values == y).to(self.log_q))
 
 
 class DrawLabels(Messenger):
@@ -176,9 +173,12 @@ class DrawLabels(Messenger):
         fn = msg["fn"]
         if self.temperature is None:
             drawn = fn.sample()
+        elif isinstance(fn, Bernoulli):
+            drawn = ((fn.logits + torch.rand_like(fn.logits).logit(eps=1e-6)) / self.temperature).sigmoid()
         else:
-            noise = torch.rand_like(fn.logits).clamp(min=torch.finfo(fn.logits.dtype).tiny)
-            drawn = ((fn.logits + noise.logit(eps=1e-6)) / self.temperature).sigmoid()
+            raise InputError(
+                f"labels: got 'relaxed'; accepted for '{msg['name']}', which is not binary, are 'sum', 'score'"
+            )
         if msg["is_observed"]:
             y = msg["value"]
             self.observed[msg["name"]] = y

@@ -16,7 +16,6 @@ from pyro_semivae.errors import InputError
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.infer.handlers import ROW_PLATE, LocalParameters
 from pyro_semivae.labels import Binary, Classes
-from pyro_semivae.nn import OneHot
 
 
 class SemiVAE(nn.Module, ABC):
@@ -53,7 +52,6 @@ class SemiVAE(nn.Module, ABC):
         if not isinstance(labels, Classes | Binary):
             raise InputError(f"labels: got {labels!r}; accepted are Classes(number) and Binary(number)")
         self.x_shape, self.labels = tuple(x_shape), labels
-        self.one_hot = OneHot(labels.num_classes) if isinstance(labels, Classes) else None
 
     @property
     def max_plate_nesting(self) -> int:
@@ -69,10 +67,6 @@ class SemiVAE(nn.Module, ABC):
     def as_vector(self, z: Tensor) -> Tensor:
         """What lives in the plate "labels", `(..., B, L)`, as a parent of what does not, `(..., B, 1, L)`."""
         return z.unsqueeze(-2) if isinstance(self.labels, Binary) else z
-
-    def as_code(self, y: Tensor) -> Tensor:
-        """Labels as a vector that networks take: one-hot `(..., B, C)`, or binary ones `(..., B, 1, L)`."""
-        return self.as_vector(y) if isinstance(self.labels, Binary) else self.one_hot(y)
 
     def as_data(self, x: Tensor | None) -> Tensor | None:
         """Images `(B, C, H, W)` as the value of a site in the plate "data": `(B, 1, C, H, W)` with binary labels."""

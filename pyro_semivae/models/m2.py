@@ -74,13 +74,13 @@ class M2(SemiVAE):
     ):
         super().__init__(x_shape, labels)
         parts.check_sizes(z=z)
-        networks, code = MLPs() if networks is None else networks, labels.code_size
-        binary = isinstance(labels, Binary)
+        networks, size = MLPs() if networks is None else networks, labels.code_size
+        self.code = parts.label_code(labels)
         self.p_y = parts.label_prior(labels, prior)
         self.p_z = StandardNormal(z)
-        self.p_x = likelihood(networks.decoder([code, z], x_shape))
-        self.q_y = (Bernoullis if binary else Categorical)(networks.encoder(x_shape, code))
-        self.q_z = Gaussian(networks.encoder(x_shape, 2 * z, [code]))
+        self.p_x = likelihood(networks.decoder([size, z], x_shape))
+        self.q_y = (Bernoullis if isinstance(labels, Binary) else Categorical)(networks.encoder(x_shape, size))
+        self.q_z = Gaussian(networks.encoder(x_shape, 2 * z, [size]))
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         self.register()
@@ -88,13 +88,13 @@ class M2(SemiVAE):
             with self.label_plate():
                 y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})
             z = pyro.sample("z", self.p_z())
-            return pyro.sample("x", self.p_x(self.as_code(y), z), obs=self.as_data(x))
+            return pyro.sample("x", self.p_x(self.as_vector(self.code(y)), z), obs=self.as_data(x))
 
     def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
         with self.rows(x, y):
             with self.label_plate():
                 y = pyro.sample("y", self.q_y(x), obs=y, infer={"enumerate": "parallel"})
-            pyro.sample("z", self.q_z(self.as_data(x), self.as_code(y)))
+            pyro.sample("z", self.q_z(self.as_data(x), self.as_vector(self.code(y))))
 
     def elbo(self, **options) -> TraceLabels_ELBO:
         """The M2 objective; see `TraceLabels_ELBO` for its options."""

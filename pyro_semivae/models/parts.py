@@ -39,6 +39,11 @@ def label_prior(labels: Labels, probs: Tensor | None = None) -> Conditional:
     return (BernoulliPrior if isinstance(labels, Binary) else CategoricalPrior)(labels.prior(probs))
 
 
+def label_code(labels: Labels) -> nn.Module:
+    """Labels as what networks take: one-hot classes, binary labels as they are."""
+    return nn.Identity() if isinstance(labels, Binary) else OneHot(labels.num_classes)
+
+
 def characteristic_size(labels: Labels, z_c: int) -> int:
     """The number of entries of z_c: one for each binary label, `z_c` for a class label."""
     return labels.num_labels if isinstance(labels, Binary) else z_c
@@ -55,8 +60,7 @@ def characteristic_prior(labels: Labels, z_c: int, hidden: tuple[int, ...], sepa
     """p(z_c | y): Gaussians whose parameters an MLP makes of the class, or two Gaussians for each binary label."""
     if isinstance(labels, Binary):
         return PerLabelGaussian(labels.num_labels, separation)
-    code = labels.code_size
-    return Gaussian(nn.Sequential(OneHot(code), MLP([(code,)], hidden, (2 * z_c,))))
+    return Gaussian(nn.Sequential(label_code(labels), MLP([(labels.code_size,)], hidden, (2 * z_c,))))
 
 
 def characteristic_classifier(labels: Labels, z_c: int, hidden: tuple[int, ...]) -> Conditional:

@@ -1,0 +1,156 @@
+"""What a training run remembers: its setting, its state, its averaged weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_semivae.data.batches import Batches
+from pyro_semivae.errors import InputError
+from pyro_semivae.files import load_checkpoint, save_checkpoint
+from pyro_semivae.infer import RowELBO
+from pyro_semivae.models import SemiVAE
+
+History = list[dict[str, float]]
+
+
+class Average:
+    """A moving average of a model's parameters over steps; without a decay it is nothing at all."""
+
+    def __init__(self, vae: SemiVAE, decay: float):
+        self.parameters, self.decay, self.steps = dict(vae.named_parameters()), decay, 0
+        self.values = {name: p.detach().clone() for name, p in self.parameters.items()} if decay else {}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes in the weights of a step."""
+        if self.values:
+            self.steps += 1
+            decay = min(self.decay, self.steps / (self.steps + 9))  # the first steps count for little
+            torch._foreach_lerp_([*self.values.values()], [*self.parameters.values()], 1 - decay)
+
+    @torch.no_grad()
+    def exchange(self) -> None:
+        """The averages for the weights, and the weights for the averages."""
+        for name, value in self.values.items():
+            weight = self.parameters[name].clone()
+            self.parameters[name].copy_(value)
+            value.copy_(weight)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The model has the averages for a while."""
+        self.exchange()
+        try:
+            yield
+        finally:
+            self.exchange()
+
+
+class Checkpoint:
+    """All that a resumed run needs to go on bit-identically, less the data: what `fit` writes and reads.
+
+    Args:
+        setting: what must be the same in a run that goes on, by name (see `setting`).
+        config: plain values to keep.
+    """
+
+    def __init__(
+        self,
+        vae: SemiVAE,
+        averaged: Average,
+        optimiser: torch.optim.Optimizer,
+        batches: Batches,
+        setting: dict[str, Any],
+        config: dict[str, Any],
+    ):
+        self.vae, self.averaged, self.optimiser, self.batches = vae, averaged, optimiser, batches
+        self.setting, self.config = setting, config
+
+    def save(self, path: str | Path, history: History) -> None:
+        """Writes the state after the epochs of `history`."""
+        averaged = self.averaged
+        state = {
+            "model": type(self.vae).__name__,
+            "weights": {**self.vae.state_dict(), **averaged.values},
+            "in_training": {name: averaged.parameters[name].detach() for name in averaged.values},
+            "steps": averaged.steps,
+            "optimiser": self.optimiser.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "epoch": len(history),
+            "labelled": self.batches.labelled,
+            "history": history,
+            "config": self.config,
+            "setting": self.setting,
+        }
+        save_checkpoint(path, state)
+
+    def restore(self, path: str | Path, epochs: int) -> History:
+        """Takes up the state of a file, the process's random numbers included; returns the epochs that are done.
+
+        Raises:
+            ValueError: the file is damaged, or of another model, setting or labelled rows; more than `epochs` are done.
+        """
+        state = load_checkpoint(path, type(self.vae).__name__)
+        load_weights(self.vae, state, path)
+        if not torch.equal(state["labelled"], self.batches.labelled):
+            raise InputError(f"checkpoint: {path} was trained with other labelled rows than those of y")
+        for name, value in self.setting.items():
+            if state["setting"].get(name) != value:
+                said = "" if name == "labels" else f": {state['setting'].get(name)}, now {value}"
+                raise InputError(f"checkpoint: {path} was trained with other {name}{said}")
+        if state["epoch"] > epochs:
+            raise InputError(f"epochs: got {epochs}; {path} has been trained for {state['epoch']} already")
+        self.averaged.steps = state["steps"]
+        for name, value in self.averaged.values.items():
+            value.copy_(state["weights"][name])
+        self.vae.load_state_dict(state["in_training"], strict=False)
+        self.optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["random_cuda"])
+        return list(state["history"])
+
+
+def setting(elbo: RowELBO, x: Tensor, batches: Batches, of_batches: str, of_optimiser: dict[str, Any]) -> dict:
+    """What a run depends on, as plain values that are the same in another process."""
+    return {
+        "objective": f"{type(elbo).__name__}({described(vars(elbo))})",
+        "data": f"{tuple(x.shape)} {x.dtype}, sum {_sum(x):.17g}",
+        "labels": batches.labelled.tolist() and batches.y[batches.labelled.to(batches.y.device)].tolist(),
+        "batches": of_batches,
+        "optimiser": ", ".join(f"{name} {described(value)}" for name, value in of_optimiser.items()),
+    }
+
+
+def described(value: Any) -> str:
+    """A setting as text."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in sorted(value.items()) if isinstance(v, int | float | str))
+    if isinstance(value, partial):
+        return f"{described(value.func)}({', '.join([*map(str, value.args), described(value.keywords)])})"
+    return getattr(value, "__qualname__", str(value))
+
+
+def _sum(x: Tensor) -> float:
+    """The sum of a tensor that may be memory-mapped, a part at a time."""
+    return sum(part.sum(dtype=torch.float64).item() for part in x.split(1000))
+
+
+def load_weights(vae: SemiVAE, state: dict[str, Any], path: str | Path = "checkpoint") -> None:
+    """Puts a checkpoint's weights into a model.
+
+    Raises:
+        ValueError: the model has other parameters or sizes.
+    """
+    try:
+        vae.load_state_dict(state["weights"])
+    except RuntimeError as error:
+        raise InputError(f"checkpoint: {path} does not fit this {type(vae).__name__}: {error}") from error
