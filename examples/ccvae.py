@@ -10,12 +10,13 @@ python examples/ccvae.py --preset paper --labelled 0.2        # the paper's sett
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor
 
-from pyro_semivae import CCVAE, cli
-from pyro_semivae.data import drop_partly_labelled, jitter, lose_labels, shift
+from pyro_semivae import CCVAE, cli, tasks
+from pyro_semivae.data import adversarial, drop_partly_labelled, in_turn, jitter, lose_labels, shift, where_learning
 from pyro_semivae.train import SCHEDULES
 
 RECIPE = {"marginal": "jensen", "alpha": 1000.0, "beta": 4.0, "shift": 1, "z_c": 30, "lr": 1e-3, "schedule": "cosine"}
@@ -40,6 +41,7 @@ NUMBERS = {
     "balance": "weight of balanced classes",
     "turn": "turn what the encoder sees in training by up to so many degrees",
     "zoom": "... zoom it by up to this fraction",
+    "adversarial": "half of the images move so far against the classifier; that is no noise of the model's",
     "dropout": "of the encoder's hidden units",
     "average": "decay of the weights' moving average",
 }
@@ -70,6 +72,17 @@ def partly_labelled(args: argparse.Namespace, job: cli.Run) -> Tensor:
     return drop_partly_labelled(y) if args.partly == "drop" else y
 
 
+def noise(args: argparse.Namespace, vae: CCVAE) -> Callable[[Tensor], Tensor] | None:
+    """What the encoder sees in training instead of an image."""
+    moved = partial(shift, pixels=args.shift) if args.shift else None
+    if args.turn or args.zoom:
+        moved = partial(jitter, pixels=args.shift, degrees=args.turn, zoom=args.zoom)
+    if not args.adversarial:
+        return moved
+    against = partial(adversarial, log_probs=partial(tasks.log_classify, vae, mean=True), radius=args.adversarial)
+    return partial(where_learning, noise=partial(in_turn, noises=[n for n in (moved, against) if n]))
+
+
 def run() -> None:
     args = cli.parse(flags(), PRESETS)
     job = cli.Run(args, preferred="fashionmnist")
@@ -89,10 +102,7 @@ def run() -> None:
         entropy_weight=args.entropy,
         balance_weight=args.balance,
     )
-    noise = partial(shift, pixels=args.shift) if args.shift else None
-    if args.turn or args.zoom:
-        noise = partial(jitter, pixels=args.shift, degrees=args.turn, zoom=args.zoom)
-    job.train(vae, elbo, corrupt=noise, schedule=SCHEDULES[args.schedule], average=args.average)
+    job.train(vae, elbo, corrupt=noise(args, vae), schedule=SCHEDULES[args.schedule], average=args.average)
 
 
 if __name__ == "__main__":

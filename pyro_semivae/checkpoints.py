@@ -131,12 +131,15 @@ def setting(elbo: RowELBO, x: Tensor, batches: Batches, of_batches: str, of_opti
 
 
 def described(value: Any) -> str:
-    """A setting as text."""
+    """A setting as text: numbers, strings and functions, and what holds them; other things by their type."""
     if isinstance(value, dict):
-        return ", ".join(f"{k} {v}" for k, v in sorted(value.items()) if isinstance(v, int | float | str))
+        return ", ".join(f"{name} {described(part)}" for name, part in sorted(value.items()) if name[:1] != "_")
+    if isinstance(value, list | tuple):
+        return ", ".join(map(described, value))
     if isinstance(value, partial):
-        return f"{described(value.func)}({', '.join([*map(str, value.args), described(value.keywords)])})"
-    return getattr(value, "__qualname__", str(value))
+        return f"{described(value.func)}({', '.join(filter(None, [described(value.args), described(value.keywords)]))})"
+    plain = value is None or isinstance(value, int | float | str)
+    return str(value) if plain else getattr(value, "__qualname__", type(value).__name__)
 
 
 def _sum(x: Tensor) -> float:

@@ -22,8 +22,7 @@ from torch import Tensor
 from pyro_semivae.check import descendants
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import LocalParameters, Mean, Particles, sample_sites
-from pyro_semivae.infer.base import log_prob
-from pyro_semivae.labels import Binary, Evidence, Impute, enumerates, is_missing
+from pyro_semivae.labels import Binary, Impute, enumerates, is_missing
 from pyro_semivae.models import SemiVAE
 
 Latents = dict[str, Tensor]
@@ -76,17 +75,30 @@ def classify(
     if corrupt is not None:
         x = vae.images(x)
         return sum(classify(vae, corrupt(x), num_samples=-(-num_samples // 30), mean=mean) for _ in range(30)) / 30
+    probs = log_classify(vae, vae.images(x), num_samples=num_samples, mean=mean).exp()
+    return probs[..., 1] if isinstance(vae.labels, Binary) else probs
+
+
+def log_classify(vae: SemiVAE, x: Tensor, *, num_samples: int = 100, mean: bool = False) -> Tensor:
+    """log q(y | x) of every value of the label, `(B, C)` or `(B, L, 2)`, with gradients.
+
+    Args:
+        x: float images as the model takes them (see `SemiVAE.images`), not checked. num_samples, mean: see `classify`.
+
+    Raises:
+        ValueError: the guide does not have one label site.
+    """
     dim = -1 - vae.max_plate_nesting
     latents = Mean() if mean else Particles(num_samples, dim)
-    with LocalParameters(), poutine.enum(first_available_dim=dim - 1), latents:
-        trace = poutine.trace(Evidence()(vae.guide)).get_trace(vae.images(x))
+    with LocalParameters(), Impute(most_probable=True), latents:
+        trace = poutine.trace(vae.guide).get_trace(x)
     labels = [site for _, site in sample_sites(trace) if enumerates(site)]
     if len(labels) != 1:
         raise InputError(f"classify: the guide of {type(vae).__name__} has {len(labels)} label sites; accepted is one")
-    table = log_prob(labels[0])  # (C, particles, B) or (2, particles, B, L)
+    q = labels[0]["fn"]
+    table = q.log_prob(q.enumerate_support(expand=False))  # (C [, particles], B) or (2 [, particles], B, L)
     table = table.reshape(table.shape[0], -1, *table.shape[-vae.max_plate_nesting :])
-    probs = (torch.logsumexp(table, 1) - math.log(table.shape[1])).exp()
-    return probs[1] if isinstance(vae.labels, Binary) else probs.T
+    return (torch.logsumexp(table, 1) - math.log(table.shape[1])).movedim(0, -1)
 
 
 @torch.no_grad()

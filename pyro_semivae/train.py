@@ -13,6 +13,7 @@ from typing import Any
 import pyro
 import torch
 from lightning_fabric import Fabric
+from pyro import poutine
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -179,7 +180,9 @@ def _training(vae: SemiVAE) -> Iterator[None]:
 
 def _corrupted(guide: Callable, corrupt: Callable[[Tensor], Tensor]) -> Callable:
     def guide_of_corrupted(x: Tensor, y: Tensor | None = None) -> None:
-        return guide(corrupt(x), y)
+        with poutine.block():  # noise may ask the model
+            x = corrupt(x)
+        return guide(x, y)
 
     return guide_of_corrupted
 

@@ -213,19 +213,6 @@ def test_corruption_is_seen_by_the_guide_and_not_by_the_model():
     assert {tuple(image.tolist()) for batch in scored for image in batch.flatten(1)} <= clean
 
 
-def test_shift_moves_each_image_by_its_own_offset():
-    x = torch.rand(50, 3, 6, 5)
-    moved = data.shift(x, 1)
-    assert moved.shape == x.shape
-    padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
-    offsets = set()
-    for image, source in zip(moved, padded, strict=True):
-        found = [(i, j) for i in range(3) for j in range(3) if torch.equal(image, source[:, i : i + 6, j : j + 5])]
-        assert len(found) == 1
-        offsets.add(found[0])
-    assert len(offsets) == 9
-
-
 def test_a_term_of_the_batch_counts_in_the_bound_and_is_watched():
     x, y, _ = rows()
     vae, calls = make(), 0

@@ -4,7 +4,7 @@ from pyro_semivae.data.batches import Batch, Batches, to_unit
 from pyro_semivae.data.celeba import load_celeba
 from pyro_semivae.data.chexpert import load_chexpert
 from pyro_semivae.data.image_data import ImageData
-from pyro_semivae.data.noise import jitter, shift
+from pyro_semivae.data.noise import adversarial, in_turn, jitter, shift, where_learning
 from pyro_semivae.data.sets import NAMES, data_root, load, load_auto, load_small
 from pyro_semivae.data.splits import drop_partly_labelled, hide, labelled_rows, lose_labels, parse_labelled
 
@@ -13,9 +13,11 @@ __all__ = [
     "Batch",
     "Batches",
     "ImageData",
+    "adversarial",
     "data_root",
     "drop_partly_labelled",
     "hide",
+    "in_turn",
     "jitter",
     "labelled_rows",
     "load",
@@ -27,4 +29,5 @@ __all__ = [
     "parse_labelled",
     "shift",
     "to_unit",
+    "where_learning",
 ]

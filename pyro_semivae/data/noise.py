@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -49,3 +50,41 @@ def jitter(x: Tensor, pixels: float = 2.0, degrees: float = 15.0, zoom: float = 
     second = torch.stack([sin * w / h, cos, down * (2 * pixels / h)], -1)
     grid = F.affine_grid(torch.stack([first, second], 1), x.shape, align_corners=False)
     return F.grid_sample(x, grid, align_corners=False)
+
+
+def adversarial(x: Tensor, log_probs: Callable[[Tensor], Tensor], radius: float = 3.0, probe: float = 10.0) -> Tensor:
+    """Moves each image against a classifier: to where, nearby, its answer differs most from the one it gives to `x`.
+
+    The direction is the gradient of KL(p(y|x) || p(y|x + r)) at a random r of length `probe`: one step of the power
+    iteration of Miyato et al., *Virtual Adversarial Training*, 2018 (Algorithm 1). No label is needed.
+
+    Args:
+        log_probs: the classifier's log-probabilities, along the last dimension; differentiable.
+        radius: the length of the step, in the units of pixels. Pixels may leave [0, 1].
+
+    Shapes: `(B, C, H, W)` in and out.
+    """
+    if not 0 < radius < math.inf or not 0 < probe < math.inf:
+        raise InputError(f"radius, probe: got {radius}, {probe}; accepted are finite numbers above 0")
+    with torch.enable_grad():
+        r = probe * F.normalize(torch.randn_like(x).flatten(1), dim=1).view_as(x)
+        r.requires_grad_()
+        with torch.no_grad():
+            answer = log_probs(x)
+        divergence = (answer.exp() * (answer - log_probs(x + r))).sum()
+        (gradient,) = torch.autograd.grad(divergence, r)
+    return x + radius * F.normalize(gradient.flatten(1), dim=1).view_as(x)
+
+
+def in_turn(x: Tensor, noises: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
+    """Image i of a batch gets noise i modulo their number; `fit` draws batches in random order."""
+    out = torch.empty_like(x)
+    for i, noise in enumerate(noises):
+        out[i :: len(noises)] = noise(x[i :: len(noises)])
+    return out
+
+
+def where_learning(x: Tensor, noise: Callable[[Tensor], Tensor]) -> Tensor:
+    """Noise where gradients are taken and none elsewhere: the answer that `consistency_weight` asks to keep under noise
+    is then the one to the image as it is."""
+    return noise(x) if torch.is_grad_enabled() else x

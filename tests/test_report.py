@@ -1,0 +1,64 @@
+"""What is measured and drawn of models with several labels (those with class labels: tests/test_examples.py)."""
+
+import math
+import warnings
+
+import pytest
+import torch
+
+from pyro_semivae import data, metrics, report, tasks
+from pyro_semivae.models import CCVAE, DIVA, M1, M2, M3, VAE
+from pyro_semivae.nn import MLPs
+
+ALL = {"interventions", "walks", "diversity", "swaps", "generations", "training"}
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYRO_SEMIVAE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield data.load_small("faces")
+
+
+def leaves(value):
+    return [leaf for part in value for leaf in leaves(part)] if isinstance(value, list) else [value]
+
+
+@pytest.mark.parametrize("model", [CCVAE, M2, M3, DIVA])
+def test_every_model_of_labels_is_measured_and_drawn_on_faces(model, faces, tmp_path):
+    torch.set_default_dtype(torch.float32)
+    torch.manual_seed(0)
+    vae = model(faces.x_shape, faces.labels, networks=MLPs((8,)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*found no draw with q")  # M3's, which is not trained
+        found = report.measure(vae, faces, quick=True)
+        report.draw(vae, faces, [{"epoch": 1, "bound": -2.0, "term/p(x)": -2.0, "seconds": 1.0}], tmp_path)
+    capture = found.pop("characteristic_capture")
+    assert set(capture) == {"own_linear", "own_nonlinear", "others_linear", "others_nonlinear"}
+    per_label = found.pop("test_accuracy_per_label")
+    assert list(per_label) == list(faces.label_names)
+    assert all(math.isfinite(leaf) for value in found.values() for leaf in leaves(value)), found
+    with torch.random.fork_rng():
+        mean = tasks.classify(vae, faces.x_test, mean=True)
+    assert found["test_accuracy_mean"] == pytest.approx(metrics.label_accuracy(mean, faces.y_test).mean().item())
+    made = {path.stem for path in tmp_path.glob("*.png")}
+    assert made == (ALL - {"walks"} if model is M2 else ALL)
+
+
+@pytest.mark.parametrize("model", [VAE, M1])
+def test_models_that_no_label_generates_are_measured_by_their_images(model, faces, tmp_path):
+    torch.set_default_dtype(torch.float32)
+    torch.manual_seed(0)
+    vae = model(faces.x_shape, faces.labels, networks=MLPs((8,)))
+    if model is M1:
+        vae.fit_classifier(faces.x, faces.y)
+    found = report.measure(vae, faces, quick=True)
+    rebuilt = tasks.reconstruct(vae, faces.x_test)
+    error = (vae.images(faces.x_test) - rebuilt).abs().mean().item()
+    assert found["reconstruction_error"] == pytest.approx(error, rel=1e-4)
+    assert ("test_accuracy" in found) == (model is M1)
+    if model is M1:  # colours can be read off any latent: better than always saying what is more frequent
+        frequent = faces.y.mean(0).round().expand_as(faces.y_test)
+        assert found["test_accuracy"] >= metrics.label_accuracy(frequent, faces.y_test).mean().item() - 0.02
+    report.draw(vae, faces, [{"epoch": 1, "bound": -2.0, "term/p(x)": -2.0, "seconds": 1.0}], tmp_path)
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"reconstructions", "generations", "training"}
