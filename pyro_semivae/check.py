@@ -48,19 +48,24 @@ class Report:
 def graph(fn: Callable, x: Tensor, y: Tensor | None = None) -> Graph:
     """The graph of a model or guide, from a run of it: each random site with the sites it depends on.
 
-    Images that are no site of `fn` (it is a guide) are a parent named x.
+    Images and labels that are no sites of `fn` (it is a guide) are parents named x and y.
     """
 
-    def given_x(x: Tensor, y: Tensor | None) -> None:
-        fn(pyro.sample("given x", dist.Normal(x, 1.0).to_event(x.dim()), obs=x), y)
+    def given(*values: Tensor | None) -> None:
+        sites = {
+            name: pyro.sample(f"given {name}", dist.Normal(0.0, 1.0).expand(value.shape).to_event(), obs=value)
+            for name, value in zip("xy", values, strict=True)
+            if value is not None
+        }
+        fn(**sites)
 
-    with LocalParameters(), Impute():
-        relations = get_model_relations(given_x, (x, y))["sample_sample"]
-    names = {"given x": "x"}
+    with LocalParameters(), Impute(), pyro.validation_enabled(False):  # labels may be missing, which no density allows
+        relations = get_model_relations(given, (x, y))["sample_sample"]
+    inputs = {"given x": "x", "given y": "y"}
     return {
-        name: tuple(names.get(parent, parent) for parent in parents if parent != "given x" or "x" not in relations)
+        name: tuple(inputs.get(parent, parent) for parent in parents if inputs.get(parent) not in relations)
         for name, parents in relations.items()
-        if name not in names
+        if name not in inputs
     }
 
 
@@ -84,7 +89,7 @@ def inspect_model(vae: SemiVAE, x: Tensor, y: Tensor | None = None) -> Report:
         guide_trace = poutine.trace(vae.guide).get_trace(x, y)
         model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(x, y)
     roles = assign_roles(model_trace, guide_trace)
-    return Report(graph(vae.model, x, y), graph(vae.guide, x), roles.labels, roles.latents, roles.data)
+    return Report(graph(vae.model, x, y), graph(vae.guide, x, y), roles.labels, roles.latents, roles.data)
 
 
 def factorisation(sites: Graph, letter: str) -> str:

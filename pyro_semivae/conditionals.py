@@ -72,6 +72,39 @@ class SplitGaussian(Conditional):
         return tuple(dist.Normal(m, s).to_event(1) for m, s in parts)
 
 
+class ProductOfExperts(Conditional):
+    """q(z | x, y) = N(z | 0, I) q(z | x) prod_i q(z | y_i), normalised: a Gaussian expert for each thing that is known.
+
+    Precisions add up, and means weighted by them (Wu and Goodman 2018, Section 2.2). Nothing known, it is the prior.
+
+    Args:
+        net: maps images to the raw parameters of their expert, `batch + (2 D_z,)`.
+        num_values: E, the number of values that labels can take (of all labels together).
+        size: D_z.
+
+    `forward` takes images, or `None`, and `known`, `batch + (E,)`: 1 for each value that a label is known to have and
+    0 elsewhere, or `None`. The experts of label values are tables of means and scales, `(E, D_z)`: what any network on
+    such an input could say.
+    """
+
+    def __init__(self, net: nn.Module, num_values: int, size: int):
+        super().__init__()
+        self.net, self.size = net, size
+        self.loc = nn.Parameter(0.1 * torch.randn(num_values, size))
+        self.raw = nn.Parameter(torch.full((num_values, size), 0.54))  # scales of 1
+
+    def forward(self, x: Tensor | None = None, known: Tensor | None = None) -> dist.TorchDistribution:
+        precision, weighted = self.loc.new_ones(self.size), self.loc.new_zeros(self.size)
+        if x is not None:
+            loc, raw = self.net(x).chunk(2, -1)
+            of_x = positive(raw) ** -2
+            precision, weighted = precision + of_x, weighted + of_x * loc
+        if known is not None:
+            of_y = positive(self.raw) ** -2
+            precision, weighted = precision + known @ of_y, weighted + known @ (of_y * self.loc)
+        return dist.Normal(weighted / precision, precision**-0.5).to_event(1)
+
+
 class StandardNormal(Conditional):
     """N(z | 0, I) over vectors of `size` entries; no parents. Batch shape `()`."""
 

@@ -174,6 +174,8 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
     image_grid(both, rows=["x", "reconstruction"], columns=data.label_names, path=out / "reconstructions.png")
 
     rest = {name: z[:1] for name, z in tasks.infer(vae, x).items() if name not in vae.characteristic}
+    if tasks.infers_from_labels(vae):  # then all there is descends from the label
+        rest = {}
     drawn = tasks.generate(vae, labels, 8, given=rest).transpose(0, 1)
     image_grid(
         drawn,

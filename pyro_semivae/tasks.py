@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pyro_semivae.check import descendants
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer import LocalParameters, Mean, Particles, sample_sites
+from pyro_semivae.infer import LocalParameters, Mean, Particles, Until, sample_sites
 from pyro_semivae.labels import Binary, Impute, enumerates, is_missing
 from pyro_semivae.models import SemiVAE
 
@@ -37,10 +37,12 @@ def infer(vae: SemiVAE, x: Tensor, y: Tensor | None = None, *, mean: bool = True
     return _abduct(vae, x, y, mean=mean)[0]
 
 
-def _abduct(vae: SemiVAE, x: Tensor, y: Tensor | None = None, *, mean: bool = True) -> tuple[Latents, Tensor | None]:
+def _abduct(
+    vae: SemiVAE, x: Tensor | None, y: Tensor | None = None, *, mean: bool = True
+) -> tuple[Latents, Tensor | None]:
     """The latents of images, and their labels where the guide has any, the missing ones being the guide's."""
     with LocalParameters(), Impute(most_probable=mean), Mean() if mean else nullcontext():
-        trace = poutine.trace(vae.guide).get_trace(vae.images(x), y)
+        trace = poutine.trace(vae.guide).get_trace(None if x is None else vae.images(x), y)
     sites = dict(sample_sites(trace))
     labels = [site["value"] for site in sites.values() if enumerates(site)]
     latents = {name: site["value"] for name, site in sites.items() if not enumerates(site)}
@@ -89,12 +91,17 @@ def log_classify(vae: SemiVAE, x: Tensor, *, num_samples: int = 100, mean: bool 
         ValueError: the guide does not have one label site.
     """
     dim = -1 - vae.max_plate_nesting
-    latents = Mean() if mean else Particles(num_samples, dim)
-    with LocalParameters(), Impute(most_probable=True), latents:
+    draw = Mean() if mean else Particles(num_samples, dim)
+    with LocalParameters(), Impute(most_probable=True), draw:
         trace = poutine.trace(vae.guide).get_trace(x)
-    labels = [site for _, site in sample_sites(trace) if enumerates(site)]
+        labels = [site for _, site in sample_sites(trace) if enumerates(site)]
+        if not labels:  # the model may read it off the latents
+            latents = {name: site["value"] for name, site in sample_sites(trace)}
+            with poutine.condition(data=latents), Until() as label:
+                vae.model(x)
+            labels = [*label.sites.values()]
     if len(labels) != 1:
-        raise InputError(f"classify: the guide of {type(vae).__name__} has {len(labels)} label sites; accepted is one")
+        raise InputError(f"classify: {type(vae).__name__} has {len(labels)} label sites; accepted is one")
     q = labels[0]["fn"]
     table = q.log_prob(q.enumerate_support(expand=False))  # (C [, particles], B) or (2 [, particles], B, L)
     table = table.reshape(table.shape[0], -1, *table.shape[-vae.max_plate_nesting :])
@@ -117,13 +124,14 @@ def generate(vae: SemiVAE, y: Tensor, num_samples: int = 1, *, given: Latents | 
             characteristic varies.
 
     Where the model has no label and the guide reads it off latents (M3), those are drawn by rejection: `characterise`.
+    Where labels are evidence on the latents (MVAE), these are drawn from q(z | y).
 
     Raises:
         ValueError: the model has neither a label nor characteristic latents (VAE, M1).
     """
-    given, out = given or {}, []
+    given, out, of_labels = given or {}, [], infers_from_labels(vae)
     for _ in range(num_samples):
-        trace = _run_model(vae, given, y, len(y))
+        trace = _run_model(vae, {**(_abduct(vae, None, y, mean=False)[0] if of_labels else {}), **given}, y, len(y))
         if not any(enumerates(site) for _, site in sample_sites(trace)):
             trace = _run_model(vae, {**characterise(vae, y), **given}, y, len(y))
         out.append(_image(trace))
@@ -156,9 +164,10 @@ def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws:
     blank, at_once = vae.images(torch.zeros(len(y), *vae.x_shape)), 50
     samples = pyro.plate("samples", at_once, dim=-1 - vae.max_plate_nesting)
     for _ in range(-(-max_draws // at_once)):
-        with LocalParameters(), Impute(), _Until(vae.characteristic) as prior, samples:
+        with LocalParameters(), Impute(), Until(vae.characteristic) as prior, samples:
             vae.model(None, y)
-        with LocalParameters(), Impute(), poutine.condition(data=prior.values), samples:
+        drawn = {name: site["value"] for name, site in prior.sites.items()}
+        with LocalParameters(), Impute(), poutine.condition(data=drawn), samples:
             sites = dict(sample_sites(poutine.trace(vae.guide).get_trace(blank)))
         (label,) = (site for site in sites.values() if enumerates(site))
         prob = torch.where(missing, 1.0, label["fn"].log_prob(torch.where(missing, 0, y)).exp())  # (S, B [, L])
@@ -166,7 +175,7 @@ def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws:
         chosen = torch.where(sure.any(0), sure.int().argmax(0), prob.argmax(0)).unsqueeze(0)  # the first, else the best
         prob = prob.gather(0, chosen)[0]
         better, best = (prob > best) & (best <= confidence), torch.where(best > confidence, best, prob.maximum(best))
-        for name, value in prior.values.items():
+        for name, value in drawn.items():
             index = chosen.reshape(chosen.shape + (1,) * (value.dim() - chosen.dim())).expand(1, *value.shape[1:])
             value = value.gather(0, index)[0]
             found[name] = _where(better, value, found.get(name, value))
@@ -190,8 +199,13 @@ def _has_label(vae: SemiVAE) -> bool:
     return any(enumerates(site) for _, site in sample_sites(trace))
 
 
+def infers_from_labels(vae: SemiVAE) -> bool:
+    """Whether labels are evidence on the latents (MVAE): sites of the model, and of the guide an input only."""
+    return _has_label(vae) and not classifies(vae)
+
+
 def classifies(vae: SemiVAE) -> bool:
-    """Whether the guide has a label site, so that there is a q(y | x)."""
+    """Whether the guide has a label site."""
     blank = vae.images(torch.zeros(1, *vae.x_shape))
     with LocalParameters(), Impute():
         trace = poutine.trace(vae.guide).get_trace(blank)
@@ -205,9 +219,12 @@ def intervene(vae: SemiVAE, x: Tensor, y_new: Tensor, num_samples: int = 1) -> T
     Args:
         x: `(B, C, H, W)`. y_new: the labels to set, `(B,)` or `(B, L)`; what descends from missing ones is kept.
 
-    Returns `(num_samples, B, C, H, W)`. All latents that do not descend from a label are those of x.
+    Returns `(num_samples, B, C, H, W)`. All latents that do not descend from a label are those of x. Where labels are
+    evidence on the latents (MVAE), these are drawn anew, from q(z | x, y_new).
     """
     vae.labels.validate(y_new, "y_new")
+    if infers_from_labels(vae):
+        return torch.stack([decode(vae, infer(vae, x, y_new, mean=False), y_new) for _ in range(num_samples)])
     latents, y = _abduct(vae, x)
     if not _has_label(vae):  # new characteristics for the labels that are set, by the guide's classifier
         is_set, out = ~is_missing(y_new).to(next(vae.parameters()).device), []
@@ -228,8 +245,13 @@ def intervene(vae: SemiVAE, x: Tensor, y_new: Tensor, num_samples: int = 1) -> T
 def swap(vae: SemiVAE, x_characteristics: Tensor, x_rest: Tensor) -> Tensor:
     """Images with the characteristics of some images and the rest of others, `(B, C, H, W)`.
 
-    Which sites the characteristics are is the model's statement: latents, or the label itself (M2).
+    Which sites the characteristics are is the model's statement: latents, or the label itself (M2). Where labels are
+    evidence on the latents (MVAE), these are inferred from the image whose rest it is and the other one's labels.
     """
+    if infers_from_labels(vae):
+        probs = classify(vae, x_characteristics, mean=True)
+        y = (probs > 0.5).to(probs) if isinstance(vae.labels, Binary) else probs.argmax(-1)
+        return reconstruct(vae, x_rest, y)
     (characteristics, y), (rest, _) = _abduct(vae, x_characteristics), _abduct(vae, x_rest)
     chosen = {name: (characteristics if name in vae.characteristic else rest)[name] for name in rest}
     return decode(vae, chosen, y)
@@ -330,27 +352,6 @@ def _num_rows(latents: Latents, y: Tensor | None) -> int:
     if y is None and not latents:
         raise InputError("latents, y: got neither; accepted are latents by site name, labels, or both")
     return len(y) if y is not None else len(next(iter(latents.values())))
-
-
-class _Until(Messenger):
-    """Ends a model's run once the sites of these names are sampled; `values` holds what they got."""
-
-    class Enough(Exception):
-        pass
-
-    def __init__(self, names: Sequence[str]):
-        super().__init__()
-        self.names, self.values = names, {}
-
-    def _pyro_post_sample(self, msg) -> None:
-        if msg["name"] in self.names:
-            self.values[msg["name"]] = msg["value"]
-            if len(self.values) == len(self.names):
-                raise self.Enough
-
-    def __exit__(self, kind, value, traceback):
-        super().__exit__(kind, value, traceback)
-        return kind is self.Enough
 
 
 class _Redraw(Messenger):

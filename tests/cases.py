@@ -12,7 +12,7 @@ from pyro_semivae import CCVAE, SemiVAE
 from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.labels import MISSING, Binary, Classes
-from pyro_semivae.models import DIVA, M1, M2, M3, VAE
+from pyro_semivae.models import DIVA, M1, M2, M3, MVAE, VAE
 from pyro_semivae.nn import Convs, MLPs
 
 
@@ -81,6 +81,8 @@ CASES = [
     Case("m2", classes(M2, z=3), lambda vae: vae.elbo(classifier_weight=3.0), "m2.py"),
     Case("m3", classes(M3, z_c=2, z_s=3), lambda vae: vae.elbo(classifier_weight=3.0), "m3.py"),
     Case("diva", classes(DIVA, z_c=2, z_s=3), lambda vae: vae.elbo(classifier_weight=3.0, beta=2.0), "diva.py"),
+    Case("mvae", classes(MVAE, z=3), lambda vae: vae.elbo(label_weight=3.0), "mvae.py"),
+    Case("mvae-binary", binary(MVAE, z=4), lambda vae: vae.elbo(subsets=3, beta=2.0)),
     Case("vae-binary", binary(VAE, z=3), lambda vae: vae.elbo()),
     Case("m2-relaxed", binary(M2, z=4), lambda vae: vae.elbo(classifier_weight=3.0)),
     Case("m2-score", binary(M2, z=4), lambda vae: vae.elbo(classifier_weight=3.0, labels="score")),

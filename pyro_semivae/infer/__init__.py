@@ -2,8 +2,9 @@
 
 from pyro_semivae.infer.base import ObjectiveModule, RowELBO, Rows
 from pyro_semivae.infer.ccvae import TraceCCVAE_ELBO
-from pyro_semivae.infer.handlers import LocalParameters, Mean, Particles, RowScale
+from pyro_semivae.infer.handlers import LocalParameters, Mean, Particles, RowScale, Until
 from pyro_semivae.infer.labels import TraceLabels_ELBO
+from pyro_semivae.infer.mvae import TraceMVAE_ELBO
 from pyro_semivae.infer.roles import Roles, assign_roles, sample_sites
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "Rows",
     "TraceCCVAE_ELBO",
     "TraceLabels_ELBO",
+    "TraceMVAE_ELBO",
+    "Until",
     "assign_roles",
     "sample_sites",
 ]

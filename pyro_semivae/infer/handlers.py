@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from pyro.poutine.messenger import Messenger
@@ -87,3 +89,28 @@ class Mean(Messenger):
         ):
             msg["value"] = msg["fn"].mean
             msg["done"] = True
+
+
+class Until(Messenger):
+    """Ends a model's run once the sites of these names are sampled; `sites` holds what they are then.
+
+    Args:
+        names: of the sites; `None` for the first label.
+    """
+
+    class Enough(Exception):
+        pass
+
+    def __init__(self, names: Sequence[str] | None = None):
+        super().__init__()
+        self.names, self.sites = names, {}
+
+    def _pyro_post_sample(self, msg) -> None:
+        if enumerates(msg) if self.names is None else msg["name"] in self.names:
+            self.sites[msg["name"]] = msg.copy()
+            if len(self.sites) == len(self.names or self.sites):
+                raise self.Enough
+
+    def __exit__(self, kind, value, traceback):
+        super().__exit__(kind, value, traceback)
+        return kind is self.Enough

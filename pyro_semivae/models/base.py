@@ -26,8 +26,8 @@ class SemiVAE(nn.Module, ABC):
     inherits another.
 
     One list of lines serves one class label and several binary ones. With a class label the plate "data" is dim -1;
-    with L binary labels it is dim -2 and a plate "labels" (dim -1) lies inside of it. `label_plate`, `as_vector` and
-    `as_data` are where the two differ.
+    with L binary labels it is dim -2 and a plate "labels" (dim -1) lies inside of it. `label_plate`, `as_vector`,
+    `as_labels` and `as_data` are where the two differ.
 
     Args:
         x_shape: the shape `(C, H, W)` of one image.
@@ -67,6 +67,10 @@ class SemiVAE(nn.Module, ABC):
     def as_vector(self, z: Tensor) -> Tensor:
         """What lives in the plate "labels", `(..., B, L)`, as a parent of what does not, `(..., B, 1, L)`."""
         return z.unsqueeze(-2) if isinstance(self.labels, Binary) else z
+
+    def as_labels(self, z: Tensor) -> Tensor:
+        """What does not live in the plate "labels", `(..., B, 1, D)`, as a parent of what does, `(..., B, D)`."""
+        return z.squeeze(-2) if isinstance(self.labels, Binary) else z
 
     def as_data(self, x: Tensor | None) -> Tensor | None:
         """Images `(B, C, H, W)` as the value of a site in the plate "data": `(B, 1, C, H, W)` with binary labels."""

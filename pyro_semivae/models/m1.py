@@ -87,9 +87,9 @@ class M1(SemiVAE):
     def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
         with self.rows(x, y):
             z = pyro.sample("z", self.q_z(self.as_data(x)))
-            z = z.squeeze(-2) if isinstance(self.labels, Binary) else z  # to the plate of labels
+            q_y = self.q_y(self.as_labels(z))
             with self.label_plate():
-                pyro.sample("y", self.q_y(z), obs=y, infer={"enumerate": "parallel", "is_auxiliary": True})
+                pyro.sample("y", q_y, obs=y, infer={"enumerate": "parallel", "is_auxiliary": True})
 
     def elbo(self, **options) -> TraceLabels_ELBO:
         """The VAE's ELBO, the first stage; see `TraceLabels_ELBO` for its options."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from pyro_semivae.conditionals import (
@@ -42,6 +43,25 @@ def label_prior(labels: Labels, probs: Tensor | None = None) -> Conditional:
 def label_code(labels: Labels) -> nn.Module:
     """Labels as what networks take: one-hot classes, binary labels as they are."""
     return nn.Identity() if isinstance(labels, Binary) else OneHot(labels.num_classes)
+
+
+class KnownValues(nn.Module):
+    """Labels to `batch + (E,)`, 1 for each value that a label is observed to have: `C` classes, or off and on of `L`.
+
+    >>> KnownValues(Classes(3))(torch.tensor([2, -1])).tolist()
+    [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    >>> KnownValues(Binary(2))(torch.tensor([[1.0, torch.nan]])).tolist()
+    [[0.0, 0.0, 1.0, 0.0]]
+    """
+
+    def __init__(self, labels: Labels):
+        super().__init__()
+        self.size = 2 * labels.num_labels if isinstance(labels, Binary) else labels.num_classes
+        table = torch.cat([torch.eye(self.size), torch.zeros(1, self.size)])  # -1 is the last row
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, y: Tensor) -> Tensor:
+        return torch.cat([y == 0, y == 1], -1).to(self.table) if y.is_floating_point() else self.table[y]
 
 
 def characteristic_size(labels: Labels, z_c: int) -> int:

@@ -1,0 +1,25 @@
+"""MVAE (Wu and Goodman 2018): image and labels as experts on one latent.
+
+python examples/mvae.py
+python examples/mvae.py --dataset faces          # 18 binary labels, an expert each
+"""
+
+from __future__ import annotations
+
+from pyro_semivae import cli
+from pyro_semivae.models import MVAE
+from pyro_semivae.train import cosine
+
+
+def run() -> None:
+    parser = cli.compared_parser(__doc__, split=False)
+    parser.add_argument("--label-weight", type=float, default={"fashionmnist": 50.0, "*": 10.0}, help="lambda of labels")
+    parser.add_argument("--subsets", type=int, default=1, help="k, random subsets of the labels a step")
+    args = cli.parse(parser, cli.COMPARED)
+    job = cli.Run(args, preferred="fashionmnist")
+    vae = MVAE(job.data.x_shape, job.data.labels, z=args.z, **job.parts())
+    job.train(vae, vae.elbo(label_weight=args.label_weight, subsets=args.subsets, beta=args.beta), schedule=cosine)
+
+
+if __name__ == "__main__":
+    cli.main(run)

@@ -1,0 +1,100 @@
+"""MVAE, a product of experts over the image and each label (Wu and Goodman, NeurIPS 2018)."""
+
+from __future__ import annotations
+
+import pyro
+from torch import Tensor
+
+from pyro_semivae.conditionals import (
+    Bernoullis,
+    Categorical,
+    Conditional,
+    GreyBernoulliImage,
+    ProductOfExperts,
+    StandardNormal,
+)
+from pyro_semivae.infer import TraceMVAE_ELBO
+from pyro_semivae.labels import Binary, Classes
+from pyro_semivae.models import parts
+from pyro_semivae.models.base import SemiVAE
+from pyro_semivae.nn import MLP, MLPs, Networks
+
+
+class MVAE(SemiVAE):
+    """Image and labels as modalities of one latent; whatever is known of a row is an expert on it.
+
+    ::
+
+        p(z) p(y | z) p(x | z)         generative model
+        q(z | x, y)                    inference model
+
+    ====  ======  =======================================  ==============================================
+    site  symbol  shape: one class label | L binary labels  role
+    ====  ======  =======================================  ==============================================
+    z     z       (B, D_z) | (B, 1, D_z)                   latent
+    y     y       (B,) | (B, L)                            label: scored where observed, else left out
+    x     x       (B, C, H, W) | (B, 1, C, H, W)           data
+    ====  ======  =======================================  ==============================================
+
+    q(z | x, y) is proportional to p(z) q(z | x) prod_i q(z | y_i) over what is known, so that single labels may be
+    missing. q(y | x) is E_q(z|x)[p(y | z)]. There is no latent of a label: an intervention infers z anew from the image
+    and the new labels, a swap from one image and the other one's labels.
+
+    Args:
+        x_shape, labels, z, networks, likelihood: see `M2`.
+        label_hidden: hidden layers of p(y | z).
+
+    The objective is `TraceMVAE_ELBO`, Wu and Goodman's Eq. 5.
+
+    Differs from the original: the expert of a label value is a table entry (there: an MLP of 512-512 on an embedding of
+    it); softplus scales; beta is not annealed; MLPs of 600-600 or CCVAE's convolutions.
+
+    >>> from pyro_semivae.nn import MLPs
+    >>> import torch
+    >>> vae = MVAE((1, 8, 8), Classes(10), networks=MLPs((16,)))
+    >>> x, y = torch.rand(4, 1, 8, 8), torch.tensor([3, -1, -1, 0])
+    >>> list(vae.elbo().terms(vae.model, vae.guide, x, y))[:4]
+    ['p(z)', 'p(y)', 'p(x)', 'q(z)']
+
+    Reference: M. Wu, N. Goodman, "Multimodal Generative Models for Scalable Weakly-Supervised Learning", NeurIPS 2018.
+    """
+
+    characteristic = ("y",)
+
+    def __init__(
+        self,
+        x_shape: tuple[int, int, int],
+        labels: Classes | Binary,
+        *,
+        z: int = 20,
+        networks: Networks | None = None,
+        likelihood: type[Conditional] = GreyBernoulliImage,
+        label_hidden: tuple[int, ...] = (50,),
+    ):
+        super().__init__(x_shape, labels)
+        parts.check_sizes(z=z)
+        networks = MLPs() if networks is None else networks
+        self.p_z = StandardNormal(z)
+        self.p_y = (Bernoullis if isinstance(labels, Binary) else Categorical)(
+            MLP([(z,)], label_hidden, (labels.code_size,))
+        )
+        self.p_x = likelihood(networks.decoder([z], x_shape))
+        self.known = parts.KnownValues(labels)
+        self.q_z = ProductOfExperts(networks.encoder(x_shape, 2 * z), self.known.size, z)
+
+    def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        self.register()
+        with self.rows(x, y):
+            z = pyro.sample("z", self.p_z())
+            with self.label_plate():
+                pyro.sample("y", self.p_y(self.as_labels(z)), obs=y, infer={"enumerate": "parallel"})
+            return pyro.sample("x", self.p_x(z), obs=self.as_data(x))
+
+    def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
+        with self.rows(x, y):
+            known = None if y is None else self.as_vector(self.known(y))
+            pyro.sample("z", self.q_z(self.as_data(x), known))
+
+    def elbo(self, **options) -> TraceMVAE_ELBO:
+        """The MVAE objective; see `TraceMVAE_ELBO` for its options."""
+        return TraceMVAE_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
