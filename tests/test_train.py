@@ -230,3 +230,10 @@ def test_a_term_of_the_batch_counts_in_the_bound_and_is_watched():
     elbo._imbalance = infinite
     with pytest.raises(FloatingPointError, match=r"epoch 1, step 3: term batch/balance"):
         fit(make(), x, y, elbo=elbo, **options())
+
+
+def test_reported_terms_are_scaled_as_in_the_loss():
+    x, y, _ = rows()
+    vae = make()
+    history = fit(vae, x, y, elbo=vae.elbo(), **options(epochs=1, labelled_weight=0.0))
+    assert history[0]["term/q(y|x)"] == 0 and history[0]["term/p(x)"] < 0
