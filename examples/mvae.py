@@ -13,7 +13,9 @@ from pyro_semivae.train import cosine
 
 def run() -> None:
     parser = cli.compared_parser(__doc__, split=False)
-    parser.add_argument("--label-weight", type=float, default={"fashionmnist": 50.0, "*": 10.0}, help="lambda of labels")
+    parser.add_argument(
+        "--label-weight", type=float, default={"fashionmnist": 50.0, "*": 10.0}, help="lambda of labels"
+    )
     parser.add_argument("--subsets", type=int, default=1, help="k, random subsets of the labels a step")
     args = cli.parse(parser, cli.COMPARED)
     job = cli.Run(args, preferred="fashionmnist")

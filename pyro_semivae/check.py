@@ -12,11 +12,12 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer.inspect import get_model_relations
+from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_semivae.infer import LocalParameters, RowELBO, assign_roles, sample_sites
 from pyro_semivae.infer.handlers import ROW_PLATE
-from pyro_semivae.labels import Impute, enumerates
+from pyro_semivae.labels import Impute, enumerates, is_missing
 from pyro_semivae.models import SemiVAE
 
 Graph = dict[str, tuple[str, ...]]
@@ -61,11 +62,12 @@ def graph(fn: Callable, x: Tensor, y: Tensor | None = None) -> Graph:
 
     with LocalParameters(), Impute(), pyro.validation_enabled(False):  # labels may be missing, which no density allows
         relations = get_model_relations(given, (x, y))["sample_sample"]
+        sites = {name for name, _ in sample_sites(poutine.trace(fn).get_trace(x, y))}
     inputs = {"given x": "x", "given y": "y"}
     return {
         name: tuple(inputs.get(parent, parent) for parent in parents if inputs.get(parent) not in relations)
         for name, parents in relations.items()
-        if name not in inputs
+        if name in sites
     }
 
 
@@ -121,19 +123,22 @@ def check_model(vae: SemiVAE, x: Tensor, y: Tensor, elbo: RowELBO | None = None)
         x: `(B, C, H, W)` images. y: labels, some observed and some missing; B must be no other size in the model.
         elbo: the objective (default: `vae.elbo()`).
 
-    What is checked: every site has one entry per row (not `(B, B)`) and conditionals broadcast on the left, under a
-    plate of samples; the sites of model and guide fit together; the docstring's factorisations are those of the
-    code; `characteristic` names the latent children of labels, where there are any; the three entry points of the
-    objective agree under one seed; every parameter gets a gradient, or the model's `without_gradient` says why not;
-    the state dict round-trips.
+    What is checked: labels are `infer={"enumerate": "parallel"}` sites that observe what they are given; `pyro.module`
+    registers every parameter, for plain SVI, and there are no others, for `fit`; every site has one entry per row (not
+    `(B, B)`) and conditionals broadcast on the left, under a plate of samples; the sites of model and guide fit
+    together; the docstring's factorisations are those of the code; `characteristic` names the latent children of
+    labels, where there are any; the three entry points of the objective agree under one seed; every parameter gets a
+    gradient, or the model's `without_gradient` says why not; the state dict round-trips.
 
     Raises:
         ContractError: the first of these that fails.
     """
     elbo = vae.elbo() if elbo is None else elbo
     x = vae.images(x)
+    _check_labels(vae, x, y)
     for sizes in ((), (3,)):
         _check_shapes(vae, x, y, sizes)
+    _check_parameters(vae, x, y)
     _guard("the sites of model and guide", lambda: elbo.terms(vae.model, vae.guide, x, y))
     report = inspect_model(vae, x, y)
     for kind, code, letter in (("model", report.model, "p"), ("guide", report.guide, "q")):
@@ -181,6 +186,38 @@ def _check_characteristic(vae: SemiVAE, report: Report) -> None:
             f"characteristic: the model says {sorted(stated)}, but the latents that depend on a label are "
             f"{sorted(children)}"
         )
+
+
+def _check_labels(vae: SemiVAE, x: Tensor, y: Tensor) -> None:
+    """With all labels given, the roles fit; and every label site has the labels that it is given."""
+    y = torch.where(is_missing(y), 0, y)
+
+    def run() -> tuple[Trace, Trace]:
+        guide_trace = poutine.trace(vae.guide).get_trace(x, y)
+        return guide_trace, poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(x, y)
+
+    with LocalParameters(), Impute():
+        traces = _guard("model and guide with all labels given", run)
+    _guard("the sites of model and guide", lambda: assign_roles(traces[1], traces[0]))
+    for trace, where in zip(traces, ("guide", "model"), strict=True):
+        for name, site in sample_sites(trace):
+            if enumerates(site) and not torch.equal(site["value"].to(y), y):
+                raise ContractError(f"{where}: site '{name}' does not have the labels that it is given (obs=y?)")
+
+
+def _check_parameters(vae: SemiVAE, x: Tensor, y: Tensor) -> None:
+    """Plain SVI trains what the model's run leaves in Pyro's store, `fit` what the module has: the same."""
+    with pyro.get_param_store().scope(), Impute(), poutine.trace(param_only=True) as trace:
+        poutine.trace(poutine.replay(vae.model, trace=poutine.trace(vae.guide).get_trace(x, y))).get_trace(x, y)
+    found = {id(site["value"]) for site in trace.trace.nodes.values() if site["type"] == "param"}
+    known = {id(parameter): name for name, parameter in vae.named_parameters()}
+    if hidden := [name for key, name in known.items() if key not in found]:
+        raise ContractError(
+            f"parameters {hidden[:5]} are not registered with Pyro: plain SVI would not train them; call "
+            f"self.register() on the model's first line"
+        )
+    if others := [name for name, site in trace.trace.nodes.items() if id(site["value"]) not in known]:
+        raise ContractError(f"pyro.param {others[:5]}: fit trains the module's parameters only; make it one")
 
 
 def _check_shapes(vae: SemiVAE, x: Tensor, y: Tensor, sizes: tuple[int, ...]) -> None:

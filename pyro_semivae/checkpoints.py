@@ -104,7 +104,7 @@ class Checkpoint:
             raise InputError(f"checkpoint: {path} was trained with other labelled rows than those of y")
         for name, value in self.setting.items():
             if state["setting"].get(name) != value:
-                said = "" if name == "labels" else f": {state['setting'].get(name)}, now {value}"
+                said = "" if name in ("labels", "model") else f": {state['setting'].get(name)}, now {value}"
                 raise InputError(f"checkpoint: {path} was trained with other {name}{said}")
         if state["epoch"] > epochs:
             raise InputError(f"epochs: got {epochs}; {path} has been trained for {state['epoch']} already")
@@ -119,9 +119,14 @@ class Checkpoint:
         return list(state["history"])
 
 
-def setting(elbo: RowELBO, x: Tensor, batches: Batches, of_batches: str, of_optimiser: dict[str, Any]) -> dict:
+def setting(
+    vae: SemiVAE, elbo: RowELBO, x: Tensor, batches: Batches, of_batches: str, of_optimiser: dict[str, Any]
+) -> dict[str, Any]:
     """What a run depends on, as plain values that are the same in another process."""
+    prior = getattr(vae, "p_y", None)
     return {
+        "model": repr(vae),  # its conditionals, the sizes of their networks, dropout
+        "prior": {name: value.tolist() for name, value in prior.named_buffers()} if prior is not None else {},
         "objective": f"{type(elbo).__name__}({described(vars(elbo))})",
         "data": f"{tuple(x.shape)} {x.dtype}, sum {_sum(x):.17g}",
         "labels": batches.labelled.tolist() and batches.y[batches.labelled.to(batches.y.device)].tolist(),
@@ -156,4 +161,5 @@ def load_weights(vae: SemiVAE, state: dict[str, Any], path: str | Path = "checkp
     try:
         vae.load_state_dict(state["weights"])
     except RuntimeError as error:
-        raise InputError(f"checkpoint: {path} does not fit this {type(vae).__name__}: {error}") from error
+        said = " ".join(str(error).split("\n\t")[1:]) or str(error)  # torch's first line is a title
+        raise InputError(f"checkpoint: {path} does not fit this {type(vae).__name__}: {said}") from error

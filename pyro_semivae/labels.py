@@ -56,6 +56,7 @@ class Classes:
         """
         if probs is None:
             return torch.full((self.num_classes,), 1 / self.num_classes)
+        probs = torch.as_tensor(probs)
         if probs.shape != (self.num_classes,) or not (probs > 0).all() or abs(probs.sum() - 1) > 1e-4:
             raise InputError(f"prior: got {probs}; accepted are {self.num_classes} positive numbers that sum to 1")
         return probs
@@ -111,6 +112,7 @@ class Binary:
         """
         if probs is None:
             return torch.full((self.num_labels,), 0.5)
+        probs = torch.as_tensor(probs)
         if probs.shape != (self.num_labels,) or not ((probs > 0) & (probs < 1)).all():
             raise InputError(f"prior: got {probs}; accepted are {self.num_labels} probabilities in (0, 1)")
         return probs
@@ -166,9 +168,12 @@ def frequencies(y: Tensor, num_classes: int | None = None, smoothing: float = 1.
 
 
 def _check_support(msg) -> None:
-    """With validation on, as Pyro does for an observed site: every entry is missing or in the site's support."""
+    """With validation on, as Pyro does: one entry per row (and label), each missing or in the support."""
     y = msg["value"]
     if is_validation_enabled():
+        if y.dim() == 0 or y.shape != msg["fn"].batch_shape[-y.dim() :]:
+            accepted = tuple(msg["fn"].batch_shape[-max(y.dim(), 1) :])
+            raise InputError(f"label '{msg['name']}': got shape {tuple(y.shape)}; accepted is {accepted}")
         outside = ~(msg["fn"].support.check(y) | is_missing(y))
         if outside.any():
             raise InputError(

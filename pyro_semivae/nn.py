@@ -56,8 +56,9 @@ class MLP(nn.Module):
         sizes = [sum(math.prod(shape) for shape in self.in_shapes), *hidden, math.prod(out_shape)]
         layers: list[nn.Module] = []
         for d_in, d_out in itertools.pairwise(sizes):
-            layers += [nn.Linear(d_in, d_out), activation(), *([nn.Dropout(dropout)] if dropout else [])]
-        self.layers = nn.Sequential(*layers[: -2 if dropout else -1])
+            after = nn.Sequential(activation(), nn.Dropout(dropout)) if dropout else activation()
+            layers += [nn.Linear(d_in, d_out), after]  # the same names of parameters with and without dropout
+        self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, *parents: Tensor) -> Tensor:
         h = self.layers(flatten_parents(parents, self.in_shapes))

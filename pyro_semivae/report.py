@@ -165,13 +165,14 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
     means) and `training` (the bound's terms).
     """
     device, out = next(vae.parameters()).device, Path(out)
-    num_classes = len(data.label_names)
-    labels = torch.arange(num_classes, device=device)
-    first = torch.stack([(data.y_test == c).nonzero()[0, 0] for c in range(num_classes)])
+    present = data.y_test.unique()  # the classes
+    labels = torch.arange(len(data.label_names), device=device)
+    first = torch.stack([(data.y_test == c).nonzero()[0, 0] for c in present])
     x = vae.images(data.x_test[first])  # one test image per class
+    names = [data.label_names[c] for c in present]
 
     both = torch.stack([x, tasks.reconstruct(vae, x)])
-    image_grid(both, rows=["x", "reconstruction"], columns=data.label_names, path=out / "reconstructions.png")
+    image_grid(both, rows=["x", "reconstruction"], columns=names, path=out / "reconstructions.png")
 
     rest = {name: z[:1] for name, z in tasks.infer(vae, x).items() if name not in vae.characteristic}
     if tasks.infers_from_labels(vae):  # then all there is descends from the label
@@ -184,10 +185,10 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
         path=out / "generations.png",
     )
 
-    changed = [tasks.intervene(vae, x, torch.full_like(labels, c))[0] for c in range(num_classes)]
+    changed = [tasks.intervene(vae, x, labels[c].expand(len(x)))[0] for c in labels]
     image_grid(
         torch.stack([x, *changed], 1),
-        rows=data.label_names,
+        rows=names,
         columns=["x", *data.label_names],
         title="interventions: y set to the column, the rest kept",
         path=out / "interventions.png",

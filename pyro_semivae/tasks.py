@@ -1,7 +1,8 @@
 """Tasks: what one does with a trained model. Each is written once, over any model/guide pair.
 
 A task runs the model and the guide under effect handlers and uses only their roles and what the model states
-of itself (`characteristic`). None trains; all run without gradients and take images as float or uint8.
+of itself (`characteristic`). None trains; all run without gradients, in evaluation mode (no dropout), and take images
+as float or uint8.
 Images that come out are means of p(x|.), float `(..., C, H, W)`, with the leading shapes given below.
 """
 
@@ -11,6 +12,8 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import wraps
+from typing import TypeVar
 
 import pyro
 import torch
@@ -20,15 +23,32 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_semivae.check import descendants
-from pyro_semivae.errors import InputError
+from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.infer import LocalParameters, Mean, Particles, Until, sample_sites
 from pyro_semivae.labels import Binary, Impute, enumerates, is_missing
 from pyro_semivae.models import SemiVAE
 
 Latents = dict[str, Tensor]
+Out = TypeVar("Out")
 
 
-@torch.no_grad()
+def _task(run: Callable[..., Out]) -> Callable[..., Out]:
+    """Without gradients and in evaluation mode, which is then what it was."""
+
+    @wraps(run)
+    def task(vae: SemiVAE, *args, **kwargs) -> Out:
+        training = vae.training
+        vae.eval()
+        try:
+            with torch.no_grad():
+                return run(vae, *args, **kwargs)
+        finally:
+            vae.train(training)
+
+    return task
+
+
+@_task
 def infer(vae: SemiVAE, x: Tensor, y: Tensor | None = None, *, mean: bool = True) -> Latents:
     """The latents of images: site name -> `(B, ...)`, the guide's mean or, with `mean=False`, one draw.
 
@@ -41,6 +61,7 @@ def _abduct(
     vae: SemiVAE, x: Tensor | None, y: Tensor | None = None, *, mean: bool = True
 ) -> tuple[Latents, Tensor | None]:
     """The latents of images, and their labels where the guide has any, the missing ones being the guide's."""
+    vae.validate(x, y)
     with LocalParameters(), Impute(most_probable=mean), Mean() if mean else nullcontext():
         trace = poutine.trace(vae.guide).get_trace(None if x is None else vae.images(x), y)
     sites = dict(sample_sites(trace))
@@ -49,13 +70,13 @@ def _abduct(
     return latents, labels[0] if labels else y
 
 
-@torch.no_grad()
+@_task
 def decode(vae: SemiVAE, latents: Latents, y: Tensor | None = None) -> Tensor:
     """The mean of p(x | latents, y), `(B, C, H, W)`; latents that are not given are drawn from the prior."""
     return _image(_run_model(vae, latents, y, _num_rows(latents, y)))
 
 
-@torch.no_grad()
+@_task
 def classify(
     vae: SemiVAE,
     x: Tensor,
@@ -90,31 +111,31 @@ def log_classify(vae: SemiVAE, x: Tensor, *, num_samples: int = 100, mean: bool 
     Raises:
         ValueError: the guide does not have one label site.
     """
-    dim = -1 - vae.max_plate_nesting
+    dim, num_samples = -1 - vae.max_plate_nesting, check_count("num_samples", num_samples)
     draw = Mean() if mean else Particles(num_samples, dim)
     with LocalParameters(), Impute(most_probable=True), draw:
         trace = poutine.trace(vae.guide).get_trace(x)
         labels = [site for _, site in sample_sites(trace) if enumerates(site)]
-        if not labels:  # the model may read it off the latents
+        if not labels and infers_from_labels(vae):  # the model reads it off the latents
             latents = {name: site["value"] for name, site in sample_sites(trace)}
             with poutine.condition(data=latents), Until() as label:
                 vae.model(x)
             labels = [*label.sites.values()]
     if len(labels) != 1:
-        raise InputError(f"classify: {type(vae).__name__} has {len(labels)} label sites; accepted is one")
+        raise InputError(f"classify: the guide of {type(vae).__name__} has {len(labels)} label sites; accepted is one")
     q = labels[0]["fn"]
     table = q.log_prob(q.enumerate_support(expand=False))  # (C [, particles], B) or (2 [, particles], B, L)
     table = table.reshape(table.shape[0], -1, *table.shape[-vae.max_plate_nesting :])
     return (torch.logsumexp(table, 1) - math.log(table.shape[1])).movedim(0, -1)
 
 
-@torch.no_grad()
+@_task
 def reconstruct(vae: SemiVAE, x: Tensor, y: Tensor | None = None, *, mean: bool = True) -> Tensor:
     """The images that the model makes of the images' latents, `(B, C, H, W)`; see `infer` for `mean`."""
     return decode(vae, *_abduct(vae, x, y, mean=mean))
 
 
-@torch.no_grad()
+@_task
 def generate(vae: SemiVAE, y: Tensor, num_samples: int = 1, *, given: Latents | None = None) -> Tensor:
     """Images drawn from the model given labels, `(num_samples, B, C, H, W)`.
 
@@ -129,8 +150,8 @@ def generate(vae: SemiVAE, y: Tensor, num_samples: int = 1, *, given: Latents | 
     Raises:
         ValueError: the model has neither a label nor characteristic latents (VAE, M1).
     """
-    given, out, of_labels = given or {}, [], infers_from_labels(vae)
-    for _ in range(num_samples):
+    y, given, out, of_labels = vae.labels.validate(y), given or {}, [], infers_from_labels(vae)
+    for _ in range(check_count("num_samples", num_samples)):
         trace = _run_model(vae, {**(_abduct(vae, None, y, mean=False)[0] if of_labels else {}), **given}, y, len(y))
         if not any(enumerates(site) for _, site in sample_sites(trace)):
             trace = _run_model(vae, {**characterise(vae, y), **given}, y, len(y))
@@ -138,7 +159,7 @@ def generate(vae: SemiVAE, y: Tensor, num_samples: int = 1, *, given: Latents | 
     return torch.stack(out)
 
 
-@torch.no_grad()
+@_task
 def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws: int = 1000) -> Latents:
     """Characteristic latents for labels, where only the guide's classifier knows both: rejection (REVAE, Appendix A).
 
@@ -192,27 +213,29 @@ def _where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(mask.reshape(mask.shape + (1,) * (b.dim() - mask.dim())), a, b)
 
 
-def _has_label(vae: SemiVAE) -> bool:
-    """Whether the generative model has a label site."""
-    with LocalParameters(), Impute():
-        trace = poutine.trace(vae.model).get_trace()
-    return any(enumerates(site) for _, site in sample_sites(trace))
-
-
 def infers_from_labels(vae: SemiVAE) -> bool:
-    """Whether labels are evidence on the latents (MVAE): sites of the model, and of the guide an input only."""
-    return _has_label(vae) and not classifies(vae)
+    """Whether labels are evidence on the latents (MVAE): leaves of the model, and of the guide an input only."""
+    blank = vae.images(torch.zeros(1, *vae.x_shape))
+    return _has_label(vae) and not classifies(vae) and not descendants(vae, blank)
 
 
 def classifies(vae: SemiVAE) -> bool:
     """Whether the guide has a label site."""
-    blank = vae.images(torch.zeros(1, *vae.x_shape))
-    with LocalParameters(), Impute():
-        trace = poutine.trace(vae.guide).get_trace(blank)
-    return any(enumerates(site) for _, site in sample_sites(trace))
+    return _samples_labels(vae, vae.guide, vae.images(torch.zeros(1, *vae.x_shape)))
 
 
-@torch.no_grad()
+def _has_label(vae: SemiVAE) -> bool:
+    """Whether the generative model has a label site."""
+    return _samples_labels(vae, vae.model)
+
+
+def _samples_labels(vae: SemiVAE, fn: Callable, *args: Tensor) -> bool:
+    with torch.no_grad(), LocalParameters(), Impute(), Until() as label:
+        fn(*args)
+    return bool(label.sites)
+
+
+@_task
 def intervene(vae: SemiVAE, x: Tensor, y_new: Tensor, num_samples: int = 1) -> Tensor:
     """Counterfactual images: infer the latents of x, set labels, redraw what descends from them, decode.
 
@@ -222,32 +245,35 @@ def intervene(vae: SemiVAE, x: Tensor, y_new: Tensor, num_samples: int = 1) -> T
     Returns `(num_samples, B, C, H, W)`. All latents that do not descend from a label are those of x. Where labels are
     evidence on the latents (MVAE), these are drawn anew, from q(z | x, y_new).
     """
-    vae.labels.validate(y_new, "y_new")
+    y_new = vae.labels.validate(y_new, "y_new")
+    draws = range(check_count("num_samples", num_samples))
+    _check_rows(x=x, y_new=y_new)
     if infers_from_labels(vae):
-        return torch.stack([decode(vae, infer(vae, x, y_new, mean=False), y_new) for _ in range(num_samples)])
+        return torch.stack([decode(vae, infer(vae, x, y_new, mean=False), y_new) for _ in draws])
     latents, y = _abduct(vae, x)
+    is_set = ~is_missing(y_new).to(next(vae.parameters()).device)
     if not _has_label(vae):  # new characteristics for the labels that are set, by the guide's classifier
-        is_set, out = ~is_missing(y_new).to(next(vae.parameters()).device), []
-        for _ in range(num_samples):
+        out = []
+        for _ in draws:
             drawn = {name: _where(is_set, z, latents[name]) for name, z in characterise(vae, y_new).items()}
             out.append(decode(vae, {**latents, **drawn}))
         return torch.stack(out)
     redrawn = descendants(vae, vae.images(x)) & set(latents)
     kept = {name: value for name, value in latents.items() if name not in redrawn}
     inferred = {name: latents[name] for name in redrawn}
-    is_set = ~is_missing(y_new).to(next(vae.parameters()).device)
     y = y_new if y is None else torch.where(is_set, y_new.to(y), y)
     with _Redraw(inferred, is_set):
-        return torch.stack([_image(_run_model(vae, kept, y, len(x))) for _ in range(num_samples)])
+        return torch.stack([_image(_run_model(vae, kept, y, len(x))) for _ in draws])
 
 
-@torch.no_grad()
+@_task
 def swap(vae: SemiVAE, x_characteristics: Tensor, x_rest: Tensor) -> Tensor:
     """Images with the characteristics of some images and the rest of others, `(B, C, H, W)`.
 
     Which sites the characteristics are is the model's statement: latents, or the label itself (M2). Where labels are
     evidence on the latents (MVAE), these are inferred from the image whose rest it is and the other one's labels.
     """
+    _check_rows(x_characteristics=x_characteristics, x_rest=x_rest)
     if infers_from_labels(vae):
         probs = classify(vae, x_characteristics, mean=True)
         y = (probs > 0.5).to(probs) if isinstance(vae.labels, Binary) else probs.argmax(-1)
@@ -257,17 +283,17 @@ def swap(vae: SemiVAE, x_characteristics: Tensor, x_rest: Tensor) -> Tensor:
     return decode(vae, chosen, y)
 
 
-@torch.no_grad()
+@_task
 def traverse(vae: SemiVAE, x: Tensor, site: str, index: int, values: Tensor) -> Tensor:
     """Images along one coordinate of one latent, the rest kept, `(len(values), B, C, H, W)`.
 
     Raises:
         ValueError: there is no such site or coordinate.
     """
-    return walk(vae, x, site, (index,), values[:, None])
+    return walk(vae, x, site, (index,), torch.as_tensor(values).unsqueeze(-1))
 
 
-@torch.no_grad()
+@_task
 def walk(vae: SemiVAE, x: Tensor, site: str, indices: Sequence[int], values: Tensor) -> Tensor:
     """Images with several coordinates of one latent set, the rest kept.
 
@@ -284,6 +310,8 @@ def walk(vae: SemiVAE, x: Tensor, site: str, indices: Sequence[int], values: Ten
     if not all(-size <= index < size for index in indices):
         accepted = f"0 to {size - 1}" if size else "none, it is empty,"
         raise InputError(f"indices: got {tuple(indices)}; accepted are {accepted} for site {site!r}")
+    if values.dim() != 2 or values.shape[1] != len(indices):
+        raise InputError(f"values: got shape {tuple(values.shape)}; accepted is (T, {len(indices)})")
     out = []
     for point in values:
         z = latents[site].clone()
@@ -292,7 +320,7 @@ def walk(vae: SemiVAE, x: Tensor, site: str, indices: Sequence[int], values: Ten
     return torch.stack(out)
 
 
-@torch.no_grad()
+@_task
 def interpolate(vae: SemiVAE, y: Tensor, steps: int = 8) -> Tensor:
     """Images on the polytope between the prior means of four labels, `(steps, steps, C, H, W)` (CCVAE, D.6).
 
@@ -314,7 +342,7 @@ def interpolate(vae: SemiVAE, y: Tensor, steps: int = 8) -> Tensor:
     return decode(vae, points).unflatten(0, (steps, steps))
 
 
-@torch.no_grad()
+@_task
 def prior_of_characteristics(vae: SemiVAE, y: Tensor) -> tuple[Tensor, Tensor]:
     """The means and standard deviations of p(z_c | y) for labels `y`, each of z_c's shape."""
     trace = _run_model(vae, {}, y, len(y))
@@ -330,12 +358,13 @@ def in_batches(task: Callable[..., Tensor], *images: Tensor, size: int = 500) ->
 def _run_model(vae: SemiVAE, latents: Latents, y: Tensor | None, num_rows: int) -> Trace:
     """A trace of the model on `num_rows` rows with latents (and labels) set and no image observed."""
     y = vae.labels.missing(num_rows) if y is None else vae.labels.validate(y)
-    y = y.to(next(vae.parameters()).device)
+    parameter = next(vae.parameters())
+    y = y.to(parameter.device)
+    latents = {name: value.to(parameter) if value.is_floating_point() else value for name, value in latents.items()}
     with LocalParameters(), Impute(), poutine.trace() as trace, poutine.condition(data=latents):
         vae.model(None, y)
-    unknown = set(latents) - set(trace.trace.nodes)
-    if unknown:
-        known = [name for name, site in sample_sites(trace.trace) if _is_latent(site)]
+    known = [name for name, site in sample_sites(trace.trace) if _is_latent(site)]
+    if unknown := set(latents) - set(known):
         raise InputError(f"latents: got {sorted(unknown)}; accepted are {', '.join(map(repr, known))}")
     return trace.trace
 
@@ -346,6 +375,12 @@ def _image(trace: Trace) -> Tensor:
 
 def _is_latent(site: dict) -> bool:
     return not enumerates(site) and site["name"] != "x"
+
+
+def _check_rows(**values: Tensor) -> None:
+    sizes = {name: len(value) for name, value in values.items()}
+    if len(set(sizes.values())) > 1:
+        raise InputError(f"{', '.join(sizes)}: got {list(sizes.values())} rows; accepted are as many of each")
 
 
 def _num_rows(latents: Latents, y: Tensor | None) -> int:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pyro_semivae.checkpoints import Average, Checkpoint, History, setting
 from pyro_semivae.data.batches import Batches
-from pyro_semivae.errors import InputError
+from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.files import check_plain, writable_folder
 from pyro_semivae.infer import ObjectiveModule, RowELBO, RowScale
 from pyro_semivae.models import SemiVAE
@@ -70,14 +70,14 @@ def fit(
         x: images, uint8 or float in [0, 1], `(N, C, H, W)`.
         y: labels, with missing entries; `None` if none is known.
         elbo: the objective (default: `vae.elbo()`).
-        epochs: the number of passes through the unlabelled rows (all rows, where all are labelled).
+        epochs: the number of passes through the unlabelled rows, or the labelled ones if that takes more steps.
         batch_size, labelled_batch_size, labelled_weight, device_budget: see `data.Batches`.
         lr, schedule: Adam's learning rate, and its factor as a function of the fraction of training done.
         corrupt: noise on the images that the guide sees, e.g. `data.shift`; the model scores the clean ones. Since any
             q(z | corrupt(x)) is a guide, what is maximised is a bound still (Im et al., AAAI 2017).
         average: the decay of a moving average of the weights over steps, e.g. 0.998 (Polyak and Juditsky, 1992), which
             is what the model has after training, after every epoch and in the checkpoint; 0 for the last weights.
-        seed: seeds the order of the rows and the noise.
+        seed: seeds the order of the rows and the noise (torch's global generators).
         accelerator, precision: as Fabric knows them, e.g. `"cuda"` and `"bf16-mixed"`; one device.
         checkpoint: a file written after every epoch. resume: continue from it where it exists; the run is then
             bit-identical to one that was never interrupted (same machine; a schedule's end moves with `epochs`).
@@ -96,14 +96,21 @@ def fit(
             is damaged or another model's.
         FloatingPointError: a term of the bound, or a parameter, is not finite. The last checkpoint is kept.
     """
-    if epochs < 1 or not 0 < lr < math.inf:
-        raise InputError(f"epochs, lr: got {epochs}, {lr}; accepted are epochs from 1 and a finite lr above 0")
+    check_count("epochs", epochs)
+    if not 0 < lr < math.inf:
+        raise InputError(f"lr: got {lr}; accepted is a finite number above 0")
     if not 0 <= average < 1:
         raise InputError(f"average: got {average}; accepted is 0 <= average < 1")
+    if elbo is not None and not isinstance(elbo, RowELBO):
+        raise InputError(f"elbo: got {type(elbo).__name__}; accepted are this library's objectives, e.g. vae.elbo()")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed: got {seed}; accepted are 0 to 2^32 - 1")
     vae.validate(x, y)
     check_plain(config or {}, "config")
     if checkpoint is not None:
         writable_folder(Path(checkpoint).parent, "checkpoint")
+        if Path(checkpoint).is_dir():
+            raise InputError(f"checkpoint: got the folder {checkpoint}; accepted is a file's path")
     elbo = vae.elbo() if elbo is None else elbo
     fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
     torch.manual_seed(seed)
@@ -125,8 +132,8 @@ def fit(
     history: History = []
     averaged = Average(vae, average)
     of_batches = f"{batches.sizes}, labelled_weight {labelled_weight}, seed {seed}"
-    of_optimiser = {"lr": lr, "schedule": schedule, "corrupt": corrupt, "average": average}
-    kept = setting(elbo, x, batches, of_batches, of_optimiser)
+    of_optimiser = {"lr": lr, "schedule": schedule, "corrupt": corrupt, "average": average, "precision": precision}
+    kept = setting(vae, elbo, x, batches, of_batches, of_optimiser)
     state = Checkpoint(vae, averaged, optimiser, batches, kept, config or {})
     if resume and checkpoint is not None:
         if Path(checkpoint).exists():

@@ -130,6 +130,73 @@ def test_state_outside_of_the_state_dict():
         check_model(vae, *batch())
 
 
+def test_parameters_are_the_modules_and_registered():
+    def without(self, x=None, y=None):
+        self.register = lambda: None
+        return CCVAE.model(self, x, y)
+
+    with pytest.raises(ContractError, match=r"not registered with Pyro: plain SVI would not train them; call self.reg"):
+        check_model(broken("Unregistered", model=without), *batch())
+
+    def extra(self, x=None, y=None):
+        pyro.param("own", torch.tensor(1.0))
+        return CCVAE.model(self, x, y)
+
+    with pytest.raises(ContractError, match=r"pyro.param \['own'\]: fit trains the module's parameters only"):
+        check_model(broken("Extra", model=extra), *batch())
+
+
+@pytest.mark.parametrize("method", ["model", "guide"])
+def test_labels_must_be_observed(method):
+    def forgets(self, x=None, y=None):
+        return getattr(CCVAE, method)(self, x, torch.full_like(y, MISSING) if y is not None else None)
+
+    with pytest.raises(ContractError, match=f"{method}: site 'y' does not have the labels that it is given"):
+        check_model(broken("Forgets", **{method: forgets}), *batch())
+
+
+def test_labels_must_be_marked():
+    def plain(self, x=None, y=None):
+        with self.rows(x, y):
+            for name, q in zip(("z_c", "z_s"), self.q_z(x), strict=True):
+                z = pyro.sample(name, q)
+                if name == "z_c":
+                    pyro.sample("y", self.q_y(z), obs=y)
+
+    with pytest.raises(ContractError, match="the sites of model and guide: site 'y'"):
+        check_model(broken("Plain", guide=plain, model=lambda self, x=None, y=None: _plain_model(self, x, y)), *batch())
+
+
+def _plain_model(self, x, y):
+    self.register()
+    with self.rows(x, y):
+        y = pyro.sample("y", self.p_y(), obs=y)
+        z_c, z_s = pyro.sample("z_c", self.p_z_c(y)), pyro.sample("z_s", self.p_z_s())
+        return pyro.sample("x", self.p_x(z_c, z_s), obs=x)
+
+
+def test_deterministic_sites_are_no_sites():
+    def noted(self, x=None, y=None):
+        x = CCVAE.model(self, x, y)
+        pyro.deterministic("mean", x.mean())
+        return x
+
+    check_model(broken("Noted", model=noted), *batch())
+
+
+def test_a_classifier_that_reads_no_draw_is_named():
+    def of_mean(self, x=None, y=None):
+        with self.rows(x, y):
+            q_z_c, q_z_s = self.q_z(x)
+            pyro.sample("z_c", q_z_c)
+            pyro.sample("y", self.q_y(q_z_c.mean), obs=y, infer={"enumerate": "parallel"})
+            pyro.sample("z_s", q_z_s)
+
+    vae = broken("OfMean", guide=of_mean)
+    with pytest.raises(ValueError, match=r"label 'y': the guide's q\(y\|..\) must depend on a sampled latent"):
+        vae.elbo().terms(vae.model, vae.guide, *batch())
+
+
 def test_characteristics_must_be_sites():
     with pytest.raises(ContractError, match=r"characteristic: \['z_y'\] are no sites"):
         check_model(broken("Named", characteristic=("z_y",)), *batch())

@@ -7,8 +7,10 @@ from training import make, options, rows, same_weights, untimed
 
 from pyro_semivae import data
 from pyro_semivae.checkpoints import load_weights
+from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.files import load_checkpoint, save_checkpoint
 from pyro_semivae.labels import MISSING
+from pyro_semivae.nn import MLPs
 from pyro_semivae.train import cosine, fit
 
 
@@ -138,6 +140,7 @@ def test_what_a_checkpoint_cannot_hold_is_refused_before_training(tmp_path):
         ({"lr": 1e-3}, "other optimiser"),
         ({"schedule": cosine}, "other optimiser"),
         ({"corrupt": data.shift}, "other optimiser"),
+        ({"precision": "bf16-mixed"}, "other optimiser"),
         ({"epochs": 1}, "epochs: got 1; .* trained for 2 already"),
     ],
 )
@@ -147,6 +150,22 @@ def test_a_checkpoint_of_another_setting_is_refused(tmp_path, change, message):
     fit(make(), x, y, **options(epochs=2), checkpoint=path)
     with pytest.raises(ValueError, match=message):
         fit(make(), x, y, **{**options(), **change}, checkpoint=path, resume=True)
+
+
+def test_a_checkpoint_of_another_model_of_the_same_sizes_is_refused(tmp_path):
+    x, y, _ = rows()
+    path = tmp_path / "checkpoint.pt"
+    fit(make(), x, y, **options(epochs=2), checkpoint=path)
+    for change, message in (
+        ({"networks": MLPs((11,), dropout=0.5)}, "other model"),
+        ({"likelihood": LaplaceImage}, "other model"),
+        ({"prior": torch.tensor([0.1, 0.3, 0.2, 0.2, 0.2])}, r"other prior: .*-2\.30"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(make(**change), x, y, **options(), checkpoint=path, resume=True)
+    load_weights(make(networks=MLPs((11,), dropout=0.5)), load_checkpoint(path))  # the weights themselves fit
+    with pytest.raises(ValueError, match=r"does not fit this CCVAE: .*size mismatch for"):
+        load_weights(make(z_c=3), load_checkpoint(path))
 
 
 def test_a_checkpoint_of_other_data_or_another_objective_is_refused(tmp_path):

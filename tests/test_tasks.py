@@ -6,7 +6,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import nn
 from torch.testing import assert_close
 
 from pyro_semivae import CCVAE, tasks
@@ -198,4 +197,33 @@ def test_a_guide_without_labels_cannot_classify(vae, x):
 
 def test_no_gradients_are_kept(vae, x):
     assert not tasks.reconstruct(vae, x).requires_grad and not tasks.classify(vae, x).requires_grad
-    assert isinstance(vae, nn.Module)
+    assert all(parameter.grad is None for parameter in vae.parameters())
+
+
+def test_tasks_leave_dropout_out_and_the_mode_as_it_was(x):
+    vae = CCVAE(SHAPE, Classes(C), z_c=D_C, z_s=D_S, networks=MLPs((11,), dropout=0.5)).train()
+    first = tasks.classify(vae, x, mean=True)
+    assert_close(tasks.classify(vae, x, mean=True), first)
+    assert vae.training and not tasks.classify(vae.eval(), x, mean=True).requires_grad and not vae.training
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (lambda vae, x: tasks.generate(vae, 7), "y: got int; accepted is a 1-d integer tensor"),
+        (lambda vae, x: tasks.generate(vae, torch.tensor(7)), r"y: got shape \(\)"),
+        (lambda vae, x: tasks.generate(vae, torch.tensor([1]), 0), "num_samples: got 0; accepted are 1, 2"),
+        (
+            lambda vae, x: tasks.generate(vae, torch.tensor([1]), given={"y": torch.tensor([2])}),
+            r"latents: got \['y'\]",
+        ),
+        (lambda vae, x: tasks.reconstruct(vae, x[:0]), "x, y: got no rows"),
+        (lambda vae, x: tasks.reconstruct(vae, x, torch.zeros(len(x), 1).long()), r"y: got shape \(\d, 1\)"),
+        (lambda vae, x: tasks.swap(vae, x, x[:1]), r"x_characteristics, x_rest: got \[\d, 1\] rows"),
+        (lambda vae, x: tasks.intervene(vae, x, torch.tensor([1])), r"x, y_new: got \[\d, 1\] rows"),
+        (lambda vae, x: tasks.walk(vae, x, "z_c", (0, 1), torch.zeros(4, 1)), r"values: got shape \(4, 1\)"),
+    ],
+)
+def test_bad_calls_are_named(vae, x, task, message):
+    with pytest.raises(ValueError, match=message):
+        task(vae, x)

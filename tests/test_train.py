@@ -133,11 +133,14 @@ def test_images_take_the_models_dtype(dtype, image_dtype):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 0}, "epochs, lr: got 0"),
-        ({"lr": float("nan")}, "epochs, lr: got"),
+        ({"epochs": 0}, "epochs: got 0; accepted are 1, 2"),
+        ({"lr": float("nan")}, "lr: got nan"),
         ({"batch_size": 0}, "batch_size: got 0"),
         ({"labelled_batch_size": 0}, "labelled_batch_size: got 0"),
         ({"labelled_weight": -1.0}, "labelled_weight: got -1.0"),
+        ({"seed": 2**60}, "seed: got"),
+        ({"elbo": pyro.infer.Trace_ELBO()}, "elbo: got Trace_ELBO; accepted are this library's"),
+        ({"checkpoint": "/tmp"}, "checkpoint: got the folder /tmp"),
         ({"checkpoint": "/proc/nowhere/c.pt"}, "checkpoint: cannot write to /proc/nowhere"),
     ],
 )
@@ -221,6 +224,11 @@ def test_a_term_of_the_batch_counts_in_the_bound_and_is_watched():
     terms = {k: v for k, v in history[-1].items() if k.startswith("term/")}
     assert terms["term/batch/balance"] < 0
     assert_close(sum(terms.values()), history[-1]["bound"])
+    torch.manual_seed(0)
+    batch = x[:9].double() / 255, y[:9]
+    with torch.random.fork_rng():
+        loss = elbo.loss(vae.model, vae.guide, *batch)
+    assert_close(-loss, sum(term.sum() for term in elbo.terms(vae.model, vae.guide, *batch).values()))
 
     def infinite(run):
         nonlocal calls

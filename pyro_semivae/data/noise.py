@@ -79,7 +79,7 @@ def adversarial(x: Tensor, log_probs: Callable[[Tensor], Tensor], radius: float 
 def in_turn(x: Tensor, noises: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
     """Image i of a batch gets noise i modulo their number; `fit` draws batches in random order."""
     out = torch.empty_like(x)
-    for i, noise in enumerate(noises):
+    for i, noise in enumerate(noises[: len(x)]):
         out[i :: len(noises)] = noise(x[i :: len(noises)])
     return out
 

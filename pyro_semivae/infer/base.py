@@ -73,7 +73,10 @@ class RowELBO(ELBO):
         """One stochastic evaluation of the bound."""
 
     def terms(self, model: Callable, guide: Callable, *args, **kwargs) -> dict[str, Tensor]:
-        """Name -> `(B,)` tensor in nats, weights included, before the plate's scale; they sum to the bound."""
+        """Name -> `(B,)` tensor in nats, weights included, before the plate's scale; a term of the batch is a scalar.
+
+        They sum to the bound.
+        """
         with LocalParameters():
             return self.rows(model, guide, *args, **kwargs).terms
 

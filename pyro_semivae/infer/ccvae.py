@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_semivae.errors import InputError
+from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.infer.base import RowELBO, Rows, log_prob, plate_dims, reduce_plates, row_dim, row_scale
 from pyro_semivae.infer.handlers import Particles
 from pyro_semivae.infer.labelled import Run
@@ -98,8 +98,6 @@ class TraceCCVAE_ELBO(RowELBO):
         ):
             if value not in accepted:
                 raise InputError(f"{name}: got {value!r}; accepted are {', '.join(map(repr, accepted))}")
-        if not isinstance(num_samples, int) or num_samples < 1:
-            raise InputError(f"num_samples: got {num_samples}; accepted are 1, 2, ...")
         weights = {
             "classifier_weight": classifier_weight,
             "beta": beta,
@@ -115,7 +113,7 @@ class TraceCCVAE_ELBO(RowELBO):
         self.detach = detach
         self.classifier_weight = classifier_weight
         self.beta = beta
-        self.num_samples = num_samples
+        self.num_samples = check_count("num_samples", num_samples)
         self.regulariser_weight = regulariser_weight
         self.consistency_weight = consistency_weight
         self.entropy_weight = entropy_weight
@@ -202,8 +200,8 @@ class TraceCCVAE_ELBO(RowELBO):
                 f'infer={{"enumerate": "parallel"}}'
             )
         table = log_prob(run.guide.nodes[label])
-        if table.dim() < -self.particle_dim:
-            raise InputError(f"label '{label}': the guide's q({label}|..) must depend on the latents")
+        if table.shape[self.particle_dim] == 1:  # and there is more than one particle
+            raise InputError(f"label '{label}': the guide's q({label}|..) must depend on a sampled latent")
         return table
 
     def _log_q_observed(self, run: Run) -> Tensor:

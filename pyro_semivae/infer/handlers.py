@@ -17,7 +17,8 @@ ROW_PLATE = "data"
 class LocalParameters(Messenger):
     """Lets `pyro.module` hand back the module's own parameters, leaving Pyro's global store alone.
 
-    Other `pyro.param` statements, whose values live in the store alone, work as always.
+    Other `pyro.param` statements, whose values live in the store alone, are left to it: `check_model` refuses them, for
+    nothing here but plain SVI trains them.
     """
 
     def _pyro_param(self, msg) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_semivae.errors import InputError
+from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.infer.base import RowELBO, Rows, log_prob, row_scale
 from pyro_semivae.infer.handlers import Until
 from pyro_semivae.infer.roles import assign_roles
@@ -51,9 +51,7 @@ class TraceMVAE_ELBO(RowELBO):
         for name, value in (("label_weight", label_weight), ("beta", beta)):
             if not 0 <= value < math.inf:
                 raise InputError(f"{name}: got {value}; accepted is a finite number from 0")
-        if not isinstance(subsets, int) or subsets < 0:
-            raise InputError(f"subsets: got {subsets}; accepted are 0, 1, ...")
-        self.label_weight, self.subsets, self.beta = label_weight, subsets, beta
+        self.label_weight, self.subsets, self.beta = label_weight, check_count("subsets", subsets, 0), beta
 
     def rows(self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None) -> Rows:
         if y is None:

@@ -92,12 +92,15 @@ class SemiVAE(nn.Module, ABC):
         """The plate "data" over the rows of whichever of `x` and `y` is given; one row if none is.
 
         Raises:
-            ValueError: they have different numbers of rows.
+            ValueError: they have different numbers of rows, or none.
         """
         sizes = {len(value) for value in (x, y) if value is not None}
         if len(sizes) > 1:
             raise InputError(f"x, y: got {len(x)} images and {len(y)} labels; accepted are as many of one as the other")
-        return pyro.plate(ROW_PLATE, sizes.pop() if sizes else 1, dim=-self.max_plate_nesting)
+        size = sizes.pop() if sizes else 1
+        if size < 1:
+            raise InputError("x, y: got no rows; accepted are batches of one or more")
+        return pyro.plate(ROW_PLATE, size, dim=-self.max_plate_nesting)
 
     def validate(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
         """Checks a batch once, outside of the training loop.
