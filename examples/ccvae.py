@@ -102,7 +102,7 @@ def run() -> None:
         entropy_weight=args.entropy,
         balance_weight=args.balance,
     )
-    job.train(vae, elbo, corrupt=noise(args, vae), schedule=SCHEDULES[args.schedule], average=args.average)
+    job.train(vae, elbo, corrupt=noise(args, vae), average=args.average)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pyro_semivae import cli
 from pyro_semivae.models import DIVA
-from pyro_semivae.train import cosine
 
 
 def run() -> None:
@@ -15,7 +14,7 @@ def run() -> None:
     job = cli.Run(args, preferred="fashionmnist")
     sizes = {"z_c": args.z_c, "z_s": args.z_s}
     vae = DIVA(job.data.x_shape, job.data.labels, **sizes, prior=job.prior(), **job.parts())
-    job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta), schedule=cosine)
+    job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta))
 
 
 if __name__ == "__main__":

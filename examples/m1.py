@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from pyro_semivae import cli
 from pyro_semivae.models import M1
-from pyro_semivae.train import cosine
 
 
 def run() -> None:
     args = cli.parse(cli.compared_parser(__doc__, split=False), cli.COMPARED)
     job = cli.Run(args, preferred="fashionmnist")
     vae = M1(job.data.x_shape, job.data.labels, z=args.z, **job.parts())
-    job.train(vae, vae.elbo(beta=args.beta), schedule=cosine, then=lambda: vae.fit_classifier(job.data.x, job.y))
+    job.train(vae, vae.elbo(beta=args.beta), then=lambda: vae.fit_classifier(job.data.x, job.y))
 
 
 if __name__ == "__main__":

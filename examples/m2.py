@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pyro_semivae import cli
 from pyro_semivae.models import M2
-from pyro_semivae.train import cosine
 
 
 def run() -> None:
@@ -18,7 +17,7 @@ def run() -> None:
     job = cli.Run(args, preferred="fashionmnist")
     vae = M2(job.data.x_shape, job.data.labels, z=args.z, prior=job.prior(), **job.parts())
     drawn = {"labels": args.labels} if job.prior() is not None else {}
-    job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta, **drawn), schedule=cosine)
+    job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta, **drawn))
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from pyro_semivae import cli
 from pyro_semivae.models import M3
-from pyro_semivae.train import cosine
 
 
 def run() -> None:
     args = cli.parse(cli.compared_parser(__doc__, split=True, alpha=1.0), cli.COMPARED)
     job = cli.Run(args, preferred="fashionmnist")
     vae = M3(job.data.x_shape, job.data.labels, z_c=args.z_c, z_s=args.z_s, **job.parts())
-    job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta), schedule=cosine)
+    job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta))
 
 
 if __name__ == "__main__":

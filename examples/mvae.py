@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pyro_semivae import cli
 from pyro_semivae.models import MVAE
-from pyro_semivae.train import cosine
 
 
 def run() -> None:
@@ -17,10 +16,11 @@ def run() -> None:
         "--label-weight", type=float, default={"fashionmnist": 50.0, "*": 10.0}, help="lambda of labels"
     )
     parser.add_argument("--subsets", type=int, default=1, help="k, random subsets of the labels a step")
+    parser.set_defaults(warm_up=0.3)  # without it z is left out of use
     args = cli.parse(parser, cli.COMPARED)
     job = cli.Run(args, preferred="fashionmnist")
     vae = MVAE(job.data.x_shape, job.data.labels, z=args.z, **job.parts())
-    job.train(vae, vae.elbo(label_weight=args.label_weight, subsets=args.subsets, beta=args.beta), schedule=cosine)
+    job.train(vae, vae.elbo(label_weight=args.label_weight, subsets=args.subsets, beta=args.beta))
 
 
 if __name__ == "__main__":

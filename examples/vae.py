@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from pyro_semivae import cli
 from pyro_semivae.models import VAE
-from pyro_semivae.train import cosine
 
 
 def run() -> None:
     args = cli.parse(cli.compared_parser(__doc__, split=False), cli.COMPARED)
     job = cli.Run(args, preferred="fashionmnist")
     vae = VAE(job.data.x_shape, job.data.labels, z=args.z, **job.parts())
-    job.train(vae, vae.elbo(beta=args.beta), schedule=cosine)
+    job.train(vae, vae.elbo(beta=args.beta))
 
 
 if __name__ == "__main__":

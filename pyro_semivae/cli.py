@@ -22,7 +22,7 @@ from pyro_semivae.infer import RowELBO
 from pyro_semivae.labels import Binary, frequencies
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.nn import Convs, MLPs
-from pyro_semivae.train import fit
+from pyro_semivae.train import SCHEDULES, fit
 
 
 def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str]) -> argparse.ArgumentParser:
@@ -69,13 +69,16 @@ def compared_parser(description: str, *, split: bool, alpha: float | None = None
     else:
         out.add_argument("--z", type=int, default=20, help="size of the latent")
     out.add_argument("--beta", type=float, default=1.0, help="weight of the latents' densities; 1 is the bound")
+    out.add_argument("--warm-up", type=float, default=0.0, help="fraction of training over which beta rises from 0")
     if alpha is not None:
         meaning = "weight alpha N / N_labelled on log q(y|.) of labelled rows"
         out.add_argument("--alpha", type=float, default=alpha, help=meaning)
     return out
 
 
-def parse(parser: argparse.ArgumentParser, presets: dict[str, dict[str, Any]], argv: Sequence[str] | None = None):
+def parse(
+    parser: argparse.ArgumentParser, presets: dict[str, dict[str, Any]], argv: Sequence[str] | None = None
+) -> argparse.Namespace:
     """Parses the flags with `--preset` as the defaults of others; the first preset is the default one."""
     parser.add_argument("--preset", default=next(iter(presets)), choices=presets, help="sets defaults of other flags")
     known, _ = parser.parse_known_args(argv)
@@ -146,6 +149,8 @@ class Run:
             "batch_size": self.args.batch_size,
             "labelled_batch_size": max(1, self.args.batch_size // 2),
             "lr": self.args.lr,
+            "schedule": SCHEDULES[getattr(self.args, "schedule", "cosine")],
+            "warm_up": getattr(self.args, "warm_up", 0.0),
             "seed": self.args.seed,
             "accelerator": self.device.type,
             "checkpoint": self.checkpoint,
@@ -223,7 +228,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def main(run) -> None:
+def main(run: Callable[[], None]) -> None:
     """Runs a script's function; bad input is one line on standard error and exit status 2."""
     try:
         run()

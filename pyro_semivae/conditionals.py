@@ -182,7 +182,7 @@ class GreyBernoulli(dist.Bernoulli):
 
     support = constraints.unit_interval
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: torch.Size, _instance: GreyBernoulli | None = None) -> GreyBernoulli:
         return super().expand(batch_shape, self._get_checked_instance(GreyBernoulli, _instance))
 
 

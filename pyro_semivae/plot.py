@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
@@ -124,8 +125,9 @@ def draw_graphs(
     return _finish(figure, path)
 
 
-def show(vae: SemiVAE, x: Tensor, y: Tensor | None = None, *, path: str | Path | None = None) -> Figure:
+def show(vae: SemiVAE, x: Tensor | None = None, y: Tensor | None = None, *, path: str | Path | None = None) -> Figure:
     """Draws a model and its guide as they run on a batch, and prints their factorisations, roles and bound."""
+    x = torch.full((2, *vae.x_shape), 0.5) if x is None else x
     report = inspect_model(vae, x, y)
     kind = {**dict.fromkeys(report.data, "observed"), **dict.fromkeys(report.labels, "summed where missing")}
     graphs = {

@@ -51,6 +51,7 @@ def fit(
     labelled_weight: float = 1.0,
     lr: float = 5e-4,
     schedule: Callable[[float], float] = constant,
+    warm_up: float = 0.0,
     corrupt: Callable[[Tensor], Tensor] | None = None,
     average: float = 0.0,
     seed: int = 0,
@@ -73,6 +74,7 @@ def fit(
         epochs: the number of passes through the unlabelled rows, or the labelled ones if that takes more steps.
         batch_size, labelled_batch_size, labelled_weight, device_budget: see `data.Batches`.
         lr, schedule: Adam's learning rate, and its factor as a function of the fraction of training done.
+        warm_up: the fraction of training over which the objective's `beta` rises linearly from 0 to what it is.
         corrupt: noise on the images that the guide sees, e.g. `data.shift`; the model scores the clean ones. Since any
             q(z | corrupt(x)) is a guide, what is maximised is a bound still (Im et al., AAAI 2017).
         average: the decay of a moving average of the weights over steps, e.g. 0.998 (Polyak and Juditsky, 1992), which
@@ -99,6 +101,8 @@ def fit(
     check_count("epochs", epochs)
     if not 0 < lr < math.inf:
         raise InputError(f"lr: got {lr}; accepted is a finite number above 0")
+    if not 0 <= warm_up <= 1:
+        raise InputError(f"warm_up: got {warm_up}; accepted is a fraction of training, 0 to 1")
     if not 0 <= average < 1:
         raise InputError(f"average: got {average}; accepted is 0 <= average < 1")
     if elbo is not None and not isinstance(elbo, RowELBO):
@@ -132,7 +136,8 @@ def fit(
     history: History = []
     averaged = Average(vae, average)
     of_batches = f"{batches.sizes}, labelled_weight {labelled_weight}, seed {seed}"
-    of_optimiser = {"lr": lr, "schedule": schedule, "corrupt": corrupt, "average": average, "precision": precision}
+    of_optimiser = {"lr": lr, "schedule": schedule, "warm_up": warm_up, "corrupt": corrupt, "average": average}
+    of_optimiser["precision"] = precision
     kept = setting(vae, elbo, x, batches, of_batches, of_optimiser)
     state = Checkpoint(vae, averaged, optimiser, batches, kept, config or {})
     if resume and checkpoint is not None:
@@ -144,13 +149,15 @@ def fit(
     module, optimiser = fabric.setup(step_module, optimiser)
     total_steps = max(1, epochs * batches.steps)
     watch = FiniteWatch(every=1 if fabric.device.type == "cpu" else 25)
-    with pyro.validation_enabled(False), _training(vae):
+    with pyro.validation_enabled(False), _training(vae), _warming_up(elbo, warm_up) as warm:
         for epoch in range(len(history), epochs):
             start, sums = time.perf_counter(), None
             with _bar(batches.steps, epoch, epochs, progress) as bar:
                 for step, batch in enumerate(batches.epoch(epoch)):
+                    done = (epoch * batches.steps + step) / total_steps
+                    warm(done)
                     for group in optimiser.param_groups:
-                        group["lr"] = lr * schedule((epoch * batches.steps + step) / total_steps)
+                        group["lr"] = lr * schedule(done)
                     loss, terms, means = module(batch.x, batch.y, batch.scale)
                     watch(terms, batch.rows, step_module.names, f"epoch {epoch + 1}, step {step + 1}")
                     optimiser.zero_grad()
@@ -183,6 +190,24 @@ def _training(vae: SemiVAE) -> Iterator[None]:
         yield
     finally:
         vae.eval()
+
+
+@contextmanager
+def _warming_up(elbo: RowELBO, until: float) -> Iterator[Callable[[float], None]]:
+    """A function of the fraction of training done that sets the objective's beta, which in the end is what it was."""
+    beta = getattr(elbo, "beta", None)
+    if until and beta is None:
+        raise InputError(f"warm_up: got {until}; accepted is 0 with {type(elbo).__name__}, which has no beta")
+
+    def warm(done: float) -> None:
+        if until:
+            elbo.beta = beta * min(1.0, done / until)
+
+    try:
+        yield warm
+    finally:
+        if until:
+            elbo.beta = beta
 
 
 def _corrupted(guide: Callable, corrupt: Callable[[Tensor], Tensor]) -> Callable:

@@ -240,6 +240,26 @@ def test_a_term_of_the_batch_counts_in_the_bound_and_is_watched():
         fit(make(), x, y, elbo=elbo, **options())
 
 
+def test_beta_warms_up():
+    x, y, _ = rows()
+    vae, seen = make(), []
+    elbo = vae.elbo(beta=4.0)
+    run = elbo.rows
+
+    def spy(*args):
+        seen.append(elbo.beta)
+        return run(*args)
+
+    elbo.rows = spy
+    whole = fit(vae, x, y, elbo=elbo, warm_up=0.5, **options())
+    steps = len(seen)
+    assert_close(seen, [4.0 * min(1.0, step / (steps / 2)) for step in range(steps)])
+    assert elbo.beta == 4.0 and len(whole) == 4
+    for value, message in ((1.5, "warm_up: got 1.5"), (float("nan"), "warm_up: got nan")):
+        with pytest.raises(ValueError, match=message):
+            fit(vae, x, y, warm_up=value, **options())
+
+
 def test_reported_terms_are_scaled_as_in_the_loss():
     x, y, _ = rows()
     vae = make()

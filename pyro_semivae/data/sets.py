@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +150,7 @@ def _download(folder: str, root: Path, timeout_s: float = 5.0) -> str | None:
         socket.setdefaulttimeout(timeout_s)  # a stalled download ends too
         try:
             cls(str(root), download=True)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, HTTPException) as error:
             return f"the download failed: {error}"
         finally:
             socket.setdefaulttimeout(before)

@@ -219,23 +219,27 @@ class TraceCCVAE_ELBO(RowELBO):
         particles = Particles(self.num_samples, self.particle_dim)
         with torch.no_grad(), poutine.enum(first_available_dim=self.particle_dim - 1), particles:
             other = poutine.trace(Evidence()(guide)).get_trace()
-        total: Tensor | float = 0.0
-        for label in run.roles.labels:
-            log_q, site = self._classifier(run, label).narrow(self.particle_dim, 0, 1), run.guide.nodes[label]
+
+        def divergence(label: str, log_q: Tensor, dim: int) -> Tensor:
             with torch.no_grad():
                 log_r = log_prob(other.nodes[label]).logsumexp(self.particle_dim, keepdim=True)
                 log_r = log_r - math.log(self.num_samples)
-            divergence = (log_r.exp() * (log_r - log_q)).sum(site["infer"]["_enumerate_dim"])
-            total = total + self.to_rows(run.where_missing(label, divergence), site)
-        return total
+            return (log_r.exp() * (log_r - log_q)).sum(dim)
+
+        return self._over_missing(run, divergence)
 
     def _entropy(self, run: Run) -> Tensor:
         """H(q(y|z)) summed over the missing labels of each row, `(B,)`."""
+        return self._over_missing(run, lambda label, log_q, dim: -(log_q.exp() * log_q).sum(dim))
+
+    def _over_missing(self, run: Run, of: Callable[[str, Tensor, int], Tensor]) -> Tensor:
+        """A function of each label, its log q(y|z) at the first particle and the dimension of its values, summed over a
+        row's missing labels, `(B,)`."""
         total: Tensor | float = 0.0
         for label in run.roles.labels:
             log_q, site = self._classifier(run, label).narrow(self.particle_dim, 0, 1), run.guide.nodes[label]
-            entropy = -(log_q.exp() * log_q).sum(site["infer"]["_enumerate_dim"])
-            total = total + self.to_rows(run.where_missing(label, entropy), site)
+            values = of(label, log_q, site["infer"]["_enumerate_dim"])
+            total = total + self.to_rows(run.where_missing(label, values), site)
         return total
 
     def _imbalance(self, run: Run) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import pyro
 import torch
@@ -16,6 +17,9 @@ from pyro_semivae.errors import InputError
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.infer.handlers import ROW_PLATE, LocalParameters
 from pyro_semivae.labels import Binary, Classes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class SemiVAE(nn.Module, ABC):
@@ -137,11 +141,12 @@ class SemiVAE(nn.Module, ABC):
         parameter = next(self.parameters())
         return to_unit(x.to(parameter.device), parameter.dtype)
 
-    def show(self, x: Tensor, y: Tensor | None = None, *, path: str | None = None):
+    def show(self, x: Tensor | None = None, y: Tensor | None = None, *, path: str | None = None) -> Figure:
         """Draws model and guide with what is observed, summed and sampled; prints factorisations and bound.
 
         Args:
-            x, y: a batch, labels missing or not. path: where to write the drawing as PNG.
+            x, y: a batch, labels missing or not (default: grey images without labels).
+            path: where to write the drawing as PNG.
 
         Returns the matplotlib figure.
         """

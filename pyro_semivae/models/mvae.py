@@ -47,7 +47,8 @@ class MVAE(SemiVAE):
     The objective is `TraceMVAE_ELBO`, Wu and Goodman's Eq. 5.
 
     Differs from the original: the expert of a label value is a table entry (there: an MLP of 512-512 on an embedding of
-    it); softplus scales; beta is not annealed; MLPs of 600-600 or CCVAE's convolutions.
+    it); softplus scales; MLPs of 600-600 or CCVAE's convolutions. As there, beta should rise from 0 in the first part
+    of training (`fit`'s `warm_up`): in a trial on the digits z was hardly used without.
 
     >>> from pyro_semivae.nn import MLPs
     >>> import torch
