@@ -279,6 +279,9 @@ def swap(vae: SemiVAE, x_characteristics: Tensor, x_rest: Tensor) -> Tensor:
         y = (probs > 0.5).to(probs) if isinstance(vae.labels, Binary) else probs.argmax(-1)
         return reconstruct(vae, x_rest, y)
     (characteristics, y), (rest, _) = _abduct(vae, x_characteristics), _abduct(vae, x_rest)
+    if not set(vae.characteristic) & set(rest):  # the label itself: what descends from it is drawn anew
+        redrawn = descendants(vae, vae.images(x_rest))
+        return decode(vae, {name: z for name, z in rest.items() if name not in redrawn}, y)
     chosen = {name: (characteristics if name in vae.characteristic else rest)[name] for name in rest}
     return decode(vae, chosen, y)
 

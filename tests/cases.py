@@ -12,7 +12,7 @@ from pyro_semivae import CCVAE, SemiVAE
 from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.labels import MISSING, Binary, Classes
-from pyro_semivae.models import DIVA, M1, M2, M3, MVAE, VAE
+from pyro_semivae.models import DIVA, M1, M1M2, M2, M3, MVAE, VAE
 from pyro_semivae.nn import Convs, MLPs
 
 
@@ -59,6 +59,10 @@ def binary(model: type[SemiVAE], **options) -> Callable[[], SemiVAE]:
     return lambda: model((1, 4, 7), Binary(3), networks=MLPs((11,)), **options)
 
 
+def m1m2(m1: Callable[[], SemiVAE], z: int) -> Callable[[], SemiVAE]:
+    return lambda: M1M2(m1(), z=z, hidden=(6,))
+
+
 def convolutional() -> SemiVAE:
     return CCVAE((2, 64, 64), Binary(3), z_s=4, networks=Convs(), likelihood=LaplaceImage)
 
@@ -79,6 +83,13 @@ CASES = [
     Case("m1", classes(M1, z=3), lambda vae: vae.elbo(), "m1.py"),
     Case("m1-binary", binary(M1, z=4), lambda vae: vae.elbo()),
     Case("m2", classes(M2, z=3), lambda vae: vae.elbo(classifier_weight=3.0), "m2.py"),
+    Case(
+        "m1m2",
+        lambda: M1M2(classes(M1, z=4)(), z=3, hidden=(6,)),
+        lambda vae: vae.elbo(classifier_weight=3.0),
+        "m1m2.py",
+    ),
+    Case("m1m2-binary", m1m2(binary(M1, z=4), z=6), lambda vae: vae.elbo(classifier_weight=3.0)),
     Case("m3", classes(M3, z_c=2, z_s=3), lambda vae: vae.elbo(classifier_weight=3.0), "m3.py"),
     Case("diva", classes(DIVA, z_c=2, z_s=3), lambda vae: vae.elbo(classifier_weight=3.0, beta=2.0), "diva.py"),
     Case("mvae", classes(MVAE, z=3), lambda vae: vae.elbo(label_weight=3.0), "mvae.py"),

@@ -13,7 +13,6 @@ from pyro_semivae.conditionals import (
     GreyBernoulliImage,
     StandardNormal,
 )
-from pyro_semivae.errors import InputError
 from pyro_semivae.infer import TraceLabels_ELBO
 from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.models import parts
@@ -98,8 +97,5 @@ class M2(SemiVAE):
 
     def elbo(self, **options) -> TraceLabels_ELBO:
         """The M2 objective; see `TraceLabels_ELBO` for its options."""
-        if isinstance(self.labels, Binary):
-            options = {"labels": "relaxed", **options}
-            if options["labels"] == "sum":
-                raise InputError("labels: got 'sum', which is 2^L terms here; accepted are 'relaxed', 'score'")
+        options = parts.drawn_labels(self.labels, options)
         return TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **options)

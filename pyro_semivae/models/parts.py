@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +35,29 @@ def check_sizes(**sizes: int) -> None:
         least = 0 if name == "z_s" else 1
         if size < least:
             raise InputError(f"{name}: got {size}; accepted are {least}, {least + 1}, ...")
+
+
+def drawn_labels(labels: Labels, options: dict) -> dict:
+    """Options of `TraceLabels_ELBO` for models whose data depends on all labels: missing binary ones are drawn.
+
+    Raises:
+        InputError: they ask for the sum over 2^L values.
+    """
+    if not isinstance(labels, Binary):
+        return options
+    if options.get("labels") == "sum":
+        raise InputError("labels: got 'sum', which is 2^L terms here; accepted are 'relaxed', 'score'")
+    return {"labels": "relaxed", **options}
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    """A copy whose parameters are buffers: kept and saved, and trained by nothing."""
+    module = copy.deepcopy(module)
+    for part in module.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            delattr(part, name)
+            part.register_buffer(name, parameter.detach())
+    return module
 
 
 def label_prior(labels: Labels, probs: Tensor | None = None) -> Conditional:

@@ -1,0 +1,94 @@
+"""M1+M2, an M2 on the features of a trained M1 (Kingma, Rezende, Mohamed, Welling, NIPS 2014)."""
+
+from __future__ import annotations
+
+import pyro
+from torch import Tensor
+
+from pyro_semivae.conditionals import Bernoullis, Categorical, Gaussian, StandardNormal
+from pyro_semivae.errors import InputError
+from pyro_semivae.infer import TraceLabels_ELBO
+from pyro_semivae.labels import Binary
+from pyro_semivae.models import parts
+from pyro_semivae.models.base import SemiVAE
+from pyro_semivae.models.m1 import M1
+from pyro_semivae.nn import MLP
+
+
+class M1M2(SemiVAE):
+    """M2 with M1's latents in the place of images; M1 is trained first and stays as it is.
+
+    ::
+
+        p(y) p(z) p(f | y, z) p(x | f)             generative model
+        q(f | x) q(y | f) q(z | f, y)              inference model
+
+    ====  ======  =======================================  ==========================================
+    site  symbol  shape: one class label | L binary labels  role
+    ====  ======  =======================================  ==========================================
+    y     y       (B,) | (B, L)                            label: observed, or summed (drawn) where missing
+    z     z_2     (B, D_z) | (B, 1, D_z)                   latent
+    f     z_1     (B, D_f) | (B, 1, D_f)                   latent, M1's
+    x     x       (B, C, H, W) | (B, 1, C, H, W)           data
+    ====  ======  =======================================  ==========================================
+
+    Two stages: train an `M1` on all rows, then `M1M2(m1)`, which copies its p(x | f) and q(f | x) and holds them fixed.
+    With these fixed, the ELBO of the whole graph is E_q(f|x) of M2's objective on f plus what no parameter moves: the
+    features are drawn anew in every step, as the authors do, and the bound is one on log p(x, y_o).
+
+    Args:
+        m1: a trained M1 (its labels and images are this model's).
+        z: D_z. hidden: hidden layers of the three new networks (the authors' code: 300, with 100 labels, or 500).
+        prior: p(y), see `CCVAE`.
+
+    The objective is `TraceLabels_ELBO`; see `M2` for its options.
+
+    >>> import torch
+    >>> from pyro_semivae.labels import Classes
+    >>> from pyro_semivae.nn import MLPs
+    >>> vae = M1M2(M1((1, 8, 8), Classes(10), z=5, networks=MLPs((16,))), z=3, hidden=(16,))
+    >>> x, y = torch.rand(4, 1, 8, 8), torch.tensor([3, -1, -1, 0])
+    >>> sorted(vae.elbo().terms(vae.model, vae.guide, x, y))
+    ['p(f)', 'p(x)', 'p(y)', 'p(z)', 'q(f)', 'q(y)', 'q(y|x)', 'q(z)']
+
+    Reference: D. P. Kingma, D. J. Rezende, S. Mohamed, M. Welling, "Semi-supervised Learning with Deep Generative
+    Models", NIPS 2014.
+    """
+
+    characteristic = ("y",)
+
+    def __init__(self, m1: M1, *, z: int = 50, hidden: tuple[int, ...] = (500,), prior: Tensor | None = None):
+        if not isinstance(m1, M1):
+            raise InputError(f"m1: got {type(m1).__name__}; accepted is a trained M1")
+        super().__init__(m1.x_shape, m1.labels)
+        parts.check_sizes(z=z)
+        f, code = m1.p_z.loc.numel(), m1.labels.code_size
+        self.code = parts.label_code(m1.labels)
+        self.p_x, self.q_f = parts.frozen(m1.p_x), parts.frozen(m1.q_z)
+        self.p_y = parts.label_prior(m1.labels, prior)
+        self.p_z = StandardNormal(z)
+        self.p_f = Gaussian(MLP([(code,), (z,)], hidden, (2 * f,)))
+        self.q_y = (Bernoullis if isinstance(m1.labels, Binary) else Categorical)(MLP([(f,)], hidden, (code,)))
+        self.q_z = Gaussian(MLP([(f,), (code,)], hidden, (2 * z,)))
+
+    def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        self.register()
+        with self.rows(x, y):
+            with self.label_plate():
+                y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})
+            z = pyro.sample("z", self.p_z())
+            f = pyro.sample("f", self.p_f(self.as_vector(self.code(y)), z))
+            return pyro.sample("x", self.p_x(f), obs=self.as_data(x))
+
+    def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
+        with self.rows(x, y):
+            f = pyro.sample("f", self.q_f(self.as_data(x)))
+            q_y = self.q_y(self.as_labels(f))
+            with self.label_plate():
+                y = pyro.sample("y", q_y, obs=y, infer={"enumerate": "parallel"})
+            pyro.sample("z", self.q_z(f, self.as_vector(self.code(y))))
+
+    def elbo(self, **options) -> TraceLabels_ELBO:
+        """The M2 objective on features; see `TraceLabels_ELBO` for its options."""
+        options = parts.drawn_labels(self.labels, options)
+        return TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
