@@ -59,7 +59,7 @@ def test_the_guide_is_the_normalised_product_of_its_experts(kind):
         for image in (x[b], None):
             product = sum(Normal(m, s).log_prob(z).sum(-1) for m, s in zip(*experts(vae, image, y), strict=True))
             evidence = None if image is None else image[None]
-            got = tasks._abduct(vae, evidence, y[None])[0]["z"]
+            got = tasks.abduct(vae, evidence, y[None])[0]["z"]
             q = vae.q_z(None if image is None else vae.as_data(image[None]), vae.as_vector(vae.known(y[None])))
             ratio = product - q.log_prob(z.reshape(50, *[1] * (got.dim() - 1), D)).reshape(50)
             assert_close(ratio, ratio[:1].expand(50))

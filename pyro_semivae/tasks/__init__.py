@@ -1,0 +1,45 @@
+"""Tasks: what one does with a trained model. Each is written once, over any model/guide pair.
+
+A task runs the model and the guide under effect handlers and uses only their roles and what the model states
+of itself (`characteristic`). None trains; all run without gradients, in evaluation mode (no dropout), and take images
+as float or uint8.
+Images that come out are means of p(x|.), float `(..., C, H, W)`, with the leading shapes given below.
+"""
+
+from pyro_semivae.tasks.images import generate, interpolate, intervene, reconstruct, swap, traverse, walk
+from pyro_semivae.tasks.latents import (
+    Latents,
+    abduct,
+    classifies,
+    classify,
+    decode,
+    in_batches,
+    infer,
+    infers_from_labels,
+    log_classify,
+    prior_of_characteristics,
+)
+from pyro_semivae.tasks.search import characterise, closest_change, vary_within
+
+__all__ = [
+    "Latents",
+    "abduct",
+    "characterise",
+    "classifies",
+    "classify",
+    "closest_change",
+    "decode",
+    "generate",
+    "in_batches",
+    "infer",
+    "infers_from_labels",
+    "interpolate",
+    "intervene",
+    "log_classify",
+    "prior_of_characteristics",
+    "reconstruct",
+    "swap",
+    "traverse",
+    "vary_within",
+    "walk",
+]

@@ -1,0 +1,176 @@
+"""Searches for latents that a classifier reads a label off: where no density of them given the label is known."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.infer import LocalParameters, Until, sample_sites
+from pyro_semivae.labels import Binary, Impute, enumerates, is_missing
+from pyro_semivae.models import SemiVAE
+from pyro_semivae.tasks.latents import Latents, abduct, check_rows, classify, decode, task
+
+
+@task
+def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws: int = 1000) -> Latents:
+    """Characteristic latents for labels, where only the guide's classifier knows both: rejection (REVAE, Appendix A).
+
+    Draws from the prior, entry by entry of several labels, until q(y | z) exceeds `confidence`; a missing label accepts
+    its first draw.
+
+    Args:
+        y: labels, `(B,)` or `(B, L)`.
+        max_draws: after so many, an entry takes the best of its draws, and a warning says for how many.
+
+    Returns the characteristic sites' values, by name.
+
+    Raises:
+        ValueError: the model has no characteristic latents (VAE, M1).
+    """
+    if not vae.characteristic:
+        raise InputError(
+            f"y: {type(vae).__name__} has no label in its model, and latents that it does not know: it cannot be told "
+            f"what to generate, nor intervened on; M2, M3, DIVA and CCVAE can"
+        )
+    y = vae.labels.validate(y).to(next(vae.parameters()).device)
+    missing, best, found = is_missing(y), torch.full(y.shape, -1.0, device=y.device), {}
+    blank, at_once = vae.images(torch.zeros(len(y), *vae.x_shape)), 50
+    samples = pyro.plate("samples", at_once, dim=-1 - vae.max_plate_nesting)
+    for _ in range(-(-max_draws // at_once)):
+        with LocalParameters(), Impute(), Until(vae.characteristic) as prior, samples:
+            vae.model(None, y)
+        drawn = {name: site["value"] for name, site in prior.sites.items()}
+        with samples:
+            log_prob = _log_q(vae, blank, drawn, torch.where(missing, 0, y))
+        prob = torch.where(missing, 1.0, log_prob.exp())  # (S, B [, L])
+        sure = prob > confidence
+        chosen = torch.where(sure.any(0), sure.int().argmax(0), prob.argmax(0)).unsqueeze(0)  # the first, else the best
+        prob = prob.gather(0, chosen)[0]
+        better, best = (prob > best) & (best <= confidence), torch.where(best > confidence, best, prob.maximum(best))
+        for name, value in drawn.items():
+            index = chosen.reshape(chosen.shape + (1,) * (value.dim() - chosen.dim())).expand(1, *value.shape[1:])
+            value = value.gather(0, index)[0]
+            found[name] = where_rows(better, value, found.get(name, value))
+        if (best > confidence).all():
+            break
+    else:
+        late = int((best <= confidence).sum())
+        warnings.warn(f"{late} of {best.numel()} labels found no draw with q(y|z) > {confidence}", stacklevel=2)
+    return found
+
+
+def where_rows(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """`a` in the rows (or entries) of a mask, `b` elsewhere; the mask has fewer dimensions, on the right."""
+    return torch.where(mask.reshape(mask.shape + (1,) * (b.dim() - mask.dim())), a, b)
+
+
+@task
+def closest_change(
+    vae: SemiVAE, x: Tensor, y_new: Tensor, *, confidence: float = 0.5, steps: int = 200
+) -> tuple[Tensor, Latents]:
+    """Images with the smallest change of characteristics that makes the classifier say `y_new` (REVAE, Appendix A).
+
+    From the posterior mean z_0, the closest z with q(y_new | z) >= `confidence`: a gradient search, as adversarial
+    attacks are: to where the linearised log-odds are those of `confidence`, then back along that border to z_0; the
+    closest point met is what it returns. Each binary label has its own entry of z_c, and its own search; where the
+    classifier is a line it is exact.
+
+    Args:
+        x: `(B, C, H, W)`. y_new: the labels to get, `(B,)` or `(B, L)`; missing ones, and those that the classifier
+            gives already, are left as they are.
+        confidence: between 0 and 1. steps: of the search.
+
+    Returns the images `(B, C, H, W)` and the latents. A warning says for how many labels no such z was found.
+
+    Raises:
+        ValueError: the classifier reads no characteristic latents (VAE, M1, M2, MVAE).
+    """
+    y_new = vae.labels.validate(y_new, "y_new").to(next(vae.parameters()).device)
+    check_rows(x=x, y_new=y_new)
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence: got {confidence}; accepted is a number between 0 and 1")
+    latents, _ = abduct(vae, x)
+    name, images = _characteristic(vae, latents), vae.images(x)
+    start, missing, odds = latents[name], is_missing(y_new), math.log(confidence / (1 - confidence))
+    wanted, entries = torch.where(missing, 0, y_new), start.dim() == y_new.dim() and y_new.is_floating_point()
+
+    def short(z: Tensor) -> Tensor:
+        """How far the log-odds are below what is wanted: positive where they are, `(B,)` or `(B, L)`."""
+        log_q = _log_q(vae, images, {**latents, name: z}, wanted)
+        return torch.where(missing, -1.0, odds - log_q + torch.log(-torch.expm1(log_q.clamp(max=-1e-7))))
+
+    def along(a: Tensor) -> Tensor:
+        """Sums over what belongs to one label: its entry, or all of z."""
+        return a if entries else a.sum(-1, keepdim=True)
+
+    def linearised(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """How far z is short, the gradient of that, and its squared length."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            gap = short(z)
+            (gradient,) = torch.autograd.grad(gap.sum(), z)
+        return gap if entries else gap.unsqueeze(-1), gradient, along(gradient**2).clamp(min=1e-12)
+
+    z, best = start, torch.full_like(along(start), math.inf)  # the least squared distance so far
+    found, ready = start, short(start) <= 0
+    for _ in range(check_count("steps", steps)):
+        gap, gradient, length = linearised(z)
+        distance = along((z - start) ** 2)
+        better = (gap <= 0) & (distance < best)
+        best, found = torch.where(better, distance, best), torch.where(better, z, found)
+        over = -(gap + 1e-4) * gradient / length  # to the border and just over it; not too far, it may bend
+        over = over * (0.5 / along(over**2).sqrt().clamp(min=0.5))
+        back = start - z
+        along_border = back - along(back * gradient) * gradient / length
+        z = z + torch.where(gap > 0, over, over + 0.3 * along_border)
+    ready = ready if entries else ready.unsqueeze(-1)
+    z = torch.where(ready, start, found)
+    late = int((best.isinf() & ~ready).sum())
+    if late:
+        warnings.warn(
+            f"{late} of {int((~ready).sum())} labels found no latents with q(y|z) >= {confidence}", stacklevel=3
+        )
+    latents = {**latents, name: z}
+    return decode(vae, latents), latents
+
+
+@task
+def vary_within(
+    vae: SemiVAE, x: Tensor, num_samples: int = 1, *, confidence: float = 0.5, max_draws: int = 1000
+) -> Tensor:
+    """Images whose characteristics are others of the same labels (REVAE, Appendix A), `(num_samples, B, C, H, W)`.
+
+    New characteristics are drawn by rejection (`characterise`) for the labels that the classifier gives to x; the rest
+    of x is kept.
+    """
+    latents, _ = abduct(vae, x)
+    _characteristic(vae, latents)
+    probs = classify(vae, x, mean=True)
+    y = (probs > 0.5).to(probs) if isinstance(vae.labels, Binary) else probs.argmax(-1)
+    draws = range(check_count("num_samples", num_samples))
+    drawn = (characterise(vae, y, confidence=confidence, max_draws=max_draws) for _ in draws)
+    return torch.stack([decode(vae, {**latents, **z}) for z in drawn])
+
+
+def _characteristic(vae: SemiVAE, latents: Latents) -> str:
+    """The latent site that the classifier reads."""
+    found = [name for name in vae.characteristic if name in latents]
+    if len(found) != 1:
+        raise InputError(
+            f"vae: {type(vae).__name__} has no latent that its classifier reads a label off; M3, DIVA and CCVAE have"
+        )
+    return found[0]
+
+
+def _log_q(vae: SemiVAE, x: Tensor, latents: Latents, y: Tensor) -> Tensor:
+    """The guide's log q(y | z) at latents that are given."""
+    with LocalParameters(), Impute(), poutine.condition(data=latents):
+        sites = dict(sample_sites(poutine.trace(vae.guide).get_trace(x)))
+    (label,) = (site for site in sites.values() if enumerates(site))
+    return label["fn"].log_prob(y)
