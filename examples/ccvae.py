@@ -21,14 +21,14 @@ from pyro_semivae.train import SCHEDULES
 
 RECIPE = {"marginal": "jensen", "alpha": 1000.0, "beta": 4.0, "shift": 1, "z_c": 30, "lr": 1e-3, "schedule": "cosine"}
 RECIPE |= {"dropout": {"digits": 0.1, "mnist": 0.1, "fashionmnist": 0.1, "*": 0.0}, "average": 0.998}
-FEW = {**RECIPE, "alpha": 900.0, "consistency": 3000.0, "entropy": 300.0, "balance": 1200.0}
+FEW = {**RECIPE, "beta": 1.0, "alpha": 3000.0, "consistency": 3000.0, "entropy": 300.0, "balance": 1200.0}
 FEW |= {"shift": 2, "turn": 15.0, "zoom": 0.15, "adversarial": 3.0, "dropout": 0.0}
 PAPER = {"marginal": "exact", "alpha": 0.0, "beta": 1.0, "shift": 0, "z_c": 10, "schedule": "constant"}
 PAPER |= {"num_samples": 100, "lr": {"digits": 5e-4, "mnist": 5e-4, "fashionmnist": 5e-4, "*": 2e-4}}  # K: their code
 PRESETS = {
     "demo": {**RECIPE, "epochs": {"digits": 400, "faces": 6, "*": 12}},
     "recipe": {**RECIPE, "epochs": 40},
-    "few": {**FEW, "epochs": 20},
+    "few": {**FEW, "epochs": 12},
     "paper": {**PAPER, "epochs": 100},
 }
 REST = {"digits": 0, "mnist": 0, "fashionmnist": 0, "*": 27}  # z_s
