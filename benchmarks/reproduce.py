@@ -7,6 +7,7 @@ python benchmarks/reproduce.py ccvae --preset demo                          # th
 python benchmarks/reproduce.py ccvae --preset split                         # the recipe with 4 + 10 latents
 python benchmarks/reproduce.py ccvae --preset consistency                   # what it does without
 python benchmarks/reproduce.py faces                                        # 18 labels, three bounds
+python benchmarks/reproduce.py labels                                       # CCVAE, M2, M3, DIVA, MVAE side by side
 python benchmarks/reproduce.py ccvae --table                                # the tables of what is there
 
 A run is an example with its flags; its metrics go to benchmarks/results/, one JSON file a run. A run that was stopped
@@ -29,6 +30,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pyro_semivae.cli import COMPARED
 from pyro_semivae.files import write_json
 
 ROOT = Path(__file__).parents[1]
@@ -49,8 +51,7 @@ class Job:
     seed: int
     part: str = ""
     changes: dict[str, Any] = field(default_factory=dict)
-
-    script = "ccvae.py"
+    script: str = "ccvae.py"
 
     @property
     def path(self) -> Path:
@@ -86,7 +87,8 @@ class Job:
 
 @cache
 def _presets(script: str) -> dict[str, dict[str, Any]]:
-    return runpy.run_path(str(ROOT / "examples" / script))["PRESETS"]
+    """The presets of an example: its own, or those of the models that CCVAE is compared with."""
+    return runpy.run_path(str(ROOT / "examples" / script)).get("PRESETS", COMPARED)
 
 
 # CCVAE, Tables 6 and 7: test accuracy, generation accuracy, mutual information of generations.
@@ -251,6 +253,51 @@ def _with_capture(run: dict) -> dict:
     return {**run, "capture_own": capture["own_nonlinear"], "capture_others": capture["others_nonlinear"]}
 
 
+# The label family side by side: every model on every data set. CCVAE's Tables 6 and 7 have M2's accuracies.
+FAMILY = ("ccvae", "m2", "m3", "diva", "mvae")
+M2_ACCURACIES = {
+    "mnist": dict(zip(RATES, (0.918, 0.962, 0.968, 0.981), strict=True)),
+    "fashionmnist": dict(zip(RATES, (0.756, 0.848, 0.860, 0.892), strict=True)),
+}
+# REVAE's Tables 1 and 2 have M3 on FashionMNIST: accuracy and generation accuracy.
+M3_ACCURACIES = {"0.004": (0.22, 0.19), "0.06": (0.34, 0.27), "0.2": (0.31, 0.21)}
+
+
+def labels_jobs(preset: str, seeds: Sequence[int] | None) -> list[Job]:
+    return [
+        Job("labels", dataset, rate, preset, seed, model, script=f"{model}.py")
+        for dataset in ("mnist", "fashionmnist", "faces")
+        for rate in RATES
+        for model in FAMILY
+        for seed in seeds or [0]
+    ]
+
+
+def labels_table(dataset: str, preset: str) -> str:
+    """A Markdown table of one data set: the models' measures, and the papers' accuracies where they have any."""
+    measures = FACES_MEASURES if dataset == "faces" else {**CCVAE_MEASURES}
+    head, lines = ["labelled", "model", "seeds", *measures.values(), "paper's accuracy"], []
+    found: dict[tuple[str, str], list[dict]] = {}
+    for job in labels_jobs(preset, range(10)):
+        if job.dataset == dataset and (run := job.result()):
+            found.setdefault((job.rate, job.part), []).append(_with_capture(run) if dataset == "faces" else run)
+    for (rate, model), runs in found.items():
+        cells = [mean_and_error(run[measure] for run in runs) if measure in runs[0] else "" for measure in measures]
+        lines.append([rate, model, str(len(runs)), *cells, _papers_accuracy(dataset, rate, model)])
+    return markdown(head, lines)
+
+
+def _papers_accuracy(dataset: str, rate: str, model: str) -> str:
+    theirs = None
+    if model == "ccvae" and (dataset, rate) in CCVAE:
+        theirs = CCVAE[dataset, rate][0]
+    if model == "m2" and dataset in M2_ACCURACIES:
+        theirs = M2_ACCURACIES[dataset][rate]
+    if model == "m3" and dataset == "fashionmnist":
+        theirs = M3_ACCURACIES.get(rate, (None,))[0]
+    return "" if theirs is None else f"{theirs:.3f}"
+
+
 def mean_and_error(values: Iterable[float]) -> str:
     """The mean, and with several values its standard error."""
     values = list(values)
@@ -262,10 +309,12 @@ def markdown(head: list[str], lines: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
 
 
-STUDIES = {"ccvae": ccvae_jobs, "faces": faces_jobs}
+STUDIES = {"ccvae": ccvae_jobs, "faces": faces_jobs, "labels": labels_jobs}
+PRESETS = ("recipe", "demo")
 TABLES = {
     "ccvae": lambda: [table("recipe"), table("paper"), table("split"), consistency_table(), ablation_table()],
-    "faces": lambda: [faces_table("recipe")],
+    "faces": lambda: [faces_table("recipe"), faces_table("demo")],
+    "labels": lambda: [labels_table(data, preset) for data in ("mnist", "fashionmnist", "faces") for preset in PRESETS],
 }
 
 
@@ -275,6 +324,7 @@ def main() -> None:
     parser.add_argument("--dataset", choices=["mnist", "fashionmnist", "faces"])
     parser.add_argument("--rate", choices=[*RATES, "10"], help="10: images, one a class")
     parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--part", help="of a study's jobs: a marginal, a model ...")
     parser.add_argument("--preset", default="recipe", choices=["recipe", "paper", "demo", *VARIANTS])
     parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--table", action="store_true", help="print the tables of recorded runs")
@@ -287,7 +337,8 @@ def main() -> None:
     missing = [
         job
         for job in jobs
-        if args.dataset in (None, job.dataset) and args.rate in (None, job.rate) and job.result() is None
+        if args.dataset in (None, job.dataset) and args.rate in (None, job.rate) and args.part in (None, job.part)
+        if job.result() is None
     ]
     print(f"{len(missing)} runs to do", flush=True)
     for job in missing:

@@ -51,8 +51,11 @@ def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str
     return out
 
 
-# The preset of the models that CCVAE is compared with.
-COMPARED = {"demo": {"epochs": {"digits": 200, "faces": 6, "*": 12}, "lr": 1e-3}}
+# The presets of the models that CCVAE is compared with.
+COMPARED = {
+    "demo": {"epochs": {"digits": 200, "faces": 6, "*": 12}, "lr": 1e-3},
+    "recipe": {"epochs": 40, "lr": 1e-3},
+}
 
 
 def compared_parser(description: str, *, split: bool, alpha: float | None = None) -> argparse.ArgumentParser:
