@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -62,3 +63,14 @@ def test_models_that_no_label_generates_are_measured_by_their_images(model, face
         assert found["test_accuracy"] >= metrics.label_accuracy(frequent, faces.y_test).mean().item() - 0.02
     report.draw(vae, faces, [{"epoch": 1, "bound": -2.0, "term/p(x)": -2.0, "seconds": 1.0}], tmp_path)
     assert {path.stem for path in tmp_path.glob("*.png")} == {"reconstructions", "generations", "training"}
+
+
+def test_classes_that_no_test_row_has_are_left_out_of_the_figures(tmp_path):
+    torch.set_default_dtype(torch.float32)
+    digits = data.load("digits")
+    digits = replace(digits, x_test=digits.x_test[:6], y_test=digits.y_test[:6])
+    assert len(digits.y_test.unique()) < 7
+    vae = CCVAE(digits.x_shape, digits.labels, networks=MLPs((8,)))
+    report.draw(vae, digits, [{"epoch": 1, "bound": -2.0, "term/p(x)": -2.0, "seconds": 1.0}], tmp_path)
+    made = {path.stem for path in tmp_path.glob("*.png")}
+    assert made == {"reconstructions", "generations", "interventions", "interpolation", "training"}
