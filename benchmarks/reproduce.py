@@ -306,7 +306,8 @@ def mean_and_error(values: Iterable[float]) -> str:
 
 
 def markdown(head: list[str], lines: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
+    """A table, or nothing where there are no lines."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines]) if lines else ""
 
 
 STUDIES = {"ccvae": ccvae_jobs, "faces": faces_jobs, "labels": labels_jobs}
@@ -331,7 +332,7 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="list the runs that are missing")
     args = parser.parse_args()
     if args.table:
-        print(*TABLES[args.study](), sep="\n\n")
+        print(*filter(None, TABLES[args.study]()), sep="\n\n")
         return
     jobs = STUDIES[args.study](args.preset, args.seeds)
     missing = [

@@ -2,6 +2,8 @@ import pyro
 import pytest
 import torch
 
+torch.set_num_threads(1)  # two processes run the tests (setup.cfg)
+
 
 @pytest.fixture(autouse=True)
 def clean_state():
