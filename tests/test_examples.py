@@ -76,6 +76,17 @@ def test_ccvae_measures(run, tmp_path):
     assert names == {"reconstructions", "generations", "interventions", "interpolation", "training"}
 
 
+def test_ccvae_with_one_label_a_class(run, tmp_path):
+    code, _, err = run("ccvae.py", "--smoke-test", "--preset", "few", "--labelled", 10, "--out", "here")
+    assert code == 0, err
+    metrics = json.loads((tmp_path / "here" / "metrics.json").read_text())
+    assert metrics["labelled"] == 10
+    history = torch.load(tmp_path / "here" / "checkpoint.pt", weights_only=True)["history"]
+    assert history[-1]["term/batch/balance"] < 0 and history[-1]["term/consistency"] < 0
+    setting = torch.load(tmp_path / "here" / "checkpoint.pt", weights_only=True)["setting"]["optimiser"]
+    assert "in_turn(noises jitter(" in setting and "adversarial(" in setting and "radius 3.0" in setting
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
