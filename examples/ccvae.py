@@ -26,7 +26,7 @@ FEW |= {"shift": 2, "turn": 15.0, "zoom": 0.15, "adversarial": 3.0, "dropout": 0
 PAPER = {"marginal": "exact", "alpha": 0.0, "beta": 1.0, "shift": 0, "z_c": 10, "schedule": "constant"}
 PAPER |= {"num_samples": 100, "lr": {"digits": 5e-4, "mnist": 5e-4, "fashionmnist": 5e-4, "*": 2e-4}}  # K: their code
 PRESETS = {
-    "demo": {**RECIPE, "epochs": {"digits": 400, "faces": 6, "*": 12}},
+    "demo": {**RECIPE, "epochs": {"digits": 400, "faces": 6, "*": 10}},
     "recipe": {**RECIPE, "epochs": 40},
     "few": {**FEW, "epochs": 12},
     "paper": {**PAPER, "epochs": 100},
