@@ -4,6 +4,7 @@ import math
 
 import torch
 from pyro import poutine
+from torch import nn
 from torch.nn import functional as F
 
 from pyro_semivae import CCVAE
@@ -43,3 +44,15 @@ def log_normal(z, loc, scale):
 def seeded(fn):
     torch.manual_seed(7)
     return fn()
+
+
+class Spy(nn.Module):
+    """Records what a module is called with."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.seen = inner, []
+
+    def forward(self, value):
+        self.seen.append(value)
+        return self.inner(value)

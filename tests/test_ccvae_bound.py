@@ -4,10 +4,9 @@ import math
 
 import pytest
 import torch
-from ccvae_toy import D_C, D_S, C, K, Y, gaussian, log_normal, make, recorded, seeded
+from ccvae_toy import D_C, D_S, C, K, Spy, Y, gaussian, log_normal, make, recorded, seeded
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
-from torch import nn
 from torch.nn import functional as F
 
 from pyro_semivae.infer import LocalParameters, RowScale, TraceCCVAE_ELBO
@@ -84,18 +83,6 @@ def test_terms_and_gradients_equal_the_formula_by_hand(marginal, detach, classif
         for (parameter, _), a, b in zip(vae.named_parameters(), ours, theirs, strict=True):
             a, b = (torch.zeros(()) if g is None else g for g in (a, b))
             torch.testing.assert_close(*torch.broadcast_tensors(a, b), msg=f"d {name} / d {parameter}")
-
-
-class Spy(nn.Module):
-    """Records the z_c at which a classifier is evaluated."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner, self.seen = inner, []
-
-    def forward(self, z):
-        self.seen.append(z)
-        return self.inner(z)
 
 
 def test_consistency_equals_the_formula_by_hand():

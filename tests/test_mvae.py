@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from ccvae_toy import Spy
 from torch import nn
 from torch.distributions import Bernoulli, Categorical, Normal
 from torch.testing import assert_close
@@ -64,18 +65,6 @@ def test_the_guide_is_the_normalised_product_of_its_experts(kind):
             ratio = product - q.log_prob(z.reshape(50, *[1] * (got.dim() - 1), D)).reshape(50)
             assert_close(ratio, ratio[:1].expand(50))
             assert_close(got.reshape(D), posterior(vae, image, y).mean)
-
-
-class Spy(nn.Module):
-    """Records what a module is called with."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner, self.seen = inner, []
-
-    def forward(self, value):
-        self.seen.append(value)
-        return self.inner(value)
 
 
 def log_p_y(vae, z, y):

@@ -135,14 +135,17 @@ def run_model(vae: SemiVAE, latents: Latents, y: Tensor | None, num_rows: int) -
 
 
 def image_of(trace: Trace) -> Tensor:
+    """The mean of p(x | .) in a trace of a model, `(B, C, H, W)`."""
     return next(site for name, site in sample_sites(trace) if name == "x")["fn"].mean.flatten(0, -4)  # (B, C, H, W)
 
 
 def is_latent(site: dict) -> bool:
+    """Whether a model's random site is neither a label nor the image."""
     return not enumerates(site) and site["name"] != "x"
 
 
 def check_rows(**values: Tensor) -> None:
+    """Raises an InputError unless the tensors, by their arguments' names, have as many rows."""
     sizes = {name: len(value) for name, value in values.items()}
     if len(set(sizes.values())) > 1:
         raise InputError(f"{', '.join(sizes)}: got {list(sizes.values())} rows; accepted are as many of each")
