@@ -218,16 +218,16 @@ def test_tasks_infer_the_latent_from_what_is_known(kind):
     label_of = (probs > 0.5).double() if binary else probs.argmax(-1)
     swapped = tasks.swap(vae, x, x.flip(0))
     assert_close(swapped, torch.stack([decoded(x.flip(0)[b], label_of[b]) for b in range(6)]))
-    for task, image in (
-        (lambda n: tasks.generate(vae, y[:1], n), None),
-        (lambda n: tasks.intervene(vae, x[:1], y[:1], n), x[0]),
+    n = 3000
+    many_y, many_x = y[:1].expand(n, *y.shape[1:]), x[:1].expand(n, *SHAPE)
+    for images, image in (
+        (tasks.generate(vae, many_y)[0], None),
+        (tasks.intervene(vae, many_x, many_y)[0], x[0]),
     ):
-        torch.manual_seed(2)
-        images = task(3000)[:, 0]
-        q = posterior(vae, image, y[0])
-        other = vae.p_x.net(q.sample((3000,))).sigmoid()
-        error = ((images.var(0) + other.var(0)) / 3000).sqrt()
+        other = vae.p_x.net(posterior(vae, image, y[0]).sample((n,))).sigmoid()
+        error = ((images.var(0) + other.var(0)) / n).sqrt()
         assert ((images.mean(0) - other.mean(0)).abs() < 5 * error).all()
+    assert tasks.generate(vae, y, 2).shape == tasks.intervene(vae, x, y, 2).shape == (2, 6, *SHAPE)
 
 
 def test_a_guide_with_label_sites_is_refused():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pyro_semivae import data, metrics, report, tasks
-from pyro_semivae.models import CCVAE, DIVA, M1, M2, M3, MVAE, VAE
+from pyro_semivae.models import CCVAE, M1, M2, M3, MVAE, VAE
 from pyro_semivae.nn import MLPs
 
 ALL = {"interventions", "walks", "diversity", "swaps", "generations", "training"}
@@ -25,7 +25,7 @@ def leaves(value):
     return [leaf for part in value for leaf in leaves(part)] if isinstance(value, list) else [value]
 
 
-@pytest.mark.parametrize("model", [CCVAE, M2, M3, DIVA, MVAE])
+@pytest.mark.parametrize("model", [CCVAE, M2, M3, MVAE])
 def test_every_model_of_labels_is_measured_and_drawn_on_faces(model, faces, tmp_path):
     torch.set_default_dtype(torch.float32)
     torch.manual_seed(0)
