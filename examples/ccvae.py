@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -19,19 +20,25 @@ from pyro_semivae import CCVAE, cli, tasks
 from pyro_semivae.data import adversarial, drop_partly_labelled, in_turn, jitter, lose_labels, shift, where_learning
 from pyro_semivae.train import SCHEDULES
 
-RECIPE = {"marginal": "jensen", "alpha": 1000.0, "beta": 4.0, "shift": 1, "z_c": 30, "lr": 1e-3, "schedule": "cosine"}
-RECIPE |= {"dropout": {"digits": 0.1, "mnist": 0.1, "fashionmnist": 0.1, "*": 0.0}, "average": 0.998}
+
+def by_label(classes: Any, binary: Any) -> dict[str, Any]:
+    """A default for the data sets with class labels, and one for those with binary labels."""
+    return {"digits": classes, "mnist": classes, "fashionmnist": classes, "*": binary}
+
+
+RECIPE = {"marginal": "jensen", "z_c": 30, "lr": 1e-3, "schedule": "cosine", "average": 0.998}
+RECIPE |= {"alpha": by_label(1000.0, 1.0), "beta": by_label(4.0, 1.0), "shift": by_label(1, 0)}
+RECIPE |= {"dropout": by_label(0.1, 0.0)}
 FEW = {**RECIPE, "beta": 1.0, "alpha": 3000.0, "consistency": 3000.0, "entropy": 300.0, "balance": 1200.0}
 FEW |= {"shift": 2, "turn": 15.0, "zoom": 0.15, "adversarial": 3.0, "dropout": 0.0}
 PAPER = {"marginal": "exact", "alpha": 0.0, "beta": 1.0, "shift": 0, "z_c": 10, "schedule": "constant"}
-PAPER |= {"num_samples": 100, "lr": {"digits": 5e-4, "mnist": 5e-4, "fashionmnist": 5e-4, "*": 2e-4}}  # K: their code
+PAPER |= {"num_samples": 100, "lr": by_label(5e-4, 2e-4)}  # K: their code
 PRESETS = {
-    "demo": {**RECIPE, "epochs": {"digits": 400, "faces": 6, "*": 10}},
+    "demo": {**RECIPE, "epochs": {"digits": 400, "*": 10}},
     "recipe": {**RECIPE, "epochs": 40},
     "few": {**FEW, "epochs": 12},
     "paper": {**PAPER, "epochs": 100},
 }
-REST = {"digits": 0, "mnist": 0, "fashionmnist": 0, "*": 27}  # z_s
 NUMBERS = {
     "alpha": "extra weight alpha N / N_labelled on log q(y|x); 0 is the bound",
     "beta": "weight of the latents' densities; 1 is the bound",
@@ -50,7 +57,7 @@ NUMBERS = {
 def flags() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__, datasets=cli.data.NAMES, labelled={"digits": "100", "*": "0.004"})
     parser.add_argument("--z-c", type=int, help="size of the characteristic latent (binary labels: one a label)")
-    parser.add_argument("--z-s", type=int, default=REST, help="size of the rest (0; with binary labels 27)")
+    parser.add_argument("--z-s", type=int, default=by_label(0, 27), help="size of the rest (0; with binary labels 27)")
     parser.add_argument("--prior", default="labelled", choices=["labelled", "uniform"], help="p(y) of binary labels")
     parser.add_argument(
         "--partly", choices=["keep", "drop"], help="half of the labelled rows lose half of their labels"
@@ -59,6 +66,8 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--marginal", choices=["exact", "jensen", "sampled"], help="how missing labels enter")
     parser.add_argument("--detach", default="weight", choices=["weight", "weighted-terms", "none"])
     parser.add_argument("--num-samples", type=int, default=20, help="K, for q(y|x)")
+    weights = by_label("independent", "normalised")
+    parser.add_argument("--weights", choices=["independent", "normalised"], default=weights, help="how w is estimated")
     parser.add_argument("--schedule", choices=SCHEDULES, help="of the learning rate")
     parser.add_argument("--shift", type=int, help="move what the encoder sees in training by up to so many pixels")
     for name, meaning in NUMBERS.items():
@@ -95,6 +104,7 @@ def run() -> None:
         marginal=args.marginal,
         detach=args.detach,
         num_samples=args.num_samples,
+        weights=args.weights,
         beta=args.beta,
         classifier_weight=1 + job.weight(args.alpha),
         regulariser_weight=args.regulariser,

@@ -104,7 +104,11 @@ class Checkpoint:
             raise InputError(f"checkpoint: {path} was trained with other labelled rows than those of y")
         for name, value in self.setting.items():
             if state["setting"].get(name) != value:
-                said = "" if name in ("labels", "model") else f": {state['setting'].get(name)}, now {value}"
+                said = (
+                    ""
+                    if name in ("labels", "labels alone", "model")
+                    else f": {state['setting'].get(name)}, now {value}"
+                )
                 raise InputError(f"checkpoint: {path} was trained with other {name}{said}")
         if state["epoch"] > epochs:
             raise InputError(f"epochs: got {epochs}; {path} has been trained for {state['epoch']} already")
@@ -130,6 +134,7 @@ def setting(
         "objective": f"{type(elbo).__name__}({described(vars(elbo))})",
         "data": f"{tuple(x.shape)} {x.dtype}, sum {_sum(x):.17g}",
         "labels": batches.labelled.tolist() and batches.y[batches.labelled.to(batches.y.device)].tolist(),
+        "labels alone": [] if batches.labels_alone is None else batches.labels_alone.tolist(),
         "batches": of_batches,
         "optimiser": ", ".join(f"{name} {described(value)}" for name, value in of_optimiser.items()),
     }

@@ -12,6 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
@@ -117,6 +118,65 @@ class StandardNormal(Conditional):
         return dist.Normal(self.loc, self.scale).to_event(1)
 
 
+class UniformBox(Conditional):
+    """A uniform p(z) on `[low, high]^size`; no parents. Batch shape `()`."""
+
+    def __init__(self, size: int, low: float, high: float):
+        super().__init__()
+        self.register_buffer("low", torch.full((size,), low), persistent=False)
+        self.register_buffer("high", torch.full((size,), high), persistent=False)
+
+    def forward(self) -> dist.TorchDistribution:
+        return dist.Uniform(self.low, self.high).to_event(1)
+
+
+class SquashedNormal(dist.TransformedDistribution):
+    """A Gaussian pushed through the scaled sigmoid z = low + (high - low) sigmoid(u), elementwise.
+
+    log q(z) = log N(u | loc, scale^2) - log(high - low) - log sigmoid(u) - log sigmoid(-u) (Gemp et al. 2017, Appendix
+    A, whose Eqs. 14 to 16 print sigma(z) where z itself stands: u is the sigmoid's argument). `mean` is by
+    Gauss-Hermite quadrature with 50 nodes.
+
+    >>> q = SquashedNormal(torch.tensor(0.0), torch.tensor(1.0), -1.5, 1.5)
+    >>> bool(q.mean.abs() < 1e-6), bool(q.sample((100,)).abs().max() < 1.5)
+    (True, True)
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor, low: float, high: float):
+        self.low, self.high = low, high
+        squash = [dist.transforms.SigmoidTransform(), dist.transforms.AffineTransform(low, high - low)]
+        super().__init__(dist.Normal(loc, scale), squash)
+
+    def expand(self, batch_shape: torch.Size, _instance: SquashedNormal | None = None) -> SquashedNormal:
+        new = self._get_checked_instance(SquashedNormal, _instance)
+        new.low, new.high = self.low, self.high
+        return super().expand(batch_shape, new)
+
+    @property
+    def mean(self) -> Tensor:
+        nodes, weights = np.polynomial.hermite_e.hermegauss(50)
+        loc, scale = self.base_dist.loc, self.base_dist.scale
+        nodes, weights = (torch.as_tensor(part).to(loc) for part in (nodes, weights / weights.sum()))
+        values = torch.sigmoid(loc.unsqueeze(-1) + scale.unsqueeze(-1) * nodes)  # (..., 50)
+        return self.low + (self.high - self.low) * (values @ weights)
+
+
+class SquashedGaussian(Conditional):
+    """A diagonal Gaussian conformed to a box, `[low, high]^D`: see `SquashedNormal`.
+
+    Args:
+        net: maps the parents to `batch + (2 * D,)`, the locations and the raw scales before the squashing.
+    """
+
+    def __init__(self, net: nn.Module, low: float, high: float):
+        super().__init__()
+        self.net, self.low, self.high = net, low, high
+
+    def forward(self, *parents: Tensor) -> dist.TorchDistribution:
+        loc, raw = self.net(*parents).chunk(2, -1)
+        return SquashedNormal(loc, positive(raw), self.low, self.high).to_event(1)
+
+
 class Categorical(Conditional):
     """p(y | parents) over `C` classes; `net` maps the parents to logits `batch + (C,)`."""
 
@@ -203,6 +263,21 @@ class GreyBernoulliImage(Conditional):
         return GreyBernoulli(logits=self.net(*parents)).to_event(3)
 
 
+class UniformImage(Conditional):
+    """An uninformative density of images: every pixel is a fair `GreyBernoulli`; no parents. Batch shape `()`.
+
+    Args:
+        x_shape: `(C, H, W)`.
+    """
+
+    def __init__(self, x_shape: Sequence[int]):
+        super().__init__()
+        self.register_buffer("logits", torch.zeros(*x_shape), persistent=False)
+
+    def forward(self) -> dist.TorchDistribution:
+        return GreyBernoulli(logits=self.logits).to_event(3)
+
+
 class LaplaceImage(Conditional):
     """p(x | parents) over images: independent Laplace pixels of scale 1 around sigmoid(net) (CCVAE, C.3).
 
@@ -258,11 +333,16 @@ class PerLabelNormal(Conditional):
 
 
 class PerLabelBernoulli(Conditional):
-    """q(y_i | z^i) = Ber(sigmoid(a_i z^i + b_i)): the diagonal classifier of CCVAE's Table 3; `z` is `batch + (L,)`."""
+    """q(y_i | z^i) = Ber(sigmoid(a_i z^i + b_i)): the diagonal classifier of CCVAE's Table 3; `z` is `batch + (L,)`.
 
-    def __init__(self, num_labels: int):
+    Args:
+        num_labels: L.
+        slope: a_i at the start. For p(z^i | y_i) = N(+-d / 2, 1), Bayes' rule has slope d.
+    """
+
+    def __init__(self, num_labels: int, slope: float = 1.0):
         super().__init__()
-        self.slope = nn.Parameter(torch.ones(num_labels))
+        self.slope = nn.Parameter(torch.full((num_labels,), slope))
         self.bias = nn.Parameter(torch.zeros(num_labels))
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:

@@ -89,7 +89,8 @@ class OneHot(nn.Module):
     """Integer labels `batch` to one-hot rows `batch + (num_classes,)`, in the dtype of the module.
 
     A table look-up rather than `torch.nn.functional.one_hot`, which reads its input back to the host. A missing
-    label (-1) that gets here by mistake becomes NaN, not another class.
+    label (-1) that gets here by mistake becomes NaN, not another class. Rows that are one-hot already, exactly or
+    relaxed, stay as they are.
     """
 
     def __init__(self, num_classes: int):
@@ -98,7 +99,7 @@ class OneHot(nn.Module):
         self.register_buffer("table", table, persistent=False)
 
     def forward(self, y: Tensor) -> Tensor:
-        return self.table[y]
+        return y if y.is_floating_point() else self.table[y]
 
 
 class ConvEncoder(nn.Module):
@@ -116,6 +117,7 @@ class ConvEncoder(nn.Module):
         for c_in, c_out in itertools.pairwise(sizes):
             layers += [nn.Conv2d(c_in, c_out, 4, 2, 1), nn.ReLU()]  # 32, 16, 8, 4
         self.layers = nn.Sequential(*layers, nn.Conv2d(128, 256, 4), nn.ReLU(), nn.Flatten())
+        self.layers.apply(_keep_scale)
         self.last = nn.Linear(256 + sum(extra), out_size)
 
     def forward(self, x: Tensor, *extra: Tensor) -> Tensor:
@@ -137,12 +139,25 @@ class ConvDecoder(nn.Module):
         layers += [nn.ReLU(), nn.ConvTranspose2d(256, 128, 4)]  # 4
         for c_in, c_out in itertools.pairwise([128, 64, 32, 32, channels]):
             layers += [nn.ReLU(), nn.ConvTranspose2d(c_in, c_out, 4, 2, 1)]  # 8, 16, 32, 64
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers).apply(_keep_scale)
 
     def forward(self, *parents: Tensor) -> Tensor:
         h = flatten_parents(parents, self.in_shapes)
         x = self.layers(h.reshape(-1, h.shape[-1]))
         return x.reshape(*h.shape[:-1], *x.shape[1:])
+
+
+def _keep_scale(layer: nn.Module) -> None:
+    """Starts a convolution before or after a ReLU as He et al. 2015 do, so that signals keep their scale.
+
+    With PyTorch's own start they shrink by sqrt(3) a layer, and the first thousand steps go into undoing that.
+    """
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        # the number of inputs of an output: a transposed convolution of stride s reaches each with 1 in s^2 weights
+        reached = layer.stride[0] * layer.stride[1] if layer.padding[0] else math.prod(layer.kernel_size)
+        fan = layer.in_channels * math.prod(layer.kernel_size) / (reached if layer.transposed else 1)
+        nn.init.normal_(layer.weight, std=math.sqrt(2 / fan))
+        nn.init.zeros_(layer.bias)
 
 
 class Networks(ABC):

@@ -22,6 +22,7 @@ from pyro_semivae.data.batches import Batches
 from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.files import check_plain, writable_folder
 from pyro_semivae.infer import ObjectiveModule, RowELBO, RowScale
+from pyro_semivae.labels import is_missing
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.watch import FiniteWatch, check_weights
 
@@ -44,6 +45,7 @@ def fit(
     x: Tensor,
     y: Tensor | None = None,
     *,
+    labels_alone: Tensor | None = None,
     elbo: RowELBO | None = None,
     epochs: int = 20,
     batch_size: int = 200,
@@ -70,6 +72,8 @@ def fit(
         vae: the model. It is trained in place and left on the device; Pyro's parameter store is not used.
         x: images, uint8 or float in [0, 1], `(N, C, H, W)`.
         y: labels, with missing entries; `None` if none is known.
+        labels_alone: labels that have no image, `(N_a,)` or `(N_a, L)`, for objectives that score them
+            (`TraceInverted_ELBO`); a step draws `batch_size` of them.
         elbo: the objective (default: `vae.elbo()`).
         epochs: the number of passes through the unlabelled rows, or the labelled ones if that takes more steps.
         batch_size, labelled_batch_size, labelled_weight, device_budget: see `data.Batches`.
@@ -110,12 +114,18 @@ def fit(
     if not 0 <= seed < 2**32:
         raise InputError(f"seed: got {seed}; accepted are 0 to 2^32 - 1")
     vae.validate(x, y)
+    elbo = vae.elbo() if elbo is None else elbo
+    if labels_alone is not None:
+        labels_alone = vae.labels.validate(labels_alone, "labels_alone")
+        if not elbo.scores_labels_alone:
+            raise InputError(f"labels_alone: got {len(labels_alone)} labels; {type(elbo).__name__} accepts none alone")
+        if not len(labels_alone) or is_missing(labels_alone).any():
+            raise InputError("labels_alone: got missing labels, or no rows; accepted are one or more, all known")
     check_plain(config or {}, "config")
     if checkpoint is not None:
         writable_folder(Path(checkpoint).parent, "checkpoint")
         if Path(checkpoint).is_dir():
             raise InputError(f"checkpoint: got the folder {checkpoint}; accepted is a file's path")
-    elbo = vae.elbo() if elbo is None else elbo
     fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
     torch.manual_seed(seed)
     batches = Batches(
@@ -128,6 +138,7 @@ def fit(
         dtype=next(vae.parameters()).dtype,
         device_budget=device_budget,
         seed=seed,
+        labels_alone=labels_alone,
     )
     if elbo.needs_labels and not len(batches.labelled):
         raise InputError(f"y: got no labelled row; {type(elbo).__name__} as configured needs some")
@@ -158,8 +169,10 @@ def fit(
                     warm(done)
                     for group in optimiser.param_groups:
                         group["lr"] = lr * schedule(done)
-                    loss, terms, means = module(batch.x, batch.y, batch.scale)
-                    watch(terms, batch.rows, step_module.names, f"epoch {epoch + 1}, step {step + 1}")
+                    parts = [batch] if batch.alone is None else [batch, batch.alone]
+                    loss, terms, means = module(*((part.x, part.y, part.scale) for part in parts))
+                    rows = torch.cat([part.rows for part in parts])
+                    watch(terms, rows, step_module.names, f"epoch {epoch + 1}, step {step + 1}")
                     optimiser.zero_grad()
                     fabric.backward(loss)
                     optimiser.step()
@@ -211,9 +224,9 @@ def _warming_up(elbo: RowELBO, until: float) -> Iterator[Callable[[float], None]
 
 
 def _corrupted(guide: Callable, corrupt: Callable[[Tensor], Tensor]) -> Callable:
-    def guide_of_corrupted(x: Tensor, y: Tensor | None = None) -> None:
+    def guide_of_corrupted(x: Tensor | None, y: Tensor | None = None) -> None:
         with poutine.block():  # noise may ask the model
-            x = corrupt(x)
+            x = None if x is None else corrupt(x)
         return guide(x, y)
 
     return guide_of_corrupted
@@ -228,14 +241,24 @@ class _Step(nn.Module):
         self.names: list[str] = []  # of the terms
         self.monitors: list[str] = []
 
-    def forward(self, x: Tensor, y: Tensor | None, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss; each row's terms, `(T, B)` (a batch's own repeated); their scaled sums and monitors, `(T + M,)`."""
-        with RowScale(scale):
-            rows = self.objective.rows(x, y)
-        self.names, self.monitors = [*rows.terms], [*rows.monitors]
-        terms = torch.stack([term.detach().expand(len(x)) for term in rows.terms.values()])
-        scaled = [term if name.startswith("batch/") else term @ scale for name, term in rows.terms.items()]
-        return -rows.total(), terms, torch.stack([value.detach() for value in [*scaled, *rows.monitors.values()]])
+    def forward(self, *parts: tuple[Tensor | None, Tensor | None, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss; each row's terms, `(T, B)` (a batch's own repeated); their scaled sums and monitors, `(T + M,)`.
+
+        Args:
+            parts: images, labels and scales: of the rows with images, and of those without. The terms of one part are 0
+                for the rows of the other.
+        """
+        loss, terms, sums, monitors = 0.0, [], {}, {}
+        for x, y, scale in parts:
+            with RowScale(scale):
+                rows = self.objective.rows(x, y)
+            loss = loss - rows.total()
+            terms.append(torch.stack([term.detach().expand(len(scale)) for term in rows.terms.values()]))
+            for name, term in rows.terms.items():
+                sums[name] = (term if name.startswith("batch/") else term @ scale).detach()
+            monitors |= {name: value.detach() for name, value in rows.monitors.items()}
+        self.names, self.monitors = [*sums], [*monitors]
+        return loss, torch.block_diag(*terms), torch.stack([*sums.values(), *monitors.values()])
 
 
 def _record(epoch: int, means: Tensor, module: _Step, seconds: float) -> dict[str, float]:

@@ -12,7 +12,7 @@ from pyro_semivae import CCVAE, SemiVAE
 from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.labels import MISSING, Binary, Classes
-from pyro_semivae.models import DIVA, M1, M1M2, M2, M3, MVAE, VAE
+from pyro_semivae.models import DIVA, M1, M1M2, M2, M3, MVAE, VAE, InvertedVAE
 from pyro_semivae.nn import Convs, MLPs
 
 
@@ -63,6 +63,11 @@ def m1m2(m1: Callable[[], SemiVAE], z: int) -> Callable[[], SemiVAE]:
     return lambda: M1M2(m1(), z=z, hidden=(6,))
 
 
+def inverted(labels: Classes | Binary) -> Callable[[], SemiVAE]:
+    hidden = {"classifier_hidden": (6,), "encoder_hidden": (5,), "decoder_hidden": (11,)}
+    return lambda: InvertedVAE((1, 4, 7), labels, z=8, **hidden)
+
+
 def convolutional() -> SemiVAE:
     return CCVAE((2, 64, 64), Binary(3), z_s=4, networks=Convs(), likelihood=LaplaceImage)
 
@@ -94,6 +99,14 @@ CASES = [
     Case("diva", classes(DIVA, z_c=2, z_s=3), lambda vae: vae.elbo(classifier_weight=3.0, beta=2.0), "diva.py"),
     Case("mvae", classes(MVAE, z=3), lambda vae: vae.elbo(label_weight=3.0), "mvae.py"),
     Case("mvae-binary", binary(MVAE, z=4), lambda vae: vae.elbo(subsets=3, beta=2.0)),
+    Case("inverted", inverted(Classes(5)), lambda vae: vae.elbo(classifier_weight=3.0), "inverted_vae.py"),
+    Case(
+        "inverted-relaxed",
+        inverted(Classes(5)),
+        lambda vae: vae.elbo(classifier_weight=3.0, image_weight=0.5, labels="relaxed"),
+    ),
+    Case("inverted-binary", inverted(Binary(3)), lambda vae: vae.elbo(classifier_weight=3.0, image_weight=0.5)),
+    Case("m2-gumbel", classes(M2, z=3), lambda vae: vae.elbo(classifier_weight=3.0, labels="relaxed")),
     Case("vae-binary", binary(VAE, z=3), lambda vae: vae.elbo()),
     Case("m2-relaxed", binary(M2, z=4), lambda vae: vae.elbo(classifier_weight=3.0)),
     Case("m2-score", binary(M2, z=4), lambda vae: vae.elbo(classifier_weight=3.0, labels="score")),

@@ -220,3 +220,39 @@ def test_labels_outside_the_space_are_named(y, message):
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         CCVAE(**{"x_shape": (3, 64, 64), "labels": Binary(2), **CONVS, **options})
+
+
+def test_normalised_weights_have_the_mean_one_and_a_cap():
+    """E[w] = 1 at any K by symmetry, where independent draws give more; w <= K + 1; the rest of the bound is the same."""
+    vae, x = make()
+    with torch.no_grad():
+        vae.q_y.slope.fill_(6.0)  # uncertain latents, a sure classifier: uneven weights
+    sure = torch.tensor([[1.0, 0, 1, 0, 1]])
+    copies = 4000
+    encoded = [t.detach().repeat(copies, 1) for t in gaussian(vae.q_z.net(x[:1]))]
+    vae.q_z.net = _Fixed(torch.cat([encoded[0], encoded[1].expm1().log()], 1))
+    x = x[:1].expand(copies, -1, -1, -1)
+    means = {}
+    for weights in ("independent", "normalised"):
+        elbo = vae.elbo(num_samples=2, weights=weights, detach="weighted-terms")
+        rows, draws = seeded(lambda elbo=elbo: recorded(vae, elbo, x, sure.expand(copies, -1)))
+        log_q = vae.q_y(draws["z_c"]).log_prob(sure).sum(-1)  # (particles, B)
+        w = rows.terms["q(y|z)"].detach() / -log_q[0]
+        others = log_q[1:3].logsumexp(0)
+        expected = log_q[0] - others + math.log(2)
+        if weights == "normalised":
+            expected = log_q[0] - torch.logaddexp(log_q[0], others) + math.log(3)
+            assert w.max() <= 3 + 1e-9
+        torch.testing.assert_close(w, expected.exp())
+        means[weights] = w.mean().item(), 5 * w.std().item() / math.sqrt(copies)
+    assert abs(means["normalised"][0] - 1) < means["normalised"][1]
+    assert means["independent"][0] - 1 > means["independent"][1]
+
+
+class _Fixed(torch.nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x):
+        return self.value

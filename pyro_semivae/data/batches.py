@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +18,13 @@ STAGE = 64 << 20  # bytes
 
 @dataclass
 class Batch:
-    """Rows of a step: images in [0, 1] `(B, C, H, W)`, labels (some missing), the scale and index of each row."""
+    """Rows of a step: images in [0, 1] `(B, C, H, W)`, or none, labels (some missing), scale and index of each row."""
 
-    x: Tensor
-    y: Tensor
+    x: Tensor | None
+    y: Tensor | None
     scale: Tensor
     rows: Tensor
+    alone: Batch | None = None
 
 
 class Batches:
@@ -43,6 +45,8 @@ class Batches:
             stays uint8); a larger one stays where it was, e.g. memory-mapped, and the rows of many steps at a time are
             gathered and moved.
         seed: seeds the order of every epoch, together with the epoch's number.
+        labels_alone: N_a labels without images. A step has `batch_size` of them, with the scale N_a / B_a / N, in a
+            `Batch` of its own, without images: `batch.alone`.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Batches:
         dtype: torch.dtype | None = None,
         device_budget: int = 2 << 30,
         seed: int = 0,
+        labels_alone: Tensor | None = None,
     ):
         n = len(x)
         dtype = dtype or torch.get_default_dtype()
@@ -70,6 +75,7 @@ class Batches:
         self.labelled = observed.nonzero()[:, 0]  # (N_l,)
         self.unlabelled = (~observed).nonzero()[:, 0]  # (N_u,)
         n_l, n_u = len(self.labelled), len(self.unlabelled)
+        n_alone = 0 if labels_alone is None else len(labels_alone)
         b_u = min(batch_size, n_u)
         b_l = min(labelled_batch_size if labelled_batch_size and n_u else batch_size, n_l)
         self.steps = max(size // batch for size, batch in ((n_u, b_u), (n_l, b_l)) if batch)
@@ -79,6 +85,9 @@ class Batches:
         self.x = x.to(device) if keep else x
         self.y = None if y is None else y.to(device)
         self.device, self.dtype, self.seed = device, dtype, seed
+        self.labels_alone = None if labels_alone is None else labels_alone.to(device)
+        b_a = 0 if labels_alone is None else min(batch_size, len(labels_alone))
+        self.scale_alone = torch.full((b_a,), n_alone / max(b_a, 1) / n, device=device, dtype=dtype)
         scale_l = labelled_weight * n_l / max(b_l, 1) / n
         scale_u = n_u / max(b_u, 1) / n
         self.scale = torch.tensor([scale_l] * b_l + [scale_u] * b_u, device=device, dtype=dtype)
@@ -94,9 +103,20 @@ class Batches:
             order = torch.cat([rows.new_empty(0), *order])[: steps * size]
             parts.append(rows[order].reshape(steps, size))
         rows = torch.cat(parts, 1)  # (steps, B_l + B_u)
+        alone = self._alone(generator)
         for index, x in self._staged(rows) if self.staged else self._resident(rows.to(self.x.device)):
             y = None if self.y is None else self.y[index.to(self.device)]
-            yield Batch(to_unit(x, self.dtype), y, self.scale, index)
+            yield Batch(to_unit(x, self.dtype), y, self.scale, index, next(alone))
+
+    def _alone(self, generator: torch.Generator) -> Iterator[Batch | None]:
+        """Batches of the labels without images, in an order of the epoch; endless."""
+        if self.labels_alone is None:
+            yield from itertools.repeat(None)
+        size = len(self.scale_alone)
+        while True:
+            order = torch.randperm(len(self.labels_alone), generator=generator).to(self.device)
+            for rows in order[: len(order) // size * size].reshape(-1, size):
+                yield Batch(None, self.labels_alone[rows], self.scale_alone, rows)
 
     def _resident(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for index in rows:

@@ -58,12 +58,14 @@ class RowELBO(ELBO):
     Attributes:
         needs_labels: whether a data set without any observed label is an error (set by objectives with terms that
             would then be empty).
+        scores_labels_alone: whether it has a bound for labels without an image, `rows(model, guide, None, y)`.
 
     Works in `pyro.infer.SVI`, and as `objective(model, guide)`, a module that owns the parameters of the
     methods' owner and whose forward is the loss. The loss is minus the scaled total of `terms`.
     """
 
     needs_labels = False
+    scores_labels_alone = False
 
     def __init__(self, *, max_plate_nesting: int = 1):
         super().__init__(max_plate_nesting=max_plate_nesting)

@@ -50,8 +50,11 @@ class TraceCCVAE_ELBO(RowELBO):
             Jensen bound also the log p(y) - log q(y|z) of a missing label. Not log p(x), not the terms of observed
             labels. At 1 it is the bound; above 1 is a documented departure that narrows the latents' channel.
         num_samples: K, the number of draws of z for q(y_o|x), from the guide alone and independent of the
-            bracket's. The weight w is biased at finite K (its mean is above 1, and falls to it as K grows); nothing
-            caps it, so watch `ess`.
+            bracket's.
+        weights: how w is estimated from them. `"independent"`: q(y_o|z) over the mean of the K others; its mean is
+            above 1 (and falls to it as K grows) and nothing caps it. `"normalised"`: over the mean of all K + 1, the
+            bracket's own among them; its mean is 1 whatever K, and it is at most K + 1. Both are biased by O(1/K). With
+            several labels, where w is a product, the first is so noisy in the beginning that training suffers.
         regulariser_weight: mu of REVAE D.2: mu log q(y~|z') on rows without any observed label, with y ~ p(y),
             z' ~ p(z_c|y) (detached), and y~ the label of the labelled row of the batch whose q(z_c|x) is
             highest at z' (the paper takes it over all labelled rows, which is the same where a batch holds them
@@ -84,6 +87,7 @@ class TraceCCVAE_ELBO(RowELBO):
         detach: Literal["weight", "weighted-terms", "none"] = "weight",
         classifier_weight: float = 1.0,
         beta: float = 1.0,
+        weights: Literal["independent", "normalised"] = "independent",
         num_samples: int = 20,
         regulariser_weight: float = 0.0,
         consistency_weight: float = 0.0,
@@ -95,10 +99,11 @@ class TraceCCVAE_ELBO(RowELBO):
         for name, value, accepted in (
             ("marginal", marginal, ("exact", "jensen", "sampled")),
             ("detach", detach, ("weight", "weighted-terms", "none")),
+            ("weights", weights, ("independent", "normalised")),
         ):
             if value not in accepted:
                 raise InputError(f"{name}: got {value!r}; accepted are {', '.join(map(repr, accepted))}")
-        weights = {
+        factors = {
             "classifier_weight": classifier_weight,
             "beta": beta,
             "regulariser_weight": regulariser_weight,
@@ -106,13 +111,14 @@ class TraceCCVAE_ELBO(RowELBO):
             "entropy_weight": entropy_weight,
             "balance_weight": balance_weight,
         }
-        for name, value in weights.items():
+        for name, value in factors.items():
             if not 0 <= value < math.inf:
                 raise InputError(f"{name}: got {value}; accepted is a finite number from 0")
         self.marginal = marginal
         self.detach = detach
         self.classifier_weight = classifier_weight
         self.beta = beta
+        self.weights = weights
         self.num_samples = check_count("num_samples", num_samples)
         self.regulariser_weight = regulariser_weight
         self.consistency_weight = consistency_weight
@@ -148,7 +154,12 @@ class TraceCCVAE_ELBO(RowELBO):
         log_q_z = self._log_q_observed(run)  # log q(y_o|z), (particles, B)
         log_q_x = torch.logsumexp(log_q_z[1 : 1 + self.num_samples], 0) - math.log(self.num_samples)
         log_q_x = torch.where(labelled, log_q_x, 0.0)  # exactly, whatever the rounding
-        w = (log_q_z[-1 if detached else 0] - log_q_x).exp()
+        log_q_own = log_q_z[-1 if detached else 0]
+        log_mean = log_q_x
+        if self.weights == "normalised":  # of all K + 1 draws
+            total = torch.logaddexp(log_q_own, log_q_x + math.log(self.num_samples))
+            log_mean = torch.where(labelled, total - math.log(1 + self.num_samples), 0.0)
+        w = (log_q_own - log_mean).exp()
         y = ",".join(observed)
         terms[f"q({y}|z)"] = -log_q_z[-1 if self.detach == "weighted-terms" else 0]
         terms = {name: w * term for name, term in terms.items()}

@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.distributions import Bernoulli
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.nn import functional as F
 
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer.base import RowELBO, Rows, log_prob, plate_dims, row_scale
@@ -37,7 +38,8 @@ class TraceLabels_ELBO(RowELBO):
             on several binary labels at once there are 2^L terms, and they are drawn instead: `"score"`, one draw each,
             the gradient by the score function with the other rows' mean as the baseline, unbiased; `"relaxed"`, one
             draw of the relaxed (concrete) Bernoulli, less noisy, and no bound, for x is scored with labels between 0
-            and 1. In both, -KL(q(y_i|.) || p(y_i)) is exact.
+            and 1; for a class label, of the relaxed one-hot (Gumbel-softmax). In both, -KL(q(y_i|.) || p(y_i)) is
+            exact.
         temperature: of the relaxed labels.
         max_plate_nesting: 1 for one class label, 2 for the plate "labels" inside of "data".
 
@@ -159,7 +161,7 @@ class DrawLabels(Messenger):
     """Draws the missing entries of a guide's label sites and keeps the observed ones.
 
     Args:
-        temperature: of relaxed Bernoulli draws, between 0 and 1 and reparameterised; None for plain ones.
+        temperature: of relaxed draws, Bernoulli or, as vectors, one-hot, reparameterised; None for plain ones.
     """
 
     def __init__(self, temperature: float | None):
@@ -176,11 +178,12 @@ class DrawLabels(Messenger):
         elif isinstance(fn, Bernoulli):
             drawn = ((fn.logits + torch.rand_like(fn.logits).logit(eps=1e-6)) / self.temperature).sigmoid()
         else:
-            raise InputError(
-                f"labels: got 'relaxed'; accepted for '{msg['name']}', which is not binary, are 'sum', 'score'"
-            )
+            drawn = F.gumbel_softmax(fn.logits, self.temperature)  # (B, C)
         if msg["is_observed"]:
             y = msg["value"]
             self.observed[msg["name"]] = y
-            drawn = torch.where(is_missing(y), drawn, y)
+            missing = is_missing(y)
+            if drawn.dim() > y.dim():  # one-hot rows; those of missing labels are not used
+                y, missing = torch.eye(drawn.shape[-1]).to(drawn)[y], missing.unsqueeze(-1)
+            drawn = torch.where(missing, drawn, y)
         msg["value"], msg["is_observed"], msg["done"] = drawn, False, True

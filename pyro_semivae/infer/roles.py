@@ -5,7 +5,8 @@ Objectives are functions of these roles and never of one model's site names.
 =========  =======================================================================================
 role       which sites
 =========  =======================================================================================
-data       observed in the model, absent from the guide
+data       observed in the model; absent from the guide, or observed there and marked `is_auxiliary` (a density of
+           the data for those who exchange the roles of the two; it is not scored otherwise)
 label      `infer={"enumerate": "parallel"}`, in the model; the guide may have it too (its classifier)
 latent     sampled in the guide and in the model
 =========  =======================================================================================
@@ -61,10 +62,11 @@ def assign_roles(model_trace: Trace, guide_trace: Trace) -> Roles:
         if enumerates(site):
             labels.append(name)
         elif site["is_observed"]:
-            if name in guide:
+            if name in guide and not (guide[name]["is_observed"] and guide[name]["infer"].get("is_auxiliary")):
                 raise InputError(
                     f"site '{name}' is observed in the model and present in the guide: a label needs "
-                    f'infer={{"enumerate": "parallel"}}, data must not be in the guide'
+                    f'infer={{"enumerate": "parallel"}}, data must not be in the guide, unless observed and marked '
+                    f'infer={{"is_auxiliary": True}}'
                 )
             data.append(name)
         elif name in guide:

@@ -3,6 +3,7 @@
 from pyro_semivae.metrics.accuracy import accuracy, label_accuracy
 from pyro_semivae.metrics.capture import Capture, characteristic_capture
 from pyro_semivae.metrics.classifier import ImageClassifier, independent_classifier
+from pyro_semivae.metrics.extraction import Extraction, assign, distinct_classes, extraction, logistic_regression
 from pyro_semivae.metrics.frechet import frechet_distance
 from pyro_semivae.metrics.generation import generation_accuracy
 from pyro_semivae.metrics.interventions import condition_number, intervention_matrix, selectivity
@@ -11,11 +12,15 @@ from pyro_semivae.metrics.swap import log_prob_of_labels, swap_difference
 
 __all__ = [
     "Capture",
+    "Extraction",
     "ImageClassifier",
     "LastLayerGP",
     "accuracy",
+    "assign",
     "characteristic_capture",
     "condition_number",
+    "distinct_classes",
+    "extraction",
     "frechet_distance",
     "generation_accuracy",
     "image_mutual_information",
@@ -23,6 +28,7 @@ __all__ = [
     "intervention_matrix",
     "label_accuracy",
     "log_prob_of_labels",
+    "logistic_regression",
     "mutual_information",
     "selectivity",
     "swap_difference",

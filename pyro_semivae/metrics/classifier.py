@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from pyro_semivae.metrics.accuracy import accuracy as class_accuracy
 from pyro_semivae.metrics.accuracy import label_accuracy
 from pyro_semivae.progress import steps_of
 
-VERSION = 1  # of the architecture and its training; a cached file of another version is trained anew
+VERSION = 2  # of the architecture and its training; a cached file of another version is trained anew
 
 
 class ImageClassifier(nn.Module):
@@ -37,8 +38,9 @@ class ImageClassifier(nn.Module):
             layers += [nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
             size = 64 * (height // 4) * (width // 4)
         else:
-            layers = [nn.Conv2d(channels, 24, 4, 2, 1), nn.ReLU(), nn.Conv2d(24, 48, 4, 2, 1), nn.ReLU()]
-            layers += [nn.Conv2d(48, 96, 4, 2, 1), nn.ReLU()]
+            layers = []
+            for c_in, c_out in itertools.pairwise([channels, 24, 48, 96]):
+                layers += [nn.Conv2d(c_in, c_out, 4, 2, 1), nn.BatchNorm2d(c_out), nn.ReLU()]
             size = 96 * (height // 8) * (width // 8)
         self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(size, 128), nn.ReLU())
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, num_labels))

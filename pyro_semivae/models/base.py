@@ -31,7 +31,7 @@ class SemiVAE(nn.Module, ABC):
 
     One list of lines serves one class label and several binary ones. With a class label the plate "data" is dim -1;
     with L binary labels it is dim -2 and a plate "labels" (dim -1) lies inside of it. `label_plate`, `as_vector`,
-    `as_labels` and `as_data` are where the two differ.
+    `as_labels`, `as_data` and `as_image` are where the two differ.
 
     Args:
         x_shape: the shape `(C, H, W)` of one image.
@@ -79,6 +79,10 @@ class SemiVAE(nn.Module, ABC):
     def as_data(self, x: Tensor | None) -> Tensor | None:
         """Images `(B, C, H, W)` as the value of a site in the plate "data": `(B, 1, C, H, W)` with binary labels."""
         return x.unsqueeze(1) if x is not None and isinstance(self.labels, Binary) else x
+
+    def as_image(self, x: Tensor) -> Tensor:
+        """The value of a site of images as what networks take: the inverse of `as_data`."""
+        return x.squeeze(-4) if isinstance(self.labels, Binary) else x
 
     @abstractmethod
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:

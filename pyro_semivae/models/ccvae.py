@@ -57,7 +57,8 @@ class CCVAE(SemiVAE):
             for a class label (Table 3 prints its first layer as "50 x 50", a slip for D_c x 50), and
             Ber(sigmoid(a_i z_c^i + b_i)) for binary ones.
         label_hidden: hidden sizes of the classifier and the conditional prior of a class label.
-        separation: of binary labels, how far apart the means of p(z_c^i | y_i) start.
+        separation: of binary labels, how far apart the means of p(z_c^i | y_i) start, and the slope of q(y_i | z_c^i),
+            which is then Bayes' rule but for the prior.
 
     The objective is `TraceCCVAE_ELBO`, CCVAE's Eqs. 4 and 5. Trains by `pyro_semivae.fit` and by `pyro.infer.SVI`.
 
@@ -93,7 +94,7 @@ class CCVAE(SemiVAE):
         prior: Tensor | None = None,
         classifier: Literal["network", "bayes"] = "network",
         label_hidden: tuple[int, ...] = (50,),
-        separation: float = 2.0,
+        separation: float = 4.0,
     ):
         super().__init__(x_shape, labels)
         if classifier not in ("network", "bayes"):
@@ -106,7 +107,7 @@ class CCVAE(SemiVAE):
         self.p_x = likelihood(networks.decoder([parts.characteristic_size(labels, z_c), z_s], x_shape))
         self.q_z = parts.split_encoder(labels, networks, x_shape, z_c, z_s)
         if classifier == "network":
-            self.q_y = parts.characteristic_classifier(labels, z_c, label_hidden)
+            self.q_y = parts.characteristic_classifier(labels, z_c, label_hidden, separation)
         else:
             self.q_y = (BayesBernoulli if isinstance(labels, Binary) else BayesCategorical)(self.p_z_c, self.p_y)
 

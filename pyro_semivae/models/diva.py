@@ -63,7 +63,7 @@ class DIVA(SemiVAE):
         likelihood: type[Conditional] = GreyBernoulliImage,
         prior: Tensor | None = None,
         label_hidden: tuple[int, ...] = (50,),
-        separation: float = 2.0,
+        separation: float = 4.0,
     ):
         super().__init__(x_shape, labels)
         parts.check_sizes(z_c=z_c, z_s=z_s)

@@ -108,8 +108,8 @@ def characteristic_prior(labels: Labels, z_c: int, hidden: tuple[int, ...], sepa
     return Gaussian(nn.Sequential(label_code(labels), MLP([(labels.code_size,)], hidden, (2 * z_c,))))
 
 
-def characteristic_classifier(labels: Labels, z_c: int, hidden: tuple[int, ...]) -> Conditional:
+def characteristic_classifier(labels: Labels, z_c: int, hidden: tuple[int, ...], slope: float = 1.0) -> Conditional:
     """q(y | z_c): an MLP for a class label, a line for each binary one."""
     if isinstance(labels, Binary):
-        return PerLabelBernoulli(labels.num_labels)
+        return PerLabelBernoulli(labels.num_labels, slope)
     return Categorical(MLP([(z_c,)], hidden, (labels.num_classes,)))

@@ -57,7 +57,7 @@ def abduct(
         trace = poutine.trace(vae.guide).get_trace(None if x is None else vae.images(x), y)
     sites = dict(sample_sites(trace))
     labels = [site["value"] for site in sites.values() if enumerates(site)]
-    latents = {name: site["value"] for name, site in sites.items() if not enumerates(site)}
+    latents = {name: site["value"] for name, site in sites.items() if not (enumerates(site) or site["is_observed"])}
     return latents, labels[0] if labels else y
 
 

@@ -1,0 +1,159 @@
+"""The ELBO of a pair whose roles are exchanged: the guide generates labels, the model guesses the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from pyro import poutine
+from pyro.distributions import Bernoulli, Independent, TransformedDistribution
+from pyro.distributions.transforms import SigmoidTransform
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
+from torch.nn import functional as F
+
+from pyro_semivae.errors import InputError
+from pyro_semivae.infer.base import RowELBO, Rows, log_prob, row_scale
+from pyro_semivae.infer.roles import sample_sites
+from pyro_semivae.labels import Impute
+
+Gradient = Literal["relaxed", "score", "mean", "hard"]
+GRADIENTS = ("relaxed", "score", "mean", "hard")
+
+
+class TraceReverse_ELBO(RowELBO):
+    r"""The bound on the labels' evidence under the *guide*, with the model in the role of its guide.
+
+    .. math::
+        \log q(y) \ge E_{p(z) p(x|y,z)}[\log q(x) + \log q(y|x) + \log q(z|x,y) - \log p(x|y,z) - \log p(z)]
+
+    (Gemp et al. 2017, Eq. 5), and with z observed as well (Eq. 17) the same without log p(z), a bound on log q(y, z).
+    The model's own density of what is observed (the prior of y) is not scored: a site scores as generated only in the
+    function that plays the model, and as guessed only in the other one, where it is latent.
+
+    Args:
+        observed: names of the sites that are observed in reverse. What is not given is drawn from the model, as data.
+        gradient: how the gradient goes through images (or other discrete latents of the model, less its labels), which
+            are imagined: `"relaxed"`, relaxed Bernoullis with their densities in both functions, so that it is a bound
+            of these; `"score"`, a binary draw and the score function with the other rows' mean as the baseline,
+            unbiased; `"mean"`, the mean instead of a draw, which is **no bound**; `"hard"`, a binary draw and no
+            gradient through it (the reference code): what is left of the decoder's gradient has mean zero. Draws that
+            can be reparameterised are, whatever is said here.
+        temperature: of the relaxed Bernoullis.
+        max_plate_nesting: 1 for one class label, 2 for the plate "labels" inside of "data".
+
+    Terms (each `(B,)`, in nats, named by the sites): `reverse/q(x)`, `reverse/q(y)`, `reverse/q(z)`, `reverse/p(x)`,
+    `reverse/p(z)` (where z is latent; minus), and with `"score"` the surrogate `reverse/score(x)`, whose value is 0.
+
+    Called as any objective is, with the pair in its usual order and x missing: `terms(model, guide, None, y)`. With x
+    given as well it is Eq. 59's bound on log q(x, y), which the paper leaves out, as it is loose.
+
+    Raises:
+        ValueError: an option is not one of those above; a site is in one of the two functions only.
+    """
+
+    def __init__(
+        self,
+        *,
+        observed: Sequence[str] = ("y",),
+        gradient: Gradient = "relaxed",
+        temperature: float = 0.5,
+        max_plate_nesting: int = 1,
+    ):
+        super().__init__(max_plate_nesting=max_plate_nesting)
+        if gradient not in GRADIENTS:
+            raise InputError(f"gradient: got {gradient!r}; accepted are {', '.join(map(repr, GRADIENTS))}")
+        if not 0 < temperature < math.inf:
+            raise InputError(f"temperature: got {temperature}; accepted is a finite number above 0")
+        self.observed, self.gradient, self.temperature = tuple(observed), gradient, temperature
+
+    def rows(self, model: Callable, guide: Callable, *args, **kwargs) -> Rows:
+        with Imagine(self.gradient, self.temperature, self.observed) as imagine:
+            guess = poutine.trace(Impute()(model)).get_trace(*args, **kwargs)
+            values = {name: site["value"] for name, site in sample_sites(guess)}
+            generated = poutine.trace(poutine.condition(Impute()(guide), data=values)).get_trace(*args, **kwargs)
+        q, p = dict(sample_sites(generated)), dict(sample_sites(guess))
+        self._check(q, p)
+        terms = {f"reverse/q({name})": self.to_rows(log_prob(site), site) for name, site in q.items()}
+        latent = [name for name, site in p.items() if not (name in self.observed or site["is_observed"])]
+        latent = {name: self.to_rows(log_prob(p[name]), p[name]) for name in latent}
+        terms |= {f"reverse/p({name})": -log_p for name, log_p in latent.items()}
+        if self.gradient == "score":
+            reward = sum(terms.values())
+            baseline = (reward.sum() - reward) / max(len(reward) - 1, 1)  # of the other rows, so that it is unbiased
+            advantage = (reward - baseline).detach()
+            for name in imagine.discrete:
+                terms[f"reverse/score({name})"] = advantage * (latent[name] - latent[name].detach())
+        return Rows(terms, row_scale(generated, q))
+
+    def _check(self, q: dict, p: dict) -> None:
+        for names, others, what in ((q, p, "guide"), (p, q, "model")):
+            for name in names:
+                if name not in others:
+                    raise InputError(
+                        f"site '{name}' is in the {what} only: with roles exchanged both need all sites, data included "
+                        f"(a guide with a density q(x), where x is observed marked is_auxiliary)"
+                    )
+        if unknown := set(self.observed) - set(p):
+            raise InputError(f"observed: got {sorted(unknown)}; accepted are {', '.join(map(repr, p))}")
+
+
+class Imagine(Messenger):
+    """Draws the model's discrete latents (images) in the way that `TraceReverse_ELBO` says, in both functions.
+
+    Args:
+        gradient, temperature: as there. observed: sites to leave alone.
+
+    Attributes:
+        discrete: names of the sites that were drawn so.
+    """
+
+    def __init__(self, gradient: Gradient, temperature: float, observed: Sequence[str]):
+        super().__init__()
+        self.gradient, self.temperature, self.observed = gradient, temperature, observed
+        self.discrete: list[str] = []
+        self._squash = SigmoidTransform(cache_size=1)  # shared: the guide's density reads the logits that were drawn
+
+    def _pyro_sample(self, msg) -> None:
+        fn = msg["fn"]
+        if msg["name"] in self.observed or not hasattr(fn, "batch_shape") or fn.has_rsample:
+            return
+        if not msg["is_observed"]:  # it is the model that draws
+            self.discrete.append(msg["name"])
+        if self.gradient == "relaxed" and msg["name"] in self.discrete:
+            msg["fn"] = self._relaxed(msg["name"], fn)
+        if self.gradient == "mean" and not msg["is_observed"]:
+            msg["value"], msg["done"] = fn.mean, True
+
+    def _relaxed(self, name: str, fn) -> TransformedDistribution:
+        event_dim, base = fn.event_dim, fn
+        while isinstance(base, Independent):
+            base = base.base_dist
+        if not isinstance(base, Bernoulli):
+            raise InputError(f"gradient: got 'relaxed'; accepted for '{name}', which is not binary, is 'score'")
+        logits = RelaxedLogits(torch.tensor(self.temperature).to(base.logits), logits=base.logits)
+        return TransformedDistribution(logits, [self._squash]).to_event(event_dim)
+
+
+class RelaxedLogits(LogitRelaxedBernoulli):
+    """The logit of a relaxed Bernoulli, exact for large logits, which torch's clamps when it draws but not its density.
+
+    (Maddison et al. 2017, Appendix B: l = (logits + logistic noise) / temperature.)
+    """
+
+    has_rsample = True  # torch's does not say so
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        shape = self._extended_shape(torch.Size(sample_shape))
+        noise = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device).logit(eps=1e-7)
+        return (self.logits + noise) / self.temperature
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        noise = value * self.temperature - self.logits
+        return self.temperature.log() - noise - 2 * F.softplus(-noise)
+
+    def expand(self, batch_shape: torch.Size, _instance: RelaxedLogits | None = None) -> RelaxedLogits:
+        return super().expand(batch_shape, self._get_checked_instance(RelaxedLogits, _instance))

@@ -1,0 +1,61 @@
+"""Assignments of a label's values to classes, and what is measured under them."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from pyro_semivae.metrics import assign, distinct_classes, extraction, logistic_regression
+
+# Values 2, 3, 4 are free. Greedily 3 -> 2 (.9) goes first, which leaves 2 -> 3 (.2) and 4 -> 4 (.1); the optimum gives
+# class 2 to value 2, which has nothing else.
+SCORES = torch.tensor(
+    [
+        [0.9, 0.1, 0.0, 0.0, 0.0],
+        [0.2, 0.8, 0.0, 0.0, 0.0],
+        [0.0, 0.0, 0.8, 0.2, 0.0],
+        [0.0, 0.0, 0.9, 0.06, 0.04],
+        [0.3, 0.0, 0.5, 0.1, 0.1],
+    ]
+)
+
+
+def test_greedy_and_optimal_assignments():
+    assert assign(SCORES, 2, "greedy") == [0, 1, 3, 2, 4]
+    logs = {(2, 3, 4): 0.8 * 0.06 * 0.1, (3, 2, 4): 0.2 * 0.9 * 0.1, (2, 4, 3): 0.8 * 0.04 * 0.1}
+    best = max(logs, key=logs.get)
+    assert assign(SCORES, 2, "optimal") == [0, 1, *best]
+    other = SCORES.clone()
+    other[2, 3] = 1e-9
+    assert assign(other, 2, "greedy") == [0, 1, 4, 2, 3] and assign(other, 2, "optimal") == [0, 1, 2, 3, 4]
+    assert assign(torch.zeros(5, 5), 2, "optimal")[:2] == [0, 1]
+    with pytest.raises(ValueError, match="how: got 'best'; accepted are"):
+        assign(SCORES, 2, "best")
+
+
+def test_extraction_by_hand():
+    y = torch.tensor([0, 2, 3, 4, 1, 2])
+    log_probs = torch.randn(6, 5).log_softmax(1)
+    found = extraction(log_probs, y, SCORES, 2)
+    value_of = {2: 3, 3: 2, 4: 4}  # class -> value
+    rows = [1, 2, 3, 5]
+    expected = -sum(log_probs[r, value_of[int(y[r])]] for r in rows) / 4
+    assert found.assigned == [0, 1, 3, 2, 4] and found.cross_entropy == pytest.approx(expected.item())
+    assert found.accuracy == sum(int(log_probs[r].argmax()) == value_of[int(y[r])] for r in rows) / 4
+    certain = torch.full((6, 5), -math.inf)
+    certain[torch.arange(6), torch.tensor([0, 3, 2, 4, 1, 3])] = 0.0
+    assert_close(extraction(certain, y, SCORES, 2).cross_entropy, 0.0)
+    assert extraction(certain, y, SCORES, 2).accuracy == 1.0
+
+
+def test_distinct_classes():
+    assert distinct_classes(SCORES) == 3 and distinct_classes(torch.eye(7)) == 7
+
+
+def test_the_logistic_regression_is_right_on_easy_images():
+    x = torch.zeros(60, 1, 4, 7)
+    y = torch.arange(60) % 3
+    x[torch.arange(60), 0, y, y] = 1.0
+    judge = logistic_regression(x, y)
+    assert judge.predict_proba(x.flatten(1).numpy()).argmax(1).tolist() == y.tolist()

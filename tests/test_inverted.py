@@ -1,0 +1,169 @@
+"""The inverted VAE: its objective by hand, labels without images in fit, what is refused."""
+
+import math
+
+import pyro
+import pytest
+import torch
+from ccvae_toy import seeded
+from pyro.poutine.messenger import Messenger
+from test_reverse import SHAPE, C, D, Y, log_bernoulli, log_q_z, make
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.testing import assert_close
+
+from pyro_semivae.infer import LocalParameters, RowScale, TraceInverted_ELBO
+from pyro_semivae.labels import MISSING
+from pyro_semivae.models import M2
+from pyro_semivae.train import fit
+
+OBSERVED = torch.tensor([2, MISSING, 0, 4, MISSING, 2])
+AREA = D * math.log(3.0)  # of the box
+
+
+class EveryZ(Messenger):
+    def __init__(self):
+        super().__init__()
+        self.values = []
+
+    def _pyro_post_sample(self, msg):
+        if msg["name"] == "z":
+            self.values.append(msg["value"])
+
+
+def test_the_forward_bound_by_hand():
+    """Eqs. 3 and 4 with the flow's density and a uniform p(z), and Eq. 7's classifier; values and every gradient."""
+    vae, x = make(), torch.rand(6, *SHAPE)
+    elbo = vae.elbo(classifier_weight=7.0)
+    with LocalParameters(), EveryZ() as drawn:
+        terms = elbo.rows(vae.model, vae.guide, x, OBSERVED).terms
+    z = drawn.values[0].detach()  # (C, B, D)
+    q = vae.q_y.net(x).log_softmax(-1)
+    total = []
+    for b in range(6):
+        bound = []
+        for c in range(C):
+            row, code = x[b : b + 1], torch.eye(C)[c : c + 1]
+            raw = vae.q_z.net(row, code)
+            loc, scale = raw[:, :D], torch.nn.functional.softplus(raw[:, D:]) + 1e-3
+            unit = (z[c, b] + 1.5) / 3.0
+            u = loc + scale * ((unit.logit() - loc) / scale).detach()
+            value = -1.5 + 3.0 * u.sigmoid()
+            log_p = log_bernoulli(row, vae.p_x.net(code, value))
+            bound.append((log_p - AREA - log_q_z(vae, row, code, value) - math.log(C)).squeeze())
+        if OBSERVED[b] == MISSING:
+            total.append(sum(q[b, c].exp() * (bound[c] - q[b, c]) for c in range(C)))
+        else:
+            total.append(bound[OBSERVED[b]] + 7.0 * q[b, OBSERVED[b]])
+    ours, total = sum(terms.values()), torch.stack(total)
+    assert_close(ours, total)
+    parameters = list(vae.parameters())
+    for a, b in zip(*(torch.autograd.grad(s.sum(), parameters) for s in (ours, total)), strict=True):
+        assert_close(a, b)
+
+
+def test_the_images_term_by_hand():
+    vae, x = make(), torch.rand(6, *SHAPE)
+    with LocalParameters(), EveryZ() as drawn:
+        terms = vae.elbo(image_weight=0.3).rows(vae.model, vae.guide, x, OBSERVED).terms
+    z = drawn.values[-1]  # of the prior
+    observed = OBSERVED != MISSING
+    mean = vae.p_x.net(torch.eye(C)[OBSERVED[observed]], z[observed]).sigmoid()
+    assert_close(terms["image"][observed], -0.3 * (x[observed] - mean).square().flatten(1).sum(1))
+    assert not terms["image"][~observed].any()
+
+
+def test_limits_and_the_reverse_weight():
+    """Without an image it is the reverse bound times its weight; with one, that weight changes nothing."""
+    vae, x = make(), torch.rand(6, *SHAPE)
+    plain, half = vae.elbo(), vae.elbo(reverse_weight=0.5)
+    one, other = (seeded(lambda e=e: e.terms(vae.model, vae.guide, None, Y["classes"])) for e in (plain, half))
+    assert all(torch.equal(0.5 * one[name], other[name]) for name in one)
+    one, other = (seeded(lambda e=e: e.terms(vae.model, vae.guide, x, OBSERVED)) for e in (plain, half))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not one["q(y|x)"].any()
+    alone = seeded(lambda: plain.terms(vae.model, vae.guide, None, Y["classes"]))
+    assert_close(alone["reverse/q(x)"].shape, Y["classes"].shape)
+
+
+def test_raising_q_of_the_true_label_raises_both_bounds():
+    vae, x = make(), torch.rand(6, *SHAPE)
+    y = torch.full((6,), 3)
+    for image in (x, None):
+        loss = vae.elbo(classifier_weight=2.0).differentiable_loss(vae.model, vae.guide, image, y)
+        (gradient,) = torch.autograd.grad(loss, [vae.q_y.net.layers[-1].bias])
+        assert gradient[3] < 0 and (gradient[[0, 1, 2, 4]] > 0).all()
+
+
+@pytest.mark.parametrize("gradient", ["relaxed", "score", "mean", "hard"])
+def test_a_step_in_reverse_traces_to_one_graph(gradient):
+    vae = make()
+    module = vae.elbo(gradient=gradient)(vae.model, vae.guide)
+    parameters = dict(module.named_parameters())
+
+    def step(parameters, y):
+        loss = functional_call(module, parameters, (None, y))
+        return loss, torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+
+    with pyro.validation_enabled(False):
+        graph = make_fx(step)(parameters, Y["classes"])
+        other = Y["classes"].flip(0)
+        expected, got = (seeded(lambda f=f: f(parameters, other)) for f in (step, graph))
+    assert_close(got[0], expected[0])
+
+
+def options(**more):
+    return {"epochs": 4, "batch_size": 4, "labelled_batch_size": 3, "lr": 1e-2, "progress": False, **more}
+
+
+def test_fit_with_labels_alone_resumes_bit_identically(tmp_path):
+    x, y = torch.rand(20, *SHAPE), torch.tensor([0, 1, 2, MISSING, MISSING] * 4)
+    alone = torch.arange(C).repeat(3)
+    elbo = {"classifier_weight": 2.0}
+    whole, parts, without = make(), make(), make()
+    history = fit(whole, x, y, elbo=whole.elbo(**elbo), labels_alone=alone, **options())
+    path = tmp_path / "c.pt"
+    for epochs in (2, 4):
+        given = options(epochs=epochs, checkpoint=path, resume=True)
+        fit(parts, x, y, elbo=parts.elbo(**elbo), labels_alone=alone, **given)
+    pairs = zip(whole.state_dict().values(), parts.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert "term/reverse/q(y)" in history[-1] and "term/p(x)" in history[-1]
+    assert history[-1]["bound"] == pytest.approx(sum(v for k, v in history[-1].items() if k.startswith("term/")))
+    assert "term/reverse/q(y)" not in fit(without, x, y, elbo=without.elbo(**elbo), **options())[-1]
+    other = make()
+    with pytest.raises(ValueError, match="labels alone"):
+        fit(other, x, y, elbo=other.elbo(**elbo), labels_alone=alone[1:], **options(checkpoint=path, resume=True))
+
+
+def test_labels_alone_count_for_their_number():
+    """A step's loss is minus the rows' total and N_a / (B_a N) times that of the labels alone."""
+    from pyro_semivae.data.batches import Batches
+
+    x, y, alone = torch.rand(20, *SHAPE), torch.tensor([0, 1, 2, MISSING, MISSING] * 4), torch.arange(C).repeat(3)
+    batches = Batches(x, y, batch_size=4, labelled_batch_size=3, labels_alone=alone)
+    seen = [batch.alone for batch in batches.epoch(0)]
+    assert all(part.x is None and part.y.shape == (4,) for part in seen)
+    assert_close(seen[0].scale, torch.full((4,), 15 / 4 / 20))
+    first = torch.cat([part.rows for part in seen[:3]])
+    assert first.unique().numel() == 12, "a pass takes every label once"
+    vae = make()
+    scaled = vae.elbo()(vae.model, vae.guide)
+    with RowScale(seen[0].scale):
+        loss = seeded(lambda: scaled(None, seen[0].y))
+    terms = seeded(lambda: vae.elbo().terms(vae.model, vae.guide, None, seen[0].y))
+    assert_close(loss, -sum(terms.values()).sum() * 15 / 4 / 20)
+
+
+def test_what_does_not_fit_is_refused():
+    vae, x = make(), torch.rand(6, *SHAPE)
+    m2 = M2(SHAPE, vae.labels, z=D)
+    with pytest.raises(ValueError, match="labels_alone: got 5 labels; TraceLabels_ELBO accepts none alone"):
+        fit(m2, x, OBSERVED, labels_alone=torch.arange(5))
+    with pytest.raises(ValueError, match="labels_alone: got missing labels"):
+        fit(vae, x, OBSERVED, labels_alone=OBSERVED)
+    with pytest.raises(ValueError, match="labels_alone: got "):
+        fit(vae, x, OBSERVED, labels_alone=torch.tensor([9]))
+    for option in ("image_weight", "reverse_weight"):
+        with pytest.raises(ValueError, match=f"{option}: got -1"):
+            TraceInverted_ELBO(**{option: -1.0})

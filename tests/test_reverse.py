@@ -1,0 +1,289 @@
+"""The reverse bound against mathematics: by hand, by summation on a grid, its gradients, the flow's density."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from ccvae_toy import gaussian, log_normal
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from pyro_semivae.conditionals import SquashedNormal
+from pyro_semivae.infer import LocalParameters, TraceReverse_ELBO
+from pyro_semivae.labels import Binary, Classes
+from pyro_semivae.models import M2, InvertedVAE
+
+C, L, D, SHAPE = 5, 3, 2, (1, 2, 7)
+Y = {
+    "classes": torch.tensor([2, 0, 4, 4, 1, 3]),
+    "binary": torch.tensor([[1.0, 0, 1], [0, 0, 0], [1, 1, 0], [0, 1, 1]]),
+}
+LOW, HIGH = -1.5, 1.5
+
+
+def make(kind="classes"):
+    torch.manual_seed(0)
+    hidden = {"classifier_hidden": (6,), "encoder_hidden": (4,), "decoder_hidden": (11,)}
+    return InvertedVAE(SHAPE, Classes(C) if kind == "classes" else Binary(L), z=D, low=LOW, high=HIGH, **hidden)
+
+
+class Drawn(Messenger):
+    """Records what sites are drawn, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.values = {}
+
+    def _pyro_post_sample(self, msg):
+        if not msg["is_observed"]:
+            self.values[msg["name"]] = msg["value"]
+
+
+def log_q_z(vae, x, code, z):
+    """Appendix A's density, with the sigmoid's own argument where the paper prints its value."""
+    loc, scale = gaussian(vae.q_z.net(x, code))
+    unit = (z - LOW) / (HIGH - LOW)
+    u = unit.log() - (1 - unit).log()
+    return log_normal(u, loc, scale) - (math.log(HIGH - LOW) + F.logsigmoid(u) + F.logsigmoid(-u)).sum(-1)
+
+
+def log_q_y(vae, x, y):
+    logits = vae.q_y.net(x)
+    if y.dim() == 1:
+        return logits.log_softmax(-1).gather(1, y[:, None]).squeeze(1)
+    return F.logsigmoid(torch.where(y == 1, logits, -logits)).sum(-1)
+
+
+def log_bernoulli(x, logits):
+    return (x * F.logsigmoid(logits) + (1 - x) * F.logsigmoid(-logits)).flatten(1).sum(1)
+
+
+def log_relaxed(logit, logits, temperature):
+    """The density of sigmoid(logit) under the binary concrete distribution (Maddison et al. 2017, Eq. 25)."""
+    x = logit.sigmoid()
+    alpha, t = logits.exp(), temperature
+    top = t * alpha * x ** (-t - 1) * (1 - x) ** (-t - 1)
+    return (top / (alpha * x**-t + (1 - x) ** -t) ** 2).log().flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("kind", ["classes", "binary"])
+@pytest.mark.parametrize("observed", [("y",), ("y", "z")], ids=["eq-5", "eq-17"])
+@pytest.mark.parametrize("gradient", ["relaxed", "score", "mean", "hard"])
+def test_equals_the_formula_by_hand(gradient, observed, kind):
+    """Eqs. 5 and 17, values and every gradient; the score function's surrogate too."""
+    vae, y, t = make(kind), Y[kind], 0.7
+    elbo = vae.elbo(observed=observed, gradient=gradient, temperature=t).reverse
+    with Drawn() as drawn, LocalParameters():
+        terms = elbo.rows(vae.model, vae.guide, None, y).terms
+    z, x = (drawn.values[name].detach().reshape(len(y), *shape) for name, shape in (("z", (D,)), ("x", SHAPE)))
+    code = torch.eye(C)[y] if kind == "classes" else y
+    logits = vae.p_x.net(code, z)
+    if gradient == "relaxed":
+        logit = logits + (t * x.logit() - logits).detach()
+        x = (logit / t).sigmoid()
+        log_p_x, log_q_x = log_relaxed(logit / t, logits, t), log_relaxed(logit / t, torch.zeros_like(logits), t)
+    else:
+        x = logits.sigmoid() if gradient == "mean" else x
+        log_p_x, log_q_x = log_bernoulli(x, logits), torch.full((len(y),), -math.prod(SHAPE) * math.log(2))
+    log_p_z = -D * math.log(HIGH - LOW)
+    expected = log_q_x + log_q_y(vae, x, y) + log_q_z(vae, x, code, z) - log_p_x
+    expected = expected - (0.0 if "z" in observed else log_p_z)
+    if gradient == "score":
+        rest = (expected.sum() - expected) / (len(y) - 1)
+        expected = expected + (expected - rest).detach() * (log_p_x - log_p_x.detach())
+    ours = sum(terms.values())
+    assert_close(ours, expected)
+    assert ("reverse/p(z)" in terms) == ("z" not in observed) and not any("p(y)" in name for name in terms)
+    parameters = [p for name, p in vae.named_parameters()]
+    for a, b in zip(*(torch.autograd.grad(s.sum(), parameters) for s in (ours, expected)), strict=True):
+        assert_close(a, b)
+
+
+# x on a grid: everything can be summed.
+
+
+class Grid(nn.Module):
+    """p(y) p(z) p(x | y, z) and q(x) q(y | x) q(z | x, y), as tables; x one of 7, y of 4, z of 3 values.
+
+    Args:
+        exact: q is the joint of p the other way round, so that p(x, z | y) is the exact posterior of the reverse model
+            and, p(z) being uniform and independent of y, q(z | y) is uniform.
+    """
+
+    def __init__(self, exact):
+        super().__init__()
+        torch.manual_seed(1)
+        self.log_p_y = torch.randn(4).log_softmax(0)
+        self.log_p_z = torch.full((3,), -math.log(3))
+        self.p_x = nn.Parameter(torch.randn(4, 3, 7))
+        joint = self.log_p_y[:, None, None] + self.log_p_z[:, None] + self.p_x.log_softmax(-1)  # (y, z, x)
+        joint = (joint if exact else torch.randn(4, 3, 7)).detach().movedim(-1, 0)  # (x, y, z)
+        self.q_x = joint.flatten(1).logsumexp(1)
+        self.q_y, self.q_z = nn.Parameter(joint.logsumexp(-1)), nn.Parameter(joint.clone())  # (x, y), (x, y, z)
+
+    def model(self, x=None, y=None):
+        with pyro.plate("data", len(y)):
+            y = pyro.sample("y", dist.Categorical(logits=self.log_p_y), obs=y, infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Categorical(logits=self.log_p_z))
+            pyro.sample("x", dist.Categorical(logits=self.p_x[y, z]), obs=x)
+
+    def guide(self, x=None, y=None):
+        with pyro.plate("data", len(y)):
+            x = pyro.sample("x", dist.Categorical(logits=self.q_x), obs=x, infer={"is_auxiliary": x is not None})
+            y = pyro.sample("y", dist.Categorical(logits=self.q_y[x]), obs=y, infer={"enumerate": "parallel"})
+            pyro.sample("z", dist.Categorical(logits=self.q_z[x, y]))
+
+    def log_q(self):
+        """log q(x, y, z), log p(x | y, z), both `(y, z, x)`."""
+        joint = self.q_x.log_softmax(0)[:, None, None] + self.q_y.log_softmax(-1)[..., None]
+        return (joint + self.q_z.log_softmax(-1)).movedim(0, -1), self.p_x.log_softmax(-1)
+
+    def expected(self, observed):
+        """The bound by summation: Eq. 5 `(y,)`, or Eq. 17 `(y, z)`."""
+        log_q, log_p = self.log_q()
+        inner = (log_p.exp() * (log_q - log_p)).sum(-1)  # (y, z)
+        return inner if "z" in observed else (self.log_p_z.exp() * (inner - self.log_p_z)).sum(-1)
+
+    def evidence(self, observed):
+        return self.log_q()[0].logsumexp(-1) if "z" in observed else self.log_q()[0].flatten(1).logsumexp(1)
+
+
+@pytest.mark.parametrize("observed", [("y",), ("y", "z")], ids=["eq-5", "eq-17"])
+def test_with_the_exact_posterior_every_draw_is_the_log_evidence(observed):
+    grid, y = Grid(exact=True), torch.arange(4).repeat(50)
+    with Drawn() as drawn:
+        terms = TraceReverse_ELBO(observed=observed, gradient="hard").terms(grid.model, grid.guide, None, y)
+    evidence = grid.evidence(observed)
+    assert_close(sum(terms.values()), evidence[y, drawn.values["z"]] if "z" in observed else evidence[y])
+    assert_close(grid.evidence(("y",)), grid.log_p_y)
+
+
+@pytest.mark.parametrize("observed", [("y",), ("y", "z")], ids=["eq-5", "eq-17"])
+@pytest.mark.parametrize("gradient", ["hard", "score"])
+def test_the_mean_is_the_bound_which_the_evidence_exceeds(observed, gradient):
+    grid, copies = Grid(exact=False), 40_000
+    bound, evidence = grid.expected(observed), grid.evidence(observed)
+    assert (bound < evidence - 0.05).all()
+    y = torch.arange(4).repeat_interleave(copies)
+    with Drawn() as drawn:
+        terms = TraceReverse_ELBO(observed=observed, gradient=gradient).terms(grid.model, grid.guide, None, y)
+    total = sum(terms.values()).detach()
+    group = y * 3 + drawn.values["z"] if "z" in observed else y
+    for value, expected in enumerate(bound.flatten()):
+        of_group = total[group == value]
+        assert abs(of_group.mean() - expected) < 5 * of_group.std() / math.sqrt(len(of_group))
+
+
+def gradients(grid, gradient, chunks=40, copies=500):
+    """The mean over chunks of the gradients of Eq. 5, and their standard error: of the decoder, of q(y|x)."""
+    y, drawn = torch.arange(4).repeat(copies), []
+    for _ in range(chunks):
+        terms = TraceReverse_ELBO(gradient=gradient).terms(grid.model, grid.guide, None, y)
+        loss = sum(terms.values()).sum() / copies
+        drawn.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, [grid.p_x, grid.q_y])]))
+    drawn = torch.stack(drawn)
+    return drawn.mean(0), drawn.std(0) / math.sqrt(chunks)
+
+
+def test_the_score_functions_gradient_is_that_of_the_sum():
+    grid = Grid(exact=False)
+    exact = torch.autograd.grad(grid.expected(("y",)).sum(), [grid.p_x, grid.q_y])
+    exact = torch.cat([g.flatten() for g in exact])
+    mean, error = gradients(grid, "score")
+    assert ((mean - exact).abs() <= 5 * error + 1e-12).all() and (exact.abs() > 10 * error).any()
+
+
+def test_a_hard_draw_tells_the_decoder_nothing():
+    """The reference's estimator: its decoder gradient has mean zero, where the true one has not; q(y|x)'s is right."""
+    grid = Grid(exact=False)
+    exact = torch.autograd.grad(grid.expected(("y",)).sum(), [grid.p_x, grid.q_y])
+    mean, error = gradients(grid, "hard")
+    size = grid.p_x.numel()
+    assert (mean[:size].abs() <= 5 * error[:size]).all()
+    assert (exact[0].flatten().abs() > 5 * error[:size]).any()
+    assert ((mean[size:] - exact[1].flatten()).abs() <= 5 * error[size:]).all()
+
+
+def test_the_prior_of_what_is_observed_is_not_scored():
+    vae = make()
+    before, after = [], []
+    for out in (before, after):
+        torch.manual_seed(3)
+        out.append(vae.elbo().reverse.terms(vae.model, vae.guide, None, Y["classes"]))
+        vae.p_y.logits.copy_(torch.tensor([0.1, 0.3, 0.2, 0.15, 0.25]).log())
+    assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
+
+
+def test_with_images_it_is_the_bound_of_eq_59():
+    vae, y = make(), Y["classes"]
+    x = torch.rand(len(y), *SHAPE)
+    with Drawn() as drawn, LocalParameters():
+        terms = TraceReverse_ELBO().rows(vae.model, vae.guide, x, y).terms
+    z = drawn.values["z"]
+    expected = log_q_y(vae, x, y) + log_q_z(vae, x, torch.eye(C)[y], z) + D * math.log(HIGH - LOW)
+    assert_close(sum(terms.values()), expected - math.prod(SHAPE) * math.log(2))
+
+
+def test_what_does_not_fit_is_refused():
+    vae, m2 = make(), M2(SHAPE, Classes(C), z=D)
+    with pytest.raises(ValueError, match="site 'x' is in the model only: with roles exchanged"):
+        TraceReverse_ELBO().terms(
+            m2.model, lambda x=None, y=None: m2.guide(torch.rand(6, *SHAPE), y), None, Y["classes"]
+        )
+    with pytest.raises(ValueError, match=r"observed: got \['w'\]; accepted are 'y', 'z', 'x'"):
+        TraceReverse_ELBO(observed=("y", "w")).terms(vae.model, vae.guide, None, Y["classes"])
+    grid = Grid(exact=True)
+    with pytest.raises(ValueError, match="gradient: got 'relaxed'; accepted for 'z', which is not binary"):
+        TraceReverse_ELBO().terms(grid.model, grid.guide, None, torch.arange(4))
+    for option, value in (("gradient", "soft"), ("temperature", 0.0)):
+        with pytest.raises(ValueError, match=f"{option}: got "):
+            TraceReverse_ELBO(**{option: value})
+
+
+# The scaled sigmoid (Appendix A).
+
+
+@pytest.mark.parametrize(("loc", "scale"), [(0.0, 1.0), (1.3, 0.4), (-0.5, 2.5)])
+def test_the_flows_density_integrates_to_one_and_has_the_mean(loc, scale):
+    q = SquashedNormal(torch.tensor(loc), torch.tensor(scale), -1.0, 2.5)
+    u = torch.linspace(-30, 30, 200_001)
+    z = -1.0 + 3.5 * u.sigmoid()
+    inside = (z > -1 + 1e-9) & (z < 2.5 - 1e-9)
+    density = q.log_prob(z[inside]).exp()
+    assert_close(torch.trapezoid(density, z[inside]), torch.tensor(1.0), atol=1e-5, rtol=0)
+    assert_close(torch.trapezoid(density * z[inside], z[inside]), q.mean, atol=1e-4, rtol=0)
+    assert abs(q.expand((40_000,)).sample().mean() - q.mean) < 5 * 3.5 / 2 / 200
+
+
+def test_appendix_a_prints_the_sigmoid_of_a_value_where_the_value_stands():
+    u = torch.linspace(-3, 3, 7, requires_grad=True)
+    low, high = -1.5, 1.5
+    unit = u.sigmoid()
+    (slope,) = torch.autograd.grad((low + (high - low) * unit).sum(), u)
+    assert_close(slope, (high - low) * unit * (1 - unit))  # Eq. 14, read right
+    assert not torch.allclose(slope, (high - low) * (1 - unit).sigmoid() * unit.sigmoid())  # as printed
+    q = SquashedNormal(torch.tensor(0.3), torch.tensor(0.8), low, high)
+    by_hand = dist.Normal(0.3, 0.8).log_prob(u) - slope.log()
+    assert_close(q.log_prob(low + (high - low) * unit), by_hand)
+
+
+def test_the_density_of_a_saturated_draw_is_finite_in_single_precision():
+    q = SquashedNormal(
+        torch.tensor([40.0, -40.0], dtype=torch.float32), torch.tensor(1.0, dtype=torch.float32), LOW, HIGH
+    )
+    z = q.sample((1000,))
+    assert q.log_prob(z).isfinite().all() and (z < HIGH).all() and (z >= LOW).all()
+    assert dist.Uniform(LOW, HIGH).log_prob(z).isfinite().all()
+
+
+def test_the_model_and_the_guide_are_functions_to_call():
+    vae = make()
+    imagined = poutine.trace(vae.guide).get_trace(None, None)
+    assert not imagined.nodes["x"]["is_observed"] and imagined.nodes["x"]["value"].shape == (1, *SHAPE)
+    seen = poutine.trace(vae.guide).get_trace(torch.rand(3, *SHAPE), None)
+    assert seen.nodes["x"]["is_observed"] and seen.nodes["x"]["infer"]["is_auxiliary"]
