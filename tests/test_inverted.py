@@ -37,7 +37,7 @@ def test_the_forward_bound_by_hand():
     elbo = vae.elbo(classifier_weight=7.0)
     with LocalParameters(), EveryZ() as drawn:
         terms = elbo.rows(vae.model, vae.guide, x, OBSERVED).terms
-    z = drawn.values[0].detach()  # (C, B, D)
+    z = drawn.values[0].detach().reshape(C, 6, D)
     q = vae.q_y.net(x).log_softmax(-1)
     total = []
     for b in range(6):
