@@ -1,7 +1,7 @@
 """CCVAE on images with class labels, or with several binary labels: train, measure, draw.
 
 python examples/ccvae.py                                      # FashionMNIST, 0.4 % of the labels
-python examples/ccvae.py --dataset faces                      # rendered faces with 18 binary labels
+python examples/ccvae.py --dataset faces                      # rendered faces with 18 binary labels, 20 % of the rows
 python examples/ccvae.py --preset recipe --labelled 0.06      # our recipe in full (the default is a short run of it)
 python examples/ccvae.py --preset few --labelled 10 --dataset mnist   # one labelled image per class
 python examples/ccvae.py --preset paper --labelled 0.2        # the paper's setting
@@ -55,7 +55,7 @@ NUMBERS = {
 
 
 def flags() -> argparse.ArgumentParser:
-    parser = cli.parser(__doc__, datasets=cli.data.NAMES, labelled={"digits": "100", "*": "0.004"})
+    parser = cli.parser(__doc__, datasets=cli.data.NAMES, labelled={"digits": "100", "faces": "0.2", "*": "0.004"})
     parser.add_argument("--z-c", type=int, help="size of the characteristic latent (binary labels: one a label)")
     parser.add_argument("--z-s", type=int, default=by_label(0, 27), help="size of the rest (0; with binary labels 27)")
     parser.add_argument("--prior", default="labelled", choices=["labelled", "uniform"], help="p(y) of binary labels")

@@ -150,12 +150,13 @@ class ConvDecoder(nn.Module):
 def _keep_scale(layer: nn.Module) -> None:
     """Starts a convolution before or after a ReLU as He et al. 2015 do, so that signals keep their scale.
 
-    With PyTorch's own start they shrink by sqrt(3) a layer, and the first thousand steps go into undoing that.
+    With PyTorch's own start they shrink in every layer.
     """
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-        # the number of inputs of an output: a transposed convolution of stride s reaches each with 1 in s^2 weights
-        reached = layer.stride[0] * layer.stride[1] if layer.padding[0] else math.prod(layer.kernel_size)
-        fan = layer.in_channels * math.prod(layer.kernel_size) / (reached if layer.transposed else 1)
+        # The number of inputs of an output. A transposed convolution reaches each with one in stride^2 of its weights,
+        # or, from a single pixel (without padding), with one in all.
+        reached = math.prod(layer.stride if layer.padding[0] else layer.kernel_size) if layer.transposed else 1
+        fan = layer.in_channels * math.prod(layer.kernel_size) / reached
         nn.init.normal_(layer.weight, std=math.sqrt(2 / fan))
         nn.init.zeros_(layer.bias)
 

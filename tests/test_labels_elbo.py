@@ -204,7 +204,8 @@ def test_a_relaxed_class_label_by_hand():
     terms, drawn = values_of(vae, vae.elbo(labels="relaxed", temperature=t, classifier_weight=2.0), x, Y)
     y, z, missing = drawn["y"].detach(), drawn["z"].detach(), Y == MISSING
     assert_close(y[~missing], torch.eye(C)[Y[~missing]])
-    assert_close(y.sum(1), torch.ones(len(Y))) and (y[missing] < 1).all()
+    assert_close(y.sum(1), torch.ones(len(Y)))
+    assert (y[missing] < 1).all()
     logits = vae.q_y.net(x)
     noise = (t * y.clamp(min=1e-12).log() - logits).detach()
     y = torch.where(missing[:, None], ((logits + noise) / t).softmax(-1), y)

@@ -193,6 +193,12 @@ def log_prob(site: dict) -> Tensor:
     return scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
 
 
+def advantage(reward: Tensor) -> Tensor:
+    """Each row's reward less the mean of the other rows', which keeps a score-function gradient unbiased; detached."""
+    others = (reward.sum() - reward) / max(len(reward) - 1, 1)
+    return (reward - others).detach()
+
+
 def row_dim(site: dict) -> int:
     """The batch dimension of the plate "data".
 

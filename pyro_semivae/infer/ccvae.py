@@ -53,8 +53,7 @@ class TraceCCVAE_ELBO(RowELBO):
             bracket's.
         weights: how w is estimated from them. `"independent"`: q(y_o|z) over the mean of the K others; its mean is
             above 1 (and falls to it as K grows) and nothing caps it. `"normalised"`: over the mean of all K + 1, the
-            bracket's own among them; its mean is 1 whatever K, and it is at most K + 1. Both are biased by O(1/K). With
-            several labels, where w is a product, the first is so noisy in the beginning that training suffers.
+            bracket's own among them; its mean is 1 whatever K, and it is at most K + 1. Both are biased by O(1/K).
         regulariser_weight: mu of REVAE D.2: mu log q(y~|z') on rows without any observed label, with y ~ p(y),
             z' ~ p(z_c|y) (detached), and y~ the label of the labelled row of the batch whose q(z_c|x) is
             highest at z' (the paper takes it over all labelled rows, which is the same where a batch holds them

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer.base import RowELBO, Rows, log_prob, plate_dims, row_scale
+from pyro_semivae.infer.base import RowELBO, Rows, advantage, log_prob, plate_dims, row_scale
 from pyro_semivae.infer.labelled import Run
 from pyro_semivae.infer.roles import assign_roles
 from pyro_semivae.labels import Evidence, enumerates, is_missing, select
@@ -134,12 +134,11 @@ class TraceLabels_ELBO(RowELBO):
 
     def _scores(self, run: Run, reward: Tensor) -> dict[str, Tensor]:
         """The surrogates whose value is 0 and whose gradient is that of the drawn labels' probabilities."""
-        baseline = (reward.sum() - reward) / max(len(reward) - 1, 1)  # of the other rows, so that it is unbiased
-        advantage, terms = (reward - baseline).detach(), {}
+        reward, terms = advantage(reward), {}
         for label in run.roles.labels:
             site = run.guide.nodes[label]
             log_q = self.to_rows(run.where_missing(label, site["fn"].log_prob(site["value"])), site)
-            terms[f"score({label})"] = advantage * (log_q - log_q.detach())
+            terms[f"score({label})"] = reward * (log_q - log_q.detach())
         return terms
 
 

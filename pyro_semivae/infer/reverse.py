@@ -16,7 +16,7 @@ from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
 from torch.nn import functional as F
 
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer.base import RowELBO, Rows, log_prob, row_scale
+from pyro_semivae.infer.base import RowELBO, Rows, advantage, log_prob, row_scale
 from pyro_semivae.infer.roles import sample_sites
 from pyro_semivae.labels import Impute
 
@@ -82,11 +82,9 @@ class TraceReverse_ELBO(RowELBO):
         latent = {name: self.to_rows(log_prob(p[name]), p[name]) for name in latent}
         terms |= {f"reverse/p({name})": -log_p for name, log_p in latent.items()}
         if self.gradient == "score":
-            reward = sum(terms.values())
-            baseline = (reward.sum() - reward) / max(len(reward) - 1, 1)  # of the other rows, so that it is unbiased
-            advantage = (reward - baseline).detach()
+            reward = advantage(sum(terms.values()))
             for name in imagine.discrete:
-                terms[f"reverse/score({name})"] = advantage * (latent[name] - latent[name].detach())
+                terms[f"reverse/score({name})"] = reward * (latent[name] - latent[name].detach())
         return Rows(terms, row_scale(generated, q))
 
     def _check(self, q: dict, p: dict) -> None:
