@@ -59,3 +59,15 @@ def test_the_logistic_regression_is_right_on_easy_images():
     x[torch.arange(60), 0, y, y] = 1.0
     judge = logistic_regression(x, y)
     assert judge.predict_proba(x.flatten(1).numpy()).argmax(1).tolist() == y.tolist()
+
+
+def test_an_assignment_that_is_not_its_own_inverse():
+    """Value 2 stands for class 3, 3 for 4, 4 for 2: images of class 2 are right at value 4."""
+    scores = torch.eye(5)[[0, 1, 3, 4, 2]]
+    y = torch.tensor([2, 3, 4])
+    log_probs = torch.full((3, 5), -5.0)
+    log_probs[torch.arange(3), torch.tensor([4, 2, 3])] = -0.1
+    for how in ("greedy", "optimal"):
+        found = extraction(log_probs, y, scores, 2, how)
+        assert found.assigned == [0, 1, 3, 4, 2] and found.accuracy == 1.0
+        assert found.cross_entropy == pytest.approx(0.1)
