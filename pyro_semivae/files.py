@@ -58,6 +58,25 @@ def cached_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
     return np.load(path, mmap_mode="c")
 
 
+def cached_checkpoint(path: Path, model: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The checkpoint in a file; made and written first where it is not there.
+
+    Where the folder cannot be written to, a note on standard error says so.
+
+    Args:
+        make: returns at least `weights`. path, model: see `load_checkpoint`.
+    """
+    if path.is_file():
+        return load_checkpoint(path, model)
+    state = {"model": model, **make()}
+    try:
+        writable_folder(path.parent, CACHE_ENV)
+        save_checkpoint(path, state)
+    except InputError as error:
+        print(f"NOTE: {path.name} is not cached: {error}", file=sys.stderr, flush=True)
+    return state
+
+
 @contextmanager
 def open_beside(path: Path) -> Iterator[BinaryIO]:
     """A binary file beside `path` that takes its place when all is written."""

@@ -331,9 +331,10 @@ def measure_extraction(
 
     Returns `bound_per_row`, `test_accuracy` (on the classes with labels), `cross_entropy_unseen` and `accuracy_unseen`
     (nats; on the others, under the paper's greedy assignment), both `.._optimal` (the best assignment),
-    `distinct_digits` (how many classes the canonical images show), `assigned`; and the canonical images `(C, ...)`.
+    `distinct_digits` (how many classes the canonical images show), `assigned`, `judge_accuracy`; and the canonical images
+    `(C, ...)`.
     """
-    judge = metrics.logistic_regression(data.x, data.y)
+    judge, judge_accuracy = metrics.logistic_regression(data)
     device = next(vae.parameters()).device
     x, y = data.x_test.to(device), data.y_test.to(device)
 
@@ -343,7 +344,7 @@ def measure_extraction(
     z = torch.cat([latents(rows) for rows in labelled_rows.split(1000)]).mean(0, keepdim=True)
     labels = torch.arange(len(data.label_names), device=device)
     canonical = tasks.decode(vae, {"z": z.expand(len(labels), -1)}, labels)
-    scores = torch.as_tensor(judge.predict_proba(canonical.flatten(1).cpu().numpy()))
+    scores = judge(canonical)
     log_probs = tasks.in_batches(partial(tasks.log_classify, vae), vae.images(x))
     greedy, optimal = (metrics.extraction(log_probs, y, scores, num_known, how) for how in ("greedy", "optimal"))
     with _seeded(seed, device):
@@ -358,6 +359,7 @@ def measure_extraction(
         "accuracy_unseen_optimal": optimal.accuracy,
         "distinct_digits": metrics.distinct_classes(scores),
         "assigned": greedy.assigned,
+        "judge_accuracy": judge_accuracy,
     }
     return out, canonical
 

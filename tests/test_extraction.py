@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch.testing import assert_close
 
+from pyro_semivae.data import ImageData
 from pyro_semivae.metrics import assign, distinct_classes, extraction, logistic_regression
 
 # Values 2, 3, 4 are free. Greedily 3 -> 2 (.9) goes first, which leaves 2 -> 3 (.2) and 4 -> 4 (.1); the optimum gives
@@ -53,12 +55,23 @@ def test_distinct_classes():
     assert distinct_classes(SCORES) == 3 and distinct_classes(torch.eye(7)) == 7
 
 
-def test_the_logistic_regression_is_right_on_easy_images():
-    x = torch.zeros(60, 1, 4, 7)
-    y = torch.arange(60) % 3
-    x[torch.arange(60), 0, y, y] = 1.0
-    judge = logistic_regression(x, y)
-    assert judge.predict_proba(x.flatten(1).numpy()).argmax(1).tolist() == y.tolist()
+@pytest.mark.parametrize("present", [(0, 1, 2), (0, 2)])
+def test_the_logistic_regression_is_sklearns_and_cached(tmp_path, present):
+    y = torch.tensor(present).repeat(20)
+    x = torch.randint(0, 100, (len(y), 1, 4, 7), dtype=torch.uint8)
+    x[torch.arange(len(y)), 0, y, y] += 50
+    data = ImageData("made", ("a", "b", "c"), x, y, x, y)
+    judge, accuracy = logistic_regression(data, cache=tmp_path)
+    probs = judge(x)
+    pixels = x.flatten(1).numpy() / 255
+    reference = LogisticRegression(max_iter=200).fit(pixels, y.numpy())
+    assert_close(probs[:, list(present)].double(), torch.tensor(reference.predict_proba(pixels)), atol=1e-4, rtol=0)
+    assert_close(probs.sum(1), torch.ones(len(x)))
+    assert accuracy == pytest.approx(reference.score(pixels, y.numpy()))
+    (file,) = tmp_path.iterdir()
+    written = file.stat().st_mtime_ns
+    assert_close(logistic_regression(data, cache=tmp_path)[0](x), probs)
+    assert file.stat().st_mtime_ns == written
 
 
 def test_an_assignment_that_is_not_its_own_inverse():

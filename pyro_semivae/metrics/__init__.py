@@ -2,8 +2,8 @@
 
 from pyro_semivae.metrics.accuracy import accuracy, label_accuracy
 from pyro_semivae.metrics.capture import Capture, characteristic_capture
-from pyro_semivae.metrics.classifier import ImageClassifier, independent_classifier
-from pyro_semivae.metrics.extraction import Extraction, assign, distinct_classes, extraction, logistic_regression
+from pyro_semivae.metrics.classifier import ImageClassifier, independent_classifier, logistic_regression
+from pyro_semivae.metrics.extraction import Extraction, assign, distinct_classes, extraction
 from pyro_semivae.metrics.frechet import frechet_distance
 from pyro_semivae.metrics.generation import generation_accuracy
 from pyro_semivae.metrics.interventions import condition_number, intervention_matrix, selectivity

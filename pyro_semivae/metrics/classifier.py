@@ -1,4 +1,5 @@
-"""The independent classifier that judges generated images: a small convolutional network, trained on all labels."""
+"""Independent classifiers that judge generated images, trained on all labels: a convolutional network, and the logistic
+regression of Gemp et al. 2017."""
 
 from __future__ import annotations
 
@@ -6,15 +7,17 @@ import hashlib
 import itertools
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_semivae.data import ImageData, to_unit
-from pyro_semivae.errors import InputError
-from pyro_semivae.files import CACHE_ENV, cache_folder, load_checkpoint, save_checkpoint, writable_folder
+from pyro_semivae.files import cache_folder, cached_checkpoint
 from pyro_semivae.labels import Binary
 from pyro_semivae.metrics.accuracy import accuracy as class_accuracy
 from pyro_semivae.metrics.accuracy import label_accuracy
@@ -80,39 +83,76 @@ def independent_classifier(
         steps: Adam steps on batches of 200 with a cosine learning rate from 1e-3.
         cache: the folder of cached classifiers: default `$PYRO_SEMIVAE_CACHE`, else `~/.cache/pyro_semivae`.
     """
-    folder = Path(cache or cache_folder())
-    sums = sum(int(part.sum(dtype=torch.int64)) for part in data.x.split(10_000)), int(data.y.nansum())
-    key = hashlib.sha256(f"{data.name} {tuple(data.x.shape)} {sums} {seed} {steps} {VERSION}".encode()).hexdigest()[:12]
-    path = folder / f"classifier-{data.name}-{key}.pt"
+    several = isinstance(data.labels, Binary)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        binary = isinstance(data.labels, Binary)
-        classifier = ImageClassifier(data.x_shape, len(data.label_names), binary=binary)
-        if path.is_file():
-            state = load_checkpoint(path, "ImageClassifier")
-            classifier.load_state_dict(state["weights"])
-            return classifier.to(device).eval(), state["test_accuracy"]
-        classifier.to(device).train()
-        optimiser = torch.optim.Adam(classifier.parameters(), 1e-3, fused=True)
-        for step in steps_of(steps, f"independent classifier on {data.name}", progress):
-            optimiser.param_groups[0]["lr"] = 5e-4 * (1 + math.cos(math.pi * step / steps))
-            rows = torch.randint(len(data.x), (200,))
-            logits, y = classifier(data.x[rows].to(device)), data.y[rows].to(device)
-            if binary:  # of the labels that are known
-                known = (~y.isnan()).to(logits)
-                loss = F.binary_cross_entropy_with_logits(logits, y.nan_to_num(), known, reduction="sum") / known.sum()
-            else:
-                loss = F.cross_entropy(logits, y)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+        classifier = ImageClassifier(data.x_shape, len(data.label_names), binary=several).to(device)
+
+        def make() -> dict[str, Any]:
+            _train(classifier, data, steps, progress)
+            probs = classifier.classify(data.x_test.to(device)).cpu()
+            measure = class_accuracy if not several else lambda p, y: label_accuracy(p, y).mean().item()
+            weights = {name: value.cpu() for name, value in classifier.state_dict().items()}
+            return {"weights": weights, "test_accuracy": measure(probs, data.y_test)}
+
+        state = cached_checkpoint(_path("classifier", data, cache, seed, steps, VERSION), "ImageClassifier", make)
+    classifier.load_state_dict(state["weights"])
+    return classifier.eval(), state["test_accuracy"]
+
+
+def logistic_regression(
+    data: ImageData, *, iterations: int = 200, cache: str | Path | None = None
+) -> tuple[Callable[[Tensor], Tensor], float]:
+    """A logistic regression on the pixels of class-labelled images, and its test accuracy; fitted once and cached.
+
+    Args:
+        iterations: of L-BFGS at most. cache: see `independent_classifier`.
+
+    Returns a function from images `(B, C, H, W)` to probabilities `(B, num_labels)`, 0 for classes that are not there.
+    """
+
+    def make() -> dict[str, Any]:
+        print(f"NOTE: fitting a logistic regression on {data.name}", file=sys.stderr, flush=True)
+        found = LogisticRegression(max_iter=iterations).fit(to_unit(data.x).flatten(1).numpy(), data.y.numpy())
+        coefficients, intercepts = torch.from_numpy(found.coef_), torch.from_numpy(found.intercept_)
+        if len(found.classes_) == 2:  # one logit
+            coefficients, intercepts = (torch.cat([-part / 2, part / 2]) for part in (coefficients, intercepts))
+        weights = torch.zeros(len(data.label_names), coefficients.shape[1])
+        biases = torch.full((len(data.label_names),), -math.inf)
+        weights[found.classes_], biases[found.classes_] = coefficients.to(weights), intercepts.to(biases)
+        probs = (to_unit(data.x_test).flatten(1) @ weights.T + biases).softmax(1)
+        return {"weights": {"weight": weights, "bias": biases}, "test_accuracy": class_accuracy(probs, data.y_test)}
+
+    state = cached_checkpoint(_path("logistic", data, cache, iterations), "LogisticRegression", make)
+    weight, bias = state["weights"]["weight"], state["weights"]["bias"]
+
+    def probabilities(x: Tensor) -> Tensor:
+        return (to_unit(x).flatten(1) @ weight.to(x.device).T + bias.to(x.device)).softmax(1)
+
+    return probabilities, state["test_accuracy"]
+
+
+def _path(kind: str, data: ImageData, cache: str | Path | None, *settings: Any) -> Path:
+    """The cached file of a classifier, by the data set and the settings of its training."""
+    sums = sum(int(part.sum(dtype=torch.int64)) for part in data.x.split(10_000)), int(data.y.nansum())
+    about = " ".join(map(str, (data.name, tuple(data.x.shape), sums, *settings)))
+    return Path(cache or cache_folder()) / f"{kind}-{data.name}-{hashlib.sha256(about.encode()).hexdigest()[:12]}.pt"
+
+
+def _train(classifier: ImageClassifier, data: ImageData, steps: int, progress: bool) -> None:
+    device = next(classifier.parameters()).device
+    classifier.train()
+    optimiser = torch.optim.Adam(classifier.parameters(), 1e-3, fused=True)
+    for step in steps_of(steps, f"independent classifier on {data.name}", progress):
+        optimiser.param_groups[0]["lr"] = 5e-4 * (1 + math.cos(math.pi * step / steps))
+        rows = torch.randint(len(data.x), (200,))
+        logits, y = classifier(data.x[rows].to(device)), data.y[rows].to(device)
+        if classifier.binary:  # of the labels that are known
+            known = (~y.isnan()).to(logits)
+            loss = F.binary_cross_entropy_with_logits(logits, y.nan_to_num(), known, reduction="sum") / known.sum()
+        else:
+            loss = F.cross_entropy(logits, y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
     classifier.eval()
-    probs = classifier.classify(data.x_test.to(device)).cpu()
-    accuracy = label_accuracy(probs, data.y_test).mean().item() if binary else class_accuracy(probs, data.y_test)
-    weights = {name: value.cpu() for name, value in classifier.state_dict().items()}
-    try:
-        writable_folder(folder, CACHE_ENV)
-        save_checkpoint(path, {"model": "ImageClassifier", "weights": weights, "test_accuracy": accuracy})
-    except InputError as error:
-        print(f"NOTE: the independent classifier is not cached: {error}", file=sys.stderr, flush=True)
-    return classifier, accuracy

@@ -8,20 +8,9 @@ from typing import Literal
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from pyro_semivae.data import to_unit
 from pyro_semivae.errors import InputError
-
-
-def logistic_regression(x: Tensor, y: Tensor, *, iterations: int = 200) -> LogisticRegression:
-    """A logistic regression on pixels: the paper's judge of canonical images.
-
-    Args:
-        x: `(N, C, H, W)` images, float or uint8. y: `(N,)` classes. iterations: of L-BFGS at most.
-    """
-    return LogisticRegression(max_iter=iterations).fit(to_unit(x).flatten(1).numpy(), y.numpy())
 
 
 def assign(scores: Tensor, num_known: int, how: Literal["greedy", "optimal"] = "greedy") -> list[int]:
