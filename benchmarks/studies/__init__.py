@@ -1,0 +1,1 @@
+"""The papers' tables, a file each: which runs they are made of (`jobs`), and how they read (`tables`)."""

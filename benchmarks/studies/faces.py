@@ -1,0 +1,57 @@
+"""Rendered faces with 18 labels: the bound's three marginals, and partly labelled rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from studies.job import PRESETS, RATES, Job, markdown, mean_and_error
+
+# Faces: the measures of CCVAE's Tables 1 and 2, Figs. 10 and 12, and ours, for the bound's three marginals.
+MARGINALS = ("exact", "jensen", "sampled")
+MEASURES = {
+    "test_accuracy": "accuracy",
+    "generation_accuracy": "generation accuracy",
+    "mutual_information": "MI",
+    "swap_difference": "swap difference",
+    "intervention_condition_number": "condition number",
+    "intervention_selectivity": "selectivity",
+    "capture_own": "capture",
+    "capture_others": "by others",
+}
+
+
+def parts(rate: str) -> dict[str, dict[str, Any]]:
+    """The three marginals; at 6 % of the labels also partly labelled rows, used or dropped."""
+    parts = {marginal: {"marginal": marginal} for marginal in MARGINALS}
+    return parts | {f"partly {what}": {"partly": what} for what in ("keep", "drop") if rate == "0.06"}
+
+
+def job_of(rate: str, preset: str, seed: int, part: str) -> Job:
+    return Job("faces", "faces", rate, preset, seed, part, parts(rate)[part])
+
+
+def jobs(preset: str, seeds: Sequence[int] | None) -> list[Job]:
+    return [job_of(rate, preset, seed, part) for rate in RATES for part in parts(rate) for seed in seeds or [0]]
+
+
+def table(preset: str) -> str:
+    """A Markdown table of the recorded runs on faces."""
+    head, lines = ["labelled", "", "seeds", *MEASURES.values()], []
+    found: dict[tuple[str, str], list[dict]] = {}
+    for job in jobs(preset, range(10)):
+        if run := job.result():
+            found.setdefault((job.rate, job.part), []).append(with_capture(run))
+    for (rate, part), runs in found.items():
+        cells = [mean_and_error(run[measure] for run in runs) for measure in MEASURES]
+        lines.append([rate, part, str(len(runs)), *cells])
+    return markdown(head, lines)
+
+
+def with_capture(run: dict) -> dict:
+    capture = run["characteristic_capture"]
+    return {**run, "capture_own": capture["own_nonlinear"], "capture_others": capture["others_nonlinear"]}
+
+
+def tables() -> list[str]:
+    return [*map(table, PRESETS)]
