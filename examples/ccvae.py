@@ -112,7 +112,7 @@ def run() -> None:
         entropy_weight=args.entropy,
         balance_weight=args.balance,
     )
-    job.train(vae, elbo, corrupt=noise(args, vae), average=args.average)
+    job.train(vae, elbo, corrupt=noise(args, vae))
 
 
 if __name__ == "__main__":

@@ -68,12 +68,14 @@ def compared_parser(description: str, *, split: bool, alpha: float | None = None
         alpha: the default of `--alpha`, for those that weight a classifier.
     """
     out = parser(description, datasets=data.NAMES, labelled={"digits": "100", "*": "0.004"})
+    few = dict.fromkeys(("digits", "mnist", "fashionmnist"), 20)  # as large as CCVAE's, which has 27 beside its 18
     if split:
         out.add_argument("--z-c", type=int, default=10, help="size of z_c (binary labels: one entry a label)")
-        out.add_argument("--z-s", type=int, default=20, help="size of the rest")
+        out.add_argument("--z-s", type=int, default={**few, "*": 27}, help="size of the rest (20; binary labels: 27)")
     else:
-        out.add_argument("--z", type=int, default=20, help="size of the latent")
+        out.add_argument("--z", type=int, default={**few, "*": 45}, help="size of the latent (20; binary labels: 45)")
     out.add_argument("--beta", type=float, default=1.0, help="weight of the latents' densities; 1 is the bound")
+    out.add_argument("--average", type=float, default=0.998, help="decay of the weights' moving average")
     out.add_argument("--warm-up", type=float, default=0.0, help="fraction of training over which beta rises from 0")
     if alpha is not None:
         meaning = "weight alpha N / N_labelled on log q(y|.) of labelled rows"
@@ -156,6 +158,7 @@ class Run:
             "lr": self.args.lr,
             "schedule": SCHEDULES[getattr(self.args, "schedule", "cosine")],
             "warm_up": getattr(self.args, "warm_up", 0.0),
+            "average": getattr(self.args, "average", 0.0),
             "seed": self.args.seed,
             "accelerator": self.device.type,
             "checkpoint": self.checkpoint,
