@@ -92,14 +92,18 @@ def noise(args: argparse.Namespace, vae: CCVAE) -> Callable[[Tensor], Tensor] | 
     return partial(where_learning, noise=partial(in_turn, noises=[n for n in (moved, against) if n]))
 
 
+def make(job: cli.Run) -> CCVAE:
+    args = job.args
+    prior = job.prior() if args.prior == "labelled" else None
+    built = {**job.parts(args.dropout), "prior": prior, "classifier": args.classifier}
+    return CCVAE(job.data.x_shape, job.data.labels, z_c=args.z_c, z_s=args.z_s, **built)
+
+
 def run() -> None:
     args = cli.parse(flags(), PRESETS)
     job = cli.Run(args, preferred="fashionmnist")
     job.y = partly_labelled(args, job) if args.partly else job.y
-    prior = job.prior() if args.prior == "labelled" else None
-    sizes = {"z_c": args.z_c, "z_s": args.z_s}
-    parts = job.parts(args.dropout)
-    vae = CCVAE(job.data.x_shape, job.data.labels, **sizes, **parts, prior=prior, classifier=args.classifier)
+    vae = make(job)
     elbo = vae.elbo(
         marginal=args.marginal,
         detach=args.detach,

@@ -10,12 +10,16 @@ from pyro_semivae import cli
 from pyro_semivae.models import M2
 
 
+def make(job: cli.Run) -> M2:
+    return M2(job.data.x_shape, job.data.labels, z=job.args.z, prior=job.prior(), **job.parts())
+
+
 def run() -> None:
     parser = cli.compared_parser(__doc__, split=False, alpha=0.1)
     parser.add_argument("--labels", choices=["relaxed", "score"], default="relaxed", help="estimator, if binary")
     args = cli.parse(parser, cli.COMPARED)
     job = cli.Run(args, preferred="fashionmnist")
-    vae = M2(job.data.x_shape, job.data.labels, z=args.z, prior=job.prior(), **job.parts())
+    vae = make(job)
     drawn = {"labels": args.labels} if job.prior() is not None else {}
     job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta, **drawn))
 

@@ -9,10 +9,14 @@ from pyro_semivae import cli
 from pyro_semivae.models import M3
 
 
+def make(job: cli.Run) -> M3:
+    return M3(job.data.x_shape, job.data.labels, z_c=job.args.z_c, z_s=job.args.z_s, **job.parts())
+
+
 def run() -> None:
     args = cli.parse(cli.compared_parser(__doc__, split=True, alpha=1.0), cli.COMPARED)
     job = cli.Run(args, preferred="fashionmnist")
-    vae = M3(job.data.x_shape, job.data.labels, z_c=args.z_c, z_s=args.z_s, **job.parts())
+    vae = make(job)
     job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta))
 
 

@@ -10,6 +10,10 @@ from pyro_semivae import cli
 from pyro_semivae.models import MVAE
 
 
+def make(job: cli.Run) -> MVAE:
+    return MVAE(job.data.x_shape, job.data.labels, z=job.args.z, **job.parts())
+
+
 def run() -> None:
     parser = cli.compared_parser(__doc__, split=False)
     parser.add_argument(
@@ -19,7 +23,7 @@ def run() -> None:
     parser.set_defaults(warm_up=0.3)  # without it z is left out of use
     args = cli.parse(parser, cli.COMPARED)
     job = cli.Run(args, preferred="fashionmnist")
-    vae = MVAE(job.data.x_shape, job.data.labels, z=args.z, **job.parts())
+    vae = make(job)
     job.train(vae, vae.elbo(label_weight=args.label_weight, subsets=args.subsets, beta=args.beta))
 
 

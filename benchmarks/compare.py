@@ -1,0 +1,108 @@
+"""The same face, and the same label, in the hands of every method: two figures of runs on images with binary labels.
+
+python examples/ccvae.py --dataset faces; python examples/m2.py --dataset faces --labelled 0.2; ...
+python benchmarks/compare.py runs/ccvae-faces runs/m2-faces runs/diva-faces --face 4 --label Eyeglasses
+
+`face.png`: a row for each method, the face, what the method makes of it, and each of its labels switched. `label.png`:
+a row for each method, one label of many faces switched. Any run of `examples/ccvae.py`, `m2.py`, `m3.py`, `diva.py` or
+`mvae.py` will do; the folder's checkpoint and configuration are read, nothing is trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import runpy
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pyro_semivae import cli, tasks
+from pyro_semivae.checkpoints import load_weights
+from pyro_semivae.data import ImageData
+from pyro_semivae.errors import InputError
+from pyro_semivae.files import load_checkpoint, writable_folder
+from pyro_semivae.models import SemiVAE
+from pyro_semivae.plot import image_grid
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def load(folder: str | Path) -> tuple[SemiVAE, ImageData]:
+    """The trained model of an example's output folder, and its data.
+
+    Raises:
+        InputError: the run's script is none that can be compared, or its labels are classes.
+    """
+    folder = Path(folder)
+    state = load_checkpoint(folder / "checkpoint.pt")
+    script = EXAMPLES / f"{state['model'].lower()}.py"
+    make = runpy.run_path(str(script)).get("make") if script.is_file() else None
+    if make is None:
+        raise InputError(f"runs: got {folder}, a {state['model']}; accepted are CCVAE, M2, M3, DIVA, MVAE")
+    config = json.loads((folder / "config.json").read_text())
+    used = {"dataset": config.pop("dataset_used"), "out": folder, "cuda": False, "resume": False}
+    job = cli.Run(argparse.Namespace(**{**config, **used}), preferred=used["dataset"])
+    if job.data.y.dim() != 2:
+        raise InputError(
+            f"runs: got {folder} on {job.data.name}, which has classes; accepted are sets of binary labels"
+        )
+    vae = make(job)
+    load_weights(vae, state, folder)
+    return vae.eval(), job.data
+
+
+def switched(y: Tensor, label: int) -> Tensor:
+    """What `tasks.intervene` is told to switch one label: the rest is missing, and so is kept."""
+    out = torch.full_like(y, torch.nan)
+    out[:, label] = 1 - y[:, label]
+    return out
+
+
+def draw(vaes: dict[str, SemiVAE], data: ImageData, face: int, label: int, num_faces: int, out: Path) -> None:
+    """Writes `face.png` and `label.png`."""
+    x, y = data.x_test, data.y_test
+    with torch.random.fork_rng():
+        rows = []
+        for vae in vaes.values():
+            torch.manual_seed(0)
+            one, its = vae.images(x[face : face + 1]), y[face : face + 1]
+            changed = [tasks.intervene(vae, one, switched(its, i))[0] for i in range(y.shape[1])]
+            rows.append(torch.cat([one, tasks.reconstruct(vae, one), *changed]))
+        names = ["x", "reconstruction", *data.label_names]
+        title = "the column's label switched, the rest kept"
+        image_grid(torch.stack(rows), rows=[*vaes], columns=names, title=title, path=out / "face.png")
+        rows = [next(iter(vaes.values())).images(x[:num_faces])]
+        for vae in vaes.values():
+            torch.manual_seed(0)
+            rows.append(tasks.intervene(vae, vae.images(x[:num_faces]), switched(y[:num_faces], label))[0])
+        title = f"{data.label_names[label]} switched, the rest kept"
+        image_grid(torch.stack(rows), rows=["x", *vaes], title=title, path=out / "label.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", help="output folders of examples")
+    parser.add_argument("--face", type=int, default=4, help="row of the test set")
+    parser.add_argument("--label", default="Eyeglasses")
+    parser.add_argument("--faces", type=int, default=10, help="how many for the one label")
+    parser.add_argument("--out", default="runs/compare")
+    args = parser.parse_args()
+    loaded = [load(folder) for folder in args.runs]
+    data = loaded[0][1]
+    if any(other.name != data.name for _, other in loaded):
+        raise InputError(f"runs: got runs on {sorted({other.name for _, other in loaded})}; accepted is one data set")
+    if args.label not in data.label_names:
+        raise InputError(f"--label: got {args.label}; accepted are {', '.join(data.label_names)}")
+    for name, value, most in (("--face", args.face, len(data.x_test) - 1), ("--faces", args.faces, len(data.x_test))):
+        if not 0 <= value <= most:
+            raise InputError(f"{name}: got {value}; accepted are 0 to {most}")
+    kinds = [type(vae).__name__ for vae, _ in loaded]
+    names = kinds if len({*kinds}) == len(kinds) else [Path(folder).name for folder in args.runs]
+    vaes = {name: vae for name, (vae, _) in zip(names, loaded, strict=True)}
+    draw(vaes, data, args.face, data.label_names.index(args.label), args.faces, writable_folder(args.out, "--out"))
+
+
+if __name__ == "__main__":
+    cli.main(main)
