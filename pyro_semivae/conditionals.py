@@ -12,12 +12,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import numpy as np
 import pyro.distributions as dist
 import torch
-from pyro.distributions import constraints
 from torch import Tensor, nn
 
+from pyro_semivae.distributions import GreyBernoulli, SquashedNormal
 from pyro_semivae.nn import positive
 
 
@@ -130,37 +129,6 @@ class UniformBox(Conditional):
         return dist.Uniform(self.low, self.high).to_event(1)
 
 
-class SquashedNormal(dist.TransformedDistribution):
-    """A Gaussian pushed through the scaled sigmoid z = low + (high - low) sigmoid(u), elementwise.
-
-    log q(z) = log N(u | loc, scale^2) - log(high - low) - log sigmoid(u) - log sigmoid(-u) (Gemp et al. 2017, Appendix
-    A, whose Eqs. 14 to 16 print sigma(z) where z itself stands: u is the sigmoid's argument). `mean` is by
-    Gauss-Hermite quadrature with 50 nodes.
-
-    >>> q = SquashedNormal(torch.tensor(0.0), torch.tensor(1.0), -1.5, 1.5)
-    >>> bool(q.mean.abs() < 1e-6), bool(q.sample((100,)).abs().max() < 1.5)
-    (True, True)
-    """
-
-    def __init__(self, loc: Tensor, scale: Tensor, low: float, high: float):
-        self.low, self.high = low, high
-        squash = [dist.transforms.SigmoidTransform(), dist.transforms.AffineTransform(low, high - low)]
-        super().__init__(dist.Normal(loc, scale), squash)
-
-    def expand(self, batch_shape: torch.Size, _instance: SquashedNormal | None = None) -> SquashedNormal:
-        new = self._get_checked_instance(SquashedNormal, _instance)
-        new.low, new.high = self.low, self.high
-        return super().expand(batch_shape, new)
-
-    @property
-    def mean(self) -> Tensor:
-        nodes, weights = np.polynomial.hermite_e.hermegauss(50)
-        loc, scale = self.base_dist.loc, self.base_dist.scale
-        nodes, weights = (torch.as_tensor(part).to(loc) for part in (nodes, weights / weights.sum()))
-        values = torch.sigmoid(loc.unsqueeze(-1) + scale.unsqueeze(-1) * nodes)  # (..., 50)
-        return self.low + (self.high - self.low) * (values @ weights)
-
-
 class SquashedGaussian(Conditional):
     """A diagonal Gaussian conformed to a box, `[low, high]^D`: see `SquashedNormal`.
 
@@ -227,23 +195,6 @@ class BayesCategorical(Conditional):
         y = torch.arange(prior.logits.shape[-1], device=z.device)  # (C,)
         log_joint = p_z(y).log_prob(z.unsqueeze(-2)) + prior.logits  # (..., C)
         return dist.Categorical(logits=log_joint)
-
-
-class GreyBernoulli(dist.Bernoulli):
-    """Bernoulli cross-entropy on grey levels: log p(x) = x log pi + (1 - x) log(1 - pi) for x in [0, 1].
-
-    The usual likelihood of VAEs on grey-level images. It is **not normalised** over [0, 1] (at x in {0, 1}
-    it is the Bernoulli), so bounds that use it are not densities of grey-level images. Values outside
-    [0, 1] are an error with validation on. Samples are binary; `mean` is pi.
-
-    >>> GreyBernoulli(logits=torch.tensor(0.0)).log_prob(torch.tensor(0.3)).item()
-    -0.6931471824645996
-    """
-
-    support = constraints.unit_interval
-
-    def expand(self, batch_shape: torch.Size, _instance: GreyBernoulli | None = None) -> GreyBernoulli:
-        return super().expand(batch_shape, self._get_checked_instance(GreyBernoulli, _instance))
 
 
 class GreyBernoulliImage(Conditional):

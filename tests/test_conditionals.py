@@ -9,11 +9,11 @@ from pyro_semivae.conditionals import (
     Categorical,
     CategoricalPrior,
     Gaussian,
-    GreyBernoulli,
     GreyBernoulliImage,
     SplitGaussian,
     StandardNormal,
 )
+from pyro_semivae.distributions import GreyBernoulli
 from pyro_semivae.nn import MLP, OneHot, positive
 
 

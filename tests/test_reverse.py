@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from pyro_semivae.conditionals import SquashedNormal
+from pyro_semivae.distributions import SquashedNormal
 from pyro_semivae.infer import LocalParameters, TraceReverse_ELBO
 from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.models import M2, InvertedVAE

@@ -11,10 +11,8 @@ from pyro import poutine
 from pyro.distributions import Bernoulli, Independent, TransformedDistribution
 from pyro.distributions.transforms import SigmoidTransform
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
-from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
-from torch.nn import functional as F
 
+from pyro_semivae.distributions import RelaxedLogits
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer.base import RowELBO, Rows, advantage, log_prob, row_scale
 from pyro_semivae.infer.roles import sample_sites
@@ -134,24 +132,3 @@ class Imagine(Messenger):
             raise InputError(f"gradient: got 'relaxed'; accepted for '{name}', which is not binary, is 'score'")
         logits = RelaxedLogits(torch.tensor(self.temperature).to(base.logits), logits=base.logits)
         return TransformedDistribution(logits, [self._squash]).to_event(event_dim)
-
-
-class RelaxedLogits(LogitRelaxedBernoulli):
-    """The logit of a relaxed Bernoulli, exact for large logits, which torch's clamps when it draws but not its density.
-
-    (Maddison et al. 2017, Appendix B: l = (logits + logistic noise) / temperature.)
-    """
-
-    has_rsample = True  # torch's does not say so
-
-    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        shape = self._extended_shape(torch.Size(sample_shape))
-        noise = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device).logit(eps=1e-7)
-        return (self.logits + noise) / self.temperature
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        noise = value * self.temperature - self.logits
-        return self.temperature.log() - noise - 2 * F.softplus(-noise)
-
-    def expand(self, batch_shape: torch.Size, _instance: RelaxedLogits | None = None) -> RelaxedLogits:
-        return super().expand(batch_shape, self._get_checked_instance(RelaxedLogits, _instance))

@@ -1,0 +1,54 @@
+"""What is measured and drawn of a trained model: the papers' numbers and figures, for class and for binary labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pyro_semivae.data import ImageData
+from pyro_semivae.labels import Binary
+from pyro_semivae.models import SemiVAE
+from pyro_semivae.report.attributes import draw_attributes, measure_attributes
+from pyro_semivae.report.classes import draw_classes, measure_classes
+from pyro_semivae.report.extraction import draw_extraction, measure_extraction
+from pyro_semivae.report.images import draw_images, measure_images
+from pyro_semivae.train import History
+
+__all__ = [
+    "draw",
+    "draw_attributes",
+    "draw_classes",
+    "draw_extraction",
+    "draw_images",
+    "measure",
+    "measure_attributes",
+    "measure_classes",
+    "measure_extraction",
+    "measure_images",
+]
+
+
+def measure(
+    vae: SemiVAE,
+    data: ImageData,
+    *,
+    corrupt: Callable[[Tensor], Tensor] | None = None,
+    quick: bool = False,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """`measure_classes` or `measure_attributes`, as the labels are; `measure_images` where no label generates."""
+    if not vae.characteristic:
+        return measure_images(vae, data, seed=seed)
+    task = measure_attributes if isinstance(data.labels, Binary) else measure_classes
+    return task(vae, data, corrupt=corrupt, quick=quick, seed=seed)
+
+
+def draw(vae: SemiVAE, data: ImageData, history: History, out: str | Path) -> None:
+    """`draw_classes` or `draw_attributes`, as the labels are; `draw_images` where no label generates."""
+    if not vae.characteristic:
+        draw_images(vae, data, history, out)
+    else:
+        (draw_attributes if isinstance(data.labels, Binary) else draw_classes)(vae, data, history, out)

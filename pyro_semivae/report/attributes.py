@@ -1,0 +1,172 @@
+"""What is measured and drawn with several binary labels: CCVAE's Tables 1 and 2, its figures of faces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_semivae import metrics, tasks
+from pyro_semivae.data import ImageData
+from pyro_semivae.models import SemiVAE
+from pyro_semivae.plot import image_grid, training_curves
+from pyro_semivae.report.common import bound_per_row, seeded
+from pyro_semivae.train import History
+
+
+def measure_attributes(
+    vae: SemiVAE,
+    data: ImageData,
+    *,
+    corrupt: Callable[[Tensor], Tensor] | None = None,
+    quick: bool = False,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The same for binary labels, and what the latents hold of each.
+
+    Args:
+        vae, data, corrupt, quick, seed: see `measure_classes`.
+
+    Returns `bound_per_row` (M2's is relaxed, and no bound); `test_accuracy` (mean over labels, at E_q(z|x)[q(y|z)], as
+    the guide was trained), `test_accuracy_clean`, `test_accuracy_mean` and `test_accuracy_per_label`;
+    `generation_accuracy` and `mutual_information` of images drawn with labels of the test set, and
+    `mutual_information_real`; `frechet_distance` of these images (with the independent classifier's features, not the
+    FID); `swap_difference`;
+    `intervention_condition_number`, `intervention_selectivity` and `intervention_matrix` (rows: what changes);
+    `characteristic_capture` where the data has strengths (mean held-out R^2); `judge_accuracy`.
+    """
+    device = next(vae.parameters()).device
+    x, y = data.x_test.to(device), data.y_test.to(device)
+    judge, judge_accuracy = metrics.independent_classifier(data, device=device, steps=20 if quick else 900)
+    few, hows = slice(0, 50 if quick else 500), ({"corrupt": corrupt}, {}, {"mean": True})
+    with seeded(seed, device):
+        generate = partial(tasks.in_batches, lambda y: tasks.generate(vae, y)[0])
+        generation, images = metrics.generation_accuracy(generate, judge.classify, y)
+        sampled, clean, mean = (tasks.in_batches(partial(tasks.classify, vae, **how), x) for how in hows)
+        swap = partial(tasks.in_batches, partial(tasks.swap, vae))
+        swap_difference = metrics.swap_difference(swap, judge.logits, x, y, num_partners=1 if quick else 5)
+        intervene, reconstruct = (lambda x, y: tasks.intervene(vae, x, y)[0]), partial(tasks.reconstruct, vae)
+        matrix = metrics.intervention_matrix(intervene, reconstruct, judge.logits, x[few], y[few])
+        per_row = bound_per_row(vae, x)
+        rows = torch.randperm(len(data.x))[: 1000 if quick else 10_000]
+        features = judge.embed(data.x[rows].to(device))
+    posterior = metrics.LastLayerGP(features, data.y[rows], None, steps=5 if quick else 300)
+    per_label = metrics.label_accuracy(sampled, y)
+    out = {
+        "bound_per_row": per_row,
+        "test_accuracy": per_label.mean().item(),
+        "test_accuracy_clean": metrics.label_accuracy(clean, y).mean().item(),
+        "test_accuracy_mean": metrics.label_accuracy(mean, y).mean().item(),
+        "test_accuracy_per_label": dict(zip(data.label_names, per_label.tolist(), strict=True)),
+        "generation_accuracy": generation,
+        "mutual_information": metrics.image_mutual_information(images, judge.embed, posterior),
+        "mutual_information_real": metrics.image_mutual_information(x, judge.embed, posterior),
+        "frechet_distance": metrics.frechet_distance(judge.embed(images), judge.embed(x)),
+        "swap_difference": swap_difference,
+        "intervention_condition_number": metrics.condition_number(matrix),
+        "intervention_selectivity": metrics.selectivity(matrix),
+        "intervention_matrix": [[round(value, 4) for value in row] for row in matrix.tolist()],
+        "judge_accuracy": judge_accuracy,
+    }
+    if data.strengths is not None:
+        own, others = _own_and_others(vae, data.x[rows].to(device))
+        out["characteristic_capture"] = metrics.characteristic_capture(own, others, data.strengths[rows]).mean()
+    return out
+
+
+def _own_and_others(vae: SemiVAE, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What the model holds of each label, `(N, L)`, and the other latents, `(N, D)`: posterior means.
+
+    Of a label it holds its characteristic latent, or, where the label is a latent itself (M2), q(y_i = 1 | x).
+    """
+    parts = [tasks.infer(vae, part) for part in x.split(500)]
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    own = [joined[name] for name in vae.characteristic if name in joined]
+    own = torch.cat(own, -1) if own else tasks.in_batches(partial(tasks.classify, vae), x)
+    others = [value.flatten(1) for name, value in joined.items() if name not in vae.characteristic]
+    return own, torch.cat([own.new_empty(len(x), 0), *others], 1)
+
+
+# What the papers' figures walk along and vary; those that the data set has are drawn.
+WALKS = (("Pale_Skin", "Young"), ("Smiling", "Wearing_Necktie"), ("Cardiomegaly", "Pleural Effusion"))
+VARIED = ("Bangs", "Eyeglasses", "Pale_Skin", "Smiling", "Wearing_Necktie", "Blond_Hair")
+
+
+def draw_attributes(vae: SemiVAE, data: ImageData, history: History, out: str | Path, *, seed: int = 0) -> None:
+    """The papers' figures for data with several binary labels, as PNG files in `out`.
+
+    `interventions` (each label of a face switched; CCVAE Fig. 11), `walks` (two characteristics on a grid; Fig. 3),
+    `diversity` (draws for one label, and the variance of each pixel in green; Figs. 4 and 5), `swaps` (characteristics
+    of the row's face, the rest of the column's; Fig. 7), `generations` (draws for the labels of a test face) and
+    `training`.
+    """
+    device, out = next(vae.parameters()).device, Path(out)
+    names = data.label_names
+    with seeded(seed, device):
+        x, y = vae.images(data.x_test[:8].to(device)), data.y_test[:8].to(device)
+        _draw_interventions(vae, x, y, names, out)
+        if vae.characteristic[0] in tasks.infer(vae, x[:1]):  # M2 has no latent of a label to walk along
+            _draw_walks(vae, x, names, out)
+        _draw_diversity(vae, x, names, out)
+        swapped = torch.stack([tasks.swap(vae, x[i : i + 1].expand_as(x), x) for i in range(len(x))])
+        swapped = torch.cat([x.unsqueeze(1), swapped], 1)
+        top = torch.cat([torch.ones_like(x[:1]), x]).unsqueeze(0)
+        title = "characteristics of the row's image, the rest of the column's"
+        image_grid(torch.cat([top, swapped]), title=title, path=out / "swaps.png")
+        drawn = torch.cat([x.unsqueeze(1), tasks.generate(vae, y, 7).transpose(0, 1)], 1)
+        title = "x, and draws of p(x | y) for its labels"
+        image_grid(drawn, title=title, path=out / "generations.png")
+    training_curves(history, path=out / "training.png")
+
+
+def _draw_interventions(vae: SemiVAE, x: Tensor, y: Tensor, names: Sequence[str], out: Path) -> None:
+    columns = [x, tasks.reconstruct(vae, x)]
+    for c in range(y.shape[1]):
+        switched = torch.full_like(y, torch.nan)
+        switched[:, c] = 1 - y[:, c]
+        columns.append(tasks.intervene(vae, x, switched)[0])
+    image_grid(
+        torch.stack(columns, 1),
+        columns=["x", "reconstruction", *names],
+        title="interventions: the column's label switched, the rest kept",
+        path=out / "interventions.png",
+    )
+
+
+def _draw_walks(vae: SemiVAE, x: Tensor, names: Sequence[str], out: Path, steps: int = 6) -> None:
+    """Two labels at a time, each from the far side of `off` to the far side of `on`."""
+    pairs = [pair for pair in WALKS if set(pair) <= set(names)] or [tuple(names[:2])]
+    rows = []
+    for pair in pairs:
+        indices = [names.index(name) for name in pair]
+        y = torch.arange(2, device=x.device)[:, None].expand(2, len(names)).to(x)  # all off, all on
+        prior = tasks.prior_of_characteristics(vae, y)  # (2, L) means and scales
+        low, high = (prior[0][k, indices] + side * prior[1][k, indices] for k, side in ((0, -1), (1, 1)))
+        t = torch.linspace(0, 1, steps, device=x.device)
+        grid = torch.cartesian_prod(t, t)  # (steps^2, 2)
+        images = tasks.walk(vae, x[:3], vae.characteristic[0], indices, low + grid * (high - low))
+        rows += list(images.unflatten(0, (steps, steps)).permute(2, 0, 1, 3, 4, 5))
+    grids = torch.stack(rows).unflatten(0, (len(pairs), 3))  # (pairs, faces, steps, steps, C, H, W)
+    tiled = grids.permute(0, 2, 1, 3, 4, 5, 6).flatten(2, 3).flatten(0, 1)
+    title = "; ".join(f"{a} down, {b} right" for a, b in pairs)
+    image_grid(tiled, title=f"walks: {title}", path=out / "walks.png")
+
+
+def _draw_diversity(vae: SemiVAE, x: Tensor, names: Sequence[str], out: Path, draws: int = 6) -> None:
+    varied = [name for name in VARIED if name in names] or list(names[:6])
+    rows = []
+    for i, name in enumerate(varied):
+        y = torch.full((1, len(names)), torch.nan, device=x.device)
+        y[:, names.index(name)] = 1
+        face = x[i % len(x)].unsqueeze(0)
+        images = tasks.intervene(vae, face, y, 40)[:, 0]  # (40, C, H, W)
+        variance = images.var(0).sum(0)
+        overlay = tasks.reconstruct(vae, face)[0].mean(0).expand(3, -1, -1).clone() * 0.7
+        overlay[1] += variance / variance.max().clamp(min=1e-6)
+        rows.append(torch.stack([tasks.reconstruct(vae, face)[0], *images[:draws], overlay.clamp(0, 1)]))
+    columns = ["reconstruction", *[f"draw {k + 1}" for k in range(draws)], "variance"]
+    image_grid(torch.stack(rows), rows=varied, columns=columns, title="the row's label on", path=out / "diversity.png")

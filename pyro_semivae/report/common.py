@@ -1,0 +1,30 @@
+"""What the measures have in common: draws of their own seed, the bound of rows without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from pyro_semivae import tasks
+from pyro_semivae.models import SemiVAE
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draws from `seed`, and leaves the caller's random state as it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@torch.no_grad()
+def bound_per_row(vae: SemiVAE, x: Tensor) -> float:
+    """The mean of `vae.elbo()` over images without labels, in nats; one draw of the latents each."""
+
+    def bound(x: Tensor) -> Tensor:
+        return sum(vae.elbo().terms(vae.model, vae.guide, vae.images(x)).values())
+
+    return tasks.in_batches(bound, x).double().mean().item()

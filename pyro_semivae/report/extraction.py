@@ -1,0 +1,81 @@
+"""What is measured and drawn of classes that had no label: Gemp et al. 2017, Section 3 and Fig. 2."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_semivae import metrics, tasks
+from pyro_semivae.data import ImageData
+from pyro_semivae.models import SemiVAE
+from pyro_semivae.plot import image_grid, training_curves
+from pyro_semivae.report.common import bound_per_row, seeded
+from pyro_semivae.train import History
+
+
+@torch.no_grad()
+def measure_extraction(
+    vae: SemiVAE, data: ImageData, labelled_rows: Tensor, num_known: int, *, seed: int = 0
+) -> tuple[dict[str, Any], Tensor]:
+    """Of a model whose classes from `num_known` on had no label: which value of the label stands for which.
+
+    The canonical image of a value is that at the mean of q(z | x, y) over the labelled rows (Gemp et al. 2017, Section
+    3); a logistic regression on the training set's pixels tells what it shows.
+
+    Args:
+        labelled_rows: of the training set.
+
+    Returns `bound_per_row`, `test_accuracy` (on the classes with labels), `cross_entropy_unseen` and `accuracy_unseen`
+    (nats; on the others, under the paper's greedy assignment), both `.._optimal` (the best assignment),
+    `distinct_digits` (how many classes the canonical images show), `assigned`, `judge_accuracy`; and the canonical
+    images `(C, ...)`.
+    """
+    judge, judge_accuracy = metrics.logistic_regression(data)
+    device = next(vae.parameters()).device
+    x, y = data.x_test.to(device), data.y_test.to(device)
+
+    def latents(rows: Tensor) -> Tensor:
+        return tasks.infer(vae, data.x[rows].to(device), data.y[rows].to(device))["z"]
+
+    z = torch.cat([latents(rows) for rows in labelled_rows.split(1000)]).mean(0, keepdim=True)
+    labels = torch.arange(len(data.label_names), device=device)
+    canonical = tasks.decode(vae, {"z": z.expand(len(labels), -1)}, labels)
+    scores = judge(canonical)
+    log_probs = tasks.in_batches(partial(tasks.log_classify, vae), vae.images(x))
+    greedy, optimal = (metrics.extraction(log_probs, y, scores, num_known, how) for how in ("greedy", "optimal"))
+    with seeded(seed, device):
+        per_row = bound_per_row(vae, x)
+    known = y < num_known
+    out = {
+        "bound_per_row": per_row,
+        "test_accuracy": metrics.accuracy(log_probs[known].exp(), y[known]),
+        "cross_entropy_unseen": greedy.cross_entropy,
+        "cross_entropy_unseen_optimal": optimal.cross_entropy,
+        "accuracy_unseen": greedy.accuracy,
+        "accuracy_unseen_optimal": optimal.accuracy,
+        "distinct_digits": metrics.distinct_classes(scores),
+        "assigned": greedy.assigned,
+        "judge_accuracy": judge_accuracy,
+    }
+    return out, canonical
+
+
+def draw_extraction(
+    vae: SemiVAE, data: ImageData, canonical: Tensor, measured: dict[str, Any], history: History, out: str | Path
+) -> None:
+    """`canonical` (an image a value of the label; Fig. 2), `manifold` (each on a walk of z) and `training`, as PNGs."""
+    out, values = Path(out), torch.arange(len(canonical), device=canonical.device)
+    names = [f"{value}: {data.label_names[c]}" for value, c in enumerate(measured["assigned"])]
+    title = "E[x | y, z], z the mean over the labelled rows; the value of y: the class that it is taken for"
+    image_grid(canonical.unsqueeze(0), columns=names, title=title, path=out / "canonical.png")
+    prior = vae.p_z()
+    low, high = prior.support.base_constraint.lower_bound, prior.support.base_constraint.upper_bound
+    t = torch.linspace(0.05, 0.95, 8, device=values.device)[:, None]
+    images = [tasks.decode(vae, {"z": (low + s * (high - low)).expand(len(values), -1)}, values) for s in t]
+    title = "the same along a diagonal of z"
+    image_grid(torch.stack(images, 1), rows=names, title=title, path=out / "manifold.png")
+    training_curves(history, path=out / "training.png")

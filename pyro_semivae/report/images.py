@@ -1,0 +1,49 @@
+"""What is measured and drawn of models that no label generates."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from pyro_semivae import metrics, tasks
+from pyro_semivae.data import ImageData
+from pyro_semivae.labels import Binary
+from pyro_semivae.models import SemiVAE
+from pyro_semivae.plot import image_grid, training_curves
+from pyro_semivae.report.common import bound_per_row, seeded
+from pyro_semivae.train import History
+
+
+def measure_images(vae: SemiVAE, data: ImageData, *, seed: int = 0) -> dict[str, float]:
+    """Of a model that no label generates (VAE, M1), on the test set.
+
+    Returns `bound_per_row` (nats), `reconstruction_error` (|x - x'| a pixel) and, where the guide has a classifier,
+    `test_accuracy`.
+    """
+    device = next(vae.parameters()).device
+    x, y = data.x_test.to(device), data.y_test.to(device)
+    with seeded(seed, device):
+        per_row = bound_per_row(vae, x)
+        rebuilt = tasks.in_batches(partial(tasks.reconstruct, vae), x)
+        out = {"bound_per_row": per_row, "reconstruction_error": (vae.images(x) - rebuilt).abs().double().mean().item()}
+        if tasks.classifies(vae):
+            probs = tasks.in_batches(partial(tasks.classify, vae), x)
+            several = isinstance(data.labels, Binary)
+            out["test_accuracy"] = (
+                metrics.label_accuracy(probs, y).mean().item() if several else metrics.accuracy(probs, y)
+            )
+    return out
+
+
+def draw_images(vae: SemiVAE, data: ImageData, history: History, out: str | Path, *, seed: int = 0) -> None:
+    """Of a model without labels: `reconstructions`, `generations` and `training`, as PNG files in `out`."""
+    device, out = next(vae.parameters()).device, Path(out)
+    x = vae.images(data.x_test[:10].to(device))
+    both = torch.stack([x, tasks.reconstruct(vae, x)])
+    image_grid(both, rows=["x", "reconstruction"], path=out / "reconstructions.png")
+    with seeded(seed, device):
+        drawn = tasks.decode(vae, {}, data.labels.missing(80, device)).unflatten(0, (8, 10))
+    image_grid(drawn, title="draws from the model", path=out / "generations.png")
+    training_curves(history, path=out / "training.png")
