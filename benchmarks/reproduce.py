@@ -8,6 +8,7 @@ python benchmarks/reproduce.py ccvae --preset split                         # th
 python benchmarks/reproduce.py ccvae --preset consistency                   # what it does without
 python benchmarks/reproduce.py faces                                        # 18 labels, three bounds
 python benchmarks/reproduce.py labels                                       # CCVAE, M2, M3, DIVA, MVAE side by side
+python benchmarks/reproduce.py inverted --preset demo                       # ten trials with and without reverse
 python benchmarks/reproduce.py ccvae --table                                # the tables of what is there
 
 A run is an example with its flags; its metrics go to benchmarks/results/, one JSON file a run. A run that was stopped
@@ -19,10 +20,10 @@ from __future__ import annotations
 
 import argparse
 
-from studies import ccvae, faces, labels
+from studies import ccvae, faces, inverted, labels
 from studies.job import RATES
 
-STUDIES = {"ccvae": ccvae, "faces": faces, "labels": labels}
+STUDIES = {"ccvae": ccvae, "faces": faces, "labels": labels, "inverted": inverted}
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.testing import assert_close
 
 from pyro_semivae.data import ImageData
-from pyro_semivae.metrics import assign, distinct_classes, extraction, logistic_regression
+from pyro_semivae.metrics import assign, calibration_error, distinct_classes, extraction, logistic_regression
 
 # Values 2, 3, 4 are free. Greedily 3 -> 2 (.9) goes first, which leaves 2 -> 3 (.2) and 4 -> 4 (.1); the optimum gives
 # class 2 to value 2, which has nothing else.
@@ -49,6 +49,20 @@ def test_extraction_by_hand():
     certain[torch.arange(6), torch.tensor([0, 3, 2, 4, 1, 3])] = 0.0
     assert_close(extraction(certain, y, SCORES, 2).cross_entropy, 0.0)
     assert extraction(certain, y, SCORES, 2).accuracy == 1.0
+
+
+def test_the_calibration_error_by_hand():
+    confidence = torch.tensor([0.95, 0.92, 0.75, 0.55, 0.58])
+    probs = torch.stack([confidence, 1 - confidence], 1)
+    y = torch.tensor([0, 1, 0, 0, 1])
+    by_bin = [abs((0.95 - 1) + 0.92), abs(0.75 - 1), abs((0.55 - 1) + 0.58)]  # (.9, 1], (.7, .8], (.5, .6]
+    assert calibration_error(probs, y, bins=10) == pytest.approx(sum(by_bin) / 5)
+    assert calibration_error(probs, y, bins=1) == pytest.approx(abs(confidence.sum().item() - 3) / 5)
+    assert calibration_error(torch.eye(4), torch.arange(4)) == 0.0
+    with pytest.raises(ValueError, match="bins: got 0"):
+        calibration_error(probs, y, bins=0)
+    with pytest.raises(ValueError, match="probs, y: got 5 and 4 rows"):
+        calibration_error(probs, y[:4])
 
 
 def test_distinct_classes():

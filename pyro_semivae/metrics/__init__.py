@@ -1,6 +1,7 @@
 """Measures, on plain arrays and callables; one a file."""
 
 from pyro_semivae.metrics.accuracy import accuracy, label_accuracy
+from pyro_semivae.metrics.calibration import calibration_error
 from pyro_semivae.metrics.capture import Capture, characteristic_capture
 from pyro_semivae.metrics.classifier import ImageClassifier, independent_classifier, logistic_regression
 from pyro_semivae.metrics.extraction import Extraction, assign, distinct_classes, extraction
@@ -17,6 +18,7 @@ __all__ = [
     "LastLayerGP",
     "accuracy",
     "assign",
+    "calibration_error",
     "characteristic_capture",
     "condition_number",
     "distinct_classes",

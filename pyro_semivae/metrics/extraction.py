@@ -11,6 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pyro_semivae.errors import InputError
+from pyro_semivae.metrics.calibration import calibration_error
 
 
 def assign(scores: Tensor, num_known: int, how: Literal["greedy", "optimal"] = "greedy") -> list[int]:
@@ -51,17 +52,19 @@ class Extraction:
         assigned: the class of each value of the label.
         cross_entropy: the mean of -log q(y | x) over images of classes without labels, in nats.
         accuracy: the fraction of these whose most probable value, of all, stands for their class.
+        calibration_error: the expected one, see `calibration_error`, on these.
     """
 
     assigned: list[int]
     cross_entropy: float
     accuracy: float
+    calibration_error: float
 
 
 def extraction(
     log_probs: Tensor, y: Tensor, scores: Tensor, num_known: int, how: Literal["greedy", "optimal"] = "greedy"
 ) -> Extraction:
-    """Cross-entropy and accuracy on classes that had no label, under an assignment of the label's values to classes.
+    """What q(y | x) knows of classes that had no label, under an assignment of the label's values to classes.
 
     Args:
         log_probs: `(N, C)`, log q(y | x) of test images. y: `(N,)` their classes.
@@ -72,7 +75,8 @@ def extraction(
     unseen = y >= num_known
     log_probs, value = log_probs[unseen], value_of[y[unseen]]
     cross_entropy = -log_probs.gather(1, value[:, None]).double().mean().item()
-    return Extraction(assigned, cross_entropy, (log_probs.argmax(1) == value).double().mean().item())
+    accuracy = (log_probs.argmax(1) == value).double().mean().item()
+    return Extraction(assigned, cross_entropy, accuracy, calibration_error(log_probs.exp(), value))
 
 
 def distinct_classes(scores: Tensor) -> int:

@@ -31,7 +31,7 @@ def measure_extraction(
 
     Returns `bound_per_row`, `test_accuracy` (on the classes with labels), `cross_entropy_unseen` and `accuracy_unseen`
     (nats; on the others, under the paper's greedy assignment), both `.._optimal` (the best assignment),
-    `distinct_digits` (how many classes the canonical images show), `assigned`, `judge_accuracy`; and the canonical
+    `calibration_error_unseen`, `distinct_digits` (how many classes the canonical images show), `assigned`, `judge_accuracy`; and the canonical
     images `(C, ...)`.
     """
     judge, judge_accuracy = metrics.logistic_regression(data)
@@ -57,6 +57,7 @@ def measure_extraction(
         "cross_entropy_unseen_optimal": optimal.cross_entropy,
         "accuracy_unseen": greedy.accuracy,
         "accuracy_unseen_optimal": optimal.accuracy,
+        "calibration_error_unseen": greedy.calibration_error,
         "distinct_digits": metrics.distinct_classes(scores),
         "assigned": greedy.assigned,
         "judge_accuracy": judge_accuracy,

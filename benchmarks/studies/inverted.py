@@ -1,0 +1,64 @@
+"""Gemp et al. 2017, Table 1: classes that are never labelled, with and without labels that have no image."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from studies.job import PRESETS, Job, markdown, mean_and_error
+
+DATASETS = ("mnist", "fashionmnist")
+MODELS: dict[str, dict[str, Any]] = {"m2": {"no_reverse": True}, "inverted": {}}
+PAPER = {"m2": 2.30, "inverted": 2.07}  # cross-entropy on digits 5 to 9, in nats
+MEASURES = {
+    "cross_entropy_unseen": "cross-entropy",
+    "cross_entropy_unseen_optimal": "best assignment",
+    "accuracy_unseen": "accuracy",
+    "accuracy_unseen_optimal": "best assignment",
+    "calibration_error_unseen": "calibration error",
+    "test_accuracy": "accuracy, labelled classes",
+}
+
+
+def jobs(preset: str, seeds: Sequence[int] | None) -> list[Job]:
+    """Ten trials of both models on both data sets."""
+    return [
+        Job("inverted", dataset, "1.0", preset, seed, model, changes, "inverted_vae.py")
+        for seed in seeds or range(10)
+        for dataset in DATASETS
+        for model, changes in MODELS.items()
+    ]
+
+
+def table(preset: str) -> str:
+    """A Markdown table: means over trials, +- standard errors, and how many trials found all the classes."""
+    head = ["data", "", "trials", *MEASURES.values(), "all classes found", "paper's cross-entropy"]
+    lines = []
+    for dataset in DATASETS:
+        found = {model: trials(dataset, model, preset) for model in MODELS}
+        for model, runs in found.items():
+            if runs:
+                cells = [mean_and_error(run[m] for run in runs) for m in MEASURES]
+                all_found = f"{sum(run['distinct_digits'] == 10 for run in runs)} of {len(runs)}"
+                paper = f"{PAPER[model]:.2f}" if dataset == "mnist" else ""
+                lines.append([dataset, model, str(len(runs)), *cells, all_found, paper])
+        if all(len(runs) > 1 for runs in found.values()):
+            cells = [difference(*([run[m] for run in runs] for runs in found.values())) for m in MEASURES]
+            lines.append([dataset, "inverted less m2", "", *cells, "", "-0.23" if dataset == "mnist" else ""])
+    return markdown(head, lines)
+
+
+def trials(dataset: str, model: str, preset: str) -> list[dict]:
+    found = [job.result() for job in jobs(preset, None) if (job.dataset, job.part) == (dataset, model)]
+    return [run for run in found if run]
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> str:
+    """The second mean less the first, +- the standard error of two independent samples."""
+    error = sum(statistics.variance(values) / len(values) for values in (first, second)) ** 0.5
+    return f"{statistics.mean(second) - statistics.mean(first):.3f} ± {error:.3f}"
+
+
+def tables() -> list[str]:
+    return [*map(table, (*PRESETS, "paper"))]
