@@ -31,8 +31,8 @@ def measure_extraction(
 
     Returns `bound_per_row`, `test_accuracy` (on the classes with labels), `cross_entropy_unseen` and `accuracy_unseen`
     (nats; on the others, under the paper's greedy assignment), both `.._optimal` (the best assignment),
-    `calibration_error_unseen`, `distinct_digits` (how many classes the canonical images show), `assigned`, `judge_accuracy`; and the canonical
-    images `(C, ...)`.
+    `calibration_error_unseen`, `distinct_digits` (how many classes the canonical images show), `assigned`,
+    `judge_accuracy`; and the canonical images `(C, ...)`.
     """
     judge, judge_accuracy = metrics.logistic_regression(data)
     device = next(vae.parameters()).device
