@@ -128,7 +128,7 @@ def main() -> None:
 
 
 def _flags(args: argparse.Namespace) -> list[str]:
-    return [f"--{name} {value}" for name, value in vars(args).items() if not isinstance(value, bool)]
+    return [f"--{name}" if value is True else f"--{name} {value}" for name, value in vars(args).items() if value]
 
 
 if __name__ == "__main__":

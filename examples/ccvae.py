@@ -102,7 +102,8 @@ def make(job: cli.Run) -> CCVAE:
 def run() -> None:
     args = cli.parse(flags(), PRESETS)
     job = cli.Run(args, preferred="fashionmnist")
-    job.y = partly_labelled(args, job) if args.partly else job.y
+    if args.partly:
+        job.relabel(partly_labelled(args, job))
     vae = make(job)
     elbo = vae.elbo(
         marginal=args.marginal,

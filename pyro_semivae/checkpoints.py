@@ -133,11 +133,16 @@ def setting(
         "prior": {name: value.tolist() for name, value in prior.named_buffers()} if prior is not None else {},
         "objective": f"{type(elbo).__name__}({described(vars(elbo))})",
         "data": f"{tuple(x.shape)} {x.dtype}, sum {_sum(x):.17g}",
-        "labels": batches.labelled.tolist() and batches.y[batches.labelled.to(batches.y.device)].tolist(),
+        "labels": batches.labelled.tolist() and _labels(batches),
         "labels alone": [] if batches.labels_alone is None else batches.labels_alone.tolist(),
         "batches": of_batches,
         "optimiser": ", ".join(f"{name} {described(value)}" for name, value in of_optimiser.items()),
     }
+
+
+def _labels(batches: Batches) -> list:
+    """The labels of the labelled rows; a missing entry, which no number would be equal to, is -1."""
+    return batches.y[batches.labelled.to(batches.y.device)].nan_to_num(-1.0).tolist()
 
 
 def described(value: Any) -> str:

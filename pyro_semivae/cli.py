@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import sys
 import time
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from pyro_semivae import data, report
 from pyro_semivae.conditionals import GreyBernoulliImage, LaplaceImage
+from pyro_semivae.data.chexpert import POLICIES
 from pyro_semivae.errors import InputError
 from pyro_semivae.files import load_checkpoint, writable_folder, write_json
 from pyro_semivae.infer import RowELBO
-from pyro_semivae.labels import Binary, frequencies
+from pyro_semivae.labels import Binary, frequencies, is_missing
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.nn import Convs, MLPs
 from pyro_semivae.train import SCHEDULES, fit
@@ -35,6 +37,13 @@ def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str
     out = argparse.ArgumentParser(description=description, formatter_class=_Formatter)
     out.add_argument("--dataset", default="auto", choices=["auto", *datasets], help="auto falls back on built-in data")
     out.add_argument("--data-dir", help=f"root of the data sets (default: ${data.sets.DATA_ENV}, else ./data)")
+    chexpert = out.add_argument_group("labels of CheXpert")
+    for flag, default, accepted, meaning in (
+        ("--blank", "negative", POLICIES, "what a finding that is not mentioned is"),
+        ("--uncertain", "missing", POLICIES, "what an uncertain one is"),
+        ("--views", "frontal", ("frontal", "all"), "which images"),
+    ):
+        chexpert.add_argument(flag, default=default, choices=accepted, help=meaning)
     out.add_argument("--epochs", type=int)
     size = {"faces": 64, "*": 200}
     what = "unlabelled rows a step; half as many labelled ones (default: 64 on faces, else 200)"
@@ -122,7 +131,8 @@ class Run:
         elif args.dataset == "auto":
             self.data, self.fallback = data.load_auto(preferred, args.data_dir)
         else:
-            self.data = data.load(args.dataset, args.data_dir)
+            options = ("blank", "uncertain", "views") if args.dataset == "chexpert" else ()
+            self.data = data.load(args.dataset, args.data_dir, **{name: getattr(args, name) for name in options})
         for flag, value in vars(args).items():  # defaults that depend on the data set
             if isinstance(value, dict):
                 setattr(args, flag, value.get(self.data.name, value["*"]))
@@ -191,10 +201,15 @@ class Run:
         """
         if not 1 <= number < len(self.data.label_names):
             raise InputError(f"--classes: got {number}; accepted are 1 to {len(self.data.label_names) - 1}")
-        self.labelled_rows = self.labelled_rows[self.data.y[self.labelled_rows] < number]
-        if not len(self.labelled_rows):
+        rows = self.labelled_rows[self.data.y[self.labelled_rows] < number]
+        if not len(rows):
             raise InputError(f"--labelled: got {self.args.labelled}, which leaves no row of the first {number} classes")
-        self.y = data.hide(self.data.y, self.labelled_rows)
+        self.relabel(data.hide(self.data.y, rows))
+
+    def relabel(self, y: Tensor) -> None:
+        """Takes other labels for training, fewer of them: the labelled rows are those with any that is left."""
+        self.y = y
+        self.labelled_rows = (~is_missing(y)).reshape(len(y), -1).any(1).nonzero()[:, 0]
 
     def prior(self) -> Tensor | None:
         """p(y) of binary labels, from the labelled rows; None for class labels, whose prior is uniform."""
@@ -229,7 +244,7 @@ class Run:
             "labelled": len(self.labelled_rows),
             "seed": self.args.seed,
             "epochs": self.args.epochs,
-            **metrics,
+            **_finite(metrics),
             "seconds": round(self.seconds_before + time.perf_counter() - self.start, 1),
             "device": torch.cuda.get_device_name() if self.args.cuda else f"{platform.machine()} CPU",
             "versions": versions(),
@@ -243,6 +258,18 @@ class Run:
         return metrics
 
 
+def _finite(value: Any, name: str = "") -> Any:
+    """The same with None for numbers that are not finite, which JSON has not; a note in print says which."""
+    if isinstance(value, dict):
+        return {key: _finite(part, f"{name}/{key}".strip("/")) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part, name) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        print(f"NOTE: {name} is {value}; metrics.json has null", flush=True)
+        return None
+    return value
+
+
 def versions() -> dict[str, str]:
     """Versions of what numbers depend on."""
     packages = ("pyro-semivae", "pyro-ppl", "torch", "torchvision", "numpy", "scikit-learn", "lightning-fabric")
@@ -253,7 +280,7 @@ def main(run: Callable[[], None]) -> None:
     """Runs a script's function; bad input is one line on standard error and exit status 2."""
     try:
         run()
-    except (InputError, FileNotFoundError, FloatingPointError) as error:
+    except (InputError, OSError, FloatingPointError) as error:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)  # Pyro appends the shapes of its trace
         raise SystemExit(2) from None
     except KeyboardInterrupt:

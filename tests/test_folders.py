@@ -79,11 +79,20 @@ def edit(path, old, new):
     [
         ("list_attr_celeba.txt", "6\n", "7\n", "got 6 images; line 1 says 7: is the file truncated"),
         ("list_attr_celeba.txt", "6\n", "six\n", "line 1: got 'six'"),
-        ("list_attr_celeba.txt", "000002.jpg -1", "000002.jpg -3", "line 4: accepted are"),
-        ("list_attr_celeba.txt", "000002.jpg -1", "000002.jpg", "line 4: accepted are"),
-        ("list_attr_celeba.txt", "Young", "Old", r"attributes: got \['Young'\]; accepted are 5_o_Clock"),
+        ("list_attr_celeba.txt", "000002.jpg -1", "000002.jpg -3", "line 4: got '000002.jpg -3 .*accepted are"),
+        ("list_attr_celeba.txt", "000002.jpg -1", "000002.jpg", "line 4: got '000002.jpg .*accepted are"),
+        ("list_attr_celeba.txt", "Young", "Old", r"attributes: got \(.*'Young'.*\); accepted are some of 5_o_Clock"),
         ("list_eval_partition.txt", "000002.jpg 0", "000002.jpg 3", "line 2: got '000002.jpg 3'"),
-        ("list_eval_partition.txt", "000002.jpg 0\n", "", "list different images"),
+        (
+            "list_eval_partition.txt",
+            "000002.jpg 0\n",
+            "",
+            "1 images are in one of the two lists only",
+        ),
+        ("list_attr_celeba.txt", "6\n", "²\n", "line 1: got '²'"),
+        ("list_attr_celeba.txt", "000002.jpg -1", "\n000002.jpg -3", "line 5: got"),
+        ("list_attr_celeba.txt", "Young", "Bald", "line 2: got .*accepted are different names"),
+        ("list_attr_celeba.txt", "000003.jpg", "000002.jpg", "got 000002.jpg in several lines"),
     ],
 )
 def test_malformed_celeba_files_are_named(celeba, name, old, new, message):
@@ -92,11 +101,22 @@ def test_malformed_celeba_files_are_named(celeba, name, old, new, message):
         data.load("celeba", celeba)
 
 
+def test_the_lists_of_celeba_may_be_in_another_order_and_have_a_mark(celeba, cache):
+    first = data.load("celeba", celeba)
+    path = celeba / "celeba" / "list_eval_partition.txt"
+    path.write_text("\ufeff" + "\n".join(reversed(path.read_text().splitlines())))
+    again = data.load("celeba", celeba)
+    assert torch.equal(again.y, first.y) and torch.equal(again.x, first.x)
+    path.write_bytes(b"\xff\xfe000001.jpg")
+    with pytest.raises(ValueError, match=r"list_eval_partition\.txt: this is no text in UTF-8"):
+        data.load("celeba", celeba)
+
+
 def test_missing_celeba_files_are_named(celeba, tmp_path, cache):
     with pytest.raises(FileNotFoundError, match=r"no .*attr_celeba.txt\. Get img_align.*mmlab.*unpack"):
         data.load("celeba", tmp_path / "nowhere")
     (celeba / "celeba" / "img_align_celeba" / "000002.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no image .*000002\.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"no image .*000002\.jpg\. Get img_align"):
         data.load("celeba", celeba)
     assert not list(cache.glob("*.npy")) and not list(cache.glob(".*npy*")), "nothing half is left"
     (celeba / "celeba" / "img_align_celeba" / "000002.jpg").write_bytes(b"no jpeg")
@@ -128,6 +148,28 @@ def xrays(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("AP,,,1.0", "AP,,,,1.0", "line 2: got 20 fields; accepted are 19"),
+        ("AP,,,1.0", "AP,,1.0", "line 2: got 18 fields"),
+        ("Frontal,AP,,,1.0", "frontal,AP,,,1.0", "line 2, Frontal/Lateral: got 'frontal'"),
+        ("AP,,,1.0", "AP,,,2.0", "line 2, Cardiomegaly: got '2.0'"),
+    ],
+)
+def test_malformed_chexpert_lines_are_named(xrays, old, new, message):
+    edit(xrays / "CheXpert-v1.0-small" / "train.csv", old, new)
+    with pytest.raises(ValueError, match=message):
+        data.load("chexpert", xrays)
+
+
+def test_a_truncated_table_is_no_shorter_one(xrays):
+    path = xrays / "CheXpert-v1.0-small" / "train.csv"
+    path.write_text(path.read_text().rstrip()[:-30])
+    with pytest.raises(ValueError, match=r"line 4: got .* fields; accepted are 19"):
+        data.load("chexpert", xrays)
+
+
 def test_chexpert_and_its_policies(xrays):
     nan = torch.nan
     default = data.load("chexpert", xrays)
@@ -147,6 +189,8 @@ def test_chexpert_and_its_policies(xrays):
         ({"blank": "zero"}, "blank: got 'zero'"),
         ({"views": "side"}, "views: got 'side'"),
         ({"findings": ("Flu",)}, "no column"),
+        ({"findings": ()}, "findings: got"),
+        ({"size": 0}, "size: got 0"),
     ],
 )
 def test_bad_chexpert_options_are_named(xrays, options, message):

@@ -1,8 +1,10 @@
+import dataclasses
 import math
 
 import pyro
 import pytest
 import torch
+from torch.testing import assert_close
 
 from pyro_semivae import data, metrics
 
@@ -143,3 +145,72 @@ def test_the_gp_of_binary_labels():
     assert metrics.label_accuracy(near.mean(0)[..., 1], y).min() > 0.97
     mi = metrics.mutual_information(near)
     assert mi.shape == (600, 2) and metrics.mutual_information(far).mean() > 3 * mi.mean()
+
+
+def test_missing_labels_count_nowhere():
+    torch.manual_seed(0)
+    probs, y = torch.rand(40, 3), (torch.rand(40, 3) < 0.5).double()
+    some = y.clone()
+    some[::3, 1] = torch.nan
+    rows = torch.arange(40) % 3 > 0
+    full, part = metrics.label_accuracy(probs, y), metrics.label_accuracy(probs, some)
+    assert part[1] == metrics.label_accuracy(probs[rows], y[rows])[1] and torch.equal(part[[0, 2]], full[[0, 2]])
+
+    x = torch.rand(40, 3)
+    for use in (metrics.swap_difference, metrics.intervention_matrix):
+        flip = {metrics.swap_difference: (lambda a, b: a, lambda x: x)}
+        calls = flip.get(use, (lambda x, new: torch.where(new.isnan(), x, 4 * new - 2), lambda x: x, lambda x: x))
+        whole, known = use(*calls, x, y), use(*calls, x, some)
+        only = use(*calls, x[rows], y[rows])
+        if use is metrics.intervention_matrix:
+            assert_close(known[:, 1], only[:, 1])
+            assert_close(known[:, [0, 2]], whole[:, [0, 2]])
+        else:
+            assert known == whole == 0.0
+
+    logits = torch.randn(40, 3)
+    shift = lambda a, b: a + 1  # noqa: E731
+    moved = metrics.swap_difference(shift, lambda x: x, logits, some)
+    known = ~some.isnan()
+    log_p = [metrics.swap.log_prob_of_labels(value, y)[known] for value in (logits, logits + 1)]
+    assert moved == pytest.approx((log_p[1] - log_p[0]).abs().mean().item())
+
+
+def test_balanced_accuracy_by_hand():
+    probs = torch.tensor([[0.9], [0.8], [0.2], [0.7]])
+    y = torch.tensor([[1.0], [1.0], [1.0], [0.0]])
+    assert metrics.balanced_label_accuracy(probs, y).item() == pytest.approx((2 / 3 + 0) / 2)
+
+
+def test_a_swap_partner_is_another_image():
+    x, seen = torch.arange(7.0)[:, None], []
+
+    def swap(a, b):
+        seen.append((a - b).abs().min().item())
+        return a
+
+    metrics.swap_difference(swap, lambda x: x, x, torch.ones(7, 1), num_partners=20)
+    assert len(seen) == 20 and min(seen) >= 1
+    with pytest.raises(ValueError, match="x: got 1 images"):
+        metrics.swap_difference(swap, lambda x: x, x[:1], torch.ones(1, 1))
+    with pytest.raises(ValueError, match="num_partners: got 0"):
+        metrics.swap_difference(swap, lambda x: x, x, torch.ones(7, 1), num_partners=0)
+
+
+def test_the_independent_classifier_is_of_its_labels(tmp_path):
+    """Other columns, other missing entries or another test set are another classifier."""
+    digits = data.load("digits")
+    y = (digits.y[:, None] == torch.arange(3)).float()
+    some = y.clone()
+    some[0, 0] = torch.nan
+    base = dataclasses.replace(digits, label_names=("a", "b", "c"), y=y, y_test=y[: len(digits.y_test)])
+    swapped = dataclasses.replace(base, y=y[:, [1, 0, 2]])
+    others = [swapped, dataclasses.replace(base, y=some), dataclasses.replace(base, label_names=("b", "a", "c"))]
+    for one in (base, *others):
+        metrics.independent_classifier(one, steps=1, cache=tmp_path, progress=False)
+    assert len([*tmp_path.iterdir()]) == 4
+
+
+def test_a_frechet_distance_needs_features_in_rows():
+    with pytest.raises(ValueError, match=r"features_b: got shape \(1, 4\)"):
+        metrics.frechet_distance(torch.rand(5, 4), torch.rand(1, 4))

@@ -1,7 +1,10 @@
 """The multi-label CCVAE: brute force over all label patterns, the formula by hand, tasks label by label, no leaks."""
 
+import dataclasses
 import itertools
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +12,9 @@ from ccvae_toy import gaussian, log_normal, recorded, seeded
 from pyro import poutine
 from torch.nn import functional as F
 
-from pyro_semivae import CCVAE, data, tasks
+from pyro_semivae import CCVAE, cli, data, report, tasks
 from pyro_semivae.conditionals import LaplaceImage
+from pyro_semivae.files import load_checkpoint
 from pyro_semivae.infer import LocalParameters
 from pyro_semivae.labels import Binary, frequencies
 from pyro_semivae.nn import Convs
@@ -45,6 +49,7 @@ def test_the_marginal_is_the_sum_over_all_patterns_of_labels():
     vae, x = make()
     rows, draws = recorded(vae, vae.elbo(num_samples=K), x, Y)
     z = {name: value[0] for name, value in draws.items()}
+    # The weight, from a term that it multiplies.
     w = rows.terms["q(z_s)"] / -log_normal(z["z_s"].squeeze(1), *(t[:, L:] for t in gaussian(vae.q_z.net(x))))
     ours = sum(rows.terms[name] for name in ("p(x)", "p(z_c)", "p(z_s)")) / w + rows.terms["p(y)"]
     joint = []
@@ -57,9 +62,8 @@ def test_the_marginal_is_the_sum_over_all_patterns_of_labels():
         joint.append(torch.where((Y.isnan() | (y == Y)).all(1), log_p, -math.inf))
     expected = torch.stack(joint).logsumexp(0)
     torch.testing.assert_close(ours, expected)
-    parameters = [*vae.p_z_c.parameters(), *vae.p_x.parameters()]
-    # Rows without labels have w = 1, so that their gradients can be compared as well.
-    for row in (1,):
+    parameters = [*vae.p_z_c.parameters(), *vae.p_x.parameters()]  # w does not depend on these
+    for row in range(len(Y)):
         got, want = (torch.autograd.grad(t[row], parameters, retain_graph=True) for t in (ours, expected))
         for a, b in zip(got, want, strict=True):
             torch.testing.assert_close(a, b)
@@ -130,22 +134,78 @@ def test_a_missing_label_is_the_same_whatever_the_others_are():
         torch.testing.assert_close(some[name], value)
 
 
-def test_hidden_labels_never_influence_training():
+def test_hidden_labels_never_influence_training(tmp_path, monkeypatch):
+    """The whole example, with the labels that are hidden turned round: split, prior, lost labels, training."""
+    monkeypatch.setenv("PYRO_SEMIVAE_CACHE", str(tmp_path))
+    torch.set_default_dtype(torch.float32)
+    faces, weights, seen = data.load_small("faces"), [], []
+    monkeypatch.setattr(report, "measure", lambda *args, **kwargs: {})
+    monkeypatch.setattr(report, "draw", lambda *args, **kwargs: None)
+    relabel = cli.Run.relabel
+    monkeypatch.setattr(cli.Run, "relabel", lambda job, y: (seen.append(y), relabel(job, y)))
+    example = Path(__file__).parents[1] / "examples" / "ccvae.py"
+    for name in ("truth", "corrupted"):
+        monkeypatch.setattr(data, "load_small", lambda name, faces=faces: faces)
+        flags = "--dataset faces --smoke-test --labelled 60 --partly keep --epochs 1"
+        monkeypatch.setattr("sys.argv", [str(example), *flags.split(), "--out", str(tmp_path / name)])
+        runpy.run_path(str(example), run_name="__main__")
+        weights.append(load_checkpoint(tmp_path / name / "checkpoint.pt")["weights"])
+        faces = dataclasses.replace(
+            faces, y=torch.where(seen[0].isnan(), 1 - faces.y, faces.y), y_test=1 - faces.y_test
+        )
+    assert torch.equal(seen[0].isnan(), seen[1].isnan()) and 0 < (~seen[0].isnan()).sum() < 60 * 18
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_a_run_with_labels_that_are_missing_by_entry_is_resumed(tmp_path):
     _, x = make()
-    x = x.repeat(3, 1, 1, 1)
-    truth = torch.randint(0, 2, (len(x), L)).double()
-    rows = torch.arange(5)
-    partly = data.hide(truth, rows)
-    partly[0, 2] = NAN
-    corrupted = torch.where(partly.isnan(), 1 - truth, truth)
-    corrupted_partly = data.hide(corrupted, rows)
-    corrupted_partly[0, 2] = NAN
-    weights = []
-    for y in (partly, corrupted_partly):
-        vae, _ = make()
-        fit(vae, x, y, epochs=2, batch_size=4, labelled_batch_size=3, progress=False)
-        weights.append(torch.cat([p.flatten() for p in vae.parameters()]))
-    assert torch.equal(*weights)
+    path, options = tmp_path / "checkpoint.pt", {"batch_size": 2, "labelled_batch_size": 2, "progress": False}
+    whole, parts = make()[0], make()[0]
+    fit(whole, x, Y, epochs=2, **options)
+    fit(parts, x, Y, epochs=1, checkpoint=path, **options)
+    fit(parts, x, Y, epochs=2, checkpoint=path, resume=True, **options)
+    for ours, theirs in zip(whole.parameters(), parts.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    other = Y.clone()
+    other[0, 2] = 1.0
+    with pytest.raises(ValueError, match="trained with other labels"):
+        fit(parts, x, other, epochs=3, checkpoint=path, resume=True, **options)
+
+
+def test_latents_may_lack_the_plate_that_they_are_outside_of():
+    vae, _ = make()
+    z_c, z_s = torch.randn(4, L), torch.randn(4, D_S)
+    images = tasks.decode(vae, {"z_c": z_c, "z_s": z_s})
+    assert images.shape == (4, 2, 64, 64)
+    torch.testing.assert_close(images, tasks.decode(vae, {"z_c": z_c, "z_s": z_s.unsqueeze(1)}))
+    drawn = tasks.generate(vae, Y, 3, given={"z_s": z_s})
+    assert drawn.shape == (3, 4, 2, 64, 64)
+    with pytest.raises(ValueError, match=r"latents: got shape \(3, 1, 3\) for 'z_s'; accepted is \(4, 1, 3\)"):
+        tasks.generate(vae, Y, given={"z_s": z_s[:3]})
+    with pytest.raises(ValueError, match=r"latents: got shape \(4, 4\) for 'z_c'"):
+        tasks.decode(vae, {"z_c": z_c[:, :-1], "z_s": z_s})
+
+
+def test_the_sampled_marginal_is_jensens_in_the_mean():
+    vae, x = make()
+    vae.requires_grad_(False)
+    vae.p_z_c.requires_grad_(True)
+
+    parameters = [*vae.p_z_c.parameters()]
+
+    def one(marginal, seed):
+        torch.manual_seed(seed)
+        terms = vae.elbo(marginal=marginal, num_samples=K).terms(vae.model, vae.guide, x[1:2], Y[1:2])
+        total = sum(terms.values()).sum()
+        gradients = torch.autograd.grad(total, parameters)
+        return torch.cat([total.detach()[None], *[gradient.flatten() for gradient in gradients]])
+
+    draws = {m: torch.stack([one(m, seed) for seed in range(400)]) for m in ("jensen", "sampled")}
+    difference = draws["sampled"] - draws["jensen"]
+    error = difference.std(0) / len(difference) ** 0.5
+    assert (error > 0).any()
+    assert (difference.mean(0).abs() <= 5 * error + 1e-9).all()
 
 
 def test_interventions_redraw_the_entries_that_are_set_and_keep_the_others():

@@ -1,6 +1,7 @@
 """What is measured and drawn of models with several labels (those with class labels: tests/test_examples.py)."""
 
 import math
+import statistics
 import warnings
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ def faces(tmp_path_factory):
 
 
 def leaves(value):
+    value = [*value.values()] if isinstance(value, dict) else value
     return [leaf for part in value for leaf in leaves(part)] if isinstance(value, list) else [value]
 
 
@@ -34,16 +36,37 @@ def test_every_model_of_labels_is_measured_and_drawn_on_faces(model, faces, tmp_
         warnings.filterwarnings("ignore", message=".*found no draw with q")  # M3's, which is not trained
         found = report.measure(vae, faces, quick=True)
         report.draw(vae, faces, [{"epoch": 1, "bound": -2.0, "term/p(x)": -2.0, "seconds": 1.0}], tmp_path)
-    capture = found.pop("characteristic_capture")
+    capture, own = found.pop("characteristic_capture"), found.pop("characteristic_capture_per_label")
     assert set(capture) == {"own_linear", "own_nonlinear", "others_linear", "others_nonlinear"}
     per_label = found.pop("test_accuracy_per_label")
-    assert list(per_label) == list(faces.label_names)
+    assert list(per_label) == list(own) == list(faces.label_names)
+    assert capture["own_linear"] == pytest.approx(statistics.mean(r for r, _ in own.values() if not math.isnan(r)))
+    assert 0.7 < found["majority_accuracy"] < 0.9
     assert all(math.isfinite(leaf) for value in found.values() for leaf in leaves(value)), found
     with torch.random.fork_rng():
         mean = tasks.classify(vae, faces.x_test, mean=True)
     assert found["test_accuracy_mean"] == pytest.approx(metrics.label_accuracy(mean, faces.y_test).mean().item())
     made = {path.stem for path in tmp_path.glob("*.png")}
     assert made == (ALL - {"walks"} if model in (M2, MVAE) else ALL)
+
+
+@pytest.mark.parametrize("num_labels", [1, 5])
+def test_grey_images_with_labels_that_are_missing_are_measured_and_drawn(num_labels, faces, tmp_path, monkeypatch):
+    """As CheXpert has them: missing entries in the training and, held out, in the test set."""
+    monkeypatch.setenv("PYRO_SEMIVAE_CACHE", str(tmp_path))
+    torch.set_default_dtype(torch.float32)
+    torch.manual_seed(0)
+    grey, y = faces.x[:, :1], faces.y[:, :num_labels].clone()
+    y[torch.rand(y.shape) < 0.3] = math.nan
+    names = tuple(map(str, range(num_labels)))
+    some = replace(faces, name="grey", x=grey, y=y, label_names=names, strengths=None, strengths_test=None).hold_out(90)
+    vae = CCVAE(some.x_shape, some.labels, networks=MLPs((8,)))
+    found = report.measure(vae, some, quick=True)
+    selective = found.pop("intervention_selectivity")
+    assert all(math.isfinite(leaf) for value in found.values() for leaf in leaves(value)), found
+    assert math.isnan(selective) if num_labels == 1 else math.isfinite(selective)
+    report.draw(vae, some, [{"epoch": 1, "bound": -2.0, "term/p(x)": -2.0, "seconds": 1.0}], tmp_path)
+    assert {path.stem for path in tmp_path.glob("*.png")} == (ALL - {"walks"} if num_labels == 1 else ALL)
 
 
 @pytest.mark.parametrize("model", [VAE, M1])

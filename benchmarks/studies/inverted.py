@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from studies.job import PRESETS, Job, markdown, mean_and_error
+from studies.job import Job, markdown, mean_and_error
 
 DATASETS = ("mnist", "fashionmnist")
 MODELS: dict[str, dict[str, Any]] = {"m2": {"no_reverse": True}, "inverted": {}}
@@ -61,4 +61,4 @@ def difference(first: Sequence[float], second: Sequence[float]) -> str:
 
 
 def tables() -> list[str]:
-    return [*map(table, (*PRESETS, "paper"))]
+    return [*map(table, ("demo", "paper"))]

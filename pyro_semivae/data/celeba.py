@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from pyro_semivae.data.faces import ATTRIBUTES
-from pyro_semivae.data.folders import image_array
+from pyro_semivae.data.folders import image_array, open_text
 from pyro_semivae.data.image_data import ImageData
 from pyro_semivae.errors import InputError
 
@@ -33,12 +34,12 @@ def load_celeba(root: str | Path, *, attributes: tuple[str, ...] = ATTRIBUTES, s
         if not (folder / name).exists():
             raise FileNotFoundError(f"dataset celeba: no {folder / name}. {WHERE.format(folder=folder)}")
     files, names, values = read_attributes(folder / "list_attr_celeba.txt")
-    unknown = set(attributes) - set(names)
-    if unknown:
-        raise InputError(f"attributes: got {sorted(unknown)}; accepted are {', '.join(names)}")
+    if not attributes or isinstance(attributes, str) or set(attributes) - set(names):
+        raise InputError(f"attributes: got {attributes!r}; accepted are some of {', '.join(names)}")
     split = read_partition(folder / "list_eval_partition.txt")
-    if list(split) != files:
-        raise InputError(f"{folder}: the attribute and the partition file list different images")
+    if set(split) != set(files):
+        other = sorted(set(split) ^ set(files))
+        raise InputError(f"{folder}: {len(other)} images are in one of the two lists only, {other[0]} among them")
     columns = [names.index(name) for name in attributes]
     parts = []
     for number in (0, 2):  # training, test
@@ -46,7 +47,7 @@ def load_celeba(root: str | Path, *, attributes: tuple[str, ...] = ATTRIBUTES, s
         if not rows:
             raise InputError(f"{folder / 'list_eval_partition.txt'}: no image is in split {number}")
         paths = [folder / "img_align_celeba" / files[i] for i in rows]
-        parts.append(image_array(paths, "celeba", channels=3, size=size))
+        parts.append(image_array(paths, "celeba", channels=3, size=size, where=WHERE.format(folder=folder)))
         parts.append(torch.from_numpy(values[np.ix_(rows, columns)] > 0).float())
     return ImageData("celeba", tuple(attributes), *parts)
 
@@ -59,19 +60,27 @@ def read_attributes(path: Path) -> tuple[list[str], list[str], np.ndarray]:
     Raises:
         InputError: the file is not like that; the message says in which line.
     """
-    lines = path.read_text().splitlines()
-    if len(lines) < 2 or not lines[0].strip().isdigit():
+    with open_text(path) as file:
+        lines = file.read().splitlines()
+    if len(lines) < 2 or not re.fullmatch("[0-9]+", lines[0].strip()):
         raise InputError(f"{path}: line 1: got {lines[0] if lines else ''!r}; accepted is the number of images")
     names, count = lines[1].split(), int(lines[0])
-    rows = [line.split() for line in lines[2:] if line.strip()]
+    if len(set(names)) < len(names):
+        raise InputError(f"{path}: line 2: got {lines[1]!r}; accepted are different names")
+    rows = {number: line.split() for number, line in enumerate(lines[2:], 3) if line.strip()}
     if len(rows) != count:
         raise InputError(f"{path}: got {len(rows)} images; line 1 says {count}: is the file truncated?")
     values = np.empty((count, len(names)), np.int8)
-    for i, (row, line) in enumerate(zip(rows, range(3, 3 + count), strict=True)):
+    for i, (line, row) in enumerate(rows.items()):
         if len(row) != 1 + len(names) or not set(row[1:]) <= {"1", "-1"}:
-            raise InputError(f"{path}: line {line}: accepted are a file name and {len(names)} values of -1 or 1")
+            got = " ".join(row)[:100]
+            raise InputError(f"{path}: line {line}: got {got!r}; accepted are a file name, {len(names)} values -1 or 1")
         values[i] = row[1:]
-    return [row[0] for row in rows], names, values
+    files = [row[0] for row in rows.values()]
+    if len(set(files)) < count:
+        twice = next(name for name in files if files.count(name) > 1)
+        raise InputError(f"{path}: got {twice} in several lines; accepted are different images")
+    return files, names, values
 
 
 def read_partition(path: Path) -> dict[str, int]:
@@ -81,7 +90,9 @@ def read_partition(path: Path) -> dict[str, int]:
         InputError: a line is no file name and one of these.
     """
     out = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    with open_text(path) as file:
+        lines = file.read().splitlines()
+    for number, line in enumerate(lines, 1):
         fields = line.split()
         if not fields:
             continue

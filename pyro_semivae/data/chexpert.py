@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyro_semivae.data.folders import image_array
+from pyro_semivae.data.folders import image_array, open_text
 from pyro_semivae.data.image_data import ImageData
 from pyro_semivae.errors import InputError
 
@@ -48,6 +48,8 @@ def load_chexpert(
     for name, value, accepted in (("blank", blank, POLICIES), ("uncertain", uncertain, POLICIES)):
         if value not in accepted:
             raise InputError(f"{name}: got {value!r}; accepted are {', '.join(map(repr, accepted))}")
+    if not findings or isinstance(findings, str):
+        raise InputError(f"findings: got {findings!r}; accepted are one or more names of columns")
     if views not in ("frontal", "all"):
         raise InputError(f"views: got {views!r}; accepted are 'frontal', 'all'")
     folder = Path(root) / "CheXpert-v1.0-small"
@@ -57,7 +59,8 @@ def load_chexpert(
         if not path.is_file():
             raise FileNotFoundError(f"dataset chexpert: no {path}. {WHERE.format(folder=folder)}")
         files, y = read_findings(path, findings, views, POLICIES[blank], POLICIES[uncertain])
-        parts += [image_array([folder / name for name in files], "chexpert", channels=1, size=size), y]
+        paths = [folder / name for name in files]
+        parts += [image_array(paths, "chexpert", channels=1, size=size, where=WHERE.format(folder=folder)), y]
     if parts[-1].isnan().any():
         raise InputError(f"{folder / 'valid.csv'}: a finding is missing, which a test set's must not be")
     return ImageData("chexpert", tuple(findings), *parts)
@@ -69,16 +72,26 @@ def read_findings(
     """The image files of a CheXpert table, relative to its folder, and the values of `findings`, float `(N, L)`.
 
     Raises:
-        InputError: a column is not there, or a value is not 1, 0, -1 or blank; the message names line and column.
+        InputError: a column is not there, a line has another number of fields than the first one, a view is neither
+            frontal nor lateral, or a value is not 1, 0, -1 or blank; the message names line and column.
     """
     meaning = {"": blank, "1.0": 1.0, "0.0": 0.0, "-1.0": uncertain, "1": 1.0, "0": 0.0, "-1": uncertain}
     files, rows = [], []
-    with open(path, newline="") as file:
+    with open_text(path) as file:
         table = csv.DictReader(file)
         unknown = {"Path", "Frontal/Lateral", *findings} - set(table.fieldnames or [])
         if unknown:
             raise InputError(f"{path}: no column {sorted(unknown)}; it has {table.fieldnames}")
         for row in table:
+            fields = sum(value is not None for name, value in row.items() if name) + len(row.get(None, ()))
+            if fields != len(table.fieldnames):
+                accepted = len(table.fieldnames)
+                raise InputError(f"{path}: line {table.line_num}: got {fields} fields; accepted are {accepted}")
+            if row["Frontal/Lateral"] not in ("Frontal", "Lateral"):
+                raise InputError(
+                    f"{path}: line {table.line_num}, Frontal/Lateral: got {row['Frontal/Lateral']!r}; "
+                    f"accepted are Frontal, Lateral"
+                )
             if views == "frontal" and row["Frontal/Lateral"] != "Frontal":
                 continue
             for name in findings:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -16,21 +19,41 @@ from pyro_semivae.files import cache_folder, open_beside, writable_folder
 from pyro_semivae.progress import steps_of
 
 
-def image_array(paths: Sequence[Path], name: str, *, channels: int, size: int = 64, threads: int = 4) -> Tensor:
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """A text file in UTF-8, with or without a byte-order mark.
+
+    Raises:
+        InputError: it is a folder, or no such text.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            yield file
+    except (UnicodeDecodeError, IsADirectoryError, csv.Error) as error:
+        raise InputError(f"{path}: this is no text in UTF-8 ({error})") from error
+
+
+def image_array(
+    paths: Sequence[Path], name: str, *, channels: int, size: int = 64, threads: int = 4, where: str = ""
+) -> Tensor:
     """Images resized to `size` x `size` (bilinear with antialiasing, no crop), uint8 `(N, channels, size, size)`.
 
     They are decoded once, into a file in the cache folder that is then memory-mapped: the array takes no memory of its
     own. The cache's name depends on the files' names, the size and when the first and last one were changed.
 
     Args:
-        name: of the data set, for messages and the cache's name. channels: 3, or 1 for grey.
+        name: of the data set, for messages and the cache's name. channels: 3, or 1 for grey. where: a sentence on where
+            to get the files, for when one is missing.
 
     Raises:
         FileNotFoundError: an image is missing. InputError: one cannot be decoded; the cache cannot be written.
     """
+    if not isinstance(size, int) or size < 1:
+        raise InputError(f"size: got {size!r}; accepted are 1, 2, ...")
+    where = f". {where}" if where else ""
     for path in (paths[0], paths[-1]):
         if not path.is_file():
-            raise FileNotFoundError(f"dataset {name}: no image {path}")
+            raise FileNotFoundError(f"dataset {name}: no image {path}{where}")
     stamps = [path.stat().st_mtime_ns for path in (paths[0], paths[-1])]
     text = "\n".join([*map(str, paths), f"{size} {channels} {stamps}"])
     cache = cache_folder() / f"{name}-{size}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npy"
@@ -43,22 +66,25 @@ def image_array(paths: Sequence[Path], name: str, *, channels: int, size: int = 
             block = 1000
             for i in steps_of(-(-len(paths) // block), f"{name}: decoding {len(paths)} images, 1,000 a step"):
                 part = paths[i * block : (i + 1) * block]
-                for image in pool.map(lambda path: _decode(path, name, channels, size), part):
+                for image in pool.map(lambda path: _decode(path, name, channels, size, where), part):
                     file.write(image.tobytes())
-    array = np.load(cache, mmap_mode="c")
+    try:
+        array = np.load(cache, mmap_mode="c")
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{cache}: cannot be read ({error}); delete the file") from error
     if array.shape != shape:
         raise InputError(f"{cache}: got an array of shape {array.shape}, expected {shape}; delete the file")
     return torch.from_numpy(array)
 
 
-def _decode(path: Path, name: str, channels: int, size: int) -> np.ndarray:
+def _decode(path: Path, name: str, channels: int, size: int, where: str) -> np.ndarray:
     from PIL import Image  # torchvision needs it too
 
     try:
         with Image.open(path) as image:
             image = image.convert("RGB" if channels == 3 else "L").resize((size, size), Image.Resampling.BILINEAR)
     except FileNotFoundError:
-        raise FileNotFoundError(f"dataset {name}: no image {path}") from None
+        raise FileNotFoundError(f"dataset {name}: no image {path}{where}") from None
     except OSError as error:
         raise InputError(f"dataset {name}: {path} cannot be decoded: {error}") from error
     pixels = np.asarray(image)

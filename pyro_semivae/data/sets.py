@@ -7,6 +7,7 @@ import socket
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,21 +45,23 @@ def data_root(data_dir: str | Path | None = None) -> Path:
     return Path(data_dir or os.environ.get(DATA_ENV) or "data")
 
 
-def load(name: str, data_dir: str | Path | None = None, *, download: bool = True) -> ImageData:
+def load(name: str, data_dir: str | Path | None = None, *, download: bool = True, **options: Any) -> ImageData:
     """Loads a data set by name: `mnist`, `fashionmnist`, or, built in, `digits` (1,797 real 8x8 images) and `faces`
     (22,000 rendered 64x64 faces with 18 binary attributes, see `data.faces`); or, from files that cannot be downloaded,
-    `celeba` and `chexpert` (see `data.celeba`, `data.chexpert`).
+    `celeba` and `chexpert`, with the `options` of `load_celeba` and `load_chexpert`.
 
     Raises:
-        ValueError: the name is not one of those, or a file is damaged.
+        ValueError: the name is not one of those, it has no such options, or a file is damaged.
         FileNotFoundError: the files are neither there nor downloadable; the message says where they belong.
     """
+    if options and name not in _FOLDERS:
+        raise InputError(f"options: got {sorted(options)}; data set {name!r} accepts none")
     if name == "digits":
         return _digits()
     if name == "faces":
         return _faces()
     if name in _FOLDERS:
-        return _FOLDERS[name](data_root(data_dir))
+        return _FOLDERS[name](data_root(data_dir), **options)
     if name not in _TORCHVISION:
         raise InputError(f"dataset: got {name!r}; accepted are {', '.join(NAMES)}")
     folder, classes = _TORCHVISION[name]

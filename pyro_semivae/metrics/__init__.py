@@ -1,6 +1,6 @@
 """Measures, on plain arrays and callables; one a file."""
 
-from pyro_semivae.metrics.accuracy import accuracy, label_accuracy
+from pyro_semivae.metrics.accuracy import accuracy, balanced_label_accuracy, label_accuracy
 from pyro_semivae.metrics.calibration import calibration_error
 from pyro_semivae.metrics.capture import Capture, characteristic_capture
 from pyro_semivae.metrics.classifier import ImageClassifier, independent_classifier, logistic_regression
@@ -18,6 +18,7 @@ __all__ = [
     "LastLayerGP",
     "accuracy",
     "assign",
+    "balanced_label_accuracy",
     "calibration_error",
     "characteristic_capture",
     "condition_number",

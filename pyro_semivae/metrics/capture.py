@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVR
 from torch import Tensor
+
+from pyro_semivae.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -25,22 +27,28 @@ class Capture:
     others_nonlinear: np.ndarray
 
     def mean(self) -> dict[str, float]:
-        """The means over labels, by the names of the fields."""
-        return {name: float(np.nanmean(value)) for name, value in vars(self).items()}
+        """The means over the labels that have a value, by the names of the fields; NaN where none has."""
+        return {n: float(v[~np.isnan(v)].mean()) if not np.isnan(v).all() else np.nan for n, v in vars(self).items()}
 
 
 def characteristic_capture(own: Tensor, others: Tensor, strengths: Tensor, *, min_rows: int = 100) -> Capture:
     """How well latents explain the hidden strengths of labels, among the rows where the label is on.
 
-    There, the label itself explains nothing. The first half of these rows fits a regressor (ridge; gradient-boosted
-    trees), the second half scores it. A negative R^2, worse than the mean, counts as 0.
+    There, the label itself explains nothing. The first half of these rows fits a regressor (ridge; a support vector one
+    with a Gaussian kernel), the second half scores it. A negative R^2, worse than the mean, counts as 0.
 
     Args:
         own: `(N, L)` or `(N, L, d)`, entry i being the latents of label i.
         others: `(N, D)`, the rest; the other labels' latents are added to it.
         strengths: `(N, L)` in [0, 1], NaN where the label is off.
         min_rows: a label that is on in fewer rows gets NaN.
+
+    Raises:
+        InputError: the three do not have as many rows, or `own` and `strengths` as many labels.
     """
+    if own.shape[:2] != strengths.shape or len(others) != len(own):
+        shapes = ", ".join(str(tuple(part.shape)) for part in (own, others, strengths))
+        raise InputError(f"own, others, strengths: got shapes {shapes}; accepted are (N, L, ...), (N, D), (N, L)")
     own, others, strengths = (t.detach().cpu().double().numpy() for t in (own, others, strengths))
     own = own.reshape(*own.shape[:2], -1)
     scores: dict[str, list[float]] = {name: [] for name in Capture.__dataclass_fields__}
@@ -56,10 +64,8 @@ def characteristic_capture(own: Tensor, others: Tensor, strengths: Tensor, *, mi
 
 
 def _held_out_r2(features: np.ndarray, target: np.ndarray, kind: str) -> float:
-    if kind == "linear":
-        regressor = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 7)))
-    else:
-        regressor = HistGradientBoostingRegressor(max_iter=100, min_samples_leaf=20, random_state=0)
+    regressor = RidgeCV(np.logspace(-3, 3, 7)) if kind == "linear" else SVR(C=0.2, epsilon=0.05)
+    regressor = make_pipeline(StandardScaler(), regressor)
     half = len(target) // 2
     regressor.fit(features[:half], target[:half])
     return max(0.0, regressor.score(features[half:], target[half:]))

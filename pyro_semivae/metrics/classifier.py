@@ -134,8 +134,9 @@ def logistic_regression(
 
 def _path(kind: str, data: ImageData, cache: str | Path | None, *settings: Any) -> Path:
     """The cached file of a classifier, by the data set and the settings of its training."""
-    sums = sum(int(part.sum(dtype=torch.int64)) for part in data.x.split(10_000)), int(data.y.nansum())
-    about = " ".join(map(str, (data.name, tuple(data.x.shape), sums, *settings)))
+    sums = [sum(int(part.sum(dtype=torch.int64)) for part in x.split(1000)) for x in (data.x, data.x_test)]
+    labels = [hashlib.sha256(y.cpu().numpy().tobytes()).hexdigest() for y in (data.y, data.y_test)]  # NaN and all
+    about = " ".join(map(str, (data.name, data.label_names, tuple(data.x.shape), sums, labels, *settings)))
     return Path(cache or cache_folder()) / f"{kind}-{data.name}-{hashlib.sha256(about.encode()).hexdigest()[:12]}.pt"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_semivae.errors import InputError
+
 
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), of features `(N, F)` and `(M, F)`.
@@ -15,7 +17,13 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     >>> a = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
     >>> round(frechet_distance(a, a + torch.tensor([3.0, 0.0])), 3)
     9.0
+
+    Raises:
+        InputError: features are not of that shape, or fewer than two rows or columns.
     """
+    for name, features in (("features_a", features_a), ("features_b", features_b)):
+        if features.dim() != 2 or min(features.shape) < 2:
+            raise InputError(f"{name}: got shape {tuple(features.shape)}; accepted is (N, F), both two or more")
     a, b = features_a.double(), features_b.double()
     s_a, s_b = torch.cov(a.T), torch.cov(b.T)
     # tr (S_a S_b)^(1/2) is the sum of the roots of the eigenvalues of S_a S_b, which are real and not negative.

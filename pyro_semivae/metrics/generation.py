@@ -18,10 +18,10 @@ def generation_accuracy(
         generate: labels `(B,)` or `(B, L)` -> images `(B, C, H, W)`.
         classify: images -> probabilities of the classes `(B, C)` or that labels are on `(B, L)`, of a classifier
             trained on real images.
-        y: the labels to generate.
+        y: the labels to generate; missing binary ones (NaN) are left to `generate`, and do not count.
 
     Returns the accuracy (of binary labels: their mean accuracy) and the images.
     """
     images = generate(y)
     probs = classify(images)
-    return accuracy(probs, y) if y.dim() == 1 else label_accuracy(probs, y).mean().item(), images
+    return accuracy(probs, y) if y.dim() == 1 else label_accuracy(probs, y).nanmean().item(), images

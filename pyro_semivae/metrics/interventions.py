@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -26,7 +27,7 @@ def intervention_matrix(
     Args:
         intervene: images, labels to set `(B, L)` with NaN where kept -> images. reconstruct: images -> images.
         logits: images -> an independent classifier's logits `(B, L)`.
-        x: `(B, C, H, W)`. y: `(B, L)`, all known.
+        x: `(B, C, H, W)`. y: `(B, L)`; a row whose label c is missing (NaN) does not count in column c.
     """
     before = F.logsigmoid(logits(reconstruct(x)))
     columns = []
@@ -34,17 +35,21 @@ def intervention_matrix(
         switched = torch.full_like(y, torch.nan)
         switched[:, c] = 1 - y[:, c]
         change = F.logsigmoid(logits(intervene(x, switched))) - before
-        columns.append(((2 * switched[:, c] - 1)[:, None] * change).double().mean(0))
+        columns.append(((2 * switched[:, c] - 1)[:, None] * change).double().nanmean(0))
     return torch.stack(columns, 1)
 
 
 def condition_number(matrix: Tensor) -> float:
-    """The ratio of the largest to the smallest singular value; 1 for a multiple of an orthogonal matrix."""
-    return float(np.linalg.cond(matrix.cpu().numpy()))
+    """The ratio of the largest to the smallest singular value; 1 for a multiple of an orthogonal matrix.
+
+    Infinite for a singular matrix, NaN for one with entries that are not finite.
+    """
+    matrix = matrix.cpu().numpy()
+    return float(np.linalg.cond(matrix)) if np.isfinite(matrix).all() else math.nan
 
 
 def selectivity(matrix: Tensor) -> float:
-    """The mean |diagonal| over the mean |off-diagonal|.
+    """The mean |diagonal| over the mean |off-diagonal|; infinite for a diagonal matrix, NaN for a single label.
 
     >>> selectivity(torch.tensor([[2.0, 0.5], [-0.5, 2.0]]))
     4.0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pyro
 import pyro.contrib.gp as gp
+import pyro.distributions as dist
 import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
@@ -19,11 +20,22 @@ def _own_parameters():
     return pyro.settings.context(module_local_params=True)
 
 
+class _KnownBinary(gp.likelihoods.Likelihood):
+    """Bernoulli labels through a sigmoid; missing ones (NaN) have no likelihood (Pyro's `Binary` knows none)."""
+
+    def forward(self, f_loc: Tensor, f_var: Tensor, y: Tensor) -> Tensor:
+        f = dist.Normal(f_loc, f_var.sqrt())()
+        known = ~y.isnan()
+        fn = dist.Bernoulli(logits=f).mask(known).to_event(y.dim())
+        return pyro.sample(self._pyro_get_fullname("y"), fn, obs=y.nan_to_num())
+
+
 class LastLayerGP:
     """A sparse variational GP in the place of a classifier's last layer (CCVAE C.3, D.6: 200 inducing points).
 
     Args:
-        features: `(N, F)` penultimate features of real images. y: their labels, `(N,)` classes or `(N, L)` binary ones.
+        features: `(N, F)` penultimate features of real images. y: their labels, `(N,)` classes or `(N, L)` binary ones,
+            NaN where missing.
         num_classes: C latent functions with a softmax; `None` for binary labels, L functions with a sigmoid.
         num_inducing: inducing points, drawn from the features.
         steps: Adam steps on batches of 500.
@@ -61,7 +73,7 @@ class LastLayerGP:
                 y[..., start[:batch]],
                 kernel,
                 Xu=features[start[:num_inducing]].clone(),
-                likelihood=gp.likelihoods.Binary() if self.binary else gp.likelihoods.MultiClass(num_classes),
+                likelihood=_KnownBinary() if self.binary else gp.likelihoods.MultiClass(num_classes),
                 latent_shape=torch.Size([len(y) if self.binary else num_classes]),
                 num_data=len(features),
                 whiten=True,

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyro_semivae.errors import InputError, check_count
+
 
 def log_prob_of_labels(logits: Tensor, y: Tensor) -> Tensor:
-    """log p(y_i) of binary labels `y` `(B, L)` under a classifier's `logits` `(B, L)`, elementwise."""
-    return F.logsigmoid(torch.where(y > 0.5, logits, -logits))
+    """log p(y_i) of binary labels `y` `(B, L)` under a classifier's `logits` `(B, L)`; NaN where y is missing."""
+    return F.logsigmoid(torch.where(y > 0.5, logits, -logits)).where(~y.isnan(), torch.nan)
 
 
 def swap_difference(
@@ -32,14 +34,24 @@ def swap_difference(
     Args:
         swap: images whose characteristics to take, images whose rest to take -> images.
         logits: images -> the classifier's logits `(B, L)`.
-        x: `(B, C, H, W)` images. y: `(B, L)` their labels.
-        num_partners: how many partners every image gets (REVAE: 20). seed: of their choice.
+        x: `(B, C, H, W)` images, two or more. y: `(B, L)` their labels; missing ones (NaN) do not count.
+        num_partners: how many partners every image gets (REVAE: 20), never itself. seed: of their choice.
+
+    The images are swapped 500 at a time, so that many need little memory.
+
+    Raises:
+        InputError: there are no partners, or only one image.
     """
+    check_count("num_partners", num_partners)
+    if len(x) < 2:
+        raise InputError(f"x: got {len(x)} images; accepted are two or more, for a partner is another image")
     generator = torch.Generator().manual_seed(seed)
     before = log_prob_of_labels(logits(x), y)
     differences = []
     for _ in range(num_partners):
-        partner = torch.randperm(len(x), generator=generator).to(x.device)
-        after = log_prob_of_labels(logits(swap(x, x[partner])), y)
-        differences.append((after - before).abs().double().mean())
+        order = torch.randperm(len(x), generator=generator)
+        partner = torch.empty_like(order).index_copy_(0, order, order.roll(1)).to(x.device)
+        rows = torch.arange(len(x), device=x.device).split(500)
+        after = torch.cat([logits(swap(x[part], x[partner[part]])) for part in rows])
+        differences.append((log_prob_of_labels(after, y) - before).abs().double().nanmean())
     return torch.stack(differences).mean().item()

@@ -26,25 +26,28 @@ def measure_attributes(
     quick: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The same for binary labels, and what the latents hold of each.
+    """The same for binary labels, and what the latents hold of each. Missing labels (NaN) do not count.
 
     Args:
         vae, data, corrupt, quick, seed: see `measure_classes`.
 
     Returns `bound_per_row` (M2's is relaxed, and no bound); `test_accuracy` (mean over labels, at E_q(z|x)[q(y|z)], as
-    the guide was trained), `test_accuracy_clean`, `test_accuracy_mean` and `test_accuracy_per_label`;
-    `generation_accuracy` and `mutual_information` of images drawn with labels of the test set, and
-    `mutual_information_real`; `frechet_distance` of these images (with the independent classifier's features, not the
-    FID); `swap_difference`;
-    `intervention_condition_number`, `intervention_selectivity` and `intervention_matrix` (rows: what changes);
-    `characteristic_capture` where the data has strengths (mean held-out R^2); `judge_accuracy`.
+    the guide was trained), `test_accuracy_clean`, `test_accuracy_mean`, `test_accuracy_per_label` and
+    `test_accuracy_balanced` (on and off count alike); `generation_accuracy` (of images drawn with the labels of the
+    test set), also `_balanced` and `_per_label`; `majority_accuracy`, of saying each label's more frequent value
+    always; `mutual_information` of these images and `mutual_information_real` of the test set's; `frechet_distance` of
+    the two (with the independent classifier's features, not the FID); `swap_difference`;
+    `intervention_condition_number`, `intervention_selectivity` and `intervention_matrix` (rows: what changes); where
+    the data has strengths `characteristic_capture` (mean held-out R^2, on latents of training images) and
+    `characteristic_capture_per_label` (of the label's own latent, by ridge and non-linear regression);
+    `judge_accuracy`.
     """
     device = next(vae.parameters()).device
     x, y = data.x_test.to(device), data.y_test.to(device)
     judge, judge_accuracy = metrics.independent_classifier(data, device=device, steps=20 if quick else 900)
     few, hows = slice(0, 50 if quick else 500), ({"corrupt": corrupt}, {}, {"mean": True})
     with seeded(seed, device):
-        generate = partial(tasks.in_batches, lambda y: tasks.generate(vae, y)[0])
+        generate = partial(tasks.in_batches, lambda y: _to_bytes(tasks.generate(vae, y)[0]))
         generation, images = metrics.generation_accuracy(generate, judge.classify, y)
         sampled, clean, mean = (tasks.in_batches(partial(tasks.classify, vae, **how), x) for how in hows)
         swap = partial(tasks.in_batches, partial(tasks.swap, vae))
@@ -55,14 +58,19 @@ def measure_attributes(
         rows = torch.randperm(len(data.x))[: 1000 if quick else 10_000]
         features = judge.embed(data.x[rows].to(device))
     posterior = metrics.LastLayerGP(features, data.y[rows], None, steps=5 if quick else 300)
-    per_label = metrics.label_accuracy(sampled, y)
+    per_label, judged = metrics.label_accuracy(sampled, y), judge.classify(images)
+    drawn_right = metrics.label_accuracy(judged, y)
     out = {
         "bound_per_row": per_row,
-        "test_accuracy": per_label.mean().item(),
-        "test_accuracy_clean": metrics.label_accuracy(clean, y).mean().item(),
-        "test_accuracy_mean": metrics.label_accuracy(mean, y).mean().item(),
+        "test_accuracy": per_label.nanmean().item(),
+        "test_accuracy_clean": metrics.label_accuracy(clean, y).nanmean().item(),
+        "test_accuracy_mean": metrics.label_accuracy(mean, y).nanmean().item(),
+        "test_accuracy_balanced": metrics.balanced_label_accuracy(sampled, y).nanmean().item(),
         "test_accuracy_per_label": dict(zip(data.label_names, per_label.tolist(), strict=True)),
         "generation_accuracy": generation,
+        "generation_accuracy_balanced": metrics.balanced_label_accuracy(judged, y).nanmean().item(),
+        "generation_accuracy_per_label": dict(zip(data.label_names, drawn_right.tolist(), strict=True)),
+        "majority_accuracy": metrics.label_accuracy((y.nanmean(0) > 0.5).double().expand_as(y), y).nanmean().item(),
         "mutual_information": metrics.image_mutual_information(images, judge.embed, posterior),
         "mutual_information_real": metrics.image_mutual_information(x, judge.embed, posterior),
         "frechet_distance": metrics.frechet_distance(judge.embed(images), judge.embed(x)),
@@ -74,8 +82,16 @@ def measure_attributes(
     }
     if data.strengths is not None:
         own, others = _own_and_others(vae, data.x[rows].to(device))
-        out["characteristic_capture"] = metrics.characteristic_capture(own, others, data.strengths[rows]).mean()
+        capture = metrics.characteristic_capture(own, others, data.strengths[rows])
+        out["characteristic_capture"] = capture.mean()
+        both = zip(data.label_names, capture.own_linear.tolist(), capture.own_nonlinear.tolist(), strict=True)
+        out["characteristic_capture_per_label"] = {name: [linear, other] for name, linear, other in both}
     return out
+
+
+def _to_bytes(images: Tensor) -> Tensor:
+    """Images as files keep them, uint8: many need little memory."""
+    return (images * 255).round().to(torch.uint8)
 
 
 def _own_and_others(vae: SemiVAE, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,16 +116,16 @@ def draw_attributes(vae: SemiVAE, data: ImageData, history: History, out: str | 
     """The papers' figures for data with several binary labels, as PNG files in `out`.
 
     `interventions` (each label of a face switched; CCVAE Fig. 11), `walks` (two characteristics on a grid; Fig. 3),
-    `diversity` (draws for one label, and the variance of each pixel in green; Figs. 4 and 5), `swaps` (characteristics
-    of the row's face, the rest of the column's; Fig. 7), `generations` (draws for the labels of a test face) and
-    `training`.
+    `diversity` (draws for one label, and the standard deviation of each pixel in green; Figs. 4 and 5), `swaps`
+    (characteristics of the row's face, the rest of the column's; Fig. 7), `generations` (draws for the labels of a test
+    face) and `training`.
     """
     device, out = next(vae.parameters()).device, Path(out)
     names = data.label_names
     with seeded(seed, device):
         x, y = vae.images(data.x_test[:8].to(device)), data.y_test[:8].to(device)
         _draw_interventions(vae, x, y, names, out)
-        if vae.characteristic[0] in tasks.infer(vae, x[:1]):  # M2 has no latent of a label to walk along
+        if len(names) > 1 and vae.characteristic[0] in tasks.infer(vae, x[:1]):  # M2 has no latent to walk along
             _draw_walks(vae, x, names, out)
         _draw_diversity(vae, x, names, out)
         swapped = torch.stack([tasks.swap(vae, x[i : i + 1].expand_as(x), x) for i in range(len(x))])
@@ -157,16 +173,21 @@ def _draw_walks(vae: SemiVAE, x: Tensor, names: Sequence[str], out: Path, steps:
 
 
 def _draw_diversity(vae: SemiVAE, x: Tensor, names: Sequence[str], out: Path, draws: int = 6) -> None:
+    """All variances are on one scale, and relative to the largest, which the title gives."""
     varied = [name for name in VARIED if name in names] or list(names[:6])
-    rows = []
+    rows, maps = [], []
     for i, name in enumerate(varied):
         y = torch.full((1, len(names)), torch.nan, device=x.device)
         y[:, names.index(name)] = 1
         face = x[i % len(x)].unsqueeze(0)
         images = tasks.intervene(vae, face, y, 40)[:, 0]  # (40, C, H, W)
-        variance = images.var(0).sum(0)
-        overlay = tasks.reconstruct(vae, face)[0].mean(0).expand(3, -1, -1).clone() * 0.7
-        overlay[1] += variance / variance.max().clamp(min=1e-6)
-        rows.append(torch.stack([tasks.reconstruct(vae, face)[0], *images[:draws], overlay.clamp(0, 1)]))
-    columns = ["reconstruction", *[f"draw {k + 1}" for k in range(draws)], "variance"]
-    image_grid(torch.stack(rows), rows=varied, columns=columns, title="the row's label on", path=out / "diversity.png")
+        maps.append(images.var(0).sum(0))
+        rows.append(torch.stack([tasks.reconstruct(vae, face)[0], *images[:draws]]))
+    variances, shown = torch.stack(maps), torch.stack(rows).expand(-1, -1, 3, -1, -1)  # grey images in colour too
+    largest = variances.max().clamp(min=1e-12)
+    overlay = 0.7 * shown[:, 0].mean(1, keepdim=True).repeat(1, 3, 1, 1)
+    overlay[:, 1] += (variances / largest).sqrt()
+    shown = torch.cat([shown, overlay.clamp(0, 1).unsqueeze(1)], 1)
+    columns = ["reconstruction", *[f"draw {k + 1}" for k in range(draws)], "deviation"]
+    title = f"the row's label on; green: a pixel's standard deviation, up to {largest.sqrt():.2g}"
+    image_grid(shown, rows=varied, columns=columns, title=title, path=out / "diversity.png")

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
+from pyro.poutine.condition_messenger import ConditionMessenger
 from torch import Tensor
 
 from pyro_semivae.check import descendants
@@ -126,12 +127,33 @@ def run_model(vae: SemiVAE, latents: Latents, y: Tensor | None, num_rows: int) -
     parameter = next(vae.parameters())
     y = y.to(parameter.device)
     latents = {name: value.to(parameter) if value.is_floating_point() else value for name, value in latents.items()}
-    with LocalParameters(), Impute(), poutine.trace() as trace, poutine.condition(data=latents):
+    with LocalParameters(), Impute(), poutine.trace() as trace, Given(latents):
         vae.model(None, y)
     known = [name for name, site in sample_sites(trace.trace) if is_latent(site)]
     if unknown := set(latents) - set(known):
         raise InputError(f"latents: got {sorted(unknown)}; accepted are {', '.join(map(repr, known))}")
     return trace.trace
+
+
+class Given(ConditionMessenger):
+    """Sets latents, which may lack the plate of labels that they are outside of: `(B, D)` for `(B, 1, D)`.
+
+    Raises:
+        InputError: a latent has another shape than its site.
+    """
+
+    def _pyro_sample(self, msg) -> None:
+        super()._pyro_sample(msg)
+        if msg["name"] not in self.data:
+            return
+        fn, value = msg["fn"], msg["value"]
+        if len(fn.batch_shape) == 2 and fn.batch_shape[1] == 1 and value.dim() == fn.event_dim + 1:
+            value = msg["value"] = value.unsqueeze(1)
+        fits = all(have in (1, want) for have, want in zip(value.shape, fn.shape(), strict=False))
+        if value.dim() != len(fn.shape()) or not fits:
+            raise InputError(
+                f"latents: got shape {tuple(value.shape)} for '{msg['name']}'; accepted is {tuple(fn.shape())}"
+            )
 
 
 def image_of(trace: Trace) -> Tensor:
