@@ -8,6 +8,7 @@ the observed values of such a site into evidence about an enumerated (or imputed
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_semivae.errors import InputError
+from pyro_semivae.errors import InputError, check_count
 
 MISSING = -1
 
@@ -101,8 +102,7 @@ class Binary:
     num_labels: int
 
     def __post_init__(self) -> None:
-        if self.num_labels < 1:
-            raise InputError(f"num_labels: got {self.num_labels}; accepted are 1, 2, ...")
+        check_count("num_labels", self.num_labels)
 
     def prior(self, probs: Tensor | None = None) -> Tensor:
         """Checked probabilities of on, `(num_labels,)`; 1/2 where not given.
@@ -154,11 +154,16 @@ def frequencies(y: Tensor, num_classes: int | None = None, smoothing: float = 1.
 
     Returns probabilities, `(C,)` or `(L,)`.
 
+    Raises:
+        InputError: `smoothing` is not a number above 0.
+
     >>> frequencies(torch.tensor([0, 0, 1, -1]), 2)
     tensor([0.6000, 0.4000])
     >>> frequencies(torch.tensor([[1.0, 0.0], [1.0, float("nan")]]))
     tensor([0.7500, 0.3333])
     """
+    if not 0 < smoothing < math.inf:
+        raise InputError(f"smoothing: got {smoothing}; accepted is a finite number above 0")
     observed = ~is_missing(y)
     if num_classes is not None:
         counts = torch.bincount(y[observed], minlength=num_classes) + smoothing

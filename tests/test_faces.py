@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
+from pyro_semivae import data, labels
 from pyro_semivae.data import faces
 from pyro_semivae.data.faces import ATTRIBUTES, HAIR, RATES, draw, paint
 
@@ -91,3 +93,22 @@ def test_a_label_that_is_set_keeps_the_rest():
     np.testing.assert_array_equal(
         blond.strengths[kept, column("Blond_Hair")], drawn.strengths[kept, column("Blond_Hair")]
     )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: faces.draw(-1), "num_faces: got -1; accepted are 0, 1"),
+        (lambda: faces.draw(2, seed=-1), "seed: got -1"),
+        (lambda: faces.draw(2, start=1.5), "start: got 1.5"),
+        (lambda: faces.draw(2).with_label("Foo", True), "name: got 'Foo'; accepted are Arched_Eyebrows"),
+        (lambda: faces.draw(2).with_label("Young", True, strength=5), "strength: got 5"),
+        (lambda: faces.paint(faces.draw(2), threads=0), "threads: got 0"),
+        (lambda: data.lose_labels(torch.ones(3, 2), 0, rows=2.0), "rows: got 2.0"),
+        (lambda: labels.frequencies(torch.ones(3, 2), smoothing=-5), "smoothing: got -5"),
+        (lambda: labels.Binary(2.5), "num_labels: got 2.5"),
+    ],
+)
+def test_bad_calls_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

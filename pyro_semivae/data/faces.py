@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from pyro_semivae.errors import InputError
+from pyro_semivae.errors import InputError, check_count
 
 SIZE = 64
 VERSION = 1  # of the drawing; a cached file of another version is painted anew
@@ -74,7 +74,14 @@ class Faces:
 
         Args:
             strength: of the attribute where it was off.
+
+        Raises:
+            InputError: there is no such attribute, or the strength is outside of [0, 1].
         """
+        if name not in ATTRIBUTES:
+            raise InputError(f"name: got {name!r}; accepted are {', '.join(ATTRIBUTES)}")
+        if not 0 <= strength <= 1:
+            raise InputError(f"strength: got {strength}; accepted is 0 to 1")
         labels, strengths = self.labels.copy(), self.strengths.copy()
         if on and name in HAIR:
             others = [ATTRIBUTES.index(other) for other in HAIR if other != name]
@@ -93,8 +100,10 @@ def draw(num_faces: int, seed: int = 0, *, start: int = 0, rates: Literal["celeb
             on in half of the faces, independently, but for the four hair colours (a quarter each).
 
     Raises:
-        InputError: `rates` is neither.
+        InputError: `rates` is neither; a number is not a whole one from 0.
     """
+    for name, value in (("num_faces", num_faces), ("seed", seed), ("start", start)):
+        check_count(name, value, 0)
     if rates not in ("celeba", "balanced"):
         raise InputError(f"rates: got {rates!r}; accepted are 'celeba', 'balanced'")
     size = 2 * len(ATTRIBUTES) + len(NUISANCES)
@@ -117,7 +126,8 @@ def draw(num_faces: int, seed: int = 0, *, start: int = 0, rates: Literal["celeb
 
 
 def paint(faces: Faces, *, threads: int = 1, chunk: int = 64) -> np.ndarray:
-    """The images, uint8 `(N, 3, 64, 64)`."""
+    """The images, uint8 `(N, 3, 64, 64)`, painted `chunk` at a time; they do not depend on that, nor on `threads`."""
+    threads, chunk = check_count("threads", threads), check_count("chunk", chunk)
     parts = [faces[i : i + chunk] for i in range(0, len(faces), chunk)]
     with ThreadPoolExecutor(threads) as pool:
         return np.concatenate([np.empty((0, 3, SIZE, SIZE), np.uint8), *pool.map(_paint, parts)])

@@ -78,9 +78,12 @@ def lose_labels(y: Tensor, seed: int, *, rows: float = 0.5, entries: float = 0.5
         seed: of the draw, which happens on the CPU.
 
     Raises:
-        ValueError: `y` is no `(N, L)` float tensor.
+        ValueError: `y` is no `(N, L)` float tensor, or a fraction is outside of 0 to 1.
     """
     _check_binary(y)
+    for name, value in (("rows", rows), ("entries", entries)):
+        if not 0 <= value <= 1:
+            raise InputError(f"{name}: got {value}; accepted is a fraction, 0 to 1")
     generator = torch.Generator().manual_seed(seed)
     lost = (torch.rand(len(y), 1, generator=generator) < rows) & (torch.rand(y.shape, generator=generator) < entries)
     return torch.where(lost, torch.nan, y)
