@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ def fit(
     labelled_batch_size: int | None = None,
     labelled_weight: float = 1.0,
     lr: float = 5e-4,
+    eps: float = 1e-8,
+    clip: Callable[[Iterable[nn.Parameter]], Any] | None = None,
     schedule: Callable[[float], float] = constant,
     warm_up: float = 0.0,
     corrupt: Callable[[Tensor], Tensor] | None = None,
@@ -78,6 +80,9 @@ def fit(
         epochs: the number of passes through the unlabelled rows, or the labelled ones if that takes more steps.
         batch_size, labelled_batch_size, labelled_weight, device_budget: see `data.Batches`.
         lr, schedule: Adam's learning rate, and its factor as a function of the fraction of training done.
+        eps: Adam's epsilon.
+        clip: what is done to the parameters' gradients before a step, e.g.
+            `partial(torch.nn.utils.clip_grad_value_, clip_value=1.0)`.
         warm_up: the fraction of training over which the objective's `beta` rises linearly from 0 to what it is.
         corrupt: noise on the images that the guide sees, e.g. `data.shift`; the model scores the clean ones. Since any
             q(z | corrupt(x)) is a guide, what is maximised is a bound still (Im et al., AAAI 2017).
@@ -105,6 +110,8 @@ def fit(
     check_count("epochs", epochs)
     if not 0 < lr < math.inf:
         raise InputError(f"lr: got {lr}; accepted is a finite number above 0")
+    if not 0 < eps < math.inf:
+        raise InputError(f"eps: got {eps}; accepted is a finite number above 0")
     if not 0 <= warm_up <= 1:
         raise InputError(f"warm_up: got {warm_up}; accepted is a fraction of training, 0 to 1")
     if not 0 <= average < 1:
@@ -143,12 +150,12 @@ def fit(
     if elbo.needs_labels and not len(batches.labelled):
         raise InputError(f"y: got no labelled row; {type(elbo).__name__} as configured needs some")
     vae.to(fabric.device)
-    optimiser = torch.optim.Adam(vae.parameters(), lr, fused=True)
+    optimiser = torch.optim.Adam(vae.parameters(), lr, eps=eps, fused=True)
     history: History = []
     averaged = Average(vae, average)
     of_batches = f"{batches.sizes}, labelled_weight {labelled_weight}, seed {seed}"
     of_optimiser = {"lr": lr, "schedule": schedule, "warm_up": warm_up, "corrupt": corrupt, "average": average}
-    of_optimiser["precision"] = precision
+    of_optimiser |= {"precision": precision, "eps": eps, "clip": clip}
     kept = setting(vae, elbo, x, batches, of_batches, of_optimiser)
     state = Checkpoint(vae, averaged, optimiser, batches, kept, config or {})
     if resume and checkpoint is not None:
@@ -175,6 +182,8 @@ def fit(
                     watch(terms, rows, step_module.names, f"epoch {epoch + 1}, step {step + 1}")
                     optimiser.zero_grad()
                     fabric.backward(loss)
+                    if clip is not None:
+                        clip(vae.parameters())
                     optimiser.step()
                     averaged.update()
                     sums = means if sums is None else sums + means

@@ -265,3 +265,23 @@ def test_reported_terms_are_scaled_as_in_the_loss():
     vae = make()
     history = fit(vae, x, y, elbo=vae.elbo(), **options(epochs=1, labelled_weight=0.0))
     assert history[0]["term/q(y|x)"] == 0 and history[0]["term/p(x)"] < 0
+
+
+def test_gradients_are_clipped_before_a_step():
+    """One step of Adam with a large epsilon is lr * g / (|g| + eps), g being clipped."""
+    x, y, _ = rows()
+    before, after = make(), make()
+    seen = []
+
+    def clip(parameters):
+        parameters = list(parameters)
+        torch.nn.utils.clip_grad_value_(parameters, 1e-3)
+        seen.extend(p.grad.clone() for p in parameters)
+
+    one = {"epochs": 1, "batch_size": len(x), "labelled_batch_size": len(x), "lr": 1e-2, "eps": 10.0}
+    fit(after, x, y, **{**options(), **one}, clip=clip)
+    assert len(seen) == len([*after.parameters()]) and max(g.abs().max() for g in seen) == 1e-3
+    for old, new, g in zip(before.parameters(), after.parameters(), seen, strict=True):
+        torch.testing.assert_close(new, old - 1e-2 * g / (g.abs() + 10.0))
+    with pytest.raises(ValueError, match="eps: got 0"):
+        fit(before, x, y, **options(), eps=0)

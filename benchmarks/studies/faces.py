@@ -11,13 +11,17 @@ from studies.job import PRESETS, RATES, Job, markdown, mean_and_error
 MARGINALS = ("exact", "jensen", "sampled")
 MEASURES = {
     "test_accuracy": "accuracy",
+    "test_accuracy_balanced": "balanced",
     "generation_accuracy": "generation accuracy",
+    "generation_accuracy_balanced": "balanced",
     "mutual_information": "MI",
     "swap_difference": "swap difference",
     "intervention_condition_number": "condition number",
     "intervention_selectivity": "selectivity",
-    "capture_own": "capture",
-    "capture_others": "by others",
+    "own_linear": "capture",
+    "own_nonlinear": "non-linear",
+    "others_linear": "by others",
+    "others_nonlinear": "non-linear",
 }
 
 
@@ -49,9 +53,23 @@ def table(preset: str) -> str:
 
 
 def with_capture(run: dict) -> dict:
-    capture = run["characteristic_capture"]
-    return {**run, "capture_own": capture["own_nonlinear"], "capture_others": capture["others_nonlinear"]}
+    return {**run, **run["characteristic_capture"]}
+
+
+def label_table(rate: str, preset: str, part: str = "jensen") -> str:
+    """A Markdown table of one run's labels: how well each is read, generated, switched and captured."""
+    run = job_of(rate, preset, 0, part).result()
+    if run is None:
+        return ""
+    lines = []
+    for i, (name, accuracy) in enumerate(run["test_accuracy_per_label"].items()):
+        drawn, moved = run["generation_accuracy_per_label"][name], run["intervention_matrix"][i][i]
+        captured = run["characteristic_capture_per_label"][name]
+        cells = [f"{value:.2f}" for value in (accuracy, drawn, moved, *captured)]
+        lines.append([name, *cells])
+    head = ["label", "accuracy", "generation accuracy", "moved by its switch (nats)", "capture", "non-linear"]
+    return markdown(head, lines)
 
 
 def tables() -> list[str]:
-    return [*map(table, PRESETS)]
+    return [*map(table, PRESETS), label_table("0.2", "demo")]

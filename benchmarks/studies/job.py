@@ -88,8 +88,9 @@ def _presets(script: str) -> dict[str, dict[str, Any]]:
 def mean_and_error(values: Iterable[float]) -> str:
     """The mean, and with several values its standard error."""
     values = list(values)
-    error = f" ± {statistics.stdev(values) / len(values) ** 0.5:.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{error}"
+    digits = 0 if abs(statistics.mean(values)) >= 100 else 3
+    error = f" ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{error}"
 
 
 def markdown(head: list[str], lines: list[list[str]]) -> str:
