@@ -74,10 +74,10 @@ def compared_parser(description: str, *, split: bool, alpha: float | None = None
 
     Args:
         split: whether there are two latents, `--z-c` and `--z-s`, or one, `--z`.
-        alpha: the default of `--alpha`, for those that weight a classifier.
+        alpha: the default of `--alpha` with class labels, for those that weight a classifier.
     """
     out = parser(description, datasets=data.NAMES, labelled={"digits": "100", "*": "0.004"})
-    few = dict.fromkeys(("digits", "mnist", "fashionmnist"), 20)  # as large as CCVAE's, which has 27 beside its 18
+    few = dict.fromkeys(("digits", "mnist", "fashionmnist"), 20)  # with several labels as large as CCVAE's, 18 + 27
     if split:
         out.add_argument("--z-c", type=int, default=10, help="size of z_c (binary labels: one entry a label)")
         out.add_argument("--z-s", type=int, default={**few, "*": 27}, help="size of the rest (20; binary labels: 27)")
@@ -87,8 +87,9 @@ def compared_parser(description: str, *, split: bool, alpha: float | None = None
     out.add_argument("--average", type=float, default=0.998, help="decay of the weights' moving average")
     out.add_argument("--warm-up", type=float, default=0.0, help="fraction of training over which beta rises from 0")
     if alpha is not None:
-        meaning = "weight alpha N / N_labelled on log q(y|.) of labelled rows"
-        out.add_argument("--alpha", type=float, default=alpha, help=meaning)
+        meaning = f"weight alpha N / N_labelled on log q(y|.) of labelled rows ({alpha}; binary labels: 100)"
+        # Beside 64 x 64 x 3 pixels a smaller one is not seen.
+        out.add_argument("--alpha", type=float, default={**dict.fromkeys(few, alpha), "*": 100.0}, help=meaning)
     return out
 
 
