@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
-from studies.job import PRESETS, RATES, Job, markdown, mean_and_error
+from studies.job import PRESETS, RATES, RESULTS, Job, markdown, mean_and_error
 
 # Faces: the measures of CCVAE's Tables 1 and 2, Figs. 10 and 12, and ours, for the bound's three marginals.
 MARGINALS = ("exact", "jensen", "sampled")
@@ -71,5 +72,21 @@ def label_table(rate: str, preset: str, part: str = "jensen") -> str:
     return markdown(head, lines)
 
 
+def gradient_table() -> str:
+    """A Markdown table of what `benchmarks/gradients.py` recorded: variances by variant, at the start and trained."""
+    path = RESULTS / "gradients-cpu.json"
+    if not path.exists():
+        return ""
+    start, trained = (json.loads(path.read_text())["variance"][when] for when in ("at the start", "after training"))
+    head = ["", *start["exact"], *(f"{part}, trained" for part in trained["exact"])]
+    return markdown(
+        head,
+        [
+            [variant, *(f"{value:.2g}" for value in (*parts.values(), *trained[variant].values()))]
+            for variant, parts in start.items()
+        ],
+    )
+
+
 def tables() -> list[str]:
-    return [*map(table, PRESETS), label_table("0.2", "demo")]
+    return [*map(table, PRESETS), label_table("0.2", "demo"), gradient_table()]
