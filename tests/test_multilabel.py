@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import math
 import runpy
 from pathlib import Path
@@ -134,7 +135,8 @@ def test_a_missing_label_is_the_same_whatever_the_others_are():
         torch.testing.assert_close(some[name], value)
 
 
-def test_hidden_labels_never_influence_training(tmp_path, monkeypatch):
+@pytest.mark.parametrize("partly", ["keep", "drop"])
+def test_hidden_labels_never_influence_training(tmp_path, monkeypatch, partly):
     """The whole example, with the labels that are hidden turned round: split, prior, lost labels, training."""
     monkeypatch.setenv("PYRO_SEMIVAE_CACHE", str(tmp_path))
     torch.set_default_dtype(torch.float32)
@@ -146,7 +148,7 @@ def test_hidden_labels_never_influence_training(tmp_path, monkeypatch):
     example = Path(__file__).parents[1] / "examples" / "ccvae.py"
     for name in ("truth", "corrupted"):
         monkeypatch.setattr(data, "load_small", lambda name, faces=faces: faces)
-        flags = "--dataset faces --smoke-test --labelled 60 --partly keep --epochs 1"
+        flags = f"--dataset faces --smoke-test --labelled 60 --partly {partly} --epochs 1"
         monkeypatch.setattr("sys.argv", [str(example), *flags.split(), "--out", str(tmp_path / name)])
         runpy.run_path(str(example), run_name="__main__")
         weights.append(load_checkpoint(tmp_path / name / "checkpoint.pt")["weights"])
@@ -154,6 +156,9 @@ def test_hidden_labels_never_influence_training(tmp_path, monkeypatch):
             faces, y=torch.where(seen[0].isnan(), 1 - faces.y, faces.y), y_test=1 - faces.y_test
         )
     assert torch.equal(seen[0].isnan(), seen[1].isnan()) and 0 < (~seen[0].isnan()).sum() < 60 * 18
+    known = (~seen[0].isnan()).any(1).nonzero()[:, 0].tolist()  # the labels' total weight is shared by these
+    assert json.loads((tmp_path / "truth" / "labelled_rows.json").read_text()) == known
+    assert len(known) == 60 if partly == "keep" else 20 < len(known) < 40
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
