@@ -20,7 +20,7 @@ from pyro_semivae.data import NAMES
 from pyro_semivae.models import InvertedVAE
 from pyro_semivae.train import fit
 
-OURS = {"labels": "relaxed", "gradient": "hard", "temperature": 0.67, "alpha": 0.5, "image_weight": 0.0}
+OURS = {"labels": "relaxed", "gradient": "hard", "temperature": 0.67, "alpha": 0.5, "image_weight": 3.0}
 OURS |= {"reverse_weight": 0.1, "lr": 3e-3, "batch_size": {"digits": 50, "*": 250}}
 PAPER = {"labels": "relaxed", "gradient": "hard", "temperature": 1.0, "alpha": 10.0, "image_weight": 0.1}
 PAPER |= {"reverse_weight": 1.0, "lr": 0.01, "batch_size": 10_000, "schedule": "constant", "clip": 1.0, "eps": 1e-4}
