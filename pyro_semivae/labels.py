@@ -193,17 +193,25 @@ class Evidence(Messenger):
     A site with `infer={"enumerate": "parallel"}` and `obs=y` becomes an unobserved one, to be enumerated by
     the handler outside of this one; `observed[name]` is then `y`, whose missing entries never reach a
     `log_prob`. An objective reads the sum over the label back through `select` and `is_missing`.
+
+    Args:
+        complete: no entry is missing: the site has the values that were passed, and nothing is enumerated.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, complete: bool = False) -> None:
         super().__init__()
+        self.complete = complete
         self.observed: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg) -> None:
         if msg["is_observed"] and enumerates(msg):
             _check_support(msg)
             self.observed[msg["name"]] = msg["value"]
-            msg["is_observed"], msg["value"] = False, None
+            msg["is_observed"] = False
+            if self.complete:
+                msg["done"] = True
+            else:
+                msg["value"] = None
 
 
 class Impute(Messenger):

@@ -36,7 +36,9 @@ class MLP(nn.Module):
         activation: the class of the non-linearity between layers.
         dropout: the probability that a hidden unit is left out, while training.
 
-    Shapes: parents `batch_i + in_shapes[i]`, whose batch shapes broadcast; output `batch + out_shape`.
+    Shapes: parents `batch_i + in_shapes[i]`, whose batch shapes broadcast; output `batch + out_shape`. Where a large
+    parent has a smaller batch than the others (an image beside its enumerated labels), its part of the first layer is
+    computed once.
 
     >>> MLP([(3,), (1, 2, 2)], [8], (5, 2))(torch.zeros(7, 1, 3), torch.zeros(4, 1, 2, 2)).shape
     torch.Size([7, 4, 5, 2])
@@ -61,12 +63,33 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, *parents: Tensor) -> Tensor:
-        h = self.layers(flatten_parents(parents, self.in_shapes))
+        h = _joint_linear(self.layers[0], flat_parents(parents, self.in_shapes))
+        for layer in self.layers[1:]:
+            h = layer(h)
         return h.reshape(h.shape[:-1] + self.out_shape) if len(self.out_shape) != 1 else h
+
+
+def _joint_linear(layer: nn.Linear, parents: Sequence[Tensor]) -> Tensor:
+    """A layer on the concatenation of vectors, or the sum of its parts for each where that saves much."""
+    rows = math.prod(torch.broadcast_shapes(*(parent.shape[:-1] for parent in parents)))
+    saved = sum((rows - math.prod(parent.shape[:-1])) * parent.shape[-1] for parent in parents)  # products an output
+    if saved <= 32 * rows:
+        return layer(_concatenate(parents))
+    first, *others = zip(parents, layer.weight.split([parent.shape[-1] for parent in parents], 1), strict=True)
+    return sum((F.linear(*part) for part in others), F.linear(*first, layer.bias))
 
 
 def flatten_parents(parents: Sequence[Tensor], shapes: Sequence[Shape]) -> Tensor:
     """Concatenates parents `batch_i + shapes[i]` into one tensor `batch + (sum of sizes,)`.
+
+    Raises:
+        ValueError: a parent's trailing shape is not the declared one.
+    """
+    return _concatenate(flat_parents(parents, shapes))
+
+
+def flat_parents(parents: Sequence[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
+    """Parents `batch_i + shapes[i]` as vectors, `batch_i + (size_i,)`.
 
     Raises:
         ValueError: a parent's trailing shape is not the declared one.
@@ -79,6 +102,10 @@ def flatten_parents(parents: Sequence[Tensor], shapes: Sequence[Shape]) -> Tenso
         if batch_dim < 0 or parent.shape[batch_dim:] != shape:
             raise InputError(f"parent {i}: expected a shape ending in {shape}, got {tuple(parent.shape)}")
         flat.append(parent if len(shape) == 1 else parent.reshape((*parent.shape[:batch_dim], math.prod(shape))))
+    return flat
+
+
+def _concatenate(flat: Sequence[Tensor]) -> Tensor:
     if len(flat) == 1:
         return flat[0]
     batch = torch.broadcast_shapes(*(f.shape[:-1] for f in flat))

@@ -21,7 +21,7 @@ from pyro_semivae.checkpoints import Average, Checkpoint, History, setting
 from pyro_semivae.data.batches import Batches
 from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.files import check_plain, writable_folder
-from pyro_semivae.infer import ObjectiveModule, RowELBO, RowScale
+from pyro_semivae.infer import LabelledFirst, ObjectiveModule, RowELBO, RowScale
 from pyro_semivae.labels import is_missing
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.watch import FiniteWatch, check_weights
@@ -177,7 +177,7 @@ def fit(
                     for group in optimiser.param_groups:
                         group["lr"] = lr * schedule(done)
                     parts = [batch] if batch.alone is None else [batch, batch.alone]
-                    loss, terms, means = module(*((part.x, part.y, part.scale) for part in parts))
+                    loss, terms, means = module(*((part.x, part.y, part.scale, part.labelled) for part in parts))
                     rows = torch.cat([part.rows for part in parts])
                     watch(terms, rows, step_module.names, f"epoch {epoch + 1}, step {step + 1}")
                     optimiser.zero_grad()
@@ -250,16 +250,16 @@ class _Step(nn.Module):
         self.names: list[str] = []  # of the terms
         self.monitors: list[str] = []
 
-    def forward(self, *parts: tuple[Tensor | None, Tensor | None, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, *parts: tuple[Tensor | None, Tensor | None, Tensor, int]) -> tuple[Tensor, Tensor, Tensor]:
         """The loss; each row's terms, `(T, B)` (a batch's own repeated); their scaled sums and monitors, `(T + M,)`.
 
         Args:
-            parts: images, labels and scales: of the rows with images, and of those without. The terms of one part are 0
-                for the rows of the other.
+            parts: images, labels, scales and how many are labelled: of the rows with images, and of those without. The
+                terms of one part are 0 for the rows of the other.
         """
         loss, terms, sums, monitors = 0.0, [], {}, {}
-        for x, y, scale in parts:
-            with RowScale(scale):
+        for x, y, scale, labelled in parts:
+            with RowScale(scale), LabelledFirst(labelled):
                 rows = self.objective.rows(x, y)
             loss = loss - rows.total()
             terms.append(torch.stack([term.detach().expand(len(scale)) for term in rows.terms.values()]))

@@ -71,6 +71,17 @@ def test_constants_follow_the_module():
     assert not StandardNormal(3).state_dict() and set(CategoricalPrior(torch.ones(2) / 2).state_dict()) == {"logits"}
 
 
+@pytest.mark.parametrize("hidden", [(), (6,)])
+def test_a_large_parent_is_not_repeated_for_each_value_of_a_small_one(hidden):
+    """An image beside its enumerated labels: the first layer sees it once, and the result is the same."""
+    net, x, y, seen = MLP([(1, 8, 9), (4,)], hidden, (3,)), torch.rand(7, 1, 8, 9), torch.eye(4)[:, None], []
+    expected = net.layers(torch.cat([x.flatten(1).expand(4, 7, 72), y.expand(4, 7, 4)], -1))
+    net.layers[0].register_forward_hook(lambda *_: seen.append(1))
+    assert_close(net(x, y), expected)
+    assert not seen  # the layer was not asked for the product of the concatenation
+    assert_close(net(x, y.expand(4, 7, 4).contiguous()), expected)
+
+
 def test_mlp_names_a_wrong_shape():
     net = MLP([(2,), (1, 4, 7)], [5], (3,))
     with pytest.raises(ValueError, match=r"parent 1: expected a shape ending in \(1, 4, 7\), got \(6, 28\)"):

@@ -18,12 +18,16 @@ STAGE = 64 << 20  # bytes
 
 @dataclass
 class Batch:
-    """Rows of a step: images in [0, 1] `(B, C, H, W)`, or none, labels (some missing), scale and index of each row."""
+    """Rows of a step: images in [0, 1] `(B, C, H, W)`, or none, labels (some missing), scale and index of each row.
+
+    The first `labelled` rows have labels; with class labels none of theirs is missing.
+    """
 
     x: Tensor | None
     y: Tensor | None
     scale: Tensor
     rows: Tensor
+    labelled: int = 0
     alone: Batch | None = None
 
 
@@ -106,7 +110,7 @@ class Batches:
         alone = self._alone(generator)
         for index, x in self._staged(rows) if self.staged else self._resident(rows.to(self.x.device)):
             y = None if self.y is None else self.y[index.to(self.device)]
-            yield Batch(to_unit(x, self.dtype), y, self.scale, index, next(alone))
+            yield Batch(to_unit(x, self.dtype), y, self.scale, index, b_l, next(alone))
 
     def _alone(self, generator: torch.Generator) -> Iterator[Batch | None]:
         """Batches of the labels without images, in an order of the epoch; endless."""

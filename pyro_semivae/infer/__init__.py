@@ -2,7 +2,7 @@
 
 from pyro_semivae.infer.base import ObjectiveModule, RowELBO, Rows
 from pyro_semivae.infer.ccvae import TraceCCVAE_ELBO
-from pyro_semivae.infer.handlers import LocalParameters, Mean, Particles, RowScale, Until
+from pyro_semivae.infer.handlers import LabelledFirst, LocalParameters, Mean, Particles, RowScale, Until
 from pyro_semivae.infer.inverted import TraceInverted_ELBO
 from pyro_semivae.infer.labels import TraceLabels_ELBO
 from pyro_semivae.infer.mvae import TraceMVAE_ELBO
@@ -10,6 +10,7 @@ from pyro_semivae.infer.reverse import TraceReverse_ELBO
 from pyro_semivae.infer.roles import Roles, assign_roles, sample_sites
 
 __all__ = [
+    "LabelledFirst",
     "LocalParameters",
     "Mean",
     "ObjectiveModule",

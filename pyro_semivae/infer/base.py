@@ -120,13 +120,14 @@ class RowELBO(ELBO):
         kwargs: dict,
         particles: int = 1,
         detach_first: bool = False,
+        complete: bool = False,
     ) -> tuple[Trace, Trace, dict[str, Tensor]]:
         """One run of the guide, with `particles`, and one of the model against the first of them.
 
-        Labels are enumerated in both, in the same dimensions. Returns the guide's trace, the model's trace
-        and the observed labels: name -> values, some of them missing.
+        Labels are enumerated in both, in the same dimensions; those passed are not where they are `complete`. Returns
+        the guide's trace, the model's trace and the observed labels: name -> values, some of them missing.
         """
-        evidence = Evidence()
+        evidence = Evidence(complete=complete)
         draw = Particles(particles, self.particle_dim, detach_first)
         many = particles > 1 or detach_first
         with poutine.enum(first_available_dim=self.particle_dim - 1):

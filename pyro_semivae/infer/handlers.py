@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from pyro import poutine
 from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -40,6 +41,26 @@ class RowScale(Messenger):
 
     def _pyro_sample(self, msg) -> None:
         msg["infer"]["_row_scale"] = self.scale
+
+
+class LabelledFirst(Messenger):
+    """Says how many rows a batch begins with whose labels are all known; objectives may ask for it.
+
+    Whether a label is missing is a value, which no objective looks at; this makes it a shape.
+
+    >>> with LabelledFirst(3):
+    ...     LabelledFirst.number_now()
+    3
+    """
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+    @classmethod
+    def number_now(cls) -> int:
+        """The number that the innermost handler says; 0 where there is none."""
+        return next((h.number for h in reversed(poutine.runtime._PYRO_STACK) if isinstance(h, cls)), 0)
 
 
 class Particles(Messenger):

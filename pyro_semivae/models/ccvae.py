@@ -60,7 +60,7 @@ class CCVAE(SemiVAE):
         separation: of binary labels, how far apart the means of p(z_c^i | y_i) start, and the slope of q(y_i | z_c^i),
             which is then Bayes' rule but for the prior.
 
-    The objective is `TraceCCVAE_ELBO`, CCVAE's Eqs. 4 and 5. Trains by `pyro_semivae.fit` and by `pyro.infer.SVI`.
+    The objective is `TraceCCVAE_ELBO`, CCVAE's Eqs. 4 and 5. Trains by `train.fit` and by `pyro.infer.SVI`.
 
     Differs from the reference code (github.com/thwjoy/ccvae), which has no multi-class model: y is summed where it is
     missing, not sampled; any single label may be missing; the prior's frequencies are probabilities (the Pyro code puts

@@ -97,5 +97,5 @@ class M2(SemiVAE):
 
     def elbo(self, **options) -> TraceLabels_ELBO:
         """The M2 objective; see `TraceLabels_ELBO` for its options."""
-        options = parts.drawn_labels(self.labels, options)
+        options = {"apart": isinstance(self.labels, Classes), **parts.drawn_labels(self.labels, options)}
         return TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
