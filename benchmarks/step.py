@@ -1,11 +1,11 @@
-"""Time of a CCVAE training step over a plain-torch loop's, of an epoch over its steps, and of a step with 40 binary
-labels over one with 5; ratios within one run.
+"""Time of a training step of CCVAE and of M2 over a plain-torch loop's, of an epoch over its steps, and of a step with
+40 binary labels over one with 5; ratios within one run.
 
 python benchmarks/step.py [--cuda] [--steps 60] [--out benchmarks/results/step-cpu.json]
 
-Both sides have the same networks, the same fused Adam and the same bound (Jensen, K = 20); the plain loop is what one
-writes by hand: one concatenated forward pass, the labelled terms computed for the labelled rows only. Their steps
-alternate, so that a busy machine slows both; ratios are of medians.
+Both sides have the same networks, the same fused Adam and the same bound (CCVAE's by Jensen, K = 20; M2's summed over
+ten classes); the plain loop is what one writes by hand: one concatenated forward pass, the labelled terms computed for
+the labelled rows only. Their steps alternate, so that a busy machine slows both; ratios are of medians.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pyro
 import torch
@@ -28,12 +29,13 @@ from pyro_semivae.cli import versions
 from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.data import Batch, Batches, hide
 from pyro_semivae.files import write_json
-from pyro_semivae.infer import RowScale
+from pyro_semivae.infer import LabelledFirst, RowELBO, RowScale
 from pyro_semivae.labels import Binary, Classes
+from pyro_semivae.models import M2, SemiVAE
 from pyro_semivae.nn import Convs
 from pyro_semivae.train import fit
 
-K = 20
+K, ALPHA = 20, 1.0
 CONVS = {"networks": Convs(), "likelihood": LaplaceImage}
 
 
@@ -46,8 +48,9 @@ def log_normal(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     return (-0.5 * ((z - loc) / scale) ** 2 - scale.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
-def plain_step(vae: CCVAE, optimiser: torch.optim.Optimizer, batch: Batch, labelled: int) -> None:
-    """A step in plain torch, on a batch whose first rows are the labelled ones."""
+def plain_ccvae(vae: CCVAE, batch: Batch) -> Tensor:
+    """CCVAE's bound in plain torch, `(B,)`, on a batch whose first rows are the labelled ones."""
+    labelled = batch.labelled
     encoder, decoder, classifier = vae.q_z.net.layers, vae.p_x.net.layers, vae.q_y.net.layers
     x, y = batch.x.flatten(1), batch.y[:labelled, None]
     loc, scale = gaussian(encoder(x))
@@ -67,10 +70,29 @@ def plain_step(vae: CCVAE, optimiser: torch.optim.Optimizer, batch: Batch, label
     cut = classifier(z[:labelled].detach()).log_softmax(-1).gather(-1, y).squeeze(-1)
     w = (cut - log_q_x).exp()
     bracket = inside[:labelled] + log_p_zy[:labelled].gather(-1, y).squeeze(-1) - log_q_l.gather(-1, y).squeeze(-1)
-    total = torch.cat([w * bracket + log_q_x + log_prior, unlabelled])
-    optimiser.zero_grad()
-    (-(total * batch.scale).sum()).backward()
-    optimiser.step()
+    return torch.cat([w * bracket + log_q_x + log_prior, unlabelled])
+
+
+def plain_m2(vae: M2, batch: Batch) -> Tensor:
+    """M2's: the labelled rows with their label, the others once for each class, the classes in one batch."""
+    labelled = batch.labelled
+    encoder, decoder, classifier = vae.q_z.net.layers, vae.p_x.net.layers, vae.q_y.net.layers
+    x, codes = batch.x.flatten(1), torch.eye(10, device=batch.x.device)
+
+    def bound(x: Tensor, code: Tensor) -> Tensor:
+        loc, scale = gaussian(encoder(torch.cat([x, code], -1)))
+        z = loc + scale * torch.randn_like(scale)
+        logits = decoder(torch.cat([code, z], -1))
+        log_p_x = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
+        return log_p_x + log_normal(z, torch.zeros_like(z), torch.ones_like(z)) - log_normal(z, loc, scale)
+
+    log_q = classifier(x).log_softmax(-1)
+    x_u, log_q_u = x[labelled:], log_q[labelled:].T  # (10, B_u)
+    each = bound(x_u.expand(10, -1, -1), codes[:, None].expand(-1, len(x_u), -1))
+    unlabelled = (log_q_u.exp() * (each - log_q_u)).sum(0)
+    y = batch.y[:labelled]
+    of_labels = bound(x[:labelled], codes[y]) + ALPHA * log_q[:labelled].gather(-1, y[:, None]).squeeze(-1)
+    return torch.cat([of_labels, unlabelled]) - math.log(10)
 
 
 def timed(step: Callable[[], None], device: str) -> float:
@@ -103,43 +125,64 @@ def labels_ratio(steps: int, device: str, few: int = 5, many: int = 40, rows: in
     return statistics.median(t[1] for t in times) / statistics.median(t[0] for t in times)
 
 
-def measure(batch_size: int, steps: int, device: str) -> dict[str, float]:
+def ccvae() -> tuple[SemiVAE, RowELBO]:
+    vae = CCVAE((1, 28, 28), Classes(10))
+    return vae, vae.elbo(marginal="jensen", num_samples=K)
+
+
+def m2() -> tuple[SemiVAE, RowELBO]:
+    vae = M2((1, 28, 28), Classes(10))
+    return vae, vae.elbo(classifier_weight=ALPHA)
+
+
+def measure(
+    make: Callable[[], tuple[SemiVAE, RowELBO]],
+    plain: Callable[[SemiVAE, Batch], Tensor],
+    batch_size: int,
+    steps: int,
+    device: str,
+) -> dict[str, float | str]:
     torch.manual_seed(0)
     x = torch.randint(0, 256, (12_000, 1, 28, 28), dtype=torch.uint8)
     y = hide(torch.arange(len(x)) % 10, torch.arange(3_000))
-    vae = CCVAE((1, 28, 28), Classes(10)).to(device)
-    elbo = vae.elbo(marginal="jensen", num_samples=K)
+    vae, elbo = make()
+    vae.to(device)
     module = elbo(vae.model, vae.guide)
     optimiser = torch.optim.Adam(vae.parameters(), 5e-4, fused=True)
     sizes = {"batch_size": batch_size, "labelled_batch_size": batch_size}
     batches = Batches(x, y, device=device, **sizes)
     batch = next(batches.epoch(0))
 
-    def our_step() -> None:
-        with RowScale(batch.scale):
-            loss = module(batch.x, batch.y)
+    def step(loss: Callable[[], Tensor]) -> None:
+        value = loss()
         optimiser.zero_grad()
-        loss.backward()
+        value.backward()
         optimiser.step()
 
-    ours, plain, epochs = [], [], []
+    def our_loss() -> Tensor:
+        with RowScale(batch.scale), LabelledFirst(batch.labelled):
+            return module(batch.x, batch.y)
+
+    def plain_loss() -> Tensor:
+        return -(plain(vae, batch) * batch.scale).sum()
+
+    times, epochs = [], []
     with pyro.validation_enabled(False):
-        for i in range(steps + 10):
-            pair = timed(our_step, device), timed(lambda: plain_step(vae, optimiser, batch, batches.sizes[0]), device)
-            if i >= 10:
-                ours.append(pair[0])
-                plain.append(pair[1])
+        for _ in range(steps + 10):
+            times.append([timed(partial(step, loss), device) for loss in (our_loss, plain_loss)])
+    ours, by_hand = (statistics.median(pair[i] for pair in times[10:]) for i in (0, 1))
     for _ in range(3):  # an epoch of fit() beside as many bare steps, alternating
         seconds = fit(vae, x, y, elbo=elbo, epochs=1, progress=False, accelerator=device, **sizes)[0]["seconds"]
         with pyro.validation_enabled(False):
-            bare = sum(timed(our_step, device) for _ in range(batches.steps))
+            bare = sum(timed(partial(step, our_loss), device) for _ in range(batches.steps))
         epochs.append(seconds / bare)
     return {
+        "model": type(vae).__name__,
         "batch_size": batch_size,
-        "step_ratio": statistics.median(ours) / statistics.median(plain),
+        "step_ratio": ours / by_hand,
         "epoch_ratio": statistics.median(epochs),
-        "step_ms": 1e3 * statistics.median(ours),
-        "plain_step_ms": 1e3 * statistics.median(plain),
+        "step_ms": 1e3 * ours,
+        "plain_step_ms": 1e3 * by_hand,
     }
 
 
@@ -150,9 +193,13 @@ def main() -> None:
     parser.add_argument("--out", help="write the results as JSON")
     args = parser.parse_args()
     results = []
-    for batch_size in (200, 64):
-        results.append(measure(batch_size, args.steps, "cuda" if args.cuda else "cpu"))
-        print("  ".join(f"{k} {v:.3g}" for k, v in results[-1].items()), flush=True)
+    for make, plain, batch_size in (
+        (ccvae, plain_ccvae, 200),
+        (ccvae, plain_ccvae, 64),
+        (m2, plain_m2, 200),
+    ):
+        results.append(measure(make, plain, batch_size, args.steps, "cuda" if args.cuda else "cpu"))
+        print("  ".join(f"{k} {v:.3g}" if k != "model" else v for k, v in results[-1].items()), flush=True)
     ratio = labels_ratio(args.steps // 2, "cuda" if args.cuda else "cpu")
     print(f"a step with 40 binary labels over one with 5: {ratio:.3g}", flush=True)
     if args.out:
