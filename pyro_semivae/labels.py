@@ -173,11 +173,16 @@ def frequencies(y: Tensor, num_classes: int | None = None, smoothing: float = 1.
 
 
 def _check_support(msg) -> None:
-    """With validation on, as Pyro does: one entry per row (and label), each missing or in the support."""
+    """With validation on, as Pyro does: one entry per row (and label), each missing or in the support.
+
+    Batch dimensions may be on the left of either, as everywhere.
+    """
     y = msg["value"]
     if is_validation_enabled():
-        if y.dim() == 0 or y.shape != msg["fn"].batch_shape[-y.dim() :]:
-            accepted = tuple(msg["fn"].batch_shape[-max(y.dim(), 1) :])
+        accepted = tuple(msg["fn"].batch_shape)
+        dims = min(y.dim(), len(accepted))
+        if dims == 0 or y.shape[-dims:] != accepted[-dims:]:
+            accepted = accepted[-max(y.dim(), 1) :]
             raise InputError(f"label '{msg['name']}': got shape {tuple(y.shape)}; accepted is {accepted}")
         outside = ~(msg["fn"].support.check(y) | is_missing(y))
         if outside.any():

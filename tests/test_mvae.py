@@ -1,5 +1,7 @@
 """MVAE: the product of experts, and the sub-sampled ELBOs against formulas by hand."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from ccvae_toy import Spy
@@ -8,7 +10,7 @@ from torch.distributions import Bernoulli, Categorical, Normal
 from torch.testing import assert_close
 
 from pyro_semivae import tasks
-from pyro_semivae.infer import TraceMVAE_ELBO
+from pyro_semivae.infer import LabelledFirst, LocalParameters, Mean, RowScale, TraceMVAE_ELBO
 from pyro_semivae.labels import MISSING, Binary, Classes, is_missing
 from pyro_semivae.models import CCVAE, MVAE
 from pyro_semivae.nn import MLPs, positive
@@ -237,3 +239,21 @@ def test_a_guide_with_label_sites_is_refused():
     for options, message in (({"subsets": -1}, "subsets: got -1"), ({"label_weight": N}, "label_weight: got nan")):
         with pytest.raises(ValueError, match=message):
             TraceMVAE_ELBO(**options)
+
+
+@pytest.mark.parametrize("kind", Y)
+def test_rows_without_labels_are_decoded_once(kind):
+    """`LabelledFirst` changes the time that a step takes, and nothing else."""
+    vae, x = make(kind)
+    order = (~is_missing(Y[kind]).reshape(6, -1).all(1)).to(torch.uint8).argsort(descending=True)
+    y, number, decoded, results = Y[kind][order], 4, [], []
+    vae.p_x.net.register_forward_hook(lambda net, parents, out: decoded.append(out.shape[:-3].numel()))
+    elbo, guide = vae.elbo(label_weight=3.0), Mean()(vae.guide)
+    for handler in (nullcontext(), LabelledFirst(number)):
+        torch.manual_seed(1)  # the random subset's
+        with handler, RowScale(torch.arange(1.0, 7.0)), LocalParameters():
+            rows = elbo.rows(vae.model, guide, x, y)
+        results.append((rows.terms, torch.autograd.grad(rows.total(), list(vae.parameters()))))
+    assert_close(*results)
+    times = 3 if kind == "binary" else 2
+    assert decoded == [6 * times, 4 * times, 2]

@@ -48,6 +48,17 @@ class Rows:
         return (rows * self.scale).sum() + batch
 
 
+def joined(first: Rows, others: Rows) -> Rows:
+    """The rows of two parts of a batch after one another; a term that one of them does not have is 0 there.
+
+    Neither has terms of the batch. The scale is the batch's, which `RowScale` gives to both.
+    """
+    zeros = [torch.zeros_like(next(iter(rows.terms.values()))) for rows in (first, others)]
+    names = dict.fromkeys([*first.terms, *others.terms])
+    terms = {name: torch.cat([first.terms.get(name, zeros[0]), others.terms.get(name, zeros[1])]) for name in names}
+    return Rows(terms, first.scale)
+
+
 class RowELBO(ELBO):
     """Abstract objective: named terms per row of the plate "data".
 

@@ -44,9 +44,10 @@ class RowScale(Messenger):
 
 
 class LabelledFirst(Messenger):
-    """Says how many rows a batch begins with whose labels are all known; objectives may ask for it.
+    """Says how many rows at the beginning of a batch have labels, while the others have none; objectives may ask.
 
-    Whether a label is missing is a value, which no objective looks at; this makes it a shape.
+    Which labels are missing are values, and no objective looks at values; this makes it a shape. Of several binary
+    labels some may be missing in these rows; a class label is not.
 
     >>> with LabelledFirst(3):
     ...     LabelledFirst.number_now()

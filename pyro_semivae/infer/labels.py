@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer.base import RowELBO, Rows, advantage, log_prob, plate_dims, row_scale
+from pyro_semivae.infer.base import RowELBO, Rows, advantage, joined, log_prob, plate_dims, row_scale
 from pyro_semivae.infer.handlers import LabelledFirst
 from pyro_semivae.infer.labelled import Run
 from pyro_semivae.infer.roles import assign_roles
@@ -85,9 +85,7 @@ class TraceLabels_ELBO(RowELBO):
         rest = _rows_of(slice(number, None), args, kwargs)
         if not len(rest[0][0]):
             return self._rows(known)
-        known, others = self._rows(known), self._rows(self._run(model, guide, *rest))
-        terms = {name: torch.cat([term, others.terms[name]]) for name, term in known.terms.items()}
-        return Rows(terms, known.scale)
+        return joined(self._rows(known), self._rows(self._run(model, guide, *rest)))
 
     def _rows(self, run: Run) -> Rows:
         roles, sites = run.roles, run.model.nodes

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pyro_semivae.errors import InputError, check_count
-from pyro_semivae.infer.base import RowELBO, Rows, log_prob, row_scale
-from pyro_semivae.infer.handlers import Until
+from pyro_semivae.infer.base import RowELBO, Rows, joined, log_prob, reduce_plates, row_dim, row_scale
+from pyro_semivae.infer.handlers import LabelledFirst, Until
 from pyro_semivae.infer.roles import assign_roles
 from pyro_semivae.labels import MISSING, is_missing, select
 
@@ -36,7 +36,8 @@ class TraceMVAE_ELBO(RowELBO):
         max_plate_nesting: 1 for one class label, 2 for the plate "labels" inside of "data".
 
     The model must sample its labels before its image: what is known without the image is scored without it. All in all,
-    an image is decoded 2 + ceil(k / 2) times a step.
+    an image is encoded once a step and decoded 2 + ceil(k / 2) times, or once without labels where `LabelledFirst` says
+    which rows have any (`fit` does).
 
     Terms (each `(B,)`, in nats, named by the sites): `p(x)`, `p(y)`, `p(z)`, `q(z)` of the first ELBO, `x/p(x)`,
     `x/p(z)`, `x/q(z)` of the image's, `y/p(y)`, `y/p(z)`, `y/q(z)` of the labels' (their sum), `subset/...` of the
@@ -57,6 +58,11 @@ class TraceMVAE_ELBO(RowELBO):
         if y is None:
             terms, scale, _ = self._elbos(model, guide, x, [None])
             return Rows({name: value[0] for name, value in terms.items()}, scale)
+        number = LabelledFirst.number_now()
+        if 0 < number < len(x):
+            with LabelledFirst(0):
+                labelled = self.rows(model, guide, x[:number], y[:number])
+            return joined(labelled, self.rows(model, guide, x[number:]))
         nothing = torch.full_like(y, torch.nan if y.is_floating_point() else MISSING)
         alone = [y] if y.dim() == 1 else [torch.where(_is_entry(i, y), y, nothing) for i in range(y.shape[1])]
         some = [_half(y, nothing) for _ in range(self.subsets if len(alone) > 1 else 0)]
@@ -80,10 +86,10 @@ class TraceMVAE_ELBO(RowELBO):
     ) -> tuple[dict[str, Tensor], float | Tensor, tuple[str, ...]]:
         """The terms of the ELBOs of the same images with several parts of their labels, `(parts, B)`, in one run.
 
-        Returns also the scale of the first part's rows and the names of the label sites.
+        The parts lie in the dimension of particles, left of all plates, so that an image is encoded once for all of
+        them. Returns also the scale of the rows and the names of the label sites.
         """
-        y = None if parts[0] is None else torch.cat(parts)
-        x = None if x is None else x.repeat(len(parts), *[1] * (x.dim() - 1))
+        y = None if parts[0] is None else torch.stack(parts)
         guide_trace, model_trace, observed = self.traces(model, guide, (x, y), {})
         roles, sites = assign_roles(model_trace, guide_trace), model_trace.nodes
         if own := set(roles.labels) & set(guide_trace.nodes):
@@ -91,17 +97,22 @@ class TraceMVAE_ELBO(RowELBO):
         terms = {}
         for name, site in sites.items():
             if name in roles.latents:
-                terms[f"p({name})"] = self.beta * self.to_rows(log_prob(site), site)
                 of_guide = guide_trace.nodes[name]
-                terms[f"q({name})"] = -self.beta * self.to_rows(log_prob(of_guide), of_guide)
+                terms[f"p({name})"] = self.beta * _to_parts(log_prob(site), site)
+                terms[f"q({name})"] = -self.beta * _to_parts(log_prob(of_guide), of_guide)
             elif name in observed:
                 dim = site["infer"]["_enumerate_dim"]
                 log_p = select(log_prob(site), site["value"], observed[name], dim)
-                terms[f"p({name})"] = self.label_weight * self.to_rows(log_p, site)
+                terms[f"p({name})"] = self.label_weight * _to_parts(log_p, site)
             elif name in roles.data:
-                terms[f"p({name})"] = self.to_rows(log_prob(site), site)
-        scale = row_scale(model_trace, roles.data + roles.latents)
-        return {name: value.unflatten(0, (len(parts), -1)) for name, value in terms.items()}, scale, roles.labels
+                terms[f"p({name})"] = _to_parts(log_prob(site), site)
+        return terms, row_scale(model_trace, roles.data + roles.latents), roles.labels
+
+
+def _to_parts(table: Tensor, site: dict) -> Tensor:
+    """Sums a site's `table` over the plates inside of "data", `(parts, B)`."""
+    dim = row_dim(site)
+    return reduce_plates(table, site, keep={dim}).reshape(-1, table.shape[dim])
 
 
 def _of(labels: tuple[str, ...]) -> set[str]:

@@ -99,12 +99,16 @@ class SemiVAE(nn.Module, ABC):
     def rows(self, x: Tensor | None, y: Tensor | None) -> pyro.plate:
         """The plate "data" over the rows of whichever of `x` and `y` is given; one row if none is.
 
+        Labels may have batch dimensions left of the rows' (several guesses at the same images).
+
         Raises:
             ValueError: they have different numbers of rows, or none.
         """
-        sizes = {len(value) for value in (x, y) if value is not None}
+        images = None if x is None else len(x)
+        labels = None if y is None else y.shape[-min(self.max_plate_nesting, y.dim())]
+        sizes = {images, labels} - {None}
         if len(sizes) > 1:
-            raise InputError(f"x, y: got {len(x)} images and {len(y)} labels; accepted are as many of one as the other")
+            raise InputError(f"x, y: got {images} images and {labels} labels; accepted are as many of one as the other")
         size = sizes.pop() if sizes else 1
         if size < 1:
             raise InputError("x, y: got no rows; accepted are batches of one or more")
