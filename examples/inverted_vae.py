@@ -55,6 +55,9 @@ def run() -> None:
     parser.add_argument("--alpha", type=float, help="weight of log q(y|x) of labelled rows")
     parser.add_argument("--image-weight", type=float, help="weight of |x - E[x|y,z]|^2 of labelled rows")
     parser.add_argument("--reverse-weight", type=float, help="weight of the reverse bound")
+    parser.add_argument(
+        "--beta", type=float, default=1.0, help="weight of the densities of z and missing y; 1: the bound"
+    )
     parser.add_argument("--box", type=float, default=1.5, help="z is in [-box, box]^2")
     parser.add_argument("--clip", type=float, default=0.0, help="clip the gradient's entries to +- this; 0: do not")
     parser.add_argument("--clip-norm", type=float, default=0.0, help="... and its norm before; 0: do not")
@@ -70,6 +73,7 @@ def run() -> None:
         classifier_weight=args.alpha,
         image_weight=0.0 if args.no_reverse else args.image_weight,
         reverse_weight=args.reverse_weight,
+        beta=args.beta,
     )
     y_alone = vae.p_y().sample((args.labels_alone,))
     x = torch.cat([job.data.x[job.labelled_rows], job.data.x])  # every image is an unlabelled one too

@@ -131,7 +131,7 @@ def setting(
     return {
         "model": repr(vae),  # its conditionals, the sizes of their networks, dropout
         "prior": {name: value.tolist() for name, value in prior.named_buffers()} if prior is not None else {},
-        "objective": f"{type(elbo).__name__}({described(vars(elbo))})",
+        "objective": described(elbo),
         "data": f"{tuple(x.shape)} {x.dtype}, sum {_sum(x):.17g}",
         "labels": batches.labelled.tolist() and _labels(batches),
         "labels alone": [] if batches.labels_alone is None else batches.labels_alone.tolist(),
@@ -146,11 +146,13 @@ def _labels(batches: Batches) -> list:
 
 
 def described(value: Any) -> str:
-    """A setting as text: numbers, strings and functions, and what holds them; other things by their type."""
+    """A setting as text: numbers, strings, functions, objectives, what holds them; other things by their type."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {described(part)}" for name, part in sorted(value.items()) if name[:1] != "_")
     if isinstance(value, list | tuple):
         return ", ".join(map(described, value))
+    if isinstance(value, RowELBO):
+        return f"{type(value).__name__}({described(vars(value))})"
     if isinstance(value, partial):
         return f"{described(value.func)}({', '.join(filter(None, [described(value.args), described(value.keywords)]))})"
     plain = value is None or isinstance(value, int | float | str)

@@ -31,10 +31,11 @@ class EveryZ(Messenger):
             self.values.append(msg["value"])
 
 
-def test_the_forward_bound_by_hand():
+@pytest.mark.parametrize("beta", [1.0, 3.0])
+def test_the_forward_bound_by_hand(beta):
     """Eqs. 3 and 4 with the flow's density and a uniform p(z), and Eq. 7's classifier; values and every gradient."""
     vae, x = make(), torch.rand(6, *SHAPE)
-    elbo = vae.elbo(classifier_weight=7.0)
+    elbo = vae.elbo(classifier_weight=7.0, beta=beta)
     with LocalParameters(), EveryZ() as drawn:
         terms = elbo.rows(vae.model, vae.guide, x, OBSERVED).terms
     z = drawn.values[0].detach().reshape(C, 6, D)
@@ -50,11 +51,11 @@ def test_the_forward_bound_by_hand():
             u = loc + scale * ((unit.logit() - loc) / scale).detach()
             value = -1.5 + 3.0 * u.sigmoid()
             log_p = log_bernoulli(row, vae.p_x.net(code, value))
-            bound.append((log_p - AREA - log_q_z(vae, row, code, value) - math.log(C)).squeeze())
+            bound.append((log_p - beta * (AREA + log_q_z(vae, row, code, value))).squeeze())
         if OBSERVED[b] == MISSING:
-            total.append(sum(q[b, c].exp() * (bound[c] - q[b, c]) for c in range(C)))
+            total.append(sum(q[b, c].exp() * (bound[c] - beta * (math.log(C) + q[b, c])) for c in range(C)))
         else:
-            total.append(bound[OBSERVED[b]] + 7.0 * q[b, OBSERVED[b]])
+            total.append(bound[OBSERVED[b]] - math.log(C) + 7.0 * q[b, OBSERVED[b]])
     ours, total = sum(terms.values()), torch.stack(total)
     assert_close(ours, total)
     parameters = list(vae.parameters())
@@ -134,6 +135,9 @@ def test_fit_with_labels_alone_resumes_bit_identically(tmp_path):
     other = make()
     with pytest.raises(ValueError, match="labels alone"):
         fit(other, x, y, elbo=other.elbo(**elbo), labels_alone=alone[1:], **options(checkpoint=path, resume=True))
+    with pytest.raises(ValueError, match=r"other objective: .*classifier_weight 2\.0.*, now .*classifier_weight 3\.0"):
+        again = other.elbo(classifier_weight=3.0)  # an option of one of the bounds that it is made of
+        fit(other, x, y, elbo=again, labels_alone=alone, **options(checkpoint=path, resume=True))
 
 
 def test_labels_alone_count_for_their_number():

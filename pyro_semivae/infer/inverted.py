@@ -33,6 +33,7 @@ class TraceInverted_ELBO(RowELBO):
         classifier_weight: alpha_f^d.
         image_weight: alpha_r^d; the paper says "L2", here its square. One z is drawn.
         reverse_weight: r, 1 in the paper.
+        beta: of the rows with images, see `TraceLabels_ELBO`.
         observed, gradient: of the reverse bound, see `TraceReverse_ELBO`; with z observed it is Eq. 17.
         labels: missing labels of images, `"sum"`, `"score"` or `"relaxed"`, see `TraceLabels_ELBO`.
         temperature: of relaxed labels and images.
@@ -52,6 +53,7 @@ class TraceInverted_ELBO(RowELBO):
         classifier_weight: float = 0.0,
         image_weight: float = 0.0,
         reverse_weight: float = 1.0,
+        beta: float = 1.0,
         observed: Sequence[str] = ("y", "z"),
         gradient: Gradient = "relaxed",
         labels: Literal["sum", "score", "relaxed"] = "sum",
@@ -64,8 +66,16 @@ class TraceInverted_ELBO(RowELBO):
                 raise InputError(f"{name}: got {value}; accepted is a finite number from 0")
         shared = {"temperature": temperature, "max_plate_nesting": max_plate_nesting}
         self.image_weight, self.reverse_weight = image_weight, reverse_weight
-        self.forward = TraceLabels_ELBO(classifier_weight=classifier_weight, labels=labels, **shared)
+        self.forward = TraceLabels_ELBO(classifier_weight=classifier_weight, beta=beta, labels=labels, **shared)
         self.reverse = TraceReverse_ELBO(observed=observed, gradient=gradient, **shared)
+
+    @property
+    def beta(self) -> float:
+        return self.forward.beta
+
+    @beta.setter
+    def beta(self, value: float) -> None:
+        self.forward.beta = value
 
     def rows(
         self, model: Callable, guide: Callable, x: Tensor | None = None, y: Tensor | None = None, **kwargs
