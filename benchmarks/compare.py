@@ -42,7 +42,12 @@ def load(folder: str | Path) -> tuple[SemiVAE, ImageData]:
     if make is None:
         raise InputError(f"runs: got {folder}, a {state['model']}; accepted are CCVAE, M2, M3, DIVA, MVAE")
     config = json.loads((folder / "config.json").read_text())
-    used = {"dataset": config.pop("dataset_used"), "out": folder, "cuda": False, "resume": False}
+    used = {
+        "dataset": config.pop("dataset_used").removesuffix("-held-out"),
+        "out": folder,
+        "cuda": False,
+        "resume": False,
+    }
     job = cli.Run(argparse.Namespace(**{**config, **used}), preferred=used["dataset"])
     if job.data.y.dim() != 2:
         raise InputError(

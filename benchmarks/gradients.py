@@ -5,7 +5,7 @@ python benchmarks/gradients.py [--cuda] [--epochs 2] [--out benchmarks/results/g
 Two things, in one run. First, the gradient noise at the same parameters (at the start, and after training with the
 exact marginal): the total variance of the gradient over repeated draws, of the encoder, the classifier and the
 conditional prior; for the exact, the Jensen and the sampled marginal on rows without labels, the only ones on which
-they differ, and for the independent and the normalised estimate of the weights w on labelled rows. Second, CCVAE's
+they differ, and for estimates of the weights w, and of their gradient, on labelled rows. Second, CCVAE's
 Fig. 8: the norm of the classifier's gradient over training, with z_c reparameterised in q(y|z_c) (`detach="none"`) and
 without (`"weight"`), as a picture beside the JSON.
 """
@@ -31,7 +31,15 @@ from pyro_semivae.labels import Binary, frequencies
 from pyro_semivae.nn import Convs
 
 PARTS = {"encoder": "q_z", "classifier": "q_y", "conditional prior": "p_z_c"}
-VARIANTS = {"marginal": ("exact", "jensen", "sampled"), "weights": ("independent", "normalised")}
+VARIANTS = {
+    "marginal": {name: {"marginal": name} for name in ("exact", "jensen", "sampled")},
+    "weights": {
+        "independent": {"weights": "independent"},
+        "normalised": {"weights": "normalised"},
+        "normalised, control variate": {"weights": "normalised", "control_variate": True},
+        "the same, nothing detached": {"weights": "normalised", "control_variate": True, "detach": "none"},
+    },
+}
 
 
 def make(prior: Tensor) -> CCVAE:
@@ -55,8 +63,8 @@ def noise(vae: CCVAE, x: Tensor, y: Tensor, repeats: int) -> dict[str, dict[str,
     found = {}
     for option, variants in VARIANTS.items():
         labels = torch.full_like(y, torch.nan) if option == "marginal" else y
-        for variant in variants:
-            module = vae.elbo(**{option: variant})(vae.model, vae.guide)
+        for variant, options in variants.items():
+            module = vae.elbo(**options)(vae.model, vae.guide)
             torch.manual_seed(0)
             found[variant] = {p: g.var(0).sum().item() for p, g in gradients(vae, module, x, labels, repeats).items()}
     return found

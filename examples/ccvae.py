@@ -27,7 +27,7 @@ def by_label(classes: Any, binary: Any) -> dict[str, Any]:
 
 
 RECIPE = {"marginal": "jensen", "z_c": 30, "lr": 1e-3, "schedule": "cosine", "average": 0.998}
-RECIPE |= {"alpha": by_label(1000.0, 1.0), "beta": by_label(4.0, 1.0), "shift": by_label(1, 0)}
+RECIPE |= {"alpha": by_label(1000.0, 100.0), "beta": by_label(4.0, 1.0), "shift": by_label(1, 0)}
 RECIPE |= {"dropout": by_label(0.1, 0.0)}
 FEW = {**RECIPE, "beta": 1.0, "alpha": 3000.0, "consistency": 3000.0, "entropy": 300.0, "balance": 1200.0}
 FEW |= {"shift": 2, "turn": 15.0, "zoom": 0.15, "adversarial": 3.0, "dropout": 0.0}
@@ -64,7 +64,10 @@ def flags() -> argparse.ArgumentParser:
     )
     parser.add_argument("--classifier", default="network", choices=["network", "bayes"])
     parser.add_argument("--marginal", choices=["exact", "jensen", "sampled"], help="how missing labels enter")
-    parser.add_argument("--detach", default="weight", choices=["weight", "weighted-terms", "none"])
+    cut = by_label("weight", "none")
+    parser.add_argument("--detach", default=cut, choices=["weight", "weighted-terms", "none"], help="z in q(y|z)")
+    control = {"action": argparse.BooleanOptionalAction, "default": by_label(False, True)}
+    parser.add_argument("--control-variate", **control, help="less noise in the gradient of w (binary labels)")
     parser.add_argument("--num-samples", type=int, default=20, help="K, for q(y|x)")
     weights = by_label("independent", "normalised")
     parser.add_argument("--weights", choices=["independent", "normalised"], default=weights, help="how w is estimated")
@@ -110,6 +113,7 @@ def run() -> None:
         detach=args.detach,
         num_samples=args.num_samples,
         weights=args.weights,
+        control_variate=args.control_variate,
         beta=args.beta,
         classifier_weight=1 + job.weight(args.alpha),
         regulariser_weight=args.regulariser,

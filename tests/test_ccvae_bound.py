@@ -13,7 +13,7 @@ from pyro_semivae.infer import LocalParameters, RowScale, TraceCCVAE_ELBO
 from pyro_semivae.labels import MISSING
 
 
-def by_hand(vae, x, y, draws, *, marginal, detach, classifier_weight=1.0, beta=1.0):
+def by_hand(vae, x, y, draws, *, marginal, detach, classifier_weight=1.0, beta=1.0, control_variate=False):
     """design: the bound in plain torch, row by row in meaning, with the same noise as the objective's draws."""
     loc, scale = gaussian(vae.q_z.net(x))  # (B, D)
     drawn = torch.cat([draws["z_c"], draws["z_s"]], -1).detach()  # (1 + K [+ 1], B, D)
@@ -39,6 +39,7 @@ def by_hand(vae, x, y, draws, *, marginal, detach, classifier_weight=1.0, beta=1
 
     names = ("p(x)", "p(z_s)", "p(z_c)", "q(z_c)", "q(z_s)", "q(y|z)", "q(y|x)", "p(y)")
     terms = {name: [] for name in names}
+    brackets, ws = {}, {}
     for b in range(len(x)):
         plain = {"p(x)": log_p_x[b], "p(z_s)": beta * log_p_zs[b]}
         plain |= {"q(z_c)": -beta * log_q_zc[b], "q(z_s)": -beta * log_q_zs[b]}
@@ -56,18 +57,26 @@ def by_hand(vae, x, y, draws, *, marginal, detach, classifier_weight=1.0, beta=1
             inside = cut if detach == "weighted-terms" else live
             row = {name: w * value for name, value in plain.items()}
             row |= {"p(z_c)": w * beta * log_p_zc_y[b, y[b]], "q(y|z)": -w * inside}
+            brackets[b], ws[b] = (sum(row.values()) / w).item(), w
             row |= {"q(y|x)": classifier_weight * q_x.log(), "p(y)": log_p_y[y[b]]}
         for name in names:
             terms[name].append(row[name])
-    return {name: torch.stack(values) for name, values in terms.items()}
+    terms = {name: torch.stack(values) for name, values in terms.items()}
+    if control_variate:
+        terms["control(w)"] = torch.zeros(len(x))
+        for b, w in ws.items():
+            others = [value for other, value in brackets.items() if other != b]
+            terms["control(w)"][b] -= sum(others) / len(others) * (w - w.item())
+    return terms
 
 
 @pytest.mark.parametrize("classifier", ["network", "bayes"])
 @pytest.mark.parametrize("detach", ["weight", "weighted-terms", "none"])
-@pytest.mark.parametrize("marginal", ["exact", "jensen"])
-def test_terms_and_gradients_equal_the_formula_by_hand(marginal, detach, classifier):
+@pytest.mark.parametrize(("marginal", "control_variate"), [("exact", False), ("jensen", False), ("jensen", True)])
+def test_terms_and_gradients_equal_the_formula_by_hand(marginal, control_variate, detach, classifier):
     vae, x = make(classifier)
     options = {"marginal": marginal, "detach": detach, "classifier_weight": 2.5, "beta": 1.7}
+    options["control_variate"] = control_variate
     rows, draws = recorded(vae, vae.elbo(num_samples=K, **options), x, Y)
     expected = by_hand(vae, x, Y, draws, **options)
     assert set(rows.terms) == set(expected)

@@ -54,6 +54,12 @@ class TraceCCVAE_ELBO(RowELBO):
         weights: how w is estimated from them. `"independent"`: q(y_o|z) over the mean of the K others; its mean is
             above 1 (and falls to it as K grows) and nothing caps it. `"normalised"`: over the mean of all K + 1, the
             bracket's own among them; its mean is 1 whatever K, and it is at most K + 1. Both are biased by O(1/K).
+        control_variate: whether the gradient of w is taken times the bracket less its mean over the batch's other
+            labelled rows, instead of times the bracket. A bracket is minus thousands of nats (all of log p(x|z)), so
+            that without it the classifier learns little but noise, and with `detach` the encoder is told thousands of
+            times over to raise q(y_o|x): through w's denominator, for of its numerator that part is cut off. Since w
+            has mean 1, it changes no expectation with normalised weights and `detach="none"`, which it makes usable.
+            A term of value 0.
         regulariser_weight: mu of REVAE D.2: mu log q(y~|z') on rows without any observed label, with y ~ p(y),
             z' ~ p(z_c|y) (detached), and y~ the label of the labelled row of the batch whose q(z_c|x) is
             highest at z' (the paper takes it over all labelled rows, which is the same where a batch holds them
@@ -71,9 +77,9 @@ class TraceCCVAE_ELBO(RowELBO):
 
     Terms (each `(B,)`, in nats, named by the sites; here for CCVAE's): `p(x)`, `p(z_s)`, `p(z_c)`, `q(z_s)`,
     `q(z_c)`, weighted by w, `q(..)` with minus; `p(z_c)` is log p(z_c|y_o) where y is observed and the marginal
-    where it is missing; `q(y|z)` = -w log q(y_o|z), `q(y|x)`, `p(y)`, `regulariser`, `consistency`, `entropy`; and
-    `batch/balance`, a scalar. Monitor: `ess`, the effective sample size of w over the rows with an observed label, as a
-    fraction of their number.
+    where it is missing; `q(y|z)` = -w log q(y_o|z), `q(y|x)`, `p(y)`, `control(w)` (0), `regulariser`, `consistency`,
+    `entropy`; and `batch/balance`, a scalar. Monitor: `ess`, the effective sample size of w over the rows with an
+    observed label, as a fraction of their number.
 
     Raises:
         ValueError: an option is not one of those above; the guide lacks a classifier that the bound needs.
@@ -87,6 +93,7 @@ class TraceCCVAE_ELBO(RowELBO):
         classifier_weight: float = 1.0,
         beta: float = 1.0,
         weights: Literal["independent", "normalised"] = "independent",
+        control_variate: bool = False,
         num_samples: int = 20,
         regulariser_weight: float = 0.0,
         consistency_weight: float = 0.0,
@@ -118,6 +125,7 @@ class TraceCCVAE_ELBO(RowELBO):
         self.classifier_weight = classifier_weight
         self.beta = beta
         self.weights = weights
+        self.control_variate = control_variate
         self.num_samples = check_count("num_samples", num_samples)
         self.regulariser_weight = regulariser_weight
         self.consistency_weight = consistency_weight
@@ -161,7 +169,10 @@ class TraceCCVAE_ELBO(RowELBO):
         w = (log_q_own - log_mean).exp()
         y = ",".join(observed)
         terms[f"q({y}|z)"] = -log_q_z[-1 if self.detach == "weighted-terms" else 0]
+        bracket = sum(terms.values()).detach()
         terms = {name: w * term for name, term in terms.items()}
+        if self.control_variate:
+            terms["control(w)"] = -_mean_of_others(bracket, labelled) * (w - w.detach())
         terms[f"q({y}|x)"] = self.classifier_weight * log_q_x
         terms[f"p({y})"] = log_p_observed
         if self.regulariser_weight:
@@ -295,6 +306,12 @@ def _draw(values: Tensor, log_q: Tensor, dim: int) -> Tensor:
     drawn = (log_q + gumbel).argmax(dim, keepdim=True)
     value, log_q = (torch.gather(t, dim, drawn).squeeze(dim) for t in torch.broadcast_tensors(values, log_q))
     return value + value.detach() * (log_q - log_q.detach())
+
+
+def _mean_of_others(values: Tensor, rows: Tensor) -> Tensor:
+    """For each row the mean of `values` over the other `rows` of a mask; 0 where there are none."""
+    values = torch.where(rows, values, 0.0)
+    return (values.sum() - values) / (rows.sum() - 1).clamp(min=1)
 
 
 def _effective_sample_size(w: Tensor, rows: Tensor) -> Tensor:

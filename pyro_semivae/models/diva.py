@@ -73,7 +73,7 @@ class DIVA(SemiVAE):
         self.p_z_s = StandardNormal(z_s)
         self.p_x = likelihood(networks.decoder([parts.characteristic_size(labels, z_c), z_s], x_shape))
         self.q_z = parts.split_encoder(labels, networks, x_shape, z_c, z_s)
-        self.q_y = parts.characteristic_classifier(labels, z_c, label_hidden)
+        self.q_y = parts.characteristic_classifier(labels, z_c, label_hidden, separation)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         self.register()
