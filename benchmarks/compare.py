@@ -4,8 +4,8 @@ python examples/ccvae.py --dataset faces; python examples/m2.py --dataset faces 
 python benchmarks/compare.py runs/ccvae-faces runs/m2-faces runs/diva-faces --face 4 --label Eyeglasses
 
 `face.png`: a row for each method, the face, what the method makes of it, and each of its labels switched. `label.png`:
-a row for each method, one label of many faces switched. Any run of `examples/ccvae.py`, `m2.py`, `m3.py`, `diva.py` or
-`mvae.py` will do; the folder's checkpoint and configuration are read, nothing is trained.
+a row for each method, one label of many faces switched. Any run of `examples/ccvae.py`, `m2.py`, `m1m2.py`, `m3.py`,
+`diva.py` or `mvae.py` will do; the folder's checkpoint and configuration are read, nothing is trained.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def load(folder: str | Path) -> tuple[SemiVAE, ImageData]:
     script = EXAMPLES / f"{state['model'].lower()}.py"
     make = runpy.run_path(str(script)).get("make") if script.is_file() else None
     if make is None:
-        raise InputError(f"runs: got {folder}, a {state['model']}; accepted are CCVAE, M2, M3, DIVA, MVAE")
+        raise InputError(f"runs: got {folder}, a {state['model']}; accepted are CCVAE, M2, M1M2, M3, DIVA, MVAE")
     config = json.loads((folder / "config.json").read_text())
     used = {
         "dataset": config.pop("dataset_used").removesuffix("-held-out"),

@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--rate", choices=[*RATES, "10"], help="10: images, one a class")
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--part", help="of a study's jobs: a marginal, a model ...")
-    parser.add_argument("--preset", default="recipe", choices=["recipe", "paper", "demo", *ccvae.VARIANTS])
+    parser.add_argument("--preset", default="recipe", choices=["recipe", "paper", "demo", "plain", *ccvae.VARIANTS])
     parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--table", action="store_true", help="print the tables of recorded runs")
     parser.add_argument("--dry-run", action="store_true", help="list the runs that are missing")

@@ -10,24 +10,18 @@ python examples/ccvae.py --preset paper --labelled 0.2        # the paper's sett
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
 from pyro_semivae import CCVAE, cli, tasks
-from pyro_semivae.data import adversarial, drop_partly_labelled, in_turn, jitter, lose_labels, shift, where_learning
+from pyro_semivae.cli import by_label
+from pyro_semivae.data import adversarial, drop_partly_labelled, in_turn, jitter, lose_labels, where_learning
 from pyro_semivae.train import SCHEDULES
 
-
-def by_label(classes: Any, binary: Any) -> dict[str, Any]:
-    """A default for the data sets with class labels, and one for those with binary labels."""
-    return {"digits": classes, "mnist": classes, "fashionmnist": classes, "*": binary}
-
-
 RECIPE = {"marginal": "jensen", "z_c": 30, "lr": 1e-3, "schedule": "cosine", "average": 0.998}
-RECIPE |= {"alpha": by_label(1000.0, 100.0), "beta": by_label(4.0, 1.0), "shift": by_label(1, 0)}
+RECIPE |= {"alpha": by_label(1000.0, 1.0), "beta": by_label(4.0, 1.0), "shift": by_label(1, 0)}
 RECIPE |= {"dropout": by_label(0.1, 0.0)}
 FEW = {**RECIPE, "beta": 1.0, "alpha": 3000.0, "consistency": 3000.0, "entropy": 300.0, "balance": 1200.0}
 FEW |= {"shift": 2, "turn": 15.0, "zoom": 0.15, "adversarial": 3.0, "dropout": 0.0}
@@ -54,7 +48,7 @@ NUMBERS = {
 }
 
 
-def flags() -> argparse.ArgumentParser:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__, datasets=cli.data.NAMES, labelled={"digits": "100", "faces": "0.2", "*": "0.004"})
     parser.add_argument("--z-c", type=int, help="size of the characteristic latent (binary labels: one a label)")
     parser.add_argument("--z-s", type=int, default=by_label(0, 27), help="size of the rest (0; with binary labels 27)")
@@ -64,10 +58,8 @@ def flags() -> argparse.ArgumentParser:
     )
     parser.add_argument("--classifier", default="network", choices=["network", "bayes"])
     parser.add_argument("--marginal", choices=["exact", "jensen", "sampled"], help="how missing labels enter")
-    cut = by_label("weight", "none")
-    parser.add_argument("--detach", default=cut, choices=["weight", "weighted-terms", "none"], help="z in q(y|z)")
-    control = {"action": argparse.BooleanOptionalAction, "default": by_label(False, True)}
-    parser.add_argument("--control-variate", **control, help="less noise in the gradient of w (binary labels)")
+    parser.add_argument("--detach", default="weight", choices=["weight", "weighted-terms", "none"], help="z in q(y|z)")
+    parser.add_argument("--control-variate", action="store_true", help="less noise in the gradient of w")
     parser.add_argument("--num-samples", type=int, default=20, help="K, for q(y|x)")
     weights = by_label("independent", "normalised")
     parser.add_argument("--weights", choices=["independent", "normalised"], default=weights, help="how w is estimated")
@@ -75,7 +67,7 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--shift", type=int, help="move what the encoder sees in training by up to so many pixels")
     for name, meaning in NUMBERS.items():
         parser.add_argument(f"--{name}", type=float, default=0.0, help=meaning)
-    return parser
+    return cli.parse(parser, PRESETS, argv)
 
 
 def partly_labelled(args: argparse.Namespace, job: cli.Run) -> Tensor:
@@ -84,9 +76,10 @@ def partly_labelled(args: argparse.Namespace, job: cli.Run) -> Tensor:
     return drop_partly_labelled(y) if args.partly == "drop" else y
 
 
-def noise(args: argparse.Namespace, vae: CCVAE) -> Callable[[Tensor], Tensor] | None:
+def noise(job: cli.Run, vae: CCVAE) -> Callable[[Tensor], Tensor] | None:
     """What the encoder sees in training instead of an image."""
-    moved = partial(shift, pixels=args.shift) if args.shift else None
+    args = job.args
+    moved = job.noise()
     if args.turn or args.zoom:
         moved = partial(jitter, pixels=args.shift, degrees=args.turn, zoom=args.zoom)
     if not args.adversarial:
@@ -98,13 +91,13 @@ def noise(args: argparse.Namespace, vae: CCVAE) -> Callable[[Tensor], Tensor] | 
 def make(job: cli.Run) -> CCVAE:
     args = job.args
     prior = job.prior() if args.prior == "labelled" else None
-    built = {**job.parts(args.dropout), "prior": prior, "classifier": args.classifier}
+    built = {**job.parts(), "prior": prior, "classifier": args.classifier}
     return CCVAE(job.data.x_shape, job.data.labels, z_c=args.z_c, z_s=args.z_s, **built)
 
 
 def run() -> None:
-    args = cli.parse(flags(), PRESETS)
-    job = cli.Run(args, preferred="fashionmnist")
+    job = cli.Run(arguments(), preferred="fashionmnist")
+    args = job.args
     if args.partly:
         job.relabel(partly_labelled(args, job))
     vae = make(job)
@@ -121,7 +114,7 @@ def run() -> None:
         entropy_weight=args.entropy,
         balance_weight=args.balance,
     )
-    job.train(vae, elbo, corrupt=noise(args, vae))
+    job.train(vae, elbo, corrupt=noise(job, vae))
 
 
 if __name__ == "__main__":

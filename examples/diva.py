@@ -5,8 +5,15 @@ python examples/diva.py
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
+
 from pyro_semivae import cli
 from pyro_semivae.models import DIVA
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    return cli.parse(cli.compared_parser(__doc__, split=True, classified=True), cli.COMPARED, argv)
 
 
 def make(job: cli.Run) -> DIVA:
@@ -15,9 +22,8 @@ def make(job: cli.Run) -> DIVA:
 
 
 def run() -> None:
-    args = cli.parse(cli.compared_parser(__doc__, split=True, alpha=1.0), cli.COMPARED)
-    job = cli.Run(args, preferred="fashionmnist")
-    vae = make(job)
+    job = cli.Run(arguments(), preferred="fashionmnist")
+    vae, args = make(job), job.args
     job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta))
 
 

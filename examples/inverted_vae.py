@@ -9,7 +9,8 @@ python examples/inverted_vae.py --preset reference-code    # the settings of the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import argparse
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
@@ -43,7 +44,7 @@ def clip(parameters: Iterable[nn.Parameter], norm: float, value: float) -> None:
         nn.utils.clip_grad_value_(parameters, value)
 
 
-def run() -> None:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__, datasets=[name for name in NAMES if name in CLASSES], labelled={"*": "1.0"})
     parser.add_argument("--classes", type=int, default=5, help="how many classes, the first ones, have labels")
     parser.add_argument("--labels-alone", type=int, default=10_000, help="number of labels without images")
@@ -62,8 +63,12 @@ def run() -> None:
     parser.add_argument("--clip", type=float, default=0.0, help="clip the gradient's entries to +- this; 0: do not")
     parser.add_argument("--clip-norm", type=float, default=0.0, help="... and its norm before; 0: do not")
     parser.add_argument("--eps", type=float, default=1e-8, help="Adam's epsilon")
-    args = cli.parse(parser, PRESETS)
-    job = cli.Run(args, preferred="mnist")
+    return cli.parse(parser, PRESETS, argv)
+
+
+def run() -> None:
+    job = cli.Run(arguments(), preferred="mnist")
+    args = job.args
     job.keep_classes(args.classes)
     vae = InvertedVAE(job.data.x_shape, job.data.labels, low=-args.box, high=args.box)
     elbo = vae.elbo(

@@ -5,15 +5,21 @@ python examples/m1.py
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
+
 from pyro_semivae import cli
 from pyro_semivae.models import M1
 
 
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    return cli.parse(cli.compared_parser(__doc__, split=False), cli.COMPARED, argv)
+
+
 def run() -> None:
-    args = cli.parse(cli.compared_parser(__doc__, split=False), cli.COMPARED)
-    job = cli.Run(args, preferred="fashionmnist")
-    vae = M1(job.data.x_shape, job.data.labels, z=args.z, **job.parts())
-    job.train(vae, vae.elbo(beta=args.beta), then=lambda: vae.fit_classifier(job.data.x, job.y))
+    job = cli.Run(arguments(), preferred="fashionmnist")
+    vae = M1(job.data.x_shape, job.data.labels, z=job.args.z, **job.parts())
+    job.train(vae, vae.elbo(beta=job.args.beta), then=lambda: vae.fit_classifier(job.data.x, job.y))
 
 
 if __name__ == "__main__":

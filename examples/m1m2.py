@@ -5,19 +5,41 @@ python examples/m1m2.py
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
+
 from pyro_semivae import cli
+from pyro_semivae.checkpoints import load_weights
+from pyro_semivae.files import load_checkpoint
 from pyro_semivae.models import M1, M1M2
 from pyro_semivae.train import fit
 
 
-def run() -> None:
-    parser = cli.compared_parser(__doc__, split=False, alpha=0.1)
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = cli.compared_parser(__doc__, split=False, classified=True)
     parser.add_argument("--features", type=int, default=50, help="size of M1's latent")
-    args = cli.parse(parser, cli.COMPARED)
-    job = cli.Run(args, preferred="fashionmnist")
-    m1 = M1(job.data.x_shape, job.data.labels, z=args.features, **job.parts())
-    fit(m1, job.data.x, job.y, **{**job.fit_options(), "checkpoint": job.out / "m1.pt"})
-    vae = M1M2(m1, z=args.z, prior=job.prior())
+    parser.set_defaults(beta=1.0)
+    return cli.parse(parser, cli.COMPARED, argv)
+
+
+def make(job: cli.Run) -> M1M2:
+    m1 = M1(job.data.x_shape, job.data.labels, z=job.args.features, **job.parts())
+    return M1M2(m1, z=job.args.z, prior=job.prior())
+
+
+def first_stage(job: cli.Run) -> M1:
+    """A trained M1; once the second stage has begun it stays as it is."""
+    m1, file = M1(job.data.x_shape, job.data.labels, z=job.args.features, **job.parts()), job.out / "m1.pt"
+    if job.args.resume and job.checkpoint.exists():
+        load_weights(m1, load_checkpoint(file, "M1"), file)
+        return m1.eval()
+    fit(m1, job.data.x, job.y, **{**job.fit_options(), "corrupt": job.noise(), "checkpoint": file})
+    return m1
+
+
+def run() -> None:
+    job = cli.Run(arguments(), preferred="fashionmnist")
+    args, vae = job.args, M1M2(first_stage(job), z=job.args.z, prior=job.prior())
     job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta))
 
 

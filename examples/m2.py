@@ -6,8 +6,20 @@ python examples/m2.py --dataset faces          # 18 binary labels, drawn where t
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
+
 from pyro_semivae import cli
 from pyro_semivae.models import M2
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = cli.compared_parser(__doc__, split=False, classified=True)
+    what = "estimator of missing labels; sum for class labels, relaxed or score for binary ones"
+    parser.add_argument(
+        "--labels", choices=["sum", "relaxed", "score"], default=cli.by_label("sum", "relaxed"), help=what
+    )
+    return cli.parse(parser, cli.COMPARED, argv)
 
 
 def make(job: cli.Run) -> M2:
@@ -15,13 +27,9 @@ def make(job: cli.Run) -> M2:
 
 
 def run() -> None:
-    parser = cli.compared_parser(__doc__, split=False, alpha=0.1)
-    parser.add_argument("--labels", choices=["relaxed", "score"], default="relaxed", help="estimator, if binary")
-    args = cli.parse(parser, cli.COMPARED)
-    job = cli.Run(args, preferred="fashionmnist")
-    vae = make(job)
-    drawn = {"labels": args.labels} if job.prior() is not None else {}
-    job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta, **drawn))
+    job = cli.Run(arguments(), preferred="fashionmnist")
+    vae, args = make(job), job.args
+    job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta, labels=args.labels))
 
 
 if __name__ == "__main__":

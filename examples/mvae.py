@@ -6,8 +6,21 @@ python examples/mvae.py --dataset faces          # 18 binary labels, an expert e
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
+
 from pyro_semivae import cli
 from pyro_semivae.models import MVAE
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = cli.compared_parser(__doc__, split=False)
+    parser.add_argument(
+        "--label-weight", type=float, default={"fashionmnist": 50.0, "*": 10.0}, help="lambda of labels"
+    )
+    parser.add_argument("--subsets", type=int, default=1, help="k, random subsets of the labels a step")
+    parser.set_defaults(warm_up=0.3)  # without it z is left out of use
+    return cli.parse(parser, cli.COMPARED, argv)
 
 
 def make(job: cli.Run) -> MVAE:
@@ -15,15 +28,8 @@ def make(job: cli.Run) -> MVAE:
 
 
 def run() -> None:
-    parser = cli.compared_parser(__doc__, split=False)
-    parser.add_argument(
-        "--label-weight", type=float, default={"fashionmnist": 50.0, "*": 10.0}, help="lambda of labels"
-    )
-    parser.add_argument("--subsets", type=int, default=1, help="k, random subsets of the labels a step")
-    parser.set_defaults(warm_up=0.3)  # without it z is left out of use
-    args = cli.parse(parser, cli.COMPARED)
-    job = cli.Run(args, preferred="fashionmnist")
-    vae = make(job)
+    job = cli.Run(arguments(), preferred="fashionmnist")
+    vae, args = make(job), job.args
     job.train(vae, vae.elbo(label_weight=args.label_weight, subsets=args.subsets, beta=args.beta))
 
 

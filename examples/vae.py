@@ -6,15 +6,21 @@ python examples/vae.py --beta 4
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
+
 from pyro_semivae import cli
 from pyro_semivae.models import VAE
 
 
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    return cli.parse(cli.compared_parser(__doc__, split=False), cli.COMPARED, argv)
+
+
 def run() -> None:
-    args = cli.parse(cli.compared_parser(__doc__, split=False), cli.COMPARED)
-    job = cli.Run(args, preferred="fashionmnist")
-    vae = VAE(job.data.x_shape, job.data.labels, z=args.z, **job.parts())
-    job.train(vae, vae.elbo(beta=args.beta))
+    job = cli.Run(arguments(), preferred="fashionmnist")
+    vae = VAE(job.data.x_shape, job.data.labels, z=job.args.z, **job.parts())
+    job.train(vae, vae.elbo(beta=job.args.beta))
 
 
 if __name__ == "__main__":

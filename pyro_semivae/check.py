@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,17 +71,21 @@ def graph(fn: Callable, x: Tensor, y: Tensor | None = None) -> Graph:
     }
 
 
-def descendants(vae: SemiVAE, x: Tensor) -> set[str]:
-    """The sites of the model that descend from a label, as it runs on the first of the images `x`."""
+def descendants(vae: SemiVAE, x: Tensor, of: Collection[str] | None = None) -> set[str]:
+    """The sites of the model that descend from some, or from a label, as it runs on the first of the images `x`.
+
+    Args:
+        of: names of sites; `None` for the labels.
+    """
     x, y = x[:1], vae.labels.missing(1, x.device)
     with LocalParameters(), Impute():
         trace = poutine.trace(vae.model).get_trace(x, y)
-    found = {name for name, site in sample_sites(trace) if enumerates(site)}
-    labels = set(found)
+    origins = {name for name, site in sample_sites(trace) if enumerates(site)} if of is None else set(of)
+    found = set(origins)
     for name, parents in graph(vae.model, x, y).items():  # parents come first
         if set(parents) & found:
             found.add(name)
-    return found - labels
+    return found - origins
 
 
 def inspect_model(vae: SemiVAE, x: Tensor, y: Tensor | None = None) -> Report:

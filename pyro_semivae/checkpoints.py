@@ -164,6 +164,11 @@ def _sum(x: Tensor) -> float:
     return sum(part.sum(dtype=torch.float64).item() for part in x.split(1000))
 
 
+def replace_weights(path: str | Path, vae: SemiVAE) -> None:
+    """Puts a model's weights of now into a checkpoint of it: after a stage that is not `fit`'s."""
+    save_checkpoint(path, {**load_checkpoint(path, type(vae).__name__), "weights": vae.state_dict()})
+
+
 def load_weights(vae: SemiVAE, state: dict[str, Any], path: str | Path = "checkpoint") -> None:
     """Puts a checkpoint's weights into a model.
 

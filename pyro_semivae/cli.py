@@ -8,6 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pyro_semivae import data, report
+from pyro_semivae.checkpoints import replace_weights
 from pyro_semivae.conditionals import GreyBernoulliImage, LaplaceImage
 from pyro_semivae.data.chexpert import POLICIES
 from pyro_semivae.errors import InputError
@@ -23,6 +25,7 @@ from pyro_semivae.files import load_checkpoint, writable_folder, write_json
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.labels import Binary, frequencies, is_missing
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.models.parts import classifier_weight
 from pyro_semivae.nn import Convs, MLPs
 from pyro_semivae.train import SCHEDULES, fit
 
@@ -55,6 +58,8 @@ def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str
     out.add_argument("--seed", type=int, default=0, help="fixes split, initialisation, batches and noise")
     out.add_argument("--hold-out", type=int, default=0, help="test on so many last training rows, to choose recipes on")
     out.add_argument("--cuda", action="store_true", help="train on the GPU")
+    what = "of the networks' layers; bf16-mixed is faster on GPUs, and on CPUs that have it"
+    out.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"], help=what)
     out.add_argument("--out", help="output folder (default: runs/<script>-<dataset>)")
     out.add_argument("--resume", action="store_true", help="continue from the checkpoint in the output folder")
     out.add_argument("--smoke-test", action="store_true", help="seconds of everything, to see that it runs")
@@ -62,34 +67,45 @@ def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str
     return out
 
 
-# The presets of the models that CCVAE is compared with.
+# The presets of the models that CCVAE is compared with. "plain" is the objective as it was published, with the weight
+# that Kingma et al.'s code has on the classifier.
 COMPARED = {
     "demo": {"epochs": {"digits": 200, "faces": 10, "*": 12}, "lr": 1e-3},
     "recipe": {"epochs": 40, "lr": 1e-3},
 }
+COMPARED["plain"] = {**COMPARED["demo"], "alpha": 0.1, "beta": 1.0, "shift": 0, "dropout": 0.0}
 
 
-def compared_parser(description: str, *, split: bool, alpha: float | None = None) -> argparse.ArgumentParser:
+def by_label(classes: Any, binary: Any) -> dict[str, Any]:
+    """A default for the data sets with class labels, and one for those with binary labels."""
+    return {"digits": classes, "mnist": classes, "fashionmnist": classes, "*": binary}
+
+
+def compared_parser(description: str, *, split: bool, classified: bool = False) -> argparse.ArgumentParser:
     """A parser with the flags of the models that CCVAE is compared with.
 
     Args:
         split: whether there are two latents, `--z-c` and `--z-s`, or one, `--z`.
-        alpha: the default of `--alpha` with class labels, for those that weight a classifier.
+        classified: whether a classifier is trained beside the bound, as CCVAE's is in its example: with a weight, on
+            noisy images.
     """
     out = parser(description, datasets=data.NAMES, labelled={"digits": "100", "*": "0.004"})
-    few = dict.fromkeys(("digits", "mnist", "fashionmnist"), 20)  # with several labels as large as CCVAE's, 18 + 27
     if split:
         out.add_argument("--z-c", type=int, default=10, help="size of z_c (binary labels: one entry a label)")
-        out.add_argument("--z-s", type=int, default={**few, "*": 27}, help="size of the rest (20; binary labels: 27)")
-    else:
-        out.add_argument("--z", type=int, default={**few, "*": 45}, help="size of the latent (20; binary labels: 45)")
-    out.add_argument("--beta", type=float, default=1.0, help="weight of the latents' densities; 1 is the bound")
+        out.add_argument("--z-s", type=int, default=by_label(20, 27), help="size of the rest (20; binary labels: 27)")
+    else:  # with several labels as large as CCVAE's, 18 + 27
+        out.add_argument("--z", type=int, default=by_label(20, 45), help="size of the latent (20; binary labels: 45)")
     out.add_argument("--average", type=float, default=0.998, help="decay of the weights' moving average")
     out.add_argument("--warm-up", type=float, default=0.0, help="fraction of training over which beta rises from 0")
-    if alpha is not None:
-        meaning = f"weight alpha N / N_labelled on log q(y|.) of labelled rows ({alpha}; binary labels: 100)"
-        # Beside 64 x 64 x 3 pixels a smaller one is not seen.
-        out.add_argument("--alpha", type=float, default={**dict.fromkeys(few, alpha), "*": 100.0}, help=meaning)
+    beta = by_label(4.0, 1.0) if classified else 1.0
+    out.add_argument("--beta", type=float, default=beta, help="weight of the latents' densities; 1 is the bound")
+    if classified:
+        what = "weight alpha N / N_labelled on log q(y|.) of labelled rows (1000; binary labels: 100)"
+        out.add_argument("--alpha", type=float, default=by_label(1000.0, 100.0), help=what)
+        what = "move what the encoder sees in training by up to so many pixels (1; binary labels: 0)"
+        out.add_argument("--shift", type=int, default=by_label(1, 0), help=what)
+        what = "of the encoder's hidden units (0.1; binary labels: 0)"
+        out.add_argument("--dropout", type=float, default=by_label(0.1, 0.0), help=what)
     return out
 
 
@@ -101,6 +117,11 @@ def parse(
     known, _ = parser.parse_known_args(argv)
     parser.set_defaults(**{**presets[known.preset], **({"epochs": 2} if known.smoke_test else {})})
     return parser.parse_args(argv)
+
+
+def for_dataset(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """The flags with the defaults of a data set, where they depend on it."""
+    return {flag: v.get(name, v["*"]) if isinstance(v, dict) else v for flag, v in vars(args).items()}
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -134,9 +155,7 @@ class Run:
         else:
             options = ("blank", "uncertain", "views") if args.dataset == "chexpert" else ()
             self.data = data.load(args.dataset, args.data_dir, **{name: getattr(args, name) for name in options})
-        for flag, value in vars(args).items():  # defaults that depend on the data set
-            if isinstance(value, dict):
-                setattr(args, flag, value.get(self.data.name, value["*"]))
+        vars(args).update(for_dataset(args, self.data.name))
         for flag in ("epochs", "batch_size"):
             if getattr(args, flag) < 1:
                 raise InputError(f"--{flag.replace('_', '-')}: got {getattr(args, flag)}; accepted are 1, 2, ...")
@@ -172,12 +191,13 @@ class Run:
             "average": getattr(self.args, "average", 0.0),
             "seed": self.args.seed,
             "accelerator": self.device.type,
+            "precision": self.args.precision,
             "checkpoint": self.checkpoint,
             "resume": self.args.resume,
             "config": self.config(),
         }
 
-    def parts(self, dropout: float = 0.0) -> dict[str, Any]:
+    def parts(self) -> dict[str, Any]:
         """What the papers build models of for such data: `networks` and `likelihood`.
 
         MLPs of 600-600 and Bernoulli pixels for class labels; convolutions and Laplace pixels for binary ones.
@@ -185,6 +205,7 @@ class Run:
         Raises:
             InputError: dropout for the convolutions, which have none.
         """
+        dropout = getattr(self.args, "dropout", 0.0)
         if isinstance(self.data.labels, Binary):
             if dropout:
                 raise InputError(
@@ -218,19 +239,28 @@ class Run:
 
     def weight(self, alpha: float) -> float:
         """alpha N / N_labelled, so that the labels' total weight does not depend on how many there are."""
-        return alpha * len(self.data.x) / len(self.labelled_rows)
+        return classifier_weight(alpha, self.y)
+
+    def noise(self) -> Callable[[Tensor], Tensor] | None:
+        """What the encoder sees in training instead of an image, by `--shift`; None where that is the image."""
+        pixels = getattr(self.args, "shift", 0)
+        return partial(data.shift, pixels=pixels) if pixels else None
 
     def train(self, vae: SemiVAE, elbo: RowELBO, *, then: Callable[[], Any] | None = None, **options: Any) -> None:
         """Trains, measures, writes and draws.
 
         Args:
-            then: a second stage of training. options: those of `fit` that the common flags leave open.
+            then: a second stage of training, whose weights the checkpoint gets.
+            options: those of `fit` that the common flags leave open.
         """
+        options = {"corrupt": self.noise(), **options}
         history = fit(vae, self.data.x, self.y, elbo=elbo, **{**self.fit_options(), **options})
         if then is not None:
             then()
-        noise = options.get("corrupt")
-        self.finish(report.measure(vae, self.data, corrupt=noise, quick=self.args.smoke_test, seed=self.args.seed))
+            replace_weights(self.checkpoint, vae)
+        self.finish(
+            report.measure(vae, self.data, corrupt=options["corrupt"], quick=self.args.smoke_test, seed=self.args.seed)
+        )
         report.draw(vae, self.data, history, self.out)
 
     def config(self) -> dict[str, Any]:

@@ -101,7 +101,8 @@ class ProductOfExperts(Conditional):
             precision, weighted = precision + of_x, weighted + of_x * loc
         if known is not None:
             of_y = positive(self.raw) ** -2
-            precision, weighted = precision + known @ of_y, weighted + known @ (of_y * self.loc)
+            each = known.unsqueeze(-1) * of_y  # batch + (E, D_z); no matrix product, which autocast would round
+            precision, weighted = precision + each.sum(-2), weighted + (each * self.loc).sum(-2)
         return dist.Normal(weighted / precision, precision**-0.5).to_event(1)
 
 

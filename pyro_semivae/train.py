@@ -76,7 +76,7 @@ def fit(
         y: labels, with missing entries; `None` if none is known.
         labels_alone: labels that have no image, `(N_a,)` or `(N_a, L)`, for objectives that score them
             (`TraceInverted_ELBO`); a step draws `batch_size` of them.
-        elbo: the objective (default: `vae.elbo()`).
+        elbo: the objective (default: `vae.elbo_for(y)`).
         epochs: the number of passes through the unlabelled rows, or the labelled ones if that takes more steps.
         batch_size, labelled_batch_size, labelled_weight, device_budget: see `data.Batches`.
         lr, schedule: Adam's learning rate, and its factor as a function of the fraction of training done.
@@ -121,7 +121,7 @@ def fit(
     if not 0 <= seed < 2**32:
         raise InputError(f"seed: got {seed}; accepted are 0 to 2^32 - 1")
     vae.validate(x, y)
-    elbo = vae.elbo() if elbo is None else elbo
+    elbo = vae.elbo_for(y) if elbo is None else elbo
     if labels_alone is not None:
         labels_alone = vae.labels.validate(labels_alone, "labels_alone")
         if not elbo.scores_labels_alone:
@@ -264,7 +264,7 @@ class _Step(nn.Module):
             loss = loss - rows.total()
             terms.append(torch.stack([term.detach().expand(len(scale)) for term in rows.terms.values()]))
             for name, term in rows.terms.items():
-                sums[name] = (term if name.startswith("batch/") else term @ scale).detach()
+                sums[name] = (term if name.startswith("batch/") else (term * scale).sum()).detach()
             monitors |= {name: value.detach() for name, value in rows.monitors.items()}
         self.names, self.monitors = [*sums], [*monitors]
         return loss, torch.block_diag(*terms), torch.stack([*sums.values(), *monitors.values()])

@@ -122,6 +122,21 @@ def test_a_step_traces_to_one_graph_that_holds_for_other_batches(case):
 
 
 @each_case
+def test_under_autocast_only_layers_are_rounded(case):
+    vae, elbo = case.make()
+    vae.float()
+    x, y = (t.float() if t.is_floating_point() else t for t in case.batch())
+    totals = {}
+    for rounded in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+            terms = elbo.terms(vae.model, vae.guide, x, y)
+        assert {term.dtype for term in terms.values()} == {torch.float32}
+        totals[rounded] = sum(term.sum() for term in terms.values()).item()
+    assert totals[True] == pytest.approx(totals[False], rel=0.01) and totals[True] != totals[False]
+
+
+@each_case
 def test_module_form_owns_the_parameters_once(case):
     vae, elbo = case.make()
     module = elbo(vae.model, vae.guide)

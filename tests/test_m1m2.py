@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from pyro_semivae import tasks
 from pyro_semivae.infer import LocalParameters
-from pyro_semivae.labels import MISSING, Classes
+from pyro_semivae.labels import MISSING, Binary, Classes
 from pyro_semivae.models import M1, M1M2, M2
 from pyro_semivae.nn import MLPs, positive
 
@@ -46,7 +46,7 @@ def test_m1_is_copied_and_held_fixed(m1, vae):
 
 
 def test_terms_and_gradients_equal_the_formula_by_hand(vae):
-    """Labels summed by a loop, with the draws that the objective made."""
+    """Labels summed by a loop, with the draws that the objective made; beta leaves the features alone."""
     x, alpha, beta, eye = torch.rand(len(Y), *SHAPE), 3.0, 1.5, torch.eye(C)
     guide = poutine.trace(vae.guide)
     with LocalParameters():
@@ -58,11 +58,11 @@ def test_terms_and_gradients_equal_the_formula_by_hand(vae):
         known, q_y = bool(Y[b] >= 0), Categorical(logits=vae.q_y.net(f[b]))
         logits = vae.p_x.net(f[b])
         row = {"p(x)": (x[b] * logits - softplus(logits)).sum()}
-        row["q(f)"] = -beta * gaussian(vae.q_f.net, x[b]).log_prob(f[b]).sum()
+        row["q(f)"] = -gaussian(vae.q_f.net, x[b]).log_prob(f[b]).sum()
         row |= dict.fromkeys(("p(f)", "p(z)", "q(z)", "p(y)", "q(y)"), torch.zeros(()))
         for y in [int(Y[b])] if known else range(C):
             weight = 1.0 if known else q_y.probs[y]
-            row["p(f)"] = row["p(f)"] + weight * beta * gaussian(vae.p_f.net, eye[y], z[y, b]).log_prob(f[b]).sum()
+            row["p(f)"] = row["p(f)"] + weight * gaussian(vae.p_f.net, eye[y], z[y, b]).log_prob(f[b]).sum()
             row["p(z)"] = row["p(z)"] + weight * beta * Normal(0.0, 1.0).log_prob(z[y, b]).sum()
             row["q(z)"] = row["q(z)"] - weight * beta * gaussian(vae.q_z.net, f[b], eye[y]).log_prob(z[y, b]).sum()
             row["p(y)"] = row["p(y)"] + weight * (1.0 if known else beta) * vae.p_y.logits[y]
@@ -105,3 +105,25 @@ def test_tasks_go_through_the_features(vae):
     directly, swapped = vae.p_x.net(redrawn).sigmoid(), tasks.swap(vae, donor, x[:1].expand(1000, *SHAPE))
     error = (swapped.var(0) / 1000 + directly.var(0) / n).sqrt()
     assert ((swapped.mean(0) - directly.mean(0)).abs() < 5 * error).all()
+
+
+def test_several_labels_are_set_together_and_features_drawn_anew_where_any_is():
+    """Below all labels at once: one draw of f for a row, not one for each label."""
+    torch.manual_seed(0)
+    vae = M1M2(M1(SHAPE, Binary(3), z=F, networks=MLPs((11,))), z=D, hidden=(6,))
+    x, y_new = torch.rand(4, *SHAPE), torch.full((4, 3), torch.nan)
+    y_new[1, 2], y_new[3] = 1.0, 0.0
+    changed, kept = tasks.intervene(vae, x, y_new, 5), tasks.reconstruct(vae, x)
+    assert changed.shape == (5, 4, *SHAPE)
+    assert_close(changed[:, ::2], kept[::2].expand(5, -1, *SHAPE))
+    assert (changed[:, 1::2].std(0) > 0).all()
+
+
+def test_a_walk_in_z_moves_the_features_below_it(vae):
+    x = torch.rand(2, *SHAPE)
+    images = tasks.traverse(vae, x, "z", 0, torch.tensor([-2.0, 2.0]))
+    z = tasks.infer(vae, x)["z"].repeat(2, 1, 1)
+    z[:, :, 0] = torch.tensor([-2.0, 2.0])[:, None]
+    label = vae.q_y.net(gaussian(vae.q_f.net, x).mean).argmax(-1)
+    f = gaussian(vae.p_f.net, torch.eye(C)[label].expand(2, -1, -1), z).mean
+    assert_close(images, vae.p_x.net(f).sigmoid().detach())

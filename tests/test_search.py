@@ -91,7 +91,7 @@ def test_variations_within_the_class_keep_it():
 def test_models_without_such_a_classifier_are_refused():
     vae, x = make(M2, Classes(C), z=3)
     for task in (lambda: tasks.closest_change(vae, x, torch.full((6,), 2)), lambda: tasks.vary_within(vae, x)):
-        with pytest.raises(ValueError, match="M2 has no latent that its classifier reads a label off; M3, DIVA and"):
+        with pytest.raises(ValueError, match="M2 has no latents that its labels are read off; CCVAE, DIVA and M3 have"):
             task()
     vae, x = make(M3, Classes(C), z_c=2, z_s=3)
     with pytest.raises(ValueError, match="confidence: got 1"):

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from pyro_semivae import tasks
 from pyro_semivae.labels import MISSING, Binary, Classes
-from pyro_semivae.models import DIVA, M1, M2, M3, VAE
+from pyro_semivae.models import DIVA, M1, M1M2, M2, M3, MVAE, VAE
 from pyro_semivae.nn import MLPs
 
 SHAPE, C, L = (1, 4, 7), 5, 3
@@ -96,21 +96,90 @@ def test_m1s_second_stage_is_scikit_learns_regression(labels):
         expected = LogisticRegression(max_iter=2000).fit(loc[:60].numpy(), y[:60].numpy())
         got = tasks.classify(vae.fit_classifier(x, y), x, mean=True)
         assert_close(got[:, present].numpy(), expected.predict_proba(loc.numpy()), atol=1e-6, rtol=0)
-    with pytest.raises(ValueError, match=r"y: got 1 value\(s\) of label 0"):
+    with pytest.raises(ValueError, match="y: got 1 classes with labels; accepted are two or more"):
         vae.fit_classifier(x, torch.zeros(80, dtype=torch.long))
-    with pytest.raises(ValueError, match="M1 has no label in its model, and latents"):
-        tasks.generate(vae, torch.tensor([1]))
+    with pytest.raises(ValueError, match="x, y: got 80 images and 79 labels"):
+        vae.fit_classifier(x, torch.zeros(79, dtype=torch.long))
 
 
-def test_a_vae_cannot_be_told_what_to_generate():
-    vae, x = make(VAE, z=3)
-    with pytest.raises(ValueError, match="y: VAE has no label in its model"):
-        tasks.generate(vae, torch.tensor([1, 2]))
-    with pytest.raises(ValueError, match="VAE has no label"):
-        tasks.intervene(vae, x, torch.full((6,), 2))
-    with pytest.raises(ValueError, match="classify: the guide of VAE has 0 label sites"):
-        tasks.classify(vae, x)
-    assert tasks.reconstruct(vae, x).shape == x.shape
+def test_m1_says_the_frequency_of_a_label_that_does_not_vary():
+    vae, _ = make(M1, Binary(L), z=3)
+    x, y = torch.rand(8, *SHAPE), torch.tensor([[1, 0, torch.nan], [0, 0, torch.nan]]).double().repeat(4, 1)
+    with pytest.warns(UserWarning, match=r"labels \[1, 2\] have one value at most"):
+        vae.fit_classifier(x, y)
+    probs = tasks.classify(vae, x, mean=True)
+    assert_close(probs[:, 1:], torch.tensor([1 / 10, 1 / 2]).expand(8, 2))
+    assert probs[:, 0].std() > 0
+
+
+REFUSED = {
+    "generate": lambda vae, x, y: tasks.generate(vae, y),
+    "intervene": lambda vae, x, y: tasks.intervene(vae, x, y),
+    "swap": lambda vae, x, y: tasks.swap(vae, x, x),
+    "characterise": lambda vae, x, y: tasks.characterise(vae, y),
+    "closest_change": lambda vae, x, y: tasks.closest_change(vae, x, y),
+    "vary_within": lambda vae, x, y: tasks.vary_within(vae, x),
+    "interpolate": lambda vae, x, y: tasks.interpolate(vae, y[:4]),
+    "prior_of_characteristics": lambda vae, x, y: tasks.prior_of_characteristics(vae, y),
+    "classify": lambda vae, x, y: tasks.classify(vae, x),
+}
+SEARCHES = {"characterise", "closest_change", "vary_within", "prior_of_characteristics"}
+WITHOUT = {
+    VAE: set(REFUSED),
+    M1: set(REFUSED) - {"classify"},
+    M2: {*SEARCHES, "interpolate"},
+    M1M2: {*SEARCHES, "interpolate"},
+    MVAE: {*SEARCHES, "interpolate"},
+    M3: {"interpolate"},
+    DIVA: set(),
+}
+
+
+@pytest.mark.parametrize("labels", [Classes(C), Binary(L)], ids=["classes", "binary"])
+@pytest.mark.parametrize("model", WITHOUT, ids=lambda model: model.__name__)
+@pytest.mark.filterwarnings("ignore:.*found no:UserWarning")
+def test_a_task_works_or_says_why_not_and_what_to_use(model, labels):
+    networks = MLPs((11,))
+    torch.manual_seed(0)
+    vae = (
+        M1M2(M1(SHAPE, labels, z=4, networks=networks), z=2)
+        if model is M1M2
+        else model(SHAPE, labels, networks=networks)
+    )
+    x, y = torch.rand(6, *SHAPE), torch.tensor([1, 0, 3, 2, 4, 1])
+    y = y if isinstance(labels, Classes) else (y[:, None] > torch.arange(L)).double()
+    for name, run in REFUSED.items():
+        if name in WITHOUT[model]:
+            with pytest.raises(ValueError, match=rf"^{name}: .*{model.__name__} has no .*(CCVAE|M1 fits)"):
+                run(vae, x, y)
+        else:
+            run(vae, x, y)
+    if "intervene" not in WITHOUT[model]:
+        assert tasks.intervene(vae, x, y, 2).shape == (2, 6, *SHAPE)
+        assert tasks.generate(vae, y, 2).shape == (2, 6, *SHAPE) and tasks.swap(vae, x, x).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"confidence": 0.0}, "confidence: got 0.0; accepted is a number between 0 and 1"),
+        ({"confidence": float("nan")}, "confidence: got nan"),
+        ({"max_draws": 0}, "max_draws: got 0"),
+    ],
+)
+def test_rejection_checks_its_options(options, message):
+    vae, _ = make(M3, z_c=2, z_s=3)
+    with pytest.raises(ValueError, match=message):
+        tasks.characterise(vae, torch.tensor([1, 2]), **options)
+
+
+def test_the_confidence_of_m3s_rejection_reaches_generations():
+    vae, x = make(M3, Binary(L), z_s=3)
+    y = torch.ones(6, L).double()
+    for run in (lambda c: tasks.generate(vae, y, confidence=c), lambda c: tasks.intervene(vae, x, y, confidence=c)):
+        run(0.5)
+        with pytest.warns(UserWarning, match="labels found no draw"):
+            run(1 - 1e-12)
 
 
 def test_diva_intervenes_as_ccvae_does():

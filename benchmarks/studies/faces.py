@@ -26,10 +26,18 @@ MEASURES = {
 }
 
 
+# The quiet gradient of the weights, with the classifier's weight that it then needs.
+CONTROL = {"marginal": "jensen", "control_variate": True, "detach": "none", "alpha": 100.0}
+
+
 def parts(rate: str) -> dict[str, dict[str, Any]]:
-    """The three marginals (one where no label is missing); at 6 % also partly labelled rows, used or dropped."""
+    """The three marginals (one where no label is missing); at 6 % also partly labelled rows, used or dropped, and the
+    control variate.
+    """
     parts = {marginal: {"marginal": marginal} for marginal in (MARGINALS if rate != "1.0" else ("jensen",))}
-    return parts | {f"partly {what}": {"partly": what} for what in ("keep", "drop") if rate == "0.06"}
+    if rate != "0.06":
+        return parts
+    return parts | {f"partly {what}": {"partly": what} for what in ("keep", "drop")} | {"control variate": CONTROL}
 
 
 def job_of(rate: str, preset: str, seed: int, part: str) -> Job:

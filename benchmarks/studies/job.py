@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
+import hashlib
 import json
 import runpy
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pyro_semivae.cli import COMPARED
+from pyro_semivae.cli import for_dataset
 from pyro_semivae.files import write_json
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 PRESETS = ("recipe", "demo")
 RATES = ("0.004", "0.06", "0.2", "1.0")
+# Flags that say which run it is, or where; all others are settings.
+NO_SETTINGS = {"dataset", "labelled", "seed", "out", "data_dir", "cuda", "resume", "smoke_test"}
 
 
 @dataclass(frozen=True)
@@ -49,25 +53,29 @@ class Job:
         return Path(self.script).stem
 
     @property
+    def flags(self) -> list[str]:
+        """The example's flags that make it this run."""
+        flags = {"dataset": self.dataset, "labelled": self.rate, "seed": self.seed, "preset": self.preset}
+        flags |= {name.replace("_", "-"): value for name, value in self.changes.items()}
+        return [word for name, value in flags.items() for word in _words(name, value)]
+
+    @property
     def settings(self) -> dict[str, Any]:
-        """The preset's settings for this data set, as the example has them now, and the changes."""
-        settings = {**_presets(self.script)[self.preset], **self.changes}
-        return {k: v.get(self.dataset, v["*"]) if isinstance(v, dict) else v for k, v in settings.items()}
+        """All that the example does for these flags, as it is now: by flag."""
+        flags = for_dataset(_arguments(self.script)(self.flags), self.dataset)
+        return {name: value for name, value in flags.items() if name not in NO_SETTINGS}
 
     def result(self) -> dict | None:
-        """What was recorded, if it was with these very settings."""
+        """What was recorded, if all the settings that were recorded with it are today's."""
         recorded = json.loads(self.path.read_text()) if self.path.exists() else {}
-        return recorded if recorded.get("settings") == self.settings else None
-
-    def command(self, cuda: bool, out: Path) -> list[str]:
-        flags = {"dataset": self.dataset, "labelled": self.rate, "seed": self.seed, "preset": self.preset, "out": out}
-        flags |= {name.replace("_", "-"): value for name, value in self.changes.items()}
-        listed = [word for name, value in flags.items() for word in _words(name, value)]
-        return ["python", f"examples/{self.script}", *listed, "--resume", *(["--cuda"] if cuda else [])]
+        same = recorded and recorded["settings"].items() <= self.settings.items()
+        return recorded if same else None
 
     def run(self, cuda: bool) -> None:
-        out = Path("runs") / "reproduce" / self.study / self.path.stem
-        command = self.command(cuda, out)
+        digest = hashlib.sha256(json.dumps(self.settings).encode()).hexdigest()[:8]  # other settings start afresh
+        out = Path("runs") / "reproduce" / self.study / f"{self.path.stem}-{digest}"
+        command = ["python", f"examples/{self.script}", *self.flags, "--out", str(out), "--resume"]
+        command += ["--cuda"] if cuda else []
         subprocess.run([sys.executable, *command[1:]], check=True, cwd=ROOT)
         metrics = json.loads((ROOT / out / "metrics.json").read_text())
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,9 +88,9 @@ def _words(name: str, value: Any) -> list[str]:
 
 
 @cache
-def _presets(script: str) -> dict[str, dict[str, Any]]:
-    """The presets of an example: its own, or those of the models that CCVAE is compared with."""
-    return runpy.run_path(str(ROOT / "examples" / script)).get("PRESETS", COMPARED)
+def _arguments(script: str) -> Callable[[list[str]], argparse.Namespace]:
+    """An example's command line."""
+    return runpy.run_path(str(ROOT / "examples" / script))["arguments"]
 
 
 def mean_and_error(values: Iterable[float]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -35,6 +35,7 @@ class TraceLabels_ELBO(RowELBO):
     Args:
         classifier_weight: alpha, on log q(y_o | .).
         beta: multiplies log p and log q of the latents, and log p(y) - log q(y|.) of missing labels.
+        unscaled: names of latents that beta leaves alone (M1M2's features, which are data to its M2).
         labels: how missing labels of the model are dealt with. `"sum"`: enumerated, exactly. Where one site (x) depends
             on several binary labels at once there are 2^L terms, and they are drawn instead: `"score"`, one draw each,
             the gradient by the score function with the other rows' mean as the baseline, unbiased; `"relaxed"`, one
@@ -58,6 +59,7 @@ class TraceLabels_ELBO(RowELBO):
         *,
         classifier_weight: float = 0.0,
         beta: float = 1.0,
+        unscaled: Sequence[str] = (),
         labels: Literal["sum", "score", "relaxed"] = "sum",
         temperature: float = 0.5,
         apart: bool = False,
@@ -73,6 +75,7 @@ class TraceLabels_ELBO(RowELBO):
             raise InputError(f"temperature: got {temperature}; accepted is a finite number above 0")
         self.classifier_weight = classifier_weight
         self.beta = beta
+        self.unscaled = tuple(unscaled)
         self.labels = labels
         self.temperature = temperature
         self.apart = apart
@@ -83,7 +86,7 @@ class TraceLabels_ELBO(RowELBO):
             return self._rows(self._run(model, guide, args, kwargs))
         known = self._run(model, guide, *_rows_of(slice(number), args, kwargs), complete=True)
         rest = _rows_of(slice(number, None), args, kwargs)
-        if not len(rest[0][0]):
+        if not len(next(part for part in (*rest[0], *rest[1].values()) if isinstance(part, Tensor))):
             return self._rows(known)
         return joined(self._rows(known), self._rows(self._run(model, guide, *rest)))
 
@@ -92,8 +95,9 @@ class TraceLabels_ELBO(RowELBO):
         tables = {label: _Table(run, label) for label in dict.fromkeys([*roles.labels, *run.observed])}
         terms = {f"p({name})": self._expected(run, tables, sites[name]) for name in roles.data}
         for name in roles.latents:
-            terms[f"p({name})"] = self.beta * self._expected(run, tables, sites[name])
-            terms[f"q({name})"] = -self.beta * self._expected(run, tables, run.guide.nodes[name])
+            beta = 1.0 if name in self.unscaled else self.beta
+            terms[f"p({name})"] = beta * self._expected(run, tables, sites[name])
+            terms[f"q({name})"] = -beta * self._expected(run, tables, run.guide.nodes[name])
         if self.labels == "score":
             terms |= self._scores(run, sum(terms.values()))
         for label in roles.labels:

@@ -96,6 +96,13 @@ class SemiVAE(nn.Module, ABC):
     def elbo(self, **options) -> RowELBO:
         """The paper's objective, with its options as arguments."""
 
+    def elbo_for(self, y: Tensor | None) -> RowELBO:
+        """The objective for a data set with these labels, some missing: what `fit` maximises unless it is given one.
+
+        `elbo()`, but for models with a classifier beside the bound, whose weight depends on how many rows have labels.
+        """
+        return self.elbo()
+
     def rows(self, x: Tensor | None, y: Tensor | None) -> pyro.plate:
         """The plate "data" over the rows of whichever of `x` and `y` is given; one row if none is.
 

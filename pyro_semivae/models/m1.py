@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pyro
 import torch
@@ -26,7 +28,7 @@ class _Line(nn.Module):
         self.register_buffer("bias", torch.zeros(out_size))
 
     def forward(self, z: Tensor) -> Tensor:
-        return nn.functional.linear(z, self.weight, self.bias)
+        return nn.functional.linear(z, self.weight, self.bias).to(self.weight.dtype)
 
 
 class M1(SemiVAE):
@@ -99,26 +101,41 @@ class M1(SemiVAE):
     def fit_classifier(self, x: Tensor, y: Tensor) -> M1:
         """The second stage: fits q(y | z) to the observed labels, each binary label to the rows where it is.
 
+        A binary label that has one value only, or none, is always said to have its frequency, by the rule of succession
+        (n_on + 1) / (n + 2), and a warning says so.
+
         Args:
             x: images `(B, C, H, W)`. y: their labels, some missing.
 
         Raises:
-            ValueError: a label is nowhere observed, or with one value only.
+            ValueError: fewer than two classes are observed; images and labels are not as many.
         """
-        y = self.labels.validate(y)
-        loc = torch.cat([self.q_z(self.images(part)).mean for part in x.split(1000)]).cpu().numpy()
-        columns = y[:, None] if y.dim() == 1 else y
+        self.validate(x, y)
+        training = self.training
+        loc = torch.cat([self.eval().q_z(self.images(part)).mean for part in x.split(1000)]).cpu().numpy()
+        self.train(training)
+        columns, net, lines, constant = (y[:, None] if y.dim() == 1 else y).cpu(), self.q_y.net, [], []
         for i in range(columns.shape[1]):
-            known = ~is_missing(columns[:, i]).cpu()
-            values = columns[known, i].cpu().long().numpy()
+            known = ~is_missing(columns[:, i])
+            values = columns[known, i].long().numpy()
             if len(np.unique(values)) < 2:
-                raise InputError(f"y: got {len(np.unique(values))} value(s) of label {i}; accepted are two or more")
+                if y.dim() == 1:
+                    raise InputError(f"y: got {len(np.unique(values))} classes with labels; accepted are two or more")
+                odds = (values.sum() + 1) / (len(values) - values.sum() + 1)
+                lines.append((torch.zeros_like(net.weight[:1]), torch.as_tensor([np.log(odds)]).to(net.bias)))
+                constant.append(i)
+                continue
             found = LogisticRegression(max_iter=2000).fit(loc[known.numpy()], values)
-            weight, bias = (torch.as_tensor(a).to(self.q_y.net.weight) for a in (found.coef_, found.intercept_))
-            if y.dim() == 1:
-                self._set_classes(weight, bias, found.classes_)
-            else:
-                self.q_y.net.weight[i], self.q_y.net.bias[i] = weight[0], bias[0]
+            lines.append(tuple(torch.as_tensor(a).to(net.weight) for a in (found.coef_, found.intercept_)))
+        if y.dim() == 1:
+            self._set_classes(*lines[0], found.classes_)
+        else:
+            net.weight.copy_(torch.cat([weight for weight, _ in lines]))
+            net.bias.copy_(torch.cat([bias for _, bias in lines]))
+        if constant:
+            warnings.warn(
+                f"labels {constant} have one value at most in y: their classifiers say their frequency", stacklevel=2
+            )
         return self
 
     def _set_classes(self, weight: Tensor, bias: Tensor, classes: np.ndarray) -> None:

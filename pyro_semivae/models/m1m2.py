@@ -90,5 +90,9 @@ class M1M2(SemiVAE):
 
     def elbo(self, **options) -> TraceLabels_ELBO:
         """The M2 objective on features; see `TraceLabels_ELBO` for its options."""
-        options = parts.drawn_labels(self.labels, options)
+        options = {"classifier_weight": 1.0, "unscaled": ("f",), **parts.drawn_labels(self.labels, options)}
         return TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
+
+    def elbo_for(self, y: Tensor | None) -> TraceLabels_ELBO:
+        """The objective with alpha = 0.1 N / N_labelled, as in the authors' code."""
+        return self.elbo(classifier_weight=parts.classifier_weight(0.1, y))

@@ -86,4 +86,8 @@ class M3(SemiVAE):
 
     def elbo(self, **options) -> TraceLabels_ELBO:
         """The M3 objective; see `TraceLabels_ELBO` for its options."""
-        return TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
+        return TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **{"classifier_weight": 1.0, **options})
+
+    def elbo_for(self, y: Tensor | None) -> TraceLabels_ELBO:
+        """The objective with alpha = 10 N / N_labelled, ours: the papers give none."""
+        return self.elbo(classifier_weight=parts.classifier_weight(10.0, y))

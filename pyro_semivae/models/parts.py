@@ -19,7 +19,7 @@ from pyro_semivae.conditionals import (
     SplitGaussian,
 )
 from pyro_semivae.errors import InputError
-from pyro_semivae.labels import Binary, Classes
+from pyro_semivae.labels import Binary, Classes, is_missing
 from pyro_semivae.nn import MLP, Networks, OneHot, Shape
 
 Labels = Classes | Binary
@@ -48,6 +48,16 @@ def drawn_labels(labels: Labels, options: dict) -> dict:
     if options.get("labels") == "sum":
         raise InputError("labels: got 'sum', which is 2^L terms here; accepted are 'relaxed', 'score'")
     return {"labels": "relaxed", **options}
+
+
+def classifier_weight(alpha: float, y: Tensor | None) -> float:
+    """alpha N / N_labelled, on log q(y|.) of a labelled row: their total weight is alpha N however few they are.
+
+    >>> classifier_weight(0.1, torch.tensor([3, -1, -1, 0]))
+    0.2
+    """
+    known = 0 if y is None else int((~is_missing(y)).reshape(len(y), -1).any(1).sum())
+    return alpha * len(y) / known if known else alpha
 
 
 def frozen(module: nn.Module) -> nn.Module:

@@ -85,7 +85,8 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
     both = torch.stack([x, tasks.reconstruct(vae, x)])
     image_grid(both, rows=["x", "reconstruction"], columns=names, path=out / "reconstructions.png")
 
-    rest = {name: z[:1] for name, z in tasks.infer(vae, x).items() if name not in vae.characteristic}
+    varied = {*vae.characteristic, *descendants(vae, x)}
+    rest = {name: z[:1] for name, z in tasks.infer(vae, x).items() if name not in varied}
     if tasks.infers_from_labels(vae):  # then all there is descends from the label
         rest = {}
     drawn = tasks.generate(vae, labels, 8, given=rest).transpose(0, 1)

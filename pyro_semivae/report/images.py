@@ -32,7 +32,7 @@ def measure_images(vae: SemiVAE, data: ImageData, *, seed: int = 0) -> dict[str,
             probs = tasks.in_batches(partial(tasks.classify, vae), x)
             several = isinstance(data.labels, Binary)
             out["test_accuracy"] = (
-                metrics.label_accuracy(probs, y).mean().item() if several else metrics.accuracy(probs, y)
+                metrics.label_accuracy(probs, y).nanmean().item() if several else metrics.accuracy(probs, y)
             )
     return out
 

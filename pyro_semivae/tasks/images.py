@@ -16,7 +16,9 @@ from pyro_semivae.models import SemiVAE
 from pyro_semivae.tasks.latents import (
     Latents,
     abduct,
+    check_characteristic_latents,
     check_rows,
+    check_told,
     classify,
     decode,
     has_label,
@@ -37,39 +39,49 @@ def reconstruct(vae: SemiVAE, x: Tensor, y: Tensor | None = None, *, mean: bool 
 
 
 @task
-def generate(vae: SemiVAE, y: Tensor, num_samples: int = 1, *, given: Latents | None = None) -> Tensor:
+def generate(
+    vae: SemiVAE, y: Tensor, num_samples: int = 1, *, given: Latents | None = None, confidence: float = 0.5
+) -> Tensor:
     """Images drawn from the model given labels, `(num_samples, B, C, H, W)`.
 
     Args:
         y: `(B,)` labels; missing ones are drawn from their prior.
         given: latents to hold fixed, e.g. `{"z_s": z}` with z `(B, D)` or `(1, D)`, so that only the
             characteristic varies.
+        confidence: see below.
 
-    Where the model has no label and the guide reads it off latents (M3), those are drawn by rejection: `characterise`.
+    Where the model has no label and the guide reads it off latents (M3), those are drawn by rejection, until the
+    classifier is so confident: `characterise`.
     Where labels are evidence on the latents (MVAE), these are drawn from q(z | y).
 
     Raises:
         ValueError: the model has neither a label nor characteristic latents (VAE, M1).
     """
+    check_told(vae, "generate")
     y, given, out, of_labels = vae.labels.validate(y), given or {}, [], infers_from_labels(vae)
     for _ in range(check_count("num_samples", num_samples)):
         trace = run_model(vae, {**(abduct(vae, None, y, mean=False)[0] if of_labels else {}), **given}, y, len(y))
         if not any(enumerates(site) for _, site in sample_sites(trace)):
-            trace = run_model(vae, {**characterise(vae, y), **given}, y, len(y))
+            trace = run_model(vae, {**characterise(vae, y, confidence=confidence), **given}, y, len(y))
         out.append(image_of(trace))
     return torch.stack(out)
 
 
 @task
-def intervene(vae: SemiVAE, x: Tensor, y_new: Tensor, num_samples: int = 1) -> Tensor:
+def intervene(vae: SemiVAE, x: Tensor, y_new: Tensor, num_samples: int = 1, *, confidence: float = 0.5) -> Tensor:
     """Counterfactual images: infer the latents of x, set labels, redraw what descends from them, decode.
 
     Args:
         x: `(B, C, H, W)`. y_new: the labels to set, `(B,)` or `(B, L)`; what descends from missing ones is kept.
+        confidence: of the classifier where it alone knows labels (M3); see `generate`.
 
     Returns `(num_samples, B, C, H, W)`. All latents that do not descend from a label are those of x. Where labels are
     evidence on the latents (MVAE), these are drawn anew, from q(z | x, y_new).
+
+    Raises:
+        ValueError: the model has neither a label nor characteristic latents (VAE, M1).
     """
+    check_told(vae, "intervene")
     y_new = vae.labels.validate(y_new, "y_new")
     draws = range(check_count("num_samples", num_samples))
     check_rows(x=x, y_new=y_new)
@@ -80,8 +92,9 @@ def intervene(vae: SemiVAE, x: Tensor, y_new: Tensor, num_samples: int = 1) -> T
     if not has_label(vae):  # new characteristics for the labels that are set, by the guide's classifier
         out = []
         for _ in draws:
-            drawn = {name: where_rows(is_set, z, latents[name]) for name, z in characterise(vae, y_new).items()}
-            out.append(decode(vae, {**latents, **drawn}))
+            drawn = characterise(vae, y_new, confidence=confidence)
+            set_to = {name: where_rows(is_set, z, latents[name]) for name, z in drawn.items()}
+            out.append(decode(vae, {**latents, **set_to}))
         return torch.stack(out)
     redrawn = descendants(vae, vae.images(x)) & set(latents)
     kept = {name: value for name, value in latents.items() if name not in redrawn}
@@ -97,7 +110,11 @@ def swap(vae: SemiVAE, x_characteristics: Tensor, x_rest: Tensor) -> Tensor:
 
     Which sites the characteristics are is the model's statement: latents, or the label itself (M2). Where labels are
     evidence on the latents (MVAE), these are inferred from the image whose rest it is and the other one's labels.
+
+    Raises:
+        ValueError: the model has no characteristics (VAE, M1).
     """
+    check_told(vae, "swap")
     check_rows(x_characteristics=x_characteristics, x_rest=x_rest)
     if infers_from_labels(vae):
         probs = classify(vae, x_characteristics, mean=True)
@@ -113,7 +130,7 @@ def swap(vae: SemiVAE, x_characteristics: Tensor, x_rest: Tensor) -> Tensor:
 
 @task
 def traverse(vae: SemiVAE, x: Tensor, site: str, index: int, values: Tensor) -> Tensor:
-    """Images along one coordinate of one latent, the rest kept, `(len(values), B, C, H, W)`.
+    """Images along one coordinate of one latent, the rest kept, `(len(values), B, C, H, W)`; see `walk`.
 
     Raises:
         ValueError: there is no such site or coordinate.
@@ -123,7 +140,7 @@ def traverse(vae: SemiVAE, x: Tensor, site: str, index: int, values: Tensor) -> 
 
 @task
 def walk(vae: SemiVAE, x: Tensor, site: str, indices: Sequence[int], values: Tensor) -> Tensor:
-    """Images with several coordinates of one latent set, the rest kept.
+    """Images with several coordinates of one latent set, the rest kept; what descends from it is its mean given it.
 
     Args:
         site, indices: the latent and n of its coordinates.
@@ -140,11 +157,13 @@ def walk(vae: SemiVAE, x: Tensor, site: str, indices: Sequence[int], values: Ten
         raise InputError(f"indices: got {tuple(indices)}; accepted are {accepted} for site {site!r}")
     if values.dim() != 2 or values.shape[1] != len(indices):
         raise InputError(f"values: got shape {tuple(values.shape)}; accepted is (T, {len(indices)})")
-    out = []
+    out, below = [], descendants(vae, vae.images(x), [site])
+    kept = {name: z for name, z in latents.items() if name not in below}
     for point in values:
         z = latents[site].clone()
         z[..., list(indices)] = point.to(z)
-        out.append(decode(vae, {**latents, site: z}, y))
+        with Mean():
+            out.append(decode(vae, {**kept, site: z}, y))
     return torch.stack(out)
 
 
@@ -156,7 +175,11 @@ def interpolate(vae: SemiVAE, y: Tensor, steps: int = 8) -> Tensor:
         y: four labels, for the corners [top left, top right, bottom left, bottom right].
 
     The characteristic latents are interpolated linearly, the others stay at their prior means.
+
+    Raises:
+        ValueError: the model has no latents below its labels (all but CCVAE and DIVA).
     """
+    check_characteristic_latents(vae, "interpolate", below_labels=True)
     if len(y) != 4:
         raise InputError(f"y: got {len(y)} labels; accepted are the four corners' labels")
     with Mean():
@@ -171,7 +194,7 @@ def interpolate(vae: SemiVAE, y: Tensor, steps: int = 8) -> Tensor:
 
 
 class _Redraw(Messenger):
-    """Draws sites anew where their label was set, and takes their inferred values elsewhere."""
+    """Draws sites anew where their label, or one of several, was set, and takes their inferred values elsewhere."""
 
     def __init__(self, inferred: Latents, is_set: Tensor):
         super().__init__()
@@ -179,5 +202,8 @@ class _Redraw(Messenger):
 
     def _pyro_sample(self, msg) -> None:
         if msg["name"] in self.inferred:
-            msg["value"] = where_rows(self.is_set, msg["fn"].sample(), self.inferred[msg["name"]])
+            batch, is_set = msg["fn"].batch_shape, self.is_set
+            if is_set.dim() == len(batch) == 2 and batch[1] == 1:  # a site below all labels, outside of their plate
+                is_set = is_set.any(1, keepdim=True)
+            msg["value"] = where_rows(is_set, msg["fn"].sample(), self.inferred[msg["name"]])
             msg["done"] = True

@@ -85,7 +85,7 @@ def classify(
             the draws are then spread over thirty corruptions.
 
     Raises:
-        ValueError: the guide has no label site.
+        ValueError: neither guide nor model has a label site (VAE).
     """
     if corrupt is not None:
         x = vae.images(x)
@@ -113,7 +113,12 @@ def log_classify(vae: SemiVAE, x: Tensor, *, num_samples: int = 100, mean: bool 
             with poutine.condition(data=latents), Until() as label:
                 vae.model(x)
             labels = [*label.sites.values()]
-    if len(labels) != 1:
+    if not labels:
+        raise InputError(
+            f"classify: the guide of {type(vae).__name__} has no label; M1 fits a classifier to a VAE's latents, and "
+            f"CCVAE, DIVA, M2, M1M2, M3 and MVAE are trained with one"
+        )
+    if len(labels) > 1:
         raise InputError(f"classify: the guide of {type(vae).__name__} has {len(labels)} label sites; accepted is one")
     q = labels[0]["fn"]
     table = q.log_prob(q.enumerate_support(expand=False))  # (C [, particles], B) or (2 [, particles], B, L)
@@ -208,7 +213,34 @@ def in_batches(task: Callable[..., Tensor], *images: Tensor, size: int = 500) ->
 
 @task
 def prior_of_characteristics(vae: SemiVAE, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The means and standard deviations of p(z_c | y) for labels `y`, each of z_c's shape."""
+    """The means and standard deviations of p(z_c | y) for labels `y`, each of z_c's shape; of p(z_c) in M3.
+
+    Raises:
+        ValueError: the characteristics are no latents (VAE, M1, M2, M1M2, MVAE).
+    """
+    check_characteristic_latents(vae, "prior_of_characteristics")
     trace = run_model(vae, {}, y, len(y))
     fn = trace.nodes[vae.characteristic[0]]["fn"]
     return fn.mean, fn.stddev
+
+
+def check_told(vae: SemiVAE, task: str) -> None:
+    """Raises an InputError unless the model has characteristics of labels, and can be told which they are."""
+    if not vae.characteristic:
+        raise InputError(
+            f"{task}: {type(vae).__name__} has no label in its model, and latents that know nothing of labels: it "
+            f"cannot be told any; use CCVAE, DIVA, M2, M1M2, M3 or MVAE"
+        )
+
+
+def check_characteristic_latents(vae: SemiVAE, task: str, *, below_labels: bool = False) -> None:
+    """Raises an InputError unless the labels' characteristics are latents (below the labels, in the model)."""
+    blank = vae.images(torch.zeros(1, *vae.x_shape))
+    names = descendants(vae, blank) if below_labels else set(abduct(vae, blank)[0])
+    if not vae.characteristic or not set(vae.characteristic) <= names:
+        which = "latents below its labels" if below_labels else "latents that its labels are read off"
+        fit = "CCVAE and DIVA" if below_labels else "CCVAE, DIVA and M3"
+        raise InputError(
+            f"{task}: {type(vae).__name__} has no {which}; {fit} have, and `generate` and `intervene` are for every "
+            f"model that can be told labels: CCVAE, DIVA, M2, M1M2, M3 and MVAE"
+        )

@@ -14,7 +14,15 @@ from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.infer import LocalParameters, Until, sample_sites
 from pyro_semivae.labels import Binary, Impute, enumerates, is_missing
 from pyro_semivae.models import SemiVAE
-from pyro_semivae.tasks.latents import Latents, abduct, check_rows, classify, decode, task
+from pyro_semivae.tasks.latents import (
+    Latents,
+    abduct,
+    check_characteristic_latents,
+    check_rows,
+    classify,
+    decode,
+    task,
+)
 
 
 @task
@@ -31,13 +39,12 @@ def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws:
     Returns the characteristic sites' values, by name.
 
     Raises:
-        ValueError: the model has no characteristic latents (VAE, M1).
+        ValueError: the model has no characteristic latents (VAE, M1, M2, M1M2, MVAE); `confidence` is not between 0 and
+            1; `max_draws` is below 1.
     """
-    if not vae.characteristic:
-        raise InputError(
-            f"y: {type(vae).__name__} has no label in its model, and latents that it does not know: it cannot be told "
-            f"what to generate, nor intervened on; M2, M3, DIVA and CCVAE can"
-        )
+    check_characteristic_latents(vae, "characterise")
+    check_confidence(confidence)
+    check_count("max_draws", max_draws)
     y = vae.labels.validate(y).to(next(vae.parameters()).device)
     missing, best, found = is_missing(y), torch.full(y.shape, -1.0, device=y.device), {}
     blank, at_once = vae.images(torch.zeros(len(y), *vae.x_shape)), 50
@@ -63,6 +70,12 @@ def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws:
         late = int((best <= confidence).sum())
         warnings.warn(f"{late} of {best.numel()} labels found no draw with q(y|z) > {confidence}", stacklevel=2)
     return found
+
+
+def check_confidence(confidence: float) -> None:
+    """Raises an InputError unless it is a probability between 0 and 1."""
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence: got {confidence}; accepted is a number between 0 and 1")
 
 
 def where_rows(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -93,10 +106,10 @@ def closest_change(
     """
     y_new = vae.labels.validate(y_new, "y_new").to(next(vae.parameters()).device)
     check_rows(x=x, y_new=y_new)
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence: got {confidence}; accepted is a number between 0 and 1")
+    check_confidence(confidence)
+    check_characteristic_latents(vae, "closest_change")
     latents, _ = abduct(vae, x)
-    name, images = _characteristic(vae, latents), vae.images(x)
+    (name,), images = vae.characteristic, vae.images(x)
     start, missing, odds = latents[name], is_missing(y_new), math.log(confidence / (1 - confidence))
     wanted, entries = torch.where(missing, 0, y_new), start.dim() == y_new.dim() and y_new.is_floating_point()
 
@@ -149,23 +162,13 @@ def vary_within(
     New characteristics are drawn by rejection (`characterise`) for the labels that the classifier gives to x; the rest
     of x is kept.
     """
+    check_characteristic_latents(vae, "vary_within")
     latents, _ = abduct(vae, x)
-    _characteristic(vae, latents)
     probs = classify(vae, x, mean=True)
     y = (probs > 0.5).to(probs) if isinstance(vae.labels, Binary) else probs.argmax(-1)
     draws = range(check_count("num_samples", num_samples))
     drawn = (characterise(vae, y, confidence=confidence, max_draws=max_draws) for _ in draws)
     return torch.stack([decode(vae, {**latents, **z}) for z in drawn])
-
-
-def _characteristic(vae: SemiVAE, latents: Latents) -> str:
-    """The latent site that the classifier reads."""
-    found = [name for name in vae.characteristic if name in latents]
-    if len(found) != 1:
-        raise InputError(
-            f"vae: {type(vae).__name__} has no latent that its classifier reads a label off; M3, DIVA and CCVAE have"
-        )
-    return found[0]
 
 
 def _log_q(vae: SemiVAE, x: Tensor, latents: Latents, y: Tensor) -> Tensor:
