@@ -50,6 +50,46 @@ def test_smoke(script, run, tmp_path):
     assert "bound_per_row" in out
 
 
+SLOW = [pytest.param(script, marks=pytest.mark.slow) for script in ("vae.py", "diva.py")]
+
+
+@pytest.mark.parametrize("script", ["m1.py", "m1m2.py", "m3.py", "mvae.py", *SLOW])
+def test_faces(script, run, tmp_path):
+    """Several labels, of which some have one value only among the twenty labelled faces."""
+    flags = ("--smoke-test", "--dataset", "faces", "--labelled", 20, "--out", "out")
+    code, _, err = run(script, *flags)
+    assert code == 0, err
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["dataset"] == "faces" and metrics["labelled"] == 20
+    assert ("test_accuracy" in metrics) == (script != "vae.py")
+    assert ("intervention_matrix" in metrics) == (script not in ("vae.py", "m1.py"))
+
+
+def test_m1s_checkpoint_has_its_classifier(run, tmp_path):
+    code, _, err = run("m1.py", "--smoke-test", "--out", "out")
+    assert code == 0, err
+    weights = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["weights"]
+    assert weights["q_y.net.weight"].abs().sum() > 0
+    assert run("m1.py", "--smoke-test", "--out", "out", "--resume", "--epochs", 3)[0] == 0
+
+
+def test_the_first_stage_of_m1m2_is_not_trained_on_once_the_second_has_begun(run, tmp_path):
+    flags = ["--smoke-test", "--out", "out"]
+    assert run("m1m2.py", *flags)[0] == 0
+    first = (tmp_path / "out" / "m1.pt").read_bytes()
+    code, _, err = run("m1m2.py", *flags, "--epochs", 3, "--resume")
+    assert code == 0, err
+    assert (tmp_path / "out" / "m1.pt").read_bytes() == first
+    m1 = torch.load(tmp_path / "out" / "m1.pt", weights_only=True)["weights"]
+    both = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
+    assert both["epoch"] == 3
+    for name in ("p_x", "q_z"):
+        frozen = {"p_x": "p_x", "q_z": "q_f"}[name]
+        for key, value in m1.items():
+            if key.startswith(name):
+                assert torch.equal(both["weights"][frozen + key.removeprefix(name)], value)
+
+
 def test_ccvae_on_faces(run, tmp_path):
     flags = ("--smoke-test", "--dataset", "faces", "--labelled", 60, "--partly", "keep", "--out", "here")
     code, _, err = run("ccvae.py", *flags)

@@ -19,6 +19,7 @@ from pyro_semivae.infer import LabelledFirst, LocalParameters, Mean, RowScale, T
 from pyro_semivae.labels import MISSING, Binary, Classes
 from pyro_semivae.models import DIVA, M2, M3, VAE
 from pyro_semivae.nn import MLPs
+from pyro_semivae.train import fit
 
 C, L, D, SHAPE, NAN = 5, 3, 4, (1, 2, 7), torch.nan
 Y = torch.tensor([2, MISSING, 0, 4, MISSING, 2])
@@ -258,6 +259,45 @@ def test_diva_and_m3_are_ccvaes_graph_less_its_weights(labels, y):
     assert (beside["q(y|x)"][observed] < 0).all() and not beside["q(y|x)"][~observed].any()
 
 
+@pytest.mark.parametrize(("labels", "y"), [(Classes(C), Y), (Binary(L), SEVERAL)], ids=["classes", "binary"])
+def test_diva_equals_the_formula_by_hand(labels, y):
+    """CCVAE C.4, its last line mended: row by row and label by label, with the draws that the objective made."""
+    vae, x = make(DIVA, labels)
+    alpha, beta, several = 7.0, 2.5, isinstance(labels, Binary)
+    terms, drawn = values_of(vae, vae.elbo(classifier_weight=alpha, beta=beta), x, y)
+    number = L if several else 2
+    loc, scale = gaussian(vae.q_z.net(x))  # (B, number + 3)
+    z = torch.cat([drawn["z_c"], drawn["z_s"].reshape(len(x), 3)], -1)
+    z = loc + scale * ((z - loc) / scale).detach()
+    total = log_bernoulli(x, vae.p_x.net(z[:, :number], z[:, number:]).flatten(1))
+    total = total - beta * log_normal(z, loc, scale) + beta * log_normal(z[:, number:], torch.zeros(3), torch.ones(3))
+    rows = []
+    for b in range(len(x)):
+        z_c, row = z[b, :number], 0.0
+        for i in range(L) if several else [0]:
+            label = y[b, i] if several else y[b]
+            if several:
+                log_q = torch.stack(
+                    [F.logsigmoid(sign * (vae.q_y.slope[i] * z_c[i] + vae.q_y.bias[i])) for sign in (-1, 1)]
+                )
+                log_z = [vae.p_z_c(torch.full((L,), v)).log_prob(z_c)[i] for v in (0.0, 1.0)]
+                log_p = [F.logsigmoid(sign * vae.p_y.logits[i]) for sign in (-1, 1)]
+            else:
+                log_q = vae.q_y.net(z_c).log_softmax(-1)
+                log_z = [vae.p_z_c(torch.tensor(c)).log_prob(z_c) for c in range(C)]
+                log_p = list(vae.p_y.logits)
+            if label.isnan() if several else label == MISSING:
+                of_values = [q.exp() * (a + p - q) for q, a, p in zip(log_q, log_z, log_p, strict=True)]
+                row = row + beta * sum(of_values)
+            else:
+                v = int(label)
+                row = row + beta * log_z[v] + log_p[v] + alpha * log_q[v]
+        rows.append(row)
+    total, ours, parameters = total + torch.stack(rows), sum(terms.values()), list(vae.parameters())
+    assert_close(ours, total)
+    assert_close(*(torch.autograd.grad(bound.sum(), parameters) for bound in (ours, total)))
+
+
 def _jensen_by_hand(vae, z_c):
     """E_q(y|z_c)[log p(z_c | y) p(y) / q(y | z_c)], `(B,)`."""
     if isinstance(vae.labels, Binary):
@@ -307,3 +347,19 @@ def test_labelled_rows_that_are_run_apart_have_the_same_terms_and_gradients(know
         results.append((rows.terms, torch.autograd.grad(rows.total(), list(vae.parameters()))))
     assert_close(*results)
     assert decoded == [6 * C, known, *[(6 - known) * C] * (known < 6)]
+
+
+@pytest.mark.parametrize(("model", "alpha"), [(M2, 0.1), (M3, 10.0), (DIVA, 10.0)])
+def test_without_an_objective_the_classifier_has_a_weight(model, alpha):
+    """`elbo()` has weight 1, and `elbo_for(y)`, which `fit` takes, alpha N / N_labelled."""
+    vae, x = make(model)
+    y = torch.tensor([2, MISSING, 0, 1, MISSING, MISSING])
+
+    def of_labels(elbo):
+        return seeded(lambda: elbo.terms(vae.model, vae.guide, x, y)["q(y|x)"])
+
+    assert_close(of_labels(vae.elbo()), of_labels(vae.elbo(classifier_weight=1.0)))
+    assert_close(of_labels(vae.elbo_for(y)), of_labels(vae.elbo(classifier_weight=alpha * 6 / 3)))
+    before = [p.clone() for p in vae.q_y.parameters()]
+    fit(vae, x, y, epochs=1, batch_size=3, progress=False)
+    assert not any(torch.equal(a, b) for a, b in zip(before, vae.q_y.parameters(), strict=True))
