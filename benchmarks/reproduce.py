@@ -42,6 +42,8 @@ def main() -> None:
         print(*filter(None, STUDIES[args.study].tables()), sep="\n\n")
         return
     jobs = STUDIES[args.study].jobs(args.preset, args.seeds)
+    for job in {job.script: job for job in jobs}.values():
+        _ = job.settings  # an error that says so, if the example has no such preset
     missing = [
         job
         for job in jobs

@@ -33,7 +33,7 @@ def test_the_settings_are_all_of_the_examples_flags_for_the_data_set(studies, mo
 
 
 def test_a_run_with_other_settings_is_missing(studies):
-    job, labels = studies
+    _, labels = studies
     one = labels.job_of("mnist", "0.06", "demo", 0, "m2")
     assert one.result() is None
     one.path.parent.mkdir(parents=True)
