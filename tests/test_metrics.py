@@ -214,3 +214,27 @@ def test_the_independent_classifier_is_of_its_labels(tmp_path):
 def test_a_frechet_distance_needs_features_in_rows():
     with pytest.raises(ValueError, match=r"features_b: got shape \(1, 4\)"):
         metrics.frechet_distance(torch.rand(5, 4), torch.rand(1, 4))
+
+
+def test_swaps_and_interventions_of_a_class_label():
+    """A world where an image is its class's logits, sharpened: what a swap or an intervention gives is known."""
+    y = torch.tensor([0, 2, 1, 2, 0])
+    x = torch.eye(3)[y].reshape(5, 1, 1, 3) * torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]).reshape(-1, 1, 1, 1)
+
+    def logits(images):
+        return images.reshape(-1, 3)
+
+    assert metrics.swap_difference(lambda a, b: a, logits, x, y) == 0
+    moved = metrics.swap_difference(lambda a, b: a.roll(1, -1), logits, x, y)
+    log_p = [logits(images).log_softmax(-1)[torch.arange(5), y] for images in (x, x.roll(1, -1))]
+    assert moved == pytest.approx((log_p[1] - log_p[0]).abs().mean().item())
+    missing = torch.tensor([0, -1, 1, 2, -1])
+    assert metrics.log_prob_of_labels(logits(x), missing).isnan().tolist() == [False, True, False, False, True]
+
+    def only_up(images, y):  # it can set classes 1 and 2, and leaves an image as it is for class 0
+        return torch.where((y > 0).reshape(-1, 1, 1, 1), 9 * torch.eye(3)[y].reshape(-1, 1, 1, 3), images)
+
+    probs = lambda images: logits(images).softmax(-1)  # noqa: E731
+    assert metrics.intervention_accuracy(lambda images, y: 9 * torch.eye(3)[y], probs, x, y, 3) == 1
+    # Of ten interventions (five images, two other classes each) the three that set class 0 fail.
+    assert metrics.intervention_accuracy(only_up, probs, x, y, 3) == pytest.approx(0.7)

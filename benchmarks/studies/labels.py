@@ -21,6 +21,7 @@ PAPERS = {
     ("faces", "diva"): ((0.807, 0.860, 0.867, 0.877), (1.489, 0.976, 0.996, 0.941)),
     ("faces", "mvae"): ((0.793, 0.828, 0.847, 0.864), (2.114, 2.113, 2.088, 2.121)),
 }
+OF_CLASSES = {"swap_difference": "swap difference", "intervention_accuracy": "intervention accuracy"}
 
 
 def job_of(dataset: str, rate: str, preset: str, seed: int, model: str) -> Job:
@@ -45,7 +46,7 @@ def jobs(preset: str, seeds: Sequence[int] | None) -> list[Job]:
 def table(dataset: str, preset: str) -> str:
     """A Markdown table of one data set: the models' measures, and what the papers have of them (faces: on CelebA)."""
     several = dataset == "faces"
-    measures = faces.MEASURES if several else ccvae.MEASURES
+    measures = faces.MEASURES if several else {**ccvae.MEASURES, **OF_CLASSES}
     of_papers = ("CelebA's accuracy", "CelebA's swap difference") if several else ("paper", "paper", "paper")
     head, lines = ["data", "labelled", "model", "seeds", *measures.values(), *of_papers], []
     for rate, model in dict.fromkeys((job.rate, job.model) for job in jobs(preset, [0])):

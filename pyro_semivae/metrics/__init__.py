@@ -7,7 +7,12 @@ from pyro_semivae.metrics.classifier import ImageClassifier, independent_classif
 from pyro_semivae.metrics.extraction import Extraction, assign, distinct_classes, extraction
 from pyro_semivae.metrics.frechet import frechet_distance
 from pyro_semivae.metrics.generation import generation_accuracy
-from pyro_semivae.metrics.interventions import condition_number, intervention_matrix, selectivity
+from pyro_semivae.metrics.interventions import (
+    condition_number,
+    intervention_accuracy,
+    intervention_matrix,
+    selectivity,
+)
 from pyro_semivae.metrics.mutual_information import LastLayerGP, image_mutual_information, mutual_information
 from pyro_semivae.metrics.swap import log_prob_of_labels, swap_difference
 
@@ -28,6 +33,7 @@ __all__ = [
     "generation_accuracy",
     "image_mutual_information",
     "independent_classifier",
+    "intervention_accuracy",
     "intervention_matrix",
     "label_accuracy",
     "log_prob_of_labels",

@@ -39,6 +39,27 @@ def intervention_matrix(
     return torch.stack(columns, 1)
 
 
+def intervention_accuracy(
+    intervene: Callable[[Tensor, Tensor], Tensor],
+    probs: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    num_classes: int,
+) -> float:
+    """How often an image whose class is set to another one is of that class: the fraction of all such interventions.
+
+    Args:
+        intervene: images, classes to set `(B,)` -> images. probs: images -> an independent classifier's `(B, C)`.
+        x: `(B, C, H, W)`. y: `(B,)` their classes.
+    """
+    right = []
+    for c in range(num_classes):
+        others = x[y != c]
+        set_to = torch.full((len(others),), c, device=y.device)
+        right.append((probs(intervene(others, set_to)).argmax(-1) == c).double())
+    return torch.cat(right).mean().item()
+
+
 def condition_number(matrix: Tensor) -> float:
     """The ratio of the largest to the smallest singular value; 1 for a multiple of an orthogonal matrix.
 

@@ -9,10 +9,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.labels import is_missing
 
 
 def log_prob_of_labels(logits: Tensor, y: Tensor) -> Tensor:
-    """log p(y_i) of binary labels `y` `(B, L)` under a classifier's `logits` `(B, L)`; NaN where y is missing."""
+    """log p(y) of labels under a classifier's logits; NaN where y is missing.
+
+    Shapes: binary labels `y` `(B, L)`, logits `(B, L)`, the result `(B, L)`; class labels `(B,)`, `(B, C)`, `(B,)`.
+    """
+    if not y.is_floating_point():
+        log_prob = logits.log_softmax(-1).gather(-1, y.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        return log_prob.where(~is_missing(y), torch.nan)
     return F.logsigmoid(torch.where(y > 0.5, logits, -logits)).where(~y.isnan(), torch.nan)
 
 
@@ -33,8 +40,8 @@ def swap_difference(
 
     Args:
         swap: images whose characteristics to take, images whose rest to take -> images.
-        logits: images -> the classifier's logits `(B, L)`.
-        x: `(B, C, H, W)` images, two or more. y: `(B, L)` their labels; missing ones (NaN) do not count.
+        logits: images -> the classifier's logits `(B, L)`, of a class label `(B, C)`.
+        x: `(B, C, H, W)` images, two or more. y: their labels, `(B, L)` or `(B,)`; missing ones do not count.
         num_partners: how many partners every image gets (REVAE: 20), never itself. seed: of their choice.
 
     The images are swapped 500 at a time, so that many need little memory.

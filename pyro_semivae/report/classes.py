@@ -37,7 +37,9 @@ def measure_classes(
     Returns `bound_per_row` (`vae.elbo()` without labels, all weights 1, in nats per test row, one draw of z each),
     `test_accuracy` (arg max of E_q(z|x)[q(y|z)], 100 samples, q(z|x) being the guide as it was trained),
     `test_accuracy_clean` (the same, nothing corrupted), `test_accuracy_mean` (at the posterior mean, nor there),
-    `generation_accuracy` (of the independent classifier, on 200 images a class), `mutual_information` of those images
+    `generation_accuracy` (of the independent classifier, on 200 images a class), `swap_difference` (nats, see
+    `metrics.swap_difference`), `intervention_accuracy` (how often it says the class that was set; 1000 images, each set
+    to every other class), `mutual_information` of the generations
     and `mutual_information_real` of test images (nats), and `judge_accuracy`, the independent classifier's own.
     """
     device = next(vae.parameters()).device
@@ -51,6 +53,13 @@ def measure_classes(
         rows = torch.randperm(len(data.x))[:20_000]
         per_row = bound_per_row(vae, x)
         features = judge.embed(data.x[rows].to(device))
+        swap = partial(tasks.in_batches, partial(tasks.swap, vae))
+        swap_difference = metrics.swap_difference(swap, judge.logits, x, y, num_partners=1)
+        few = slice(100 if quick else 1000)
+        intervene = partial(tasks.in_batches, lambda x, y: tasks.intervene(vae, x, y)[0])
+        of_interventions = metrics.intervention_accuracy(
+            intervene, judge.classify, x[few], y[few], len(data.label_names)
+        )
     posterior = metrics.LastLayerGP(features, data.y[rows], len(data.label_names), steps=5 if quick else 300)
     return {
         "bound_per_row": per_row,
@@ -58,6 +67,8 @@ def measure_classes(
         "test_accuracy_clean": metrics.accuracy(clean, y),
         "test_accuracy_mean": metrics.accuracy(mean, y),
         "generation_accuracy": generation,
+        "swap_difference": swap_difference,
+        "intervention_accuracy": of_interventions,
         "mutual_information": metrics.image_mutual_information(images, judge.embed, posterior),
         "mutual_information_real": metrics.image_mutual_information(x[:2000], judge.embed, posterior),
         "judge_accuracy": judge_accuracy,

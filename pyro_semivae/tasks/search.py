@@ -68,7 +68,7 @@ def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws:
             break
     else:
         late = int((best <= confidence).sum())
-        warnings.warn(f"{late} of {best.numel()} labels found no draw with q(y|z) > {confidence}", stacklevel=2)
+        warnings.warn(f"{late} of {best.numel()} labels found no draw with q(y|z) > {confidence}", stacklevel=3)
     return found
 
 
