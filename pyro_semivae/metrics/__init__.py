@@ -3,7 +3,12 @@
 from pyro_semivae.metrics.accuracy import accuracy, balanced_label_accuracy, label_accuracy
 from pyro_semivae.metrics.calibration import calibration_error
 from pyro_semivae.metrics.capture import Capture, characteristic_capture
-from pyro_semivae.metrics.classifier import ImageClassifier, independent_classifier, logistic_regression
+from pyro_semivae.metrics.classifier import (
+    ImageClassifier,
+    independent_classifier,
+    independent_posterior,
+    logistic_regression,
+)
 from pyro_semivae.metrics.extraction import Extraction, assign, distinct_classes, extraction
 from pyro_semivae.metrics.frechet import frechet_distance
 from pyro_semivae.metrics.generation import generation_accuracy
@@ -33,6 +38,7 @@ __all__ = [
     "generation_accuracy",
     "image_mutual_information",
     "independent_classifier",
+    "independent_posterior",
     "intervention_accuracy",
     "intervention_matrix",
     "label_accuracy",

@@ -1,5 +1,5 @@
-"""Independent classifiers that judge generated images, trained on all labels: a convolutional network, and the logistic
-regression of Gemp et al. 2017."""
+"""Independent classifiers that judge generated images, trained on all labels: a convolutional network, the GP in the
+place of its last layer, and the logistic regression of Gemp et al. 2017."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from pyro_semivae.files import cache_folder, cached_checkpoint
 from pyro_semivae.labels import Binary
 from pyro_semivae.metrics.accuracy import accuracy as class_accuracy
 from pyro_semivae.metrics.accuracy import label_accuracy
+from pyro_semivae.metrics.mutual_information import LastLayerGP
 from pyro_semivae.progress import steps_of
 
 VERSION = 2  # of the architecture and its training; a cached file of another version is trained anew
@@ -98,6 +99,34 @@ def independent_classifier(
         state = cached_checkpoint(_path("classifier", data, cache, seed, steps, VERSION), "ImageClassifier", make)
     classifier.load_state_dict(state["weights"])
     return classifier.eval(), state["test_accuracy"]
+
+
+def independent_posterior(
+    data: ImageData,
+    judge: ImageClassifier,
+    *,
+    num_rows: int = 20_000,
+    steps: int = 300,
+    cache: str | Path | None = None,
+    progress: bool = True,
+) -> LastLayerGP:
+    """A `LastLayerGP` on the features of an independent classifier, fitted to training rows once and cached.
+
+    Args:
+        judge: of the same data; a cached GP is for the very same weights.
+        num_rows: of the training rows, drawn once and for all. steps, progress: see `LastLayerGP`.
+        cache: see `independent_classifier`.
+    """
+
+    def make() -> dict[str, Any]:
+        rows = torch.randperm(len(data.x), generator=torch.Generator().manual_seed(0))[:num_rows]
+        features = judge.embed(data.x[rows].to(next(judge.parameters()).device))
+        classes = None if judge.binary else len(data.label_names)
+        return LastLayerGP(features, data.y[rows], classes, steps=steps, progress=progress).state()
+
+    of_judge = hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in judge.parameters())).hexdigest()
+    path = _path("posterior", data, cache, of_judge, num_rows, steps)
+    return LastLayerGP.from_state(cached_checkpoint(path, "LastLayerGP", make))
 
 
 def logistic_regression(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import pyro.contrib.gp as gp
@@ -87,6 +88,23 @@ class LastLayerGP:
                 optimiser.zero_grad()
                 (loss(self.gp.model, self.gp.guide) / len(features)).backward()
                 optimiser.step()
+
+    def state(self) -> dict[str, Any]:
+        """Its weights and the features' scale, as a checkpoint can hold them."""
+        shape = {"size": len(self.mean), "outputs": self.gp.latent_shape[0], "inducing": len(self.gp.Xu)}
+        weights = {name: value.detach().clone() for name, value in self.gp.state_dict().items()}
+        return {"weights": weights, "mean": self.mean, "std": self.std, "binary": self.binary, "shape": shape}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> LastLayerGP:
+        """The GP that `state` was taken of."""
+        size, outputs, inducing = (state["shape"][name] for name in ("size", "outputs", "inducing"))
+        features = torch.zeros(inducing, size)
+        y = torch.zeros(inducing, outputs) if state["binary"] else torch.zeros(inducing, dtype=torch.long)
+        found = cls(features, y, None if state["binary"] else outputs, num_inducing=inducing, steps=0, progress=False)
+        found.gp.load_state_dict(state["weights"])
+        found.mean, found.std = state["mean"], state["std"]
+        return found
 
     @torch.no_grad()
     @_own_parameters()

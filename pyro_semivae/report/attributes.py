@@ -56,8 +56,7 @@ def measure_attributes(
         matrix = metrics.intervention_matrix(intervene, reconstruct, judge.logits, x[few], y[few])
         per_row = bound_per_row(vae, x)
         rows = torch.randperm(len(data.x))[: 1000 if quick else 10_000]
-        features = judge.embed(data.x[rows].to(device))
-    posterior = metrics.LastLayerGP(features, data.y[rows], None, steps=5 if quick else 300)
+    posterior = metrics.independent_posterior(data, judge, num_rows=10_000, steps=5 if quick else 300)
     per_label, judged = metrics.label_accuracy(sampled, y), judge.classify(images)
     drawn_right = metrics.label_accuracy(judged, y)
     out = {

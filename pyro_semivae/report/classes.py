@@ -50,9 +50,7 @@ def measure_classes(
         generation, images = metrics.generation_accuracy(lambda y: tasks.generate(vae, y)[0], judge.classify, labels)
         hows = ({"corrupt": corrupt}, {}, {"mean": True})
         sampled, clean, mean = (tasks.in_batches(partial(tasks.classify, vae, **how), x) for how in hows)
-        rows = torch.randperm(len(data.x))[:20_000]
         per_row = bound_per_row(vae, x)
-        features = judge.embed(data.x[rows].to(device))
         swap = partial(tasks.in_batches, partial(tasks.swap, vae))
         swap_difference = metrics.swap_difference(swap, judge.logits, x, y, num_partners=1)
         few = slice(100 if quick else 1000)
@@ -60,7 +58,7 @@ def measure_classes(
         of_interventions = metrics.intervention_accuracy(
             intervene, judge.classify, x[few], y[few], len(data.label_names)
         )
-    posterior = metrics.LastLayerGP(features, data.y[rows], len(data.label_names), steps=5 if quick else 300)
+    posterior = metrics.independent_posterior(data, judge, steps=5 if quick else 300)
     return {
         "bound_per_row": per_row,
         "test_accuracy": metrics.accuracy(sampled, y),
