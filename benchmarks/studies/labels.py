@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from studies import ccvae, faces
@@ -43,18 +44,22 @@ def jobs(preset: str, seeds: Sequence[int] | None) -> list[Job]:
     ]
 
 
-def table(dataset: str, preset: str) -> str:
-    """A Markdown table of one data set: the models' measures, and what the papers have of them (faces: on CelebA)."""
+def table(dataset: str) -> str:
+    """A Markdown table of one data set: the models' measures, and what the papers have of them (faces: on CelebA).
+
+    A model has a line for every preset that was run, told apart by their epochs.
+    """
     several = dataset == "faces"
     measures = faces.MEASURES if several else {**ccvae.MEASURES, **OF_CLASSES}
     of_papers = ("CelebA's accuracy", "CelebA's swap difference") if several else ("paper", "paper", "paper")
-    head, lines = ["data", "labelled", "model", "seeds", *measures.values(), *of_papers], []
-    for rate, model in dict.fromkeys((job.rate, job.model) for job in jobs(preset, [0])):
+    head, lines = ["data", "labelled", "model", "epochs", "seeds", *measures.values(), *of_papers], []
+    for rate, model, preset in itertools.product(RATES, FAMILY, PRESETS):
         runs = [run for seed in range(10) if (run := job_of(dataset, rate, preset, seed, model).result())]
         if runs:
             runs = [*map(faces.with_capture, runs)] if several else runs
-            cells = [mean_and_error(run[m] for run in runs) if m in runs[0] else "" for m in measures]
-            lines.append([dataset, rate, model, str(len(runs)), *cells, *papers(dataset, rate, model, len(of_papers))])
+            cells = [dataset, rate, model, str(runs[0]["epochs"]), str(len(runs))]
+            cells += [mean_and_error(run[m] for run in runs) if m in runs[0] else "" for m in measures]
+            lines.append([*cells, *papers(dataset, rate, model, len(of_papers))])
     return markdown(head, lines)
 
 
@@ -69,4 +74,4 @@ def papers(dataset: str, rate: str, model: str, number: int) -> list[str]:
 
 
 def tables() -> list[str]:
-    return [table(dataset, preset) for preset in PRESETS for dataset in DATASETS]
+    return [*map(table, DATASETS)]
