@@ -149,7 +149,6 @@ class ConvEncoder(nn.Module):
         for c_in, c_out in itertools.pairwise(sizes):
             layers += [nn.Conv2d(c_in, c_out, 4, 2, 1), nn.ReLU()]  # 32, 16, 8, 4
         self.layers = nn.Sequential(*layers, nn.Conv2d(128, 256, 4), nn.ReLU(), nn.Flatten()).apply(_keep_scale)
-        self.layers.to(memory_format=torch.channels_last)  # faster, on CPU and GPU
         self.last = nn.Linear(256 + sum(extra), out_size)
 
     def forward(self, x: Tensor, *extra: Tensor) -> Tensor:
@@ -171,7 +170,7 @@ class ConvDecoder(nn.Module):
         layers += [nn.ReLU(), nn.ConvTranspose2d(256, 128, 4)]  # 4
         for c_in, c_out in itertools.pairwise([128, 64, 32, 32, channels]):
             layers += [nn.ReLU(), nn.ConvTranspose2d(c_in, c_out, 4, 2, 1)]  # 8, 16, 32, 64
-        self.layers = nn.Sequential(*layers).apply(_keep_scale).to(memory_format=torch.channels_last)
+        self.layers = nn.Sequential(*layers).apply(_keep_scale)
 
     def forward(self, *parents: Tensor) -> Tensor:
         h = flatten_parents(parents, self.in_shapes)
