@@ -50,10 +50,10 @@ def test_smoke(script, run, tmp_path):
     assert "bound_per_row" in out
 
 
-SLOW = [pytest.param(script, marks=pytest.mark.slow) for script in ("vae.py", "m3.py", "diva.py", "mvae.py")]
+SLOW = [pytest.param(script, marks=pytest.mark.slow) for script in ("vae.py", "m1m2.py", "m3.py", "diva.py", "mvae.py")]
 
 
-@pytest.mark.parametrize("script", ["m1.py", "m1m2.py", *SLOW])
+@pytest.mark.parametrize("script", ["m1.py", *SLOW])
 def test_faces(script, run, tmp_path):
     """Several labels, of which some have one value only among the twenty labelled faces."""
     flags = ("--smoke-test", "--dataset", "faces", "--labelled", 20, "--out", "out")

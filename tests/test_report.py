@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_semivae import data, metrics, report, tasks
-from pyro_semivae.models import CCVAE, M1, M2, M3, MVAE, VAE
+from pyro_semivae.models import CCVAE, M1, M1M2, M2, M3, MVAE, VAE
 from pyro_semivae.nn import MLPs
 
 ALL = {"interventions", "walks", "diversity", "swaps", "generations", "training"}
@@ -27,11 +27,15 @@ def leaves(value):
     return [leaf for part in value for leaf in leaves(part)] if isinstance(value, list) else [value]
 
 
-@pytest.mark.parametrize("model", [CCVAE, M2, M3, MVAE])
+@pytest.mark.parametrize("model", [CCVAE, M2, M1M2, M3, MVAE])
 def test_every_model_of_labels_is_measured_and_drawn_on_faces(model, faces, tmp_path):
     torch.set_default_dtype(torch.float32)
     torch.manual_seed(0)
-    vae = model(faces.x_shape, faces.labels, networks=MLPs((8,)))
+    networks = MLPs((8,))
+    if model is M1M2:
+        vae = M1M2(M1(faces.x_shape, faces.labels, z=5, networks=networks), z=4, hidden=(6,))
+    else:
+        vae = model(faces.x_shape, faces.labels, networks=networks)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*found no draw with q")  # M3's, which is not trained
         found = report.measure(vae, faces, quick=True)
