@@ -41,7 +41,7 @@ class M1M2(SemiVAE):
         z: D_z. hidden: hidden layers of the three new networks (the authors' code: 300, with 100 labels, or 500).
         prior: p(y), see `CCVAE`.
 
-    The objective is `TraceLabels_ELBO`; see `M2` for its options.
+    The objective is `TraceLabels_ELBO`, whose beta leaves the features alone: they are M2's data. See `M2`.
 
     >>> import torch
     >>> from pyro_semivae.labels import Classes
