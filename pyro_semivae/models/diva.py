@@ -33,9 +33,10 @@ class DIVA(SemiVAE):
     Args:
         x_shape, labels, z_c, z_s, networks, likelihood, prior, label_hidden, separation: see `CCVAE`.
 
-    The objective is `TraceLabels_ELBO` with beta and with alpha = `classifier_weight` (1 in `elbo()`, 10 N / N_labelled
-    in `elbo_for(y)`) on log q(y | z_c) of observed labels (CCVAE C.4, whose last line attaches the classifier to unlabelled rows: a slip). An observed label reaches
-    the encoder through p(z_c | y) and the classifier; CCVAE's weights q(y|z_c) / q(y|x) are missing.
+    The objective is `TraceLabels_ELBO` with beta and with alpha = `classifier_weight` (1 in `elbo()`, 10 N /
+    N_labelled in `elbo_for(y)`) on log q(y | z_c) of observed labels (CCVAE C.4, whose last line attaches the
+    classifier to unlabelled rows: a slip). An observed label reaches the encoder through p(z_c | y) and the
+    classifier; CCVAE's weights q(y|z_c) / q(y|x) are missing.
 
     Differs from the original: no domain latent; log p(y) - log q(y|z_c) of missing labels times beta, as in C.4; KL
     terms by one draw.

@@ -42,8 +42,9 @@ class M2(SemiVAE):
         z: D_z. networks, likelihood, prior: see `CCVAE`.
 
     The objective is `TraceLabels_ELBO`: Kingma et al.'s Eqs. 6 to 9, whose alpha is its `classifier_weight`: 1 in
-    `elbo()`, and 0.1 N / N_labelled, as in their code, in `elbo_for(y)`, which `fit` maximises. A missing class label is summed. Missing binary labels, all parents of x at once, would
-    make 2^L terms, and are drawn: relaxed by default, or with the score function (`labels="score"`).
+    `elbo()`, and 0.1 N / N_labelled, as in their code, in `elbo_for(y)`, which `fit` maximises. A missing class
+    label is summed. Missing binary labels, all parents of x at once, would make 2^L terms, and are drawn: relaxed
+    by default, or with the score function (`labels="score"`).
 
     Differs from the original: 600-600 ReLU networks as the other models' (there: one or two softplus layers of 500 or
     600); no prior on the weights.

@@ -33,9 +33,9 @@ class M3(SemiVAE):
     Args:
         x_shape, labels, z_c, z_s, networks, likelihood, label_hidden: see `CCVAE`.
 
-    The objective is `TraceLabels_ELBO`: the VAE's ELBO on all rows, and alpha log q(y | z_c) on observed labels, alpha
-    being its `classifier_weight`, 1 in `elbo()` and 10 N / N_labelled in `elbo_for(y)` (CCVAE Eq. 2; REVAE's Eq. 3 writes a labelled bound L(x, y) where only the VAE's L(x)
-    can stand).
+    The objective is `TraceLabels_ELBO`: the VAE's ELBO on all rows, and alpha log q(y | z_c) on observed labels,
+    alpha being its `classifier_weight`, 1 in `elbo()` and 10 N / N_labelled in `elbo_for(y)` (CCVAE Eq. 2; REVAE's
+    Eq. 3 writes a labelled bound L(x, y) where only the VAE's L(x) can stand).
 
     >>> from pyro_semivae.nn import MLPs
     >>> import torch
