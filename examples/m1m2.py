@@ -22,14 +22,17 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return cli.parse(parser, cli.COMPARED, argv)
 
 
-def make(job: cli.Run) -> M1M2:
-    m1 = M1(job.data.x_shape, job.data.labels, z=job.args.features, **job.parts())
-    return M1M2(m1, z=job.args.z, prior=job.prior())
+def make(job: cli.Run, m1: M1 | None = None) -> M1M2:
+    return M1M2(make_m1(job) if m1 is None else m1, z=job.args.z, prior=job.prior())
+
+
+def make_m1(job: cli.Run) -> M1:
+    return M1(job.data.x_shape, job.data.labels, z=job.args.features, **job.parts())
 
 
 def first_stage(job: cli.Run) -> M1:
     """A trained M1; once the second stage has begun it stays as it is."""
-    m1, file = M1(job.data.x_shape, job.data.labels, z=job.args.features, **job.parts()), job.out / "m1.pt"
+    m1, file = make_m1(job), job.out / "m1.pt"
     if job.args.resume and job.checkpoint.exists():
         load_weights(m1, load_checkpoint(file, "M1"), file)
         return m1.eval()
@@ -39,7 +42,7 @@ def first_stage(job: cli.Run) -> M1:
 
 def run() -> None:
     job = cli.Run(arguments(), preferred="fashionmnist")
-    args, vae = job.args, M1M2(first_stage(job), z=job.args.z, prior=job.prior())
+    args, vae = job.args, make(job, first_stage(job))
     job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta))
 
 

@@ -58,7 +58,7 @@ def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str
     out.add_argument("--seed", type=int, default=0, help="fixes split, initialisation, batches and noise")
     out.add_argument("--hold-out", type=int, default=0, help="test on so many last training rows, to choose recipes on")
     out.add_argument("--cuda", action="store_true", help="train on the GPU")
-    what = "of the networks' layers; bf16-mixed is faster on GPUs, and on CPUs that have it"
+    what = "of the networks' layers; bf16-mixed is faster where the processor has it"
     out.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"], help=what)
     out.add_argument("--out", help="output folder (default: runs/<script>-<dataset>)")
     out.add_argument("--resume", action="store_true", help="continue from the checkpoint in the output folder")
