@@ -12,27 +12,31 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
 from pyro_semivae import cli, report
 from pyro_semivae.data import NAMES
+from pyro_semivae.infer import TraceInverted_ELBO
 from pyro_semivae.models import InvertedVAE
-from pyro_semivae.train import fit
+from pyro_semivae.train import constant, fit
 
-OURS = {"labels": "relaxed", "gradient": "hard", "temperature": 0.67, "alpha": 0.5, "image_weight": 3.0}
-OURS |= {"reverse_weight": 0.1, "lr": 3e-3, "batch_size": {"digits": 50, "*": 250}}
+OURS = {"labels": "relaxed", "gradient": "hard", "temperature": 0.67, "alpha": 5.0, "image_weight": 10.0}
+OURS |= {"reverse_weight": 10.0, "lr": 3e-3, "batch_size": {"digits": 50, "*": 250}, "activation": "relu"}
+OURS |= {"classifier_hidden": [200, 200], "encoder_hidden": [200, 200]}
 PAPER = {"labels": "relaxed", "gradient": "hard", "temperature": 1.0, "alpha": 10.0, "image_weight": 0.1}
 PAPER |= {"reverse_weight": 1.0, "lr": 0.01, "batch_size": 10_000, "schedule": "constant", "clip": 1.0, "eps": 1e-4}
 # Theirs: 1000 epochs of 4 steps; of label and image terms by name, L2 has no gradient, for the image is a hard draw.
 CODE = {**PAPER, "image_weight": 0.0, "box": 1.5708, "clip_norm": 5.0, "epochs": 667}
 PRESETS = {
-    "demo": {**OURS, "epochs": {"digits": 60, "*": 5}},
+    "demo": {**OURS, "epochs": {"digits": 60, "*": 5}, "first_epochs": {"digits": 60, "*": 2}},
     "paper": {**PAPER, "epochs": 150},
     "reference-code": CODE,
 }
 CLASSES = ("digits", "mnist", "fashionmnist")
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 
 def clip(parameters: Iterable[nn.Parameter], norm: float, value: float) -> None:
@@ -59,6 +63,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--beta", type=float, default=1.0, help="weight of the densities of z and missing y; 1: the bound"
     )
+    what = "epochs before, of the labelled rows alone and without their classifier: what z is for"
+    parser.add_argument("--first-epochs", type=int, default=0, help=what)
+    for part, sizes in (("classifier", [50, 50]), ("encoder", [10, 10]), ("decoder", [250, 500])):
+        what = f"hidden sizes of the {part}"
+        parser.add_argument(f"--{part}-hidden", type=int, nargs="+", default=sizes, help=what)
+    parser.add_argument("--activation", choices=ACTIVATIONS, default="tanh", help="of the hidden layers")
     parser.add_argument("--box", type=float, default=1.5, help="z is in [-box, box]^2")
     parser.add_argument("--clip", type=float, default=0.0, help="clip the gradient's entries to +- this; 0: do not")
     parser.add_argument("--clip-norm", type=float, default=0.0, help="... and its norm before; 0: do not")
@@ -66,29 +76,56 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return cli.parse(parser, PRESETS, argv)
 
 
-def run() -> None:
-    job = cli.Run(arguments(), preferred="mnist")
+def make(job: cli.Run) -> InvertedVAE:
     args = job.args
-    job.keep_classes(args.classes)
-    vae = InvertedVAE(job.data.x_shape, job.data.labels, low=-args.box, high=args.box)
-    elbo = vae.elbo(
+    return InvertedVAE(
+        job.data.x_shape,
+        job.data.labels,
+        low=-args.box,
+        high=args.box,
+        classifier_hidden=tuple(args.classifier_hidden),
+        encoder_hidden=tuple(args.encoder_hidden),
+        decoder_hidden=tuple(args.decoder_hidden),
+        activation=ACTIVATIONS[args.activation],
+    )
+
+
+def objective(vae: InvertedVAE, args: argparse.Namespace, alpha: float) -> TraceInverted_ELBO:
+    return vae.elbo(
         labels=args.labels,
         gradient=args.gradient,
         temperature=args.temperature,
-        classifier_weight=args.alpha,
+        classifier_weight=alpha,
         image_weight=0.0 if args.no_reverse else args.image_weight,
         reverse_weight=args.reverse_weight,
         beta=args.beta,
     )
+
+
+def first_stage(vae: InvertedVAE, job: cli.Run, options: dict[str, Any]) -> None:
+    """The classes with labels alone, q(y|x) left as it is; a resumed run has it in its checkpoint."""
+    if job.args.first_epochs and not (job.args.resume and job.checkpoint.exists()):
+        options = {**options, "epochs": job.args.first_epochs, "schedule": constant, "checkpoint": None}
+        options |= {"batch_size": max(1, job.args.batch_size // 2)}
+        rows = job.labelled_rows
+        fit(vae, job.data.x[rows], job.y[rows], elbo=objective(vae, job.args, alpha=0.0), **options)
+
+
+def run() -> None:
+    job = cli.Run(arguments(), preferred="mnist")
+    args = job.args
+    job.keep_classes(args.classes)
+    vae = make(job)
     y_alone = vae.p_y().sample((args.labels_alone,))
-    x = torch.cat([job.data.x[job.labelled_rows], job.data.x])  # every image is an unlabelled one too
-    y = torch.cat([job.y[job.labelled_rows], job.data.labels.missing(len(job.data.x))])
     options = {**job.fit_options(), "eps": args.eps}
     if args.clip or args.clip_norm:
         options["clip"] = partial(clip, norm=args.clip_norm, value=args.clip)
+    first_stage(vae, job, options)
+    x = torch.cat([job.data.x[job.labelled_rows], job.data.x])  # every image is an unlabelled one too
+    y = torch.cat([job.y[job.labelled_rows], job.data.labels.missing(len(job.data.x))])
     if args.reverse_weight and not args.no_reverse:
         options["labels_alone"] = y_alone
-    history = fit(vae, x, y, elbo=elbo, **options)
+    history = fit(vae, x, y, elbo=objective(vae, args, args.alpha), **options)
     measured, canonical = report.measure_extraction(vae, job.data, job.labelled_rows, args.classes, seed=args.seed)
     job.finish(measured)
     report.draw_extraction(vae, job.data, canonical, measured, history, job.out)
