@@ -1,7 +1,7 @@
 """The inverted VAE (Gemp et al. 2017): half of the classes are labelled, none of the others ever is.
 
 python examples/inverted_vae.py                            # MNIST: digits 0-4 are labelled, 5-9 are to be found
-python examples/inverted_vae.py --no-reverse               # M2: without labels that have no image
+python examples/inverted_vae.py --no-reverse --alpha 0.5   # M2: without labels that have no image
 python examples/inverted_vae.py --dataset fashionmnist
 python examples/inverted_vae.py --preset paper             # the paper's Appendix D
 python examples/inverted_vae.py --preset reference-code    # the settings of the authors' code
@@ -31,7 +31,7 @@ PAPER |= {"reverse_weight": 1.0, "lr": 0.01, "batch_size": 10_000, "schedule": "
 # Theirs: 1000 epochs of 4 steps; of label and image terms by name, L2 has no gradient, for the image is a hard draw.
 CODE = {**PAPER, "image_weight": 0.0, "box": 1.5708, "clip_norm": 5.0, "epochs": 667}
 PRESETS = {
-    "demo": {**OURS, "epochs": {"digits": 60, "*": 5}, "first_epochs": {"digits": 60, "*": 2}},
+    "demo": {**OURS, "epochs": {"digits": 60, "*": 8}, "first_epochs": {"digits": 60, "*": 2}},
     "paper": {**PAPER, "epochs": 150},
     "reference-code": CODE,
 }

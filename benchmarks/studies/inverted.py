@@ -15,6 +15,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "m2 and images": {"reverse_weight": 0.0},
     "inverted": {},
 }
+# What suits M2 better than the preset's value for all: of 0.5 and 5 on held-out rows, seeds 101, 103 and 105.
+OF_M2: dict[str, dict[str, Any]] = {"demo": {"alpha": 0.5}}
 PAPER = {"m2": 2.30, "inverted": 2.07}  # cross-entropy on digits 5 to 9, in nats
 MEASURES = {
     "cross_entropy_unseen": "cross-entropy",
@@ -29,10 +31,11 @@ MEASURES = {
 def jobs(preset: str, seeds: Sequence[int] | None) -> list[Job]:
     """Ten trials of every model on both data sets."""
     return [
-        Job("inverted", dataset, "1.0", preset, seed, model, changes, "inverted_vae.py")
+        Job("inverted", dataset, "1.0", preset, seed, model, {**changes, **more}, "inverted_vae.py")
         for seed in seeds or range(10)
         for dataset in DATASETS
         for model, changes in MODELS.items()
+        for more in [OF_M2.get(preset, {}) if model == "m2" else {}]
     ]
 
 
