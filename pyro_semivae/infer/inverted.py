@@ -8,9 +8,11 @@ from typing import Literal
 
 from pyro import poutine
 from torch import Tensor
+from torch.nn import functional as F
 
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer.base import RowELBO, Rows
+from pyro_semivae.infer.handlers import LabelledFirst
 from pyro_semivae.infer.labels import TraceLabels_ELBO
 from pyro_semivae.infer.reverse import Gradient, TraceReverse_ELBO
 from pyro_semivae.infer.roles import sample_sites
@@ -90,7 +92,10 @@ class TraceInverted_ELBO(RowELBO):
 
     def _distance(self, model: Callable, x: Tensor, y: Tensor, **kwargs) -> Tensor:
         """The squared distance between x and the mean of p(x|y,z), z from its prior; 0 without labels, `(B,)`."""
-        trace = poutine.trace(Impute()(model)).get_trace(x, y, **kwargs)
+        number = LabelledFirst.number_now() or len(x)
+        labelled_x, labelled_y = x[:number], y[:number]
+        trace = poutine.trace(Impute()(model)).get_trace(labelled_x, labelled_y, **kwargs)
         (site,) = [site for _, site in sample_sites(trace) if site["is_observed"]]
         distance = (site["value"] - site["fn"].mean).square().flatten(1).sum(1)
-        return distance * ~is_missing(y).reshape(len(y), -1).any(1)
+        distance = distance * ~is_missing(labelled_y).reshape(number, -1).any(1)
+        return F.pad(distance, (0, len(x) - number))
