@@ -8,7 +8,7 @@ python benchmarks/reproduce.py ccvae --preset split                         # th
 python benchmarks/reproduce.py ccvae --preset consistency                   # what it does without
 python benchmarks/reproduce.py faces                                        # 18 labels, three bounds
 python benchmarks/reproduce.py labels                                       # CCVAE, M2, M3, DIVA, MVAE side by side
-python benchmarks/reproduce.py inverted --preset demo                       # ten trials with and without reverse
+python benchmarks/reproduce.py inverted                                     # ten trials with and without reverse
 python benchmarks/reproduce.py ccvae --table                                # the tables of what is there
 
 A run is an example with its flags; its metrics go to benchmarks/results/, one JSON file a run. A run that was stopped
@@ -33,7 +33,8 @@ def main() -> None:
     parser.add_argument("--rate", choices=[*RATES, "10"], help="10: images, one a class")
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--part", help="of a study's jobs: a marginal, a model ...")
-    parser.add_argument("--preset", default="recipe", choices=["recipe", "paper", "demo", "plain", *ccvae.VARIANTS])
+    presets = ["recipe", "paper", "reference-code", "demo", "plain", *ccvae.VARIANTS]
+    parser.add_argument("--preset", choices=presets, help="ccvae: recipe, others: demo, unless it is said")
     parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--table", action="store_true", help="print the tables of recorded runs")
     parser.add_argument("--dry-run", action="store_true", help="list the runs that are missing")
@@ -41,7 +42,7 @@ def main() -> None:
     if args.table:
         print(*filter(None, STUDIES[args.study].tables()), sep="\n\n")
         return
-    jobs = STUDIES[args.study].jobs(args.preset, args.seeds)
+    jobs = STUDIES[args.study].jobs(args.preset or STUDIES[args.study].DEFAULT_PRESET, args.seeds)
     for job in {job.script: job for job in jobs}.values():
         _ = job.settings  # an error that says so, if the example has no such preset
     missing = [

@@ -10,6 +10,7 @@ python examples/inverted_vae.py --preset reference-code    # the settings of the
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -18,7 +19,9 @@ import torch
 from torch import nn
 
 from pyro_semivae import cli, report
+from pyro_semivae.checkpoints import load_checkpoint
 from pyro_semivae.data import NAMES
+from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.infer import TraceInverted_ELBO
 from pyro_semivae.models import InvertedVAE
 from pyro_semivae.train import constant, fit
@@ -57,7 +60,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__, datasets=[name for name in NAMES if name in CLASSES], labelled={"*": "1.0"})
     parser.add_argument("--classes", type=int, default=5, help="how many classes, the first ones, have labels")
     parser.add_argument("--labels-alone", type=int, default=10_000, help="number of labels without images")
-    what = "M2: without the reverse model, its bound and its image term (--reverse-weight 0 keeps that)"
+    what = (
+        "without the reverse model, its bound and its image term (--reverse-weight 0 keeps that); M2's own: --preset m2"
+    )
     parser.add_argument("--no-reverse", action="store_true", help=what)
     parser.add_argument("--labels", choices=["relaxed", "sum", "score"], help="estimator of missing labels")
     parser.add_argument("--gradient", choices=["relaxed", "score", "mean", "hard"], help="through imagined images")
@@ -79,6 +84,16 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--clip-norm", type=float, default=0.0, help="... and its norm before; 0: do not")
     parser.add_argument("--eps", type=float, default=1e-8, help="Adam's epsilon")
     return cli.parse(parser, PRESETS, argv)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises an error that names the flag."""
+    for flag, least in (("first_epochs", 0), ("labels_alone", 1)):
+        check_count(f"--{flag.replace('_', '-')}", getattr(args, flag), least)
+    for flag in ("clip", "clip_norm"):
+        if not 0 <= getattr(args, flag) < math.inf:
+            flag, value = f"--{flag.replace('_', '-')}", getattr(args, flag)
+            raise InputError(f"{flag}: got {value}; accepted is a finite number, 0 for none")
 
 
 def make(job: cli.Run) -> InvertedVAE:
@@ -108,8 +123,14 @@ def objective(vae: InvertedVAE, args: argparse.Namespace, alpha: float) -> Trace
 
 
 def first_stage(vae: InvertedVAE, job: cli.Run, options: dict[str, Any]) -> None:
-    """The classes with labels alone, q(y|x) left as it is; a resumed run has it in its checkpoint."""
-    if job.args.first_epochs and not (job.args.resume and job.checkpoint.exists()):
+    """The labelled rows alone, without q(y|x); a resumed run has it behind it, in its checkpoint."""
+    if job.args.resume and job.checkpoint.exists():
+        before = load_checkpoint(job.checkpoint)["config"].get("first_epochs")
+        if before != job.args.first_epochs:
+            raise InputError(
+                f"--first-epochs: got {job.args.first_epochs}; accepted with --resume is {before}, as before"
+            )
+    elif job.args.first_epochs:
         options = {**options, "epochs": job.args.first_epochs, "schedule": constant, "checkpoint": None}
         options |= {"batch_size": max(1, job.args.batch_size // 2)}
         rows = job.labelled_rows
@@ -119,9 +140,10 @@ def first_stage(vae: InvertedVAE, job: cli.Run, options: dict[str, Any]) -> None
 def run() -> None:
     job = cli.Run(arguments(), preferred="mnist")
     args = job.args
+    check(args)
     job.keep_classes(args.classes)
     vae = make(job)
-    y_alone = vae.p_y().sample((args.labels_alone,))
+    y_alone = vae.p_y().sample((args.labels_alone,))  # before any training, so that a resumed run draws the same
     options = {**job.fit_options(), "eps": args.eps}
     if args.clip or args.clip_norm:
         options["clip"] = partial(clip, norm=args.clip_norm, value=args.clip)

@@ -126,6 +126,9 @@ class UniformBox(Conditional):
         self.register_buffer("low", torch.full((size,), low), persistent=False)
         self.register_buffer("high", torch.full((size,), high), persistent=False)
 
+    def extra_repr(self) -> str:
+        return f"size={len(self.low)}, low={self.low[0]:g}, high={self.high[0]:g}"
+
     def forward(self) -> dist.TorchDistribution:
         return dist.Uniform(self.low, self.high).to_event(1)
 
@@ -140,6 +143,9 @@ class SquashedGaussian(Conditional):
     def __init__(self, net: nn.Module, low: float, high: float):
         super().__init__()
         self.net, self.low, self.high = net, low, high
+
+    def extra_repr(self) -> str:
+        return f"low={self.low:g}, high={self.high:g}"
 
     def forward(self, *parents: Tensor) -> dist.TorchDistribution:
         loc, raw = self.net(*parents).chunk(2, -1)

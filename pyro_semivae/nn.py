@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_semivae.errors import InputError
+from pyro_semivae.errors import InputError, check_count
 
 Shape = tuple[int, ...]
 
@@ -59,6 +59,8 @@ class MLP(nn.Module):
         super().__init__()
         self.in_shapes = [tuple(shape) for shape in in_shapes]
         self.out_shape = tuple(out_shape)
+        for size in hidden:
+            check_count("hidden", size)
         sizes = [sum(math.prod(shape) for shape in self.in_shapes), *hidden, math.prod(out_shape)]
         layers: list[nn.Module] = []
         for d_in, d_out in itertools.pairwise(sizes):

@@ -48,6 +48,7 @@ VARIANTS: dict[str, tuple[Iterable[tuple[str, str]], dict[str, Any]]] = {
     "consistency": (CONSISTENCY, {"consistency": 300.0}),
     "split": (SPLIT, {"z_c": 4, "z_s": 10}),
 }
+DEFAULT_PRESET = "recipe"
 
 
 def job_of(dataset: str, rate: str, preset: str, seed: int) -> Job:

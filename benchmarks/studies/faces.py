@@ -28,6 +28,7 @@ MEASURES = {
 
 # The quiet gradient of the weights, with the classifier's weight that it then needs.
 CONTROL = {"marginal": "jensen", "control_variate": True, "detach": "none", "alpha": 100.0}
+DEFAULT_PRESET = "demo"
 
 
 def parts(rate: str) -> dict[str, dict[str, Any]]:

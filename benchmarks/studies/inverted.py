@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 from studies.job import Job, markdown, mean_and_error
 
 DATASETS = ("mnist", "fashionmnist")
-# The forward model alone, with the reverse one's image term, and with its bound as well.
+DEFAULT_PRESET = "demo"
+# The forward model alone; all of it but the labels without images; all of it.
 MODELS: dict[str, dict[str, Any]] = {
     "m2": {"no_reverse": True},
-    "m2 and images": {"reverse_weight": 0.0},
+    "without labels alone": {"reverse_weight": 0.0},
     "inverted": {},
 }
 OF_M2 = {"demo": {"preset": "m2"}}  # what suits it better than the others' settings
@@ -59,10 +61,10 @@ def table(preset: str) -> str:
                 all_found = f"{sum(run['distinct_digits'] == 10 for run in runs)} of {len(runs)}"
                 paper = f"{PAPER[model]:.2f}" if dataset == "mnist" and model in PAPER else ""
                 lines.append([dataset, model, str(len(runs)), *cells, all_found, paper])
-        for model in ("m2 and images", "inverted"):
-            if len(found["m2"]) > 1 and len(found[model]) > 1:
-                cells = [difference(*([run[m] for run in found[which]] for which in ("m2", model))) for m in MEASURES]
-                lines.append([dataset, f"{model} less m2", "", *cells, "", ""])
+        for less, model in itertools.combinations(MODELS, 2):
+            if len(found[less]) > 1 and len(found[model]) > 1:
+                cells = [difference(*([run[m] for run in found[which]] for which in (less, model))) for m in MEASURES]
+                lines.append([dataset, f"{model} less {less}", "", *cells, "", ""])
     return markdown(head, lines)
 
 
@@ -78,4 +80,4 @@ def difference(first: Sequence[float], second: Sequence[float]) -> str:
 
 
 def tables() -> list[str]:
-    return [*map(table, ("demo", "paper"))]
+    return [*map(table, ("demo", "paper", "reference-code"))]

@@ -23,6 +23,7 @@ PAPERS = {
     ("faces", "mvae"): ((0.793, 0.828, 0.847, 0.864), (2.114, 2.113, 2.088, 2.121)),
 }
 OF_CLASSES = {"swap_difference": "swap difference", "intervention_accuracy": "intervention accuracy"}
+DEFAULT_PRESET = "demo"
 
 
 def job_of(dataset: str, rate: str, preset: str, seed: int, model: str) -> Job:

@@ -122,13 +122,18 @@ class Imagine(Messenger):
         if self.gradient == "relaxed" and msg["name"] in self.discrete:
             msg["fn"] = self._relaxed(msg["name"], fn)
         if self.gradient == "mean" and not msg["is_observed"]:
+            self._binary(msg["name"], fn)
             msg["value"], msg["done"] = fn.mean, True
 
     def _relaxed(self, name: str, fn) -> TransformedDistribution:
-        event_dim, base = fn.event_dim, fn
-        while isinstance(base, Independent):
-            base = base.base_dist
-        if not isinstance(base, Bernoulli):
-            raise InputError(f"gradient: got 'relaxed'; accepted for '{name}', which is not binary, is 'score'")
+        base = self._binary(name, fn)
         logits = RelaxedLogits(torch.tensor(self.temperature).to(base.logits), logits=base.logits)
-        return TransformedDistribution(logits, [self._squash]).to_event(event_dim)
+        return TransformedDistribution(logits, [self._squash]).to_event(fn.event_dim)
+
+    def _binary(self, name: str, fn) -> Bernoulli:
+        while isinstance(fn, Independent):
+            fn = fn.base_dist
+        if not isinstance(fn, Bernoulli):
+            got = f"gradient: got {self.gradient!r}"
+            raise InputError(f"{got}; accepted for '{name}', which is not binary, are 'score', 'hard'")
+        return fn

@@ -50,7 +50,8 @@ class InvertedVAE(SemiVAE):
         activation: of all hidden layers.
         prior: p(y); uniform where not given.
 
-    The defaults are the paper's Appendix D. The objective is `TraceInverted_ELBO`: Eqs. 3 to 8, 17.
+    Networks and box are by default those of the paper's Appendix D, and so are the weights that `fit` takes. The
+    objective is `TraceInverted_ELBO`: Eqs. 3 to 8, 17.
 
     Differs from the reference code (github.com/all-umass/untapped): what it calls z2 is z; images are grey, not
     rounded; the box is the paper's (there: +- pi/2); labels are not softened, for the categorical scores observed ones.
@@ -115,3 +116,7 @@ class InvertedVAE(SemiVAE):
         """The objective of both models; see `TraceInverted_ELBO` for its options."""
         options = parts.drawn_labels(self.labels, options)
         return TraceInverted_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
+
+    def elbo_for(self, y: Tensor | None) -> TraceInverted_ELBO:
+        """With the weights (10, 0.1) of the discriminative terms that the paper's Appendix D has."""
+        return self.elbo(classifier_weight=10.0, image_weight=0.1)

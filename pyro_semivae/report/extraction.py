@@ -16,6 +16,8 @@ from pyro_semivae.plot import image_grid, training_curves
 from pyro_semivae.report.common import bound_per_row, seeded
 from pyro_semivae.train import History
 
+MANIFOLD = 7  # steps of z down and across
+
 
 @torch.no_grad()
 def measure_extraction(
@@ -68,15 +70,23 @@ def measure_extraction(
 def draw_extraction(
     vae: SemiVAE, data: ImageData, canonical: Tensor, measured: dict[str, Any], history: History, out: str | Path
 ) -> None:
-    """`canonical` (an image a value of the label; Fig. 2), `manifold` (each on a walk of z) and `training`, as PNGs."""
+    """`canonical` (an image a value of the label; Fig. 2), `manifold` (each on a grid of z) and `training`, as PNGs."""
     out, values = Path(out), torch.arange(len(canonical), device=canonical.device)
     names = [f"{value}: {data.label_names[c]}" for value, c in enumerate(measured["assigned"])]
     title = "E[x | y, z], z the mean over the labelled rows; the value of y: the class that it is taken for"
     image_grid(canonical.unsqueeze(0), columns=names, title=title, path=out / "canonical.png")
     prior = vae.p_z()
     low, high = prior.support.base_constraint.lower_bound, prior.support.base_constraint.upper_bound
-    t = torch.linspace(0.05, 0.95, 8, device=values.device)[:, None]
-    images = [tasks.decode(vae, {"z": (low + s * (high - low)).expand(len(values), -1)}, values) for s in t]
-    title = "the same along a diagonal of z"
-    image_grid(torch.stack(images, 1), rows=names, title=title, path=out / "manifold.png")
+    t = torch.linspace(0.05, 0.95, MANIFOLD, device=values.device)
+    first, second = torch.meshgrid(t, t, indexing="ij")  # down, across
+    unit = torch.full((MANIFOLD**2, len(low)), 0.5, device=values.device)
+    unit[:, 0], unit[:, -1] = first.flatten(), second.flatten()
+    images = torch.stack(
+        [tasks.decode(vae, {"z": low + unit * (high - low)}, value.expand(len(unit))) for value in values]
+    )  # (values, n * n, C, H, W)
+    tiles = images.unflatten(1, (MANIFOLD, MANIFOLD)).permute(0, 3, 1, 4, 2, 5).flatten(2, 3).flatten(3, 4)
+    per_row = -(-len(tiles) // 2)
+    tiles = torch.cat([tiles, tiles.new_ones(2 * per_row - len(tiles), *tiles.shape[1:])]).unflatten(0, (2, per_row))
+    title = f"each value of y on a grid of z, its first entry down, its last across; values {per_row} to a row"
+    image_grid(tiles, title=title, path=out / "manifold.png", cell=2.2)
     training_curves(history, path=out / "training.png")

@@ -1,0 +1,166 @@
+"""The inverted VAE's task: what the example trains on, its first stage, how a run goes on, and what is measured."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from pyro_semivae import cli, metrics, report, tasks
+from pyro_semivae.data import ImageData, load_small
+from pyro_semivae.errors import InputError
+from pyro_semivae.labels import MISSING, Classes
+from pyro_semivae.models import InvertedVAE
+from pyro_semivae.train import fit
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "inverted_vae.py"
+SMALL = ("--smoke-test", "--epochs", 2, "--first-epochs", 2, "--batch-size", 100, "--classifier-hidden", 7)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.fixture
+def example(monkeypatch, tmp_path):
+    """Runs the example in this process; returns its calls of `fit`, `(vae, x, y, options)`."""
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.setenv("PYRO_SEMIVAE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags, data=None, stop_after=None, train=True):
+        calls = []
+
+        def recorded(vae, x, y, **options):
+            before = {name: value.clone() for name, value in vae.state_dict().items()}
+            calls.append((vae, x, y, {**options, "before": before}))
+            if stop_after is not None and "labels_alone" in options:
+                options["on_epoch"] = lambda epoch, _: stopped() if epoch > stop_after else None
+            return fit(vae, x, y, **options) if train else []
+
+        def stopped():
+            raise Stop
+
+        monkeypatch.setattr(sys, "argv", ["inverted_vae.py", *map(str, (*SMALL, *flags))])
+        if data is not None:
+            monkeypatch.setattr(cli.data, "load_small", lambda name: data)
+        space = runpy.run_path(str(SCRIPT))
+        space["run"].__globals__["fit"] = recorded
+        if not train:
+            for name in ("measure_extraction", "draw_extraction"):
+                monkeypatch.setattr(report, name, lambda *_, **__: ({}, None))
+        space["run"]()
+        return calls
+
+    return run
+
+
+def test_the_hidden_classes_labels_are_not_seen(example):
+    """Whatever the labels of the classes from `--classes` on, the training data are the same; every image is there."""
+    data = load_small("auto")
+    other = data.y.clone()
+    other[data.y >= 5] = 5 + (data.y[data.y >= 5] - 4) % 5
+    (_, x_1, y_1, _), (_, x, y, more) = example(train=False, data=data)
+    changed = ImageData(data.name, data.label_names, data.x, other, data.x_test, data.y_test)
+    again = example(train=False, data=changed)
+    for first, second in zip(((x_1, y_1), (x, y)), again, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(first, second[1:3], strict=True))
+    known = (data.y < 5).nonzero()[:, 0]
+    assert torch.equal(y_1, data.y[known]) and torch.equal(x_1, data.x[known])
+    assert torch.equal(x, torch.cat([data.x[known], data.x]))
+    assert torch.equal(y[: len(known)], y_1) and (y[len(known) :] == MISSING).all()
+    assert more["labels_alone"].shape == (10_000,) and set(more["labels_alone"].tolist()) == set(range(10))
+
+
+def test_without_the_reverse_model_it_is_m2(example):
+    for flags in (("--no-reverse",), ("--preset", "m2")):
+        vae, x, y, more = example(*flags, train=False)[-1]
+        assert "labels_alone" not in more
+        terms = more["elbo"].terms(vae.model, vae.guide, x[:50].float() / 255, y[:50])
+        assert sorted(terms) == ["p(x)", "p(y)", "p(z)", "q(y)", "q(y|x)", "q(z)"] and terms["q(y|x)"].any()
+
+
+def test_the_first_stage_leaves_the_classifier_as_it_is(example):
+    first, second = example()
+    start, then = first[3]["before"], second[3]["before"]
+    for name in start:
+        assert torch.equal(start[name], then[name]) == name.startswith(("q_y", "p_y")), name
+    assert not torch.equal(then["q_y.net.layers.0.weight"], second[0].state_dict()["q_y.net.layers.0.weight"])
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(example):
+    whole = example("--out", "whole")
+    with pytest.raises(Stop):
+        example("--out", "part", stop_after=1)
+    rest = example("--out", "part", "--resume")
+    assert len(whole) == 2 and len(rest) == 1, "the first stage is not run again"
+    weights, others = whole[-1][0].state_dict(), rest[-1][0].state_dict()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    with pytest.raises(InputError, match=r"--first-epochs: got 3; accepted with --resume is 2, as before"):
+        example("--out", "part", "--resume", "--first-epochs", 3)
+    with pytest.raises(InputError, match=r"other model"):
+        example("--out", "part", "--resume", "--box", 2)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "what"),
+    [
+        ("--first-epochs", -1, "accepted are 0, 1"),
+        ("--labels-alone", 0, "accepted are 1, 2"),
+        ("--clip", -1, "accepted is a finite number"),
+        ("--clip-norm", "nan", "accepted is a finite number"),
+        ("--encoder-hidden", 0, "accepted are 1, 2"),
+        ("--classes", 10, "accepted are 1 to 9"),
+        ("--temperature", 0, "accepted is a finite number above 0"),
+    ],
+)
+def test_bad_flags_are_refused(example, flag, value, what):
+    name = {"--encoder-hidden": "hidden", "--temperature": "temperature"}.get(flag, flag)
+    with pytest.raises(InputError, match=f"{name}: got {value}.*{what}"):
+        example(flag, value, train=False)
+
+
+def test_what_is_measured_is_that_of_the_canonical_images(monkeypatch):
+    """By hand: z is the mean of q(z|x,y)'s over the labelled rows, the judge sees E[x|y,z]; both assignments."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float32)
+    vae, shape = InvertedVAE((1, 4, 5), Classes(5)), (1, 4, 5)
+    x, y = torch.rand(40, *shape), torch.arange(5).repeat(8)
+    data = ImageData("made", tuple("abcde"), (x * 255).byte(), y, (x * 255).byte().flip(0), y.flip(0))
+    known = (y < 2).nonzero()[:, 0]
+    seen = []
+    # Greedily value 3 is class 2, and 2 is 3; the best assignment gives value 2 its class 2.
+    scores = torch.eye(5)
+    scores[2:, 2:] = torch.tensor([[0.8, 0.01, 0.0], [0.85, 0.1, 0.05], [0.1, 0.1, 0.8]])
+
+    def judge(images):
+        seen.append(images)
+        return scores
+
+    monkeypatch.setattr(metrics, "logistic_regression", lambda data: (judge, 0.75))
+    measured, canonical = report.measure_extraction(vae, data, known, 2)
+    pixels = data.x.float() / 255
+    code = torch.eye(5)
+    with torch.no_grad():
+        loc, raw = vae.q_z.net(pixels[known], code[y[known]]).chunk(2, -1)
+        normal = torch.linspace(-8, 8, 4001)[:, None, None]  # the mean of a Gaussian pushed through the sigmoid
+        value = (loc + (torch.nn.functional.softplus(raw) + 1e-3) * normal).sigmoid()
+        mean = torch.trapezoid(value * torch.exp(-(normal**2) / 2) / (2 * torch.pi) ** 0.5, normal, dim=0)
+        z = (-1.5 + 3 * mean).mean(0, keepdim=True)
+        expected = vae.p_x.net(code, z.expand(5, -1)).sigmoid()
+        log_q = vae.q_y.net(data.x_test.float() / 255).log_softmax(-1)
+    assert_close(seen[0], expected)
+    assert_close(canonical, expected)
+    unseen, y_test = data.y_test >= 2, data.y_test
+    for key, value_of in (("", [0, 1, 3, 2, 4]), ("_optimal", [0, 1, 2, 3, 4])):
+        value = torch.tensor(value_of)[y_test[unseen]]
+        cross_entropy = -log_q[unseen].gather(1, value[:, None]).mean()
+        assert measured[f"cross_entropy_unseen{key}"] == pytest.approx(cross_entropy.item(), rel=1e-5)
+        accuracy = (log_q[unseen].argmax(1) == value).double().mean().item()
+        assert measured[f"accuracy_unseen{key}"] == pytest.approx(accuracy)
+    assert measured["assigned"] == [0, 1, 3, 2, 4] and measured["distinct_digits"] == 4
+    assert measured["test_accuracy"] == (log_q[~unseen].argmax(1) == y_test[~unseen]).double().mean().item()
+    assert measured["judge_accuracy"] == 0.75 and 0 <= measured["calibration_error_unseen"] <= 1
+    assert_close(tasks.decode(vae, {"z": z}, torch.tensor([3])), expected[3:4])
