@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
-from pyro_semivae.infer import LocalParameters, RowScale, TraceInverted_ELBO
+from pyro_semivae.infer import LabelledFirst, LocalParameters, RowScale, TraceInverted_ELBO
 from pyro_semivae.labels import MISSING
 from pyro_semivae.models import M2
 from pyro_semivae.train import fit
@@ -72,6 +72,22 @@ def test_the_images_term_by_hand():
     mean = vae.p_x.net(torch.eye(C)[OBSERVED[observed]], z[observed]).sigmoid()
     assert_close(terms["image"][observed], -0.3 * (x[observed] - mean).square().flatten(1).sum(1))
     assert not terms["image"][~observed].any()
+
+
+def test_the_images_term_decodes_the_labelled_rows_alone():
+    vae, x, y = make(), torch.rand(6, *SHAPE), torch.tensor([2, 0, 4, MISSING, MISSING, MISSING])
+    with LocalParameters(), LabelledFirst(3), EveryZ() as drawn:
+        terms = vae.elbo(image_weight=0.3).rows(vae.model, vae.guide, x, y).terms
+    z = drawn.values[-1]
+    assert z.shape == (3, D)
+    mean = vae.p_x.net(torch.eye(C)[y[:3]], z).sigmoid()
+    assert_close(terms["image"], torch.cat([-0.3 * (x[:3] - mean).square().flatten(1).sum(1), torch.zeros(3)]))
+
+
+def test_without_an_objective_the_weights_are_the_papers():
+    vae = make()
+    elbo = vae.elbo_for(OBSERVED)
+    assert (elbo.forward.classifier_weight, elbo.image_weight, elbo.reverse_weight) == (10.0, 0.1, 1.0)
 
 
 def test_limits_and_the_reverse_weight():

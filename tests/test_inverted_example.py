@@ -100,6 +100,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(example):
     assert all(torch.equal(weights[name], others[name]) for name in weights)
     with pytest.raises(InputError, match=r"--first-epochs: got 3; accepted with --resume is 2, as before"):
         example("--out", "part", "--resume", "--first-epochs", 3)
+    for part in (whole[-1][0].p_z, whole[-1][0].q_z):  # a checkpoint's model is compared by its text
+        assert "low=-1.5, high=1.5" in repr(part)
     with pytest.raises(InputError, match=r"other model"):
         example("--out", "part", "--resume", "--box", 2)
 

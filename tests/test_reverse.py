@@ -238,8 +238,9 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"observed: got \['w'\]; accepted are 'y', 'z', 'x'"):
         TraceReverse_ELBO(observed=("y", "w")).terms(vae.model, vae.guide, None, Y["classes"])
     grid = Grid(exact=True)
-    with pytest.raises(ValueError, match="gradient: got 'relaxed'; accepted for 'z', which is not binary"):
-        TraceReverse_ELBO().terms(grid.model, grid.guide, None, torch.arange(4))
+    for gradient in ("relaxed", "mean"):
+        with pytest.raises(ValueError, match=f"gradient: got '{gradient}'; accepted for 'z', which is not binary"):
+            TraceReverse_ELBO(gradient=gradient).terms(grid.model, grid.guide, None, torch.arange(4))
     for option, value in (("gradient", "soft"), ("temperature", 0.0)):
         with pytest.raises(ValueError, match=f"{option}: got "):
             TraceReverse_ELBO(**{option: value})
