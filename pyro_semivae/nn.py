@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +118,30 @@ def _concatenate(flat: Sequence[Tensor]) -> Tensor:
         return flat[0]
     batch = torch.broadcast_shapes(*(f.shape[:-1] for f in flat))
     return torch.cat([f.expand(batch + f.shape[-1:]) for f in flat], -1)
+
+
+class Noisy(nn.Module):
+    """A network that sees noise on its first parent, images, while it trains, and none after.
+
+    In a guide, q(y | noise(x)): it is one whatever the noise draws, so that the mean of its ELBOs is a bound still.
+
+    Args:
+        net: the network. noise: of images `(B, C, H, W)`, e.g. `data.jitter`.
+    """
+
+    def __init__(self, net: nn.Module, noise: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.net, self.noise = net, noise
+
+    def forward(self, x: Tensor, *parents: Tensor) -> Tensor:
+        if self.training:
+            x = self.noise(x.flatten(0, -4)).reshape(x.shape)
+        return self.net(x, *parents)
+
+    def extra_repr(self) -> str:
+        if isinstance(self.noise, partial):
+            return f"{self.noise.func.__qualname__}, {self.noise.keywords}"
+        return getattr(self.noise, "__qualname__", type(self.noise).__name__)
 
 
 class OneHot(nn.Module):

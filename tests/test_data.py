@@ -238,8 +238,14 @@ def test_jitter_moves_turns_and_zooms():
     zoomed = data.jitter(bar, pixels=0, degrees=0, zoom=0.5)
     length = (zoomed[:, 0, 10] > 0.5).sum(-1)
     assert length.min() <= 9 and length.max() >= 20
-    for options in ({"pixels": -1}, {"degrees": -1}, {"zoom": 1}):
-        with pytest.raises(ValueError, match="pixels, degrees, zoom: got"):
+    upright = bar.transpose(2, 3)
+    slanted = data.jitter(upright, pixels=0, degrees=0, zoom=0, shear=0.5)
+    places = (slanted[:, 0] * axis).sum(-1) / slanted[:, 0].sum(-1)  # the bar's column in each row
+    per_row = (places[:, 15] - places[:, 5]) / 10
+    torch.testing.assert_close(places[:, 10], torch.full((400,), 10.0))
+    assert per_row.abs().max() <= 0.501 and per_row.min() < -0.45 and per_row.max() > 0.45
+    for options in ({"pixels": -1}, {"degrees": -1}, {"zoom": 1}, {"shear": -1}):
+        with pytest.raises(ValueError, match="pixels, degrees, zoom, shear: got"):
             data.jitter(x, **options)
 
 

@@ -1,5 +1,6 @@
 """The inverted VAE: its objective by hand, labels without images in fit, what is refused."""
 
+import copy
 import math
 
 import pyro
@@ -88,6 +89,30 @@ def test_without_an_objective_the_weights_are_the_papers():
     vae = make()
     elbo = vae.elbo_for(OBSERVED)
     assert (elbo.forward.classifier_weight, elbo.image_weight, elbo.reverse_weight) == (10.0, 0.1, 1.0)
+
+
+def test_the_classifiers_noise_is_in_training_and_in_q_y_alone():
+    """With noise that mirrors its image all terms are those of a q(y|x) of mirrored images, imagined ones too."""
+    plain, noisy = make(), make(classifier_noise=lambda x: x.flip(-1))
+    noisy.load_state_dict({name.replace("q_y.net.", "q_y.net.net."): v for name, v in plain.state_dict().items()})
+    mirrored = copy.deepcopy(plain)
+    net = mirrored.q_y.net.forward
+    mirrored.q_y.net.forward = lambda x: net(x.flip(-1))
+    x = torch.rand(6, *SHAPE)
+    for images, y in ((x, torch.tensor([2, 0, 4, MISSING, MISSING, MISSING])), (None, torch.tensor([1, 3, 0]))):
+        terms = {}
+        for name, vae, training in (("noisy", noisy, True), ("mirrored", mirrored, True), ("not", noisy, False)):
+            torch.manual_seed(0)
+            vae.train(training)
+            terms[name] = vae.elbo(classifier_weight=2.0, image_weight=0.3).terms(vae.model, vae.guide, images, y)
+        torch.manual_seed(0)
+        terms["plain"] = plain.elbo(classifier_weight=2.0, image_weight=0.3).terms(plain.model, plain.guide, images, y)
+        for name in terms["plain"]:
+            assert_close(terms["noisy"][name], terms["mirrored"][name])
+            assert_close(terms["not"][name], terms["plain"][name])
+        changed = {name for name in terms["plain"] if not torch.allclose(terms["noisy"][name], terms["plain"][name])}
+        depends = {"p(x)", "p(z)", "q(z)", "p(y)", "q(y)", "q(y|x)"}  # p(z), p(y) are uniform, and do not change
+        assert changed == ({"reverse/q(y)"} if images is None else depends - {"p(z)", "p(y)"})
 
 
 def test_limits_and_the_reverse_weight():

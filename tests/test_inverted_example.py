@@ -82,12 +82,20 @@ def test_without_the_reverse_model_it_is_m2(example):
         assert sorted(terms) == ["p(x)", "p(y)", "p(z)", "q(y)", "q(y|x)", "q(z)"] and terms["q(y|x)"].any()
 
 
+def test_the_noise_is_the_classifiers_alone(example):
+    flags = ("--shift", 1, "--turn", 10, "--zoom", 0.1, "--shear", 0.2)
+    vae = example(*flags, train=False)[-1][0]
+    keywords = {"pixels": 1.0, "degrees": 10.0, "zoom": 0.1, "shear": 0.2}
+    assert str(keywords) in repr(vae.q_y) and "jitter" not in repr(vae.q_z)
+    assert "jitter" not in repr(example("--preset", "m2", train=False)[-1][0])
+
+
 def test_the_first_stage_leaves_the_classifier_as_it_is(example):
     first, second = example()
     start, then = first[3]["before"], second[3]["before"]
     for name in start:
         assert torch.equal(start[name], then[name]) == name.startswith(("q_y", "p_y")), name
-    assert not torch.equal(then["q_y.net.layers.0.weight"], second[0].state_dict()["q_y.net.layers.0.weight"])
+    assert not torch.equal(then["q_y.net.net.layers.0.weight"], second[0].state_dict()["q_y.net.net.layers.0.weight"])
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(example):
@@ -102,8 +110,9 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(example):
         example("--out", "part", "--resume", "--first-epochs", 3)
     for part in (whole[-1][0].p_z, whole[-1][0].q_z):  # a checkpoint's model is compared by its text
         assert "low=-1.5, high=1.5" in repr(part)
-    with pytest.raises(InputError, match=r"other model"):
-        example("--out", "part", "--resume", "--box", 2)
+    for flag, value in (("--box", 2), ("--shear", 0.1)):
+        with pytest.raises(InputError, match=r"other model"):
+            example("--out", "part", "--resume", flag, value)
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,12 @@ Y = {
 LOW, HIGH = -1.5, 1.5
 
 
-def make(kind="classes"):
+def make(kind="classes", **options):
     torch.manual_seed(0)
     hidden = {"classifier_hidden": (6,), "encoder_hidden": (4,), "decoder_hidden": (11,)}
-    return InvertedVAE(SHAPE, Classes(C) if kind == "classes" else Binary(L), z=D, low=LOW, high=HIGH, **hidden)
+    return InvertedVAE(
+        SHAPE, Classes(C) if kind == "classes" else Binary(L), z=D, low=LOW, high=HIGH, **hidden, **options
+    )
 
 
 class Drawn(Messenger):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyro
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ from pyro_semivae.infer import TraceInverted_ELBO
 from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
-from pyro_semivae.nn import MLP
+from pyro_semivae.nn import MLP, Noisy
 
 
 class InvertedVAE(SemiVAE):
@@ -49,6 +51,8 @@ class InvertedVAE(SemiVAE):
         classifier_hidden, encoder_hidden, decoder_hidden: hidden sizes of q(y | x), q(z | x, y), p(x | y, z).
         activation: of all hidden layers.
         prior: p(y); uniform where not given.
+        classifier_noise: what q(y | x) sees instead of an image while training, e.g. `data.jitter`: y is then told from
+            what the noise leaves, and z has the rest, for q(z | x, y) sees the image. See `nn.Noisy`.
 
     Networks and box are by default those of the paper's Appendix D, and so are the weights that `fit` takes. The
     objective is `TraceInverted_ELBO`: Eqs. 3 to 8, 17.
@@ -82,6 +86,7 @@ class InvertedVAE(SemiVAE):
         decoder_hidden: tuple[int, ...] = (250, 500),
         activation: type[nn.Module] = nn.Tanh,
         prior: Tensor | None = None,
+        classifier_noise: Callable[[Tensor], Tensor] | None = None,
     ):
         super().__init__(x_shape, labels)
         parts.check_sizes(z=z)
@@ -94,6 +99,8 @@ class InvertedVAE(SemiVAE):
         self.p_x = GreyBernoulliImage(MLP([(size,), (z,)], decoder_hidden, x_shape, activation))
         self.q_x = UniformImage(x_shape)
         q_y = MLP([x_shape], classifier_hidden, (size,), activation)
+        if classifier_noise is not None:
+            q_y = Noisy(q_y, classifier_noise)
         self.q_y = (Bernoullis if isinstance(labels, Binary) else Categorical)(q_y)
         self.q_z = SquashedGaussian(MLP([x_shape, (size,)], encoder_hidden, (2 * z,), activation), low, high)
 
