@@ -44,7 +44,11 @@ PRESETS = {
     "reference-code": CODE,
 }
 CLASSES = ("digits", "mnist", "fashionmnist")
-NOISE = {"shift": "moved by up to so many pixels", "turn": "turned by degrees", "zoom": "by a fraction of its size"}
+NOISE = {
+    "shift": "moved by up to so many pixels",
+    "turn": "turned by degrees",
+    "zoom": "zoomed along each axis by a fraction",
+}
 NOISE |= {"shear": "sheared by columns per row"}
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
@@ -104,7 +108,7 @@ def check(args: argparse.Namespace) -> None:
 def make(job: cli.Run) -> InvertedVAE:
     args, noise = job.args, None
     if any(getattr(args, flag) for flag in NOISE):
-        noise = partial(jitter, pixels=args.shift, degrees=args.turn, zoom=args.zoom, shear=args.shear)
+        noise = partial(jitter, pixels=args.shift, degrees=args.turn, zoom=args.zoom, shear=args.shear, each_axis=True)
     return InvertedVAE(
         job.data.x_shape,
         job.data.labels,

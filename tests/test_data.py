@@ -244,6 +244,13 @@ def test_jitter_moves_turns_and_zooms():
     per_row = (places[:, 15] - places[:, 5]) / 10
     torch.testing.assert_close(places[:, 10], torch.full((400,), 10.0))
     assert per_row.abs().max() <= 0.501 and per_row.min() < -0.45 and per_row.max() > 0.45
+    square = torch.zeros(400, 1, 21, 21)
+    square[:, :, 6:15, 6:15] = 1.0
+    for each_axis in (False, True):
+        zoomed = data.jitter(square, pixels=0, degrees=0, zoom=0.3, each_axis=each_axis)[:, 0]
+        high, wide = zoomed[:, :, 10].sum(-1), zoomed[:, 10].sum(-1)  # of the middle column and row
+        assert ((high - wide).abs().max() > 2) == each_axis
+        assert min(high.min(), wide.min()) < 7.5 and max(high.max(), wide.max()) > 11
     for options in ({"pixels": -1}, {"degrees": -1}, {"zoom": 1}, {"shear": -1}):
         with pytest.raises(ValueError, match="pixels, degrees, zoom, shear: got"):
             data.jitter(x, **options)

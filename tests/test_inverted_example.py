@@ -85,7 +85,7 @@ def test_without_the_reverse_model_it_is_m2(example):
 def test_the_noise_is_the_classifiers_alone(example):
     flags = ("--shift", 1, "--turn", 10, "--zoom", 0.1, "--shear", 0.2)
     vae = example(*flags, train=False)[-1][0]
-    keywords = {"pixels": 1.0, "degrees": 10.0, "zoom": 0.1, "shear": 0.2}
+    keywords = {"pixels": 1.0, "degrees": 10.0, "zoom": 0.1, "shear": 0.2, "each_axis": True}
     assert str(keywords) in repr(vae.q_y) and "jitter" not in repr(vae.q_z)
     assert "jitter" not in repr(example("--preset", "m2", train=False)[-1][0])
 

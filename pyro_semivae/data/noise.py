@@ -31,13 +31,21 @@ def shift(x: Tensor, pixels: int = 2) -> Tensor:
     return padded[batch, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
 
 
-def jitter(x: Tensor, pixels: float = 2.0, degrees: float = 15.0, zoom: float = 0.15, shear: float = 0.0) -> Tensor:
+def jitter(
+    x: Tensor,
+    pixels: float = 2.0,
+    degrees: float = 15.0,
+    zoom: float = 0.15,
+    shear: float = 0.0,
+    each_axis: bool = False,
+) -> Tensor:
     """Moves, turns, zooms and shears each image by up to so much, each drawn uniformly; zeros come in, pixels are
     interpolated.
 
     Args:
         pixels: along rows and along columns. degrees: to either side. zoom: as a fraction, 0.1 being 0.9 to 1.1 times.
         shear: how many columns a row moves per row that it is off the middle, to either side.
+        each_axis: zoom rows and columns by amounts of their own.
 
     Shapes: `(B, C, H, W)` in and out.
     """
@@ -45,13 +53,18 @@ def jitter(x: Tensor, pixels: float = 2.0, degrees: float = 15.0, zoom: float = 
         got = f"{pixels}, {degrees}, {zoom}, {shear}"
         raise InputError(f"pixels, degrees, zoom, shear: got {got}; accepted are from 0, zoom below 1")
     b, _, h, w = x.shape
-    down, right, turn, size = (2 * torch.rand(4, b, device=x.device, dtype=x.dtype) - 1).unbind()
-    angle, scale = turn * (degrees * math.pi / 180), 1 / (1 + zoom * size)
-    cos, sin = scale * angle.cos(), scale * angle.sin()
-    slant = shear * (2 * torch.rand(b, device=x.device, dtype=x.dtype) - 1) if shear else 0.0
+
+    def drawn(number: int) -> Tensor:
+        return 2 * torch.rand(number, b, device=x.device, dtype=x.dtype) - 1
+
+    down, right, turn, size = drawn(4)
+    angle, across = turn * (degrees * math.pi / 180), 1 / (1 + zoom * size)
+    along = 1 / (1 + zoom * drawn(1)[0]) if each_axis else across
+    slant = shear * drawn(1)[0] if shear else 0.0
+    cos, sin = angle.cos(), angle.sin()
     # From places in the new image to places in the old one, in coordinates of [-1, 1] along each axis.
-    first = torch.stack([cos, (slant * cos - sin) * h / w, right * (2 * pixels / w)], -1)
-    second = torch.stack([sin * w / h, cos + slant * sin, down * (2 * pixels / h)], -1)
+    first = torch.stack([across * cos, (slant * cos - along * sin) * h / w, right * (2 * pixels / w)], -1)
+    second = torch.stack([across * sin * w / h, slant * sin + along * cos, down * (2 * pixels / h)], -1)
     grid = F.affine_grid(torch.stack([first, second], 1), x.shape, align_corners=False)
     return F.grid_sample(x, grid, align_corners=False)
 
