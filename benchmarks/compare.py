@@ -1,11 +1,16 @@
-"""The same face, and the same label, in the hands of every method: two figures of runs on images with binary labels.
+"""The same face, the same label, the same class in the hands of every method: figures of runs, side by side.
 
 python examples/ccvae.py --dataset faces; python examples/m2.py --dataset faces --labelled 0.2; ...
 python benchmarks/compare.py runs/ccvae-faces runs/m2-faces runs/diva-faces --face 4 --label Eyeglasses
 
 `face.png`: a row for each method, the face, what the method makes of it, and each of its labels switched. `label.png`:
 a row for each method, one label of many faces switched. Any run of `examples/ccvae.py`, `m2.py`, `m1m2.py`, `m3.py`,
-`diva.py` or `mvae.py` will do; the folder's checkpoint and configuration are read, nothing is trained.
+`diva.py` or `mvae.py` on binary labels will do; the folder's checkpoint and configuration are read, nothing is trained.
+
+python benchmarks/compare.py runs/inverted_vae runs/inverted_vae-m2
+
+`canonical.png`, of runs of `examples/inverted_vae.py` alone: a row for each run, the image of the value that is
+taken for each class (Gemp et al. 2017, Fig. 2).
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pyro_semivae import cli, tasks
+from pyro_semivae import cli, report, tasks
 from pyro_semivae.checkpoints import load_weights
 from pyro_semivae.data import ImageData
 from pyro_semivae.errors import InputError
@@ -27,20 +32,23 @@ from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+SCRIPTS = {"InvertedVAE": "inverted_vae.py"}  # others: the model's name
 
 
-def load(folder: str | Path) -> tuple[SemiVAE, ImageData]:
-    """The trained model of an example's output folder, and its data.
+def load(folder: str | Path) -> tuple[SemiVAE, cli.Run]:
+    """The trained model of an example's output folder, and its run, with the data.
 
     Raises:
         InputError: the run's script is none that can be compared, or its labels are classes.
     """
     folder = Path(folder)
     state = load_checkpoint(folder / "checkpoint.pt")
-    script = EXAMPLES / f"{state['model'].lower()}.py"
+    script = EXAMPLES / SCRIPTS.get(state["model"], f"{state['model'].lower()}.py")
     make = runpy.run_path(str(script)).get("make") if script.is_file() else None
     if make is None:
-        raise InputError(f"runs: got {folder}, a {state['model']}; accepted are CCVAE, M2, M1M2, M3, DIVA, MVAE")
+        raise InputError(
+            f"runs: got {folder}, a {state['model']}; accepted are CCVAE, M2, M1M2, M3, DIVA, MVAE, InvertedVAE"
+        )
     config = json.loads((folder / "config.json").read_text())
     used = {
         "dataset": config.pop("dataset_used").removesuffix("-held-out"),
@@ -49,13 +57,13 @@ def load(folder: str | Path) -> tuple[SemiVAE, ImageData]:
         "resume": False,
     }
     job = cli.Run(argparse.Namespace(**{**config, **used}), preferred=used["dataset"])
-    if job.data.y.dim() != 2:
+    if state["model"] != "InvertedVAE" and job.data.y.dim() != 2:
         raise InputError(
             f"runs: got {folder} on {job.data.name}, which has classes; accepted are sets of binary labels"
         )
     vae = make(job)
     load_weights(vae, state, folder)
-    return vae.eval(), job.data
+    return vae.eval(), job
 
 
 def switched(y: Tensor, label: int) -> Tensor:
@@ -86,6 +94,18 @@ def draw(vaes: dict[str, SemiVAE], data: ImageData, face: int, label: int, num_f
         image_grid(torch.stack(rows), rows=["x", *vaes], title=title, path=out / "label.png")
 
 
+def draw_canonical(runs: dict[str, tuple[SemiVAE, cli.Run]], out: Path) -> None:
+    """Writes `canonical.png`."""
+    rows = []
+    for vae, job in runs.values():
+        job.keep_classes(job.args.classes)
+        measured, canonical = report.measure_extraction(vae, job.data, job.labelled_rows, job.args.classes)
+        rows.append(canonical[torch.tensor(measured["assigned"]).argsort()])
+    names = next(iter(runs.values()))[1].data.label_names
+    title = "the value of y that is taken for a class, z the mean over the labelled rows"
+    image_grid(torch.stack(rows), rows=[*runs], columns=names, title=title, path=out / "canonical.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", help="output folders of examples")
@@ -95,16 +115,21 @@ def main() -> None:
     parser.add_argument("--out", default="runs/compare")
     args = parser.parse_args()
     loaded = [load(folder) for folder in args.runs]
-    data = loaded[0][1]
-    if any(other.name != data.name for _, other in loaded):
-        raise InputError(f"runs: got runs on {sorted({other.name for _, other in loaded})}; accepted is one data set")
+    data, used = loaded[0][1].data, sorted({job.data.name for _, job in loaded})
+    if len(used) > 1:
+        raise InputError(f"runs: got runs on {used}; accepted is one data set")
+    kinds = [type(vae).__name__ for vae, _ in loaded]
+    names = kinds if len({*kinds}) == len(kinds) else [Path(folder).name for folder in args.runs]
+    if "InvertedVAE" in kinds:
+        if {*kinds} != {"InvertedVAE"}:
+            raise InputError(f"runs: got {', '.join(kinds)}; accepted are InvertedVAE's alone, or the others")
+        draw_canonical(dict(zip(names, loaded, strict=True)), writable_folder(args.out, "--out"))
+        return
     if args.label not in data.label_names:
         raise InputError(f"--label: got {args.label}; accepted are {', '.join(data.label_names)}")
     for name, value, most in (("--face", args.face, len(data.x_test) - 1), ("--faces", args.faces, len(data.x_test))):
         if not 0 <= value <= most:
             raise InputError(f"{name}: got {value}; accepted are 0 to {most}")
-    kinds = [type(vae).__name__ for vae, _ in loaded]
-    names = kinds if len({*kinds}) == len(kinds) else [Path(folder).name for folder in args.runs]
     vaes = {name: vae for name, (vae, _) in zip(names, loaded, strict=True)}
     draw(vaes, data, args.face, data.label_names.index(args.label), args.faces, writable_folder(args.out, "--out"))
 

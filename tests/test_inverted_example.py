@@ -115,6 +115,29 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(example):
             example("--out", "part", "--resume", flag, value)
 
 
+def test_two_runs_side_by_side(example, monkeypatch, tmp_path):
+    """Row by row, the image of the value that is taken for each class; binary labels are another matter."""
+    for out, flags in (("inverted", ()), ("m2", ("--preset", "m2"))):
+        example("--out", out, *flags)
+    space = runpy.run_path(str(SCRIPT.parents[1] / "benchmarks" / "compare.py"))
+    drawn = {}
+
+    def image_grid(images, **options):
+        drawn.update(images=images, **options)
+
+    space["main"].__globals__["image_grid"] = image_grid
+    monkeypatch.setattr(sys, "argv", ["compare.py", "inverted", "m2", "--out", "both"])
+    space["main"]()
+    assert drawn["rows"] == ["inverted", "m2"] and drawn["images"].shape == (2, 10, 1, 8, 8)
+    assert drawn["path"] == Path("both/canonical.png") and len(drawn["columns"]) == 10
+    for row, out in zip(drawn["images"], ("inverted", "m2"), strict=True):
+        vae, job = space["load"](out)
+        job.keep_classes(5)
+        measured, canonical = report.measure_extraction(vae, job.data, job.labelled_rows, 5)
+        for value, c in enumerate(measured["assigned"]):
+            assert_close(row[c], canonical[value])
+
+
 @pytest.mark.parametrize(
     ("flag", "value", "what"),
     [
