@@ -27,8 +27,8 @@ from pyro_semivae.models import InvertedVAE
 from pyro_semivae.train import constant, fit
 
 OURS = {"labels": "relaxed", "gradient": "hard", "temperature": 0.67, "alpha": 5.0, "image_weight": 10.0}
-OURS |= {"reverse_weight": 10.0, "lr": 3e-3, "batch_size": {"digits": 50, "*": 250}, "activation": "relu"}
-OURS |= {"classifier_hidden": [200, 200], "encoder_hidden": [200, 200]}
+OURS |= {"reverse_weight": {"digits": 0.25, "*": 10.0}, "lr": 3e-3, "batch_size": {"digits": 50, "*": 250}}
+OURS |= {"classifier_hidden": [200, 200], "encoder_hidden": [200, 200], "activation": "relu"}
 OURS |= {"shift": {"digits": 0.5, "*": 2.0}, "turn": 15.0, "zoom": 0.15, "shear": 0.25}
 # What suits M2 better than all that.
 M2 = {"labels": "relaxed", "gradient": "hard", "temperature": 0.67, "alpha": 0.5, "image_weight": 0.0}
