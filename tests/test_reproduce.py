@@ -53,3 +53,23 @@ def test_a_preset_that_a_study_does_not_have_is_one_line():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "argument --preset: invalid choice: 'split'" in done.stderr.splitlines()[-1]
+
+
+def test_the_inverted_vaes_table_has_differences_to_what_it_is_compared_with(studies, monkeypatch):
+    """Mean of the inverted model's trials less the other's; the error is that of two independent samples."""
+    from studies import inverted as study
+
+    found = {"m2": [3.0, 2.0, 4.0], "m2 as inverted": [1.0], "inverted": [0.5, 1.5]}
+
+    def trials(dataset, model, preset):
+        values = found.get(model, []) if dataset == "mnist" else []
+        return [{**dict.fromkeys(study.MEASURES, value), "distinct_digits": 10 - int(value > 2)} for value in values]
+
+    monkeypatch.setattr(study, "trials", trials)
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in study.table("demo").splitlines()[2:]]
+    assert [row[1] for row in rows] == ["m2", "m2 as inverted", "inverted", "inverted less m2"]
+    assert [row[-2] for row in rows] == ["1 of 3", "1 of 1", "2 of 2", ""]
+    error = (1.0 / 3 + 0.5 / 2) ** 0.5
+    assert rows[0][3] == f"3.000 ± {(1 / 3) ** 0.5:.3f}" and rows[-1][3] == f"-2.000 ± {error:.3f}"
+    flags = {job.part: job.flags for job in study.jobs("demo", [4])}
+    assert "--no-reverse" in flags["m2 as inverted"] and "demo" in flags["m2 as inverted"] and "m2" in flags["m2"]
