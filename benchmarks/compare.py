@@ -39,7 +39,8 @@ def load(folder: str | Path) -> tuple[SemiVAE, cli.Run]:
     """The trained model of an example's output folder, and its run, with the data.
 
     Raises:
-        InputError: the run's script is none that can be compared, or its labels are classes.
+        InputError: the run's script is none that can be compared, or its labels are classes and it is not
+            `inverted_vae.py`'s.
     """
     folder = Path(folder)
     state = load_checkpoint(folder / "checkpoint.pt")
@@ -119,7 +120,10 @@ def main() -> None:
     if len(used) > 1:
         raise InputError(f"runs: got runs on {used}; accepted is one data set")
     kinds = [type(vae).__name__ for vae, _ in loaded]
-    names = kinds if len({*kinds}) == len(kinds) else [Path(folder).name for folder in args.runs]
+    choices = (kinds, [Path(folder).name for folder in args.runs], args.runs)
+    names = next((names for names in choices if len({*names}) == len(names)), None)
+    if names is None:
+        raise InputError(f"runs: got {', '.join(args.runs)}; accepted is each folder once")
     if "InvertedVAE" in kinds:
         if {*kinds} != {"InvertedVAE"}:
             raise InputError(f"runs: got {', '.join(kinds)}; accepted are InvertedVAE's alone, or the others")

@@ -46,10 +46,10 @@ PRESETS = {
 CLASSES = ("digits", "mnist", "fashionmnist")
 NOISE = {
     "shift": "moved by up to so many pixels",
-    "turn": "turned by degrees",
-    "zoom": "zoomed along each axis by a fraction",
+    "turn": "turned by up to so many degrees",
+    "zoom": "zoomed along each axis by up to so large a fraction",
+    "shear": "sheared by up to so many columns per row",
 }
-NOISE |= {"shear": "sheared by columns per row"}
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 
@@ -99,7 +99,9 @@ def check(args: argparse.Namespace) -> None:
     """Raises an error that names the flag."""
     for flag, least in (("first_epochs", 0), ("labels_alone", 1)):
         check_count(f"--{flag.replace('_', '-')}", getattr(args, flag), least)
-    for flag in ("clip", "clip_norm"):
+    if not 0 <= args.zoom < 1:
+        raise InputError(f"--zoom: got {args.zoom}; accepted is 0 <= zoom < 1")
+    for flag in ("clip", "clip_norm", "shift", "turn", "shear"):
         if not 0 <= getattr(args, flag) < math.inf:
             flag, value = f"--{flag.replace('_', '-')}", getattr(args, flag)
             raise InputError(f"{flag}: got {value}; accepted is a finite number, 0 for none")

@@ -16,6 +16,7 @@ from pyro_semivae.errors import InputError
 from pyro_semivae.files import load_checkpoint, save_checkpoint
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.nn import Noisy
 
 History = list[dict[str, float]]
 
@@ -128,8 +129,9 @@ def setting(
 ) -> dict[str, Any]:
     """What a run depends on, as plain values that are the same in another process."""
     prior = getattr(vae, "p_y", None)
+    noises = [described(module.noise) for module in vae.modules() if isinstance(module, Noisy)]
     return {
-        "model": repr(vae),  # its conditionals, the sizes of their networks, dropout
+        "model": "\n".join([repr(vae), *noises]),  # its conditionals, the sizes of their networks, dropout
         "prior": {name: value.tolist() for name, value in prior.named_buffers()} if prior is not None else {},
         "objective": described(elbo),
         "data": f"{tuple(x.shape)} {x.dtype}, sum {_sum(x):.17g}",

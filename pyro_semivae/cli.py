@@ -115,7 +115,8 @@ def parse(
     """Parses the flags with `--preset` as the defaults of others; the first preset is the default one."""
     parser.add_argument("--preset", default=next(iter(presets)), choices=presets, help="sets defaults of other flags")
     known, _ = parser.parse_known_args(argv)
-    parser.set_defaults(**{**presets[known.preset], **({"epochs": 2} if known.smoke_test else {})})
+    few = {name: 2 for name in ("epochs", *presets[known.preset]) if name.endswith("epochs")}
+    parser.set_defaults(**{**presets[known.preset], **(few if known.smoke_test else {})})
     return parser.parse_args(argv)
 
 

@@ -11,7 +11,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +122,8 @@ def _concatenate(flat: Sequence[Tensor]) -> Tensor:
 class Noisy(nn.Module):
     """A network that sees noise on its first parent, images, while it trains, and none after.
 
-    In a guide, q(y | noise(x)): it is one whatever the noise draws, so that the mean of its ELBOs is a bound still.
+    In a guide, q(y | noise(x)): it is one whatever the noise draws, so that the mean of its ELBOs is a bound still. In
+    a model (the guide, in reverse) it is a bound on the density that is the mean over noise, by Jensen's inequality.
 
     Args:
         net: the network. noise: of images `(B, C, H, W)`, e.g. `data.jitter`.
@@ -135,13 +135,8 @@ class Noisy(nn.Module):
 
     def forward(self, x: Tensor, *parents: Tensor) -> Tensor:
         if self.training:
-            x = self.noise(x.flatten(0, -4)).reshape(x.shape)
+            x = self.noise(x.reshape(-1, *x.shape[-3:])).reshape(x.shape)
         return self.net(x, *parents)
-
-    def extra_repr(self) -> str:
-        if isinstance(self.noise, partial):
-            return f"{self.noise.func.__qualname__}, {self.noise.keywords}"
-        return getattr(self.noise, "__qualname__", type(self.noise).__name__)
 
 
 class OneHot(nn.Module):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from pyro_semivae import CCVAE, SemiVAE
 from pyro_semivae.conditionals import LaplaceImage
+from pyro_semivae.data import jitter
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.labels import MISSING, Binary, Classes
 from pyro_semivae.models import DIVA, M1, M1M2, M2, M3, MVAE, VAE, InvertedVAE
@@ -63,9 +65,9 @@ def m1m2(m1: Callable[[], SemiVAE], z: int) -> Callable[[], SemiVAE]:
     return lambda: M1M2(m1(), z=z, hidden=(6,))
 
 
-def inverted(labels: Classes | Binary) -> Callable[[], SemiVAE]:
+def inverted(labels: Classes | Binary, **options) -> Callable[[], SemiVAE]:
     hidden = {"classifier_hidden": (6,), "encoder_hidden": (5,), "decoder_hidden": (11,)}
-    return lambda: InvertedVAE((1, 4, 7), labels, z=8, **hidden)
+    return lambda: InvertedVAE((1, 4, 7), labels, z=8, **hidden, **options)
 
 
 def convolutional() -> SemiVAE:
@@ -105,7 +107,11 @@ CASES = [
         inverted(Classes(5)),
         lambda vae: vae.elbo(classifier_weight=3.0, image_weight=0.5, labels="relaxed"),
     ),
-    Case("inverted-binary", inverted(Binary(3)), lambda vae: vae.elbo(classifier_weight=3.0, image_weight=0.5)),
+    Case(
+        "inverted-binary",
+        inverted(Binary(3), classifier_noise=partial(jitter, pixels=0.5, shear=0.2, each_axis=True)),
+        lambda vae: vae.elbo(classifier_weight=3.0, image_weight=0.5),
+    ),
     Case("m2-gumbel", classes(M2, z=3), lambda vae: vae.elbo(classifier_weight=3.0, labels="relaxed")),
     Case("vae-binary", binary(VAE, z=3), lambda vae: vae.elbo()),
     Case("m2-relaxed", binary(M2, z=4), lambda vae: vae.elbo(classifier_weight=3.0)),

@@ -1,3 +1,4 @@
+import math
 import struct
 
 import numpy as np
@@ -220,6 +221,8 @@ def test_labels_outside_the_space_are_named(y, message):
 def test_jitter_moves_turns_and_zooms():
     x = torch.rand(5, 2, 9, 12)
     torch.testing.assert_close(data.jitter(x, 0, 0, 0), x)
+    with torch.autocast("cpu", torch.bfloat16):  # places are not rounded
+        torch.testing.assert_close(data.jitter(x.float(), 0, 0, 0), x.float(), atol=1e-4, rtol=0)
     spot = torch.zeros(400, 1, 21, 21)
     spot[:, :, 10, 10] = 1.0
     moved = data.jitter(spot, pixels=3, degrees=0, zoom=0)
@@ -251,7 +254,14 @@ def test_jitter_moves_turns_and_zooms():
         high, wide = zoomed[:, :, 10].sum(-1), zoomed[:, 10].sum(-1)  # of the middle column and row
         assert ((high - wide).abs().max() > 2) == each_axis
         assert min(high.min(), wide.min()) < 7.5 and max(high.max(), wide.max()) > 11
-    for options in ({"pixels": -1}, {"degrees": -1}, {"zoom": 1}, {"shear": -1}):
+    for options in (
+        {"pixels": -1},
+        {"degrees": -1},
+        {"zoom": 1},
+        {"shear": -1},
+        {"pixels": math.nan},
+        {"shear": math.inf},
+    ):
         with pytest.raises(ValueError, match="pixels, degrees, zoom, shear: got"):
             data.jitter(x, **options)
 

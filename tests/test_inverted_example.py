@@ -9,10 +9,12 @@ import torch
 from torch.testing import assert_close
 
 from pyro_semivae import cli, metrics, report, tasks
+from pyro_semivae.checkpoints import described
 from pyro_semivae.data import ImageData, load_small
 from pyro_semivae.errors import InputError
 from pyro_semivae.labels import MISSING, Classes
 from pyro_semivae.models import InvertedVAE
+from pyro_semivae.nn import Noisy
 from pyro_semivae.train import fit
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "inverted_vae.py"
@@ -85,9 +87,11 @@ def test_without_the_reverse_model_it_is_m2(example):
 def test_the_noise_is_the_classifiers_alone(example):
     flags = ("--shift", 1, "--turn", 10, "--zoom", 0.1, "--shear", 0.2)
     vae = example(*flags, train=False)[-1][0]
-    keywords = {"pixels": 1.0, "degrees": 10.0, "zoom": 0.1, "shear": 0.2, "each_axis": True}
-    assert str(keywords) in repr(vae.q_y) and "jitter" not in repr(vae.q_z)
-    assert "jitter" not in repr(example("--preset", "m2", train=False)[-1][0])
+    said = described(vae.q_y.net.noise)
+    assert said == "jitter(degrees 10.0, each_axis True, pixels 1.0, shear 0.2, zoom 0.1)"
+    plain = example("--preset", "m2", train=False)[-1][0]
+    noisy = [[name for name, part in m.named_modules() if isinstance(part, Noisy)] for m in (vae, plain)]
+    assert noisy == [["q_y.net"], []]
 
 
 def test_the_first_stage_leaves_the_classifier_as_it_is(example):
@@ -143,6 +147,10 @@ def test_two_runs_side_by_side(example, monkeypatch, tmp_path):
     [
         ("--first-epochs", -1, "accepted are 0, 1"),
         ("--labels-alone", 0, "accepted are 1, 2"),
+        ("--zoom", 1.0, "accepted is 0 <= zoom < 1"),
+        ("--turn", "nan", "accepted is a finite number"),
+        ("--shift", -1.0, "accepted is a finite number"),
+        ("--shear", "inf", "accepted is a finite number"),
         ("--clip", -1, "accepted is a finite number"),
         ("--clip-norm", "nan", "accepted is a finite number"),
         ("--encoder-hidden", 0, "accepted are 1, 2"),

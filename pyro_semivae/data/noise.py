@@ -44,14 +44,14 @@ def jitter(
 
     Args:
         pixels: along rows and along columns. degrees: to either side. zoom: as a fraction, 0.1 being 0.9 to 1.1 times.
-        shear: how many columns a row moves per row that it is off the middle, to either side.
+        shear: how many columns a row moves per row that it is off the middle, to either side, before the zoom.
         each_axis: zoom rows and columns by amounts of their own.
 
     Shapes: `(B, C, H, W)` in and out.
     """
-    if min(pixels, degrees, shear) < 0 or not 0 <= zoom < 1:
+    if not (all(0 <= most < math.inf for most in (pixels, degrees, shear)) and 0 <= zoom < 1):
         got = f"{pixels}, {degrees}, {zoom}, {shear}"
-        raise InputError(f"pixels, degrees, zoom, shear: got {got}; accepted are from 0, zoom below 1")
+        raise InputError(f"pixels, degrees, zoom, shear: got {got}; accepted are finite, from 0, zoom below 1")
     b, _, h, w = x.shape
 
     def drawn(number: int) -> Tensor:
@@ -65,7 +65,8 @@ def jitter(
     # From places in the new image to places in the old one, in coordinates of [-1, 1] along each axis.
     first = torch.stack([across * cos, (slant * cos - along * sin) * h / w, right * (2 * pixels / w)], -1)
     second = torch.stack([across * sin * w / h, slant * sin + along * cos, down * (2 * pixels / h)], -1)
-    grid = F.affine_grid(torch.stack([first, second], 1), x.shape, align_corners=False)
+    with torch.autocast(x.device.type, enabled=False):  # which would round places to a fifth of a pixel
+        grid = F.affine_grid(torch.stack([first, second], 1), x.shape, align_corners=False)
     return F.grid_sample(x, grid, align_corners=False)
 
 
