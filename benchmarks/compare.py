@@ -34,23 +34,28 @@ from pyro_semivae.plot import image_grid
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = {"InvertedVAE": "inverted_vae.py"}  # others: the model's name
 
+FACES = {"face": 4, "label": "Eyeglasses", "faces": 10}  # flags of the figures of binary labels
+
 
 def load(folder: str | Path) -> tuple[SemiVAE, cli.Run]:
     """The trained model of an example's output folder, and its run, with the data.
 
     Raises:
-        InputError: the run's script is none that can be compared, or its labels are classes and it is not
-            `inverted_vae.py`'s.
+        InputError: the run's script is none that can be compared, or has flags now that it did not have then; its
+            labels are classes and it is not `inverted_vae.py`'s.
     """
     folder = Path(folder)
     state = load_checkpoint(folder / "checkpoint.pt")
     script = EXAMPLES / SCRIPTS.get(state["model"], f"{state['model'].lower()}.py")
-    make = runpy.run_path(str(script)).get("make") if script.is_file() else None
-    if make is None:
+    names = runpy.run_path(str(script)) if script.is_file() else {}
+    if "make" not in names:
         raise InputError(
             f"runs: got {folder}, a {state['model']}; accepted are CCVAE, M2, M1M2, M3, DIVA, MVAE, InvertedVAE"
         )
     config = json.loads((folder / "config.json").read_text())
+    new = sorted({*vars(names["arguments"]([]))} - {*config})
+    if new:
+        raise InputError(f"runs: got {folder}, of an older {script.name}; accepted are runs with its {', '.join(new)}")
     used = {
         "dataset": config.pop("dataset_used").removesuffix("-held-out"),
         "out": folder,
@@ -62,7 +67,7 @@ def load(folder: str | Path) -> tuple[SemiVAE, cli.Run]:
         raise InputError(
             f"runs: got {folder} on {job.data.name}, which has classes; accepted are sets of binary labels"
         )
-    vae = make(job)
+    vae = names["make"](job)
     load_weights(vae, state, folder)
     return vae.eval(), job
 
@@ -96,12 +101,12 @@ def draw(vaes: dict[str, SemiVAE], data: ImageData, face: int, label: int, num_f
 
 
 def draw_canonical(runs: dict[str, tuple[SemiVAE, cli.Run]], out: Path) -> None:
-    """Writes `canonical.png`."""
+    """Writes `canonical.png`; which value is taken for which class is in the runs' `metrics.json`."""
     rows = []
     for vae, job in runs.values():
         job.keep_classes(job.args.classes)
-        measured, canonical = report.measure_extraction(vae, job.data, job.labelled_rows, job.args.classes)
-        rows.append(canonical[torch.tensor(measured["assigned"]).argsort()])
+        assigned = json.loads((job.out / "metrics.json").read_text())["assigned"]
+        rows.append(report.canonical_images(vae, job.data, job.labelled_rows)[torch.tensor(assigned).argsort()])
     names = next(iter(runs.values()))[1].data.label_names
     title = "the value of y that is taken for a class, z the mean over the labelled rows"
     image_grid(torch.stack(rows), rows=[*runs], columns=names, title=title, path=out / "canonical.png")
@@ -110,9 +115,9 @@ def draw_canonical(runs: dict[str, tuple[SemiVAE, cli.Run]], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", help="output folders of examples")
-    parser.add_argument("--face", type=int, default=4, help="row of the test set")
-    parser.add_argument("--label", default="Eyeglasses")
-    parser.add_argument("--faces", type=int, default=10, help="how many for the one label")
+    parser.add_argument("--face", type=int, help=f"row of the test set (default: {FACES['face']})")
+    parser.add_argument("--label", help=f"default: {FACES['label']}")
+    parser.add_argument("--faces", type=int, help=f"how many for the one label (default: {FACES['faces']})")
     parser.add_argument("--out", default="runs/compare")
     args = parser.parse_args()
     loaded = [load(folder) for folder in args.runs]
@@ -127,8 +132,12 @@ def main() -> None:
     if "InvertedVAE" in kinds:
         if {*kinds} != {"InvertedVAE"}:
             raise InputError(f"runs: got {', '.join(kinds)}; accepted are InvertedVAE's alone, or the others")
+        for flag in FACES:
+            if getattr(args, flag) is not None:
+                raise InputError(f"--{flag}: got {getattr(args, flag)}; accepted with InvertedVAE's runs is none")
         draw_canonical(dict(zip(names, loaded, strict=True)), writable_folder(args.out, "--out"))
         return
+    vars(args).update({flag: default for flag, default in FACES.items() if getattr(args, flag) is None})
     if args.label not in data.label_names:
         raise InputError(f"--label: got {args.label}; accepted are {', '.join(data.label_names)}")
     for name, value, most in (("--face", args.face, len(data.x_test) - 1), ("--faces", args.faces, len(data.x_test))):

@@ -1,5 +1,6 @@
 """The inverted VAE's task: what the example trains on, its first stage, how a run goes on, and what is measured."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -140,6 +141,14 @@ def test_two_runs_side_by_side(example, monkeypatch, tmp_path):
         measured, canonical = report.measure_extraction(vae, job.data, job.labelled_rows, 5)
         for value, c in enumerate(measured["assigned"]):
             assert_close(row[c], canonical[value])
+    monkeypatch.setattr(sys, "argv", ["compare.py", "inverted", "--faces", "3"])
+    with pytest.raises(InputError, match="--faces: got 3; accepted with InvertedVAE's runs is none"):
+        space["main"]()
+    config = json.loads(Path("m2/config.json").read_text())
+    del config["shear"]
+    Path("m2/config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"of an older inverted_vae\.py; accepted are runs with its shear"):
+        space["load"]("m2")
 
 
 @pytest.mark.parametrize(

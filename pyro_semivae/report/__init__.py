@@ -13,11 +13,12 @@ from pyro_semivae.labels import Binary
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.report.attributes import draw_attributes, measure_attributes
 from pyro_semivae.report.classes import draw_classes, measure_classes
-from pyro_semivae.report.extraction import draw_extraction, measure_extraction
+from pyro_semivae.report.extraction import canonical_images, draw_extraction, measure_extraction
 from pyro_semivae.report.images import draw_images, measure_images
 from pyro_semivae.train import History
 
 __all__ = [
+    "canonical_images",
     "draw",
     "draw_attributes",
     "draw_classes",

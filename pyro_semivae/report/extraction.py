@@ -20,13 +20,31 @@ MANIFOLD = 7  # steps of z down and across
 
 
 @torch.no_grad()
+def canonical_images(vae: SemiVAE, data: ImageData, labelled_rows: Tensor) -> Tensor:
+    """E[x | y, z] for each value of y, z the mean of q(z | x, y) over the labelled rows (Gemp et al. 2017, Section 3).
+
+    Args:
+        labelled_rows: of the training set.
+
+    Returns `(C, ...)`, an image a value of the label.
+    """
+    device = next(vae.parameters()).device
+
+    def latents(rows: Tensor) -> Tensor:
+        return tasks.infer(vae, data.x[rows].to(device), data.y[rows].to(device))["z"]
+
+    z = torch.cat([latents(rows) for rows in labelled_rows.split(1000)]).mean(0, keepdim=True)
+    labels = torch.arange(len(data.label_names), device=device)
+    return tasks.decode(vae, {"z": z.expand(len(labels), -1)}, labels)
+
+
+@torch.no_grad()
 def measure_extraction(
     vae: SemiVAE, data: ImageData, labelled_rows: Tensor, num_known: int, *, seed: int = 0
 ) -> tuple[dict[str, Any], Tensor]:
     """Of a model whose classes from `num_known` on had no label: which value of the label stands for which.
 
-    The canonical image of a value is that at the mean of q(z | x, y) over the labelled rows (Gemp et al. 2017, Section
-    3); a logistic regression on the training set's pixels tells what it shows.
+    A logistic regression on the training set's pixels tells what the canonical image of a value shows.
 
     Args:
         labelled_rows: of the training set.
@@ -39,13 +57,7 @@ def measure_extraction(
     judge, judge_accuracy = metrics.logistic_regression(data)
     device = next(vae.parameters()).device
     x, y = data.x_test.to(device), data.y_test.to(device)
-
-    def latents(rows: Tensor) -> Tensor:
-        return tasks.infer(vae, data.x[rows].to(device), data.y[rows].to(device))["z"]
-
-    z = torch.cat([latents(rows) for rows in labelled_rows.split(1000)]).mean(0, keepdim=True)
-    labels = torch.arange(len(data.label_names), device=device)
-    canonical = tasks.decode(vae, {"z": z.expand(len(labels), -1)}, labels)
+    canonical = canonical_images(vae, data, labelled_rows)
     scores = judge(canonical)
     log_probs = tasks.in_batches(partial(tasks.log_classify, vae), vae.images(x))
     greedy, optimal = (metrics.extraction(log_probs, y, scores, num_known, how) for how in ("greedy", "optimal"))
