@@ -1,3 +1,5 @@
+import signal
+
 import pyro
 import pytest
 import torch
@@ -21,3 +23,11 @@ def device(request):
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
     return "cuda"
+
+
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C interrupts this process and what it starts, also in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -53,7 +53,7 @@ def test_two_epochs_and_two_more_are_four(tmp_path, average):
     assert same_weights(whole, again), "nothing is left to train"
 
 
-def test_ctrl_c_in_an_epoch_keeps_the_last_checkpoint(tmp_path):
+def test_ctrl_c_in_an_epoch_keeps_the_last_checkpoint(ctrl_c, tmp_path):
     x, y, _ = rows()
     path = tmp_path / "checkpoint.pt"
     whole, stopped = make(), make()

@@ -164,7 +164,7 @@ def test_bad_flags_are_one_line(flags, message, monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")
 
 
-def test_a_run_resumes_after_ctrl_c_and_refuses_another_models_checkpoint(run, tmp_path):
+def test_a_run_resumes_after_ctrl_c_and_refuses_another_models_checkpoint(ctrl_c, run, tmp_path):
     flags = ["--smoke-test", "--out", "out", "--epochs"]
     process = run("ccvae.py", *flags, "400", wait=False)
     checkpoint = tmp_path / "out" / "checkpoint.pt"
