@@ -136,7 +136,14 @@ def objective(vae: InvertedVAE, args: argparse.Namespace, alpha: float) -> Trace
     )
 
 
-def first_stage(vae: InvertedVAE, job: cli.Run, options: dict[str, Any]) -> None:
+def fit_options(job: cli.Run) -> dict[str, Any]:
+    args, options = job.args, {**job.fit_options(), "eps": job.args.eps}
+    if args.clip or args.clip_norm:
+        options["clip"] = partial(clip, norm=args.clip_norm, value=args.clip)
+    return options
+
+
+def first_stage(vae: InvertedVAE, job: cli.Run) -> None:
     """The labelled rows alone, without q(y|x); a resumed run has it behind it, in its checkpoint."""
     if job.args.resume and job.checkpoint.exists():
         before = load_checkpoint(job.checkpoint)["config"].get("first_epochs")
@@ -145,8 +152,8 @@ def first_stage(vae: InvertedVAE, job: cli.Run, options: dict[str, Any]) -> None
                 f"--first-epochs: got {job.args.first_epochs}; accepted with --resume is {before}, as before"
             )
     elif job.args.first_epochs:
-        options = {**options, "epochs": job.args.first_epochs, "schedule": constant, "checkpoint": None}
-        options |= {"batch_size": max(1, job.args.batch_size // 2)}
+        options = {**fit_options(job), "epochs": job.args.first_epochs, "schedule": constant, "checkpoint": None}
+        options["batch_size"] = max(1, job.args.batch_size // 2)
         rows = job.labelled_rows
         fit(vae, job.data.x[rows], job.y[rows], elbo=objective(vae, job.args, alpha=0.0), **options)
 
@@ -158,12 +165,10 @@ def run() -> None:
     job.keep_classes(args.classes)
     vae = make(job)
     y_alone = vae.p_y().sample((args.labels_alone,))  # before any training, so that a resumed run draws the same
-    options = {**job.fit_options(), "eps": args.eps}
-    if args.clip or args.clip_norm:
-        options["clip"] = partial(clip, norm=args.clip_norm, value=args.clip)
-    first_stage(vae, job, options)
+    first_stage(vae, job)
     x = torch.cat([job.data.x[job.labelled_rows], job.data.x])  # every image is an unlabelled one too
     y = torch.cat([job.y[job.labelled_rows], job.data.labels.missing(len(job.data.x))])
+    options = fit_options(job)
     if args.reverse_weight and not args.no_reverse:
         options["labels_alone"] = y_alone
     history = fit(vae, x, y, elbo=objective(vae, args, args.alpha), **options)

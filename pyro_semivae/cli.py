@@ -171,9 +171,11 @@ class Run:
         name = Path(sys.argv[0]).stem
         self.out = writable_folder(args.out or Path("runs") / f"{name}-{self.data.name}", "--out")
         self.checkpoint = self.out / "checkpoint.pt"
-        self.seconds_before = 0.0  # of the epochs that a resumed run has behind it
+        self.before_training = self.in_training = 0.0  # seconds, of what a resumed run has behind it
         if args.resume and self.checkpoint.exists():
-            self.seconds_before = sum(record["seconds"] for record in load_checkpoint(self.checkpoint)["history"])
+            state = load_checkpoint(self.checkpoint)
+            self.before_training = state["config"].get("seconds_before_training", 0.0)
+            self.in_training = sum(record["seconds"] for record in state["history"])
         print(
             f"{self.data.name}: {len(self.data.x)} training rows, {len(self.labelled_rows)} of them labelled; "
             f"{self.device}; writing to {self.out}",
@@ -195,8 +197,12 @@ class Run:
             "precision": self.args.precision,
             "checkpoint": self.checkpoint,
             "resume": self.args.resume,
-            "config": self.config(),
+            "config": {**self.config(), "seconds_before_training": self.before_training + self.elapsed()},
         }
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.start
 
     def parts(self) -> dict[str, Any]:
         """What the papers build models of for such data: `networks` and `likelihood`.
@@ -277,7 +283,7 @@ class Run:
             "seed": self.args.seed,
             "epochs": self.args.epochs,
             **_finite(metrics),
-            "seconds": round(self.seconds_before + time.perf_counter() - self.start, 1),
+            "seconds": round(self.before_training + self.in_training + self.elapsed(), 1),
             "device": torch.cuda.get_device_name() if self.args.cuda else f"{platform.machine()} CPU",
             "versions": versions(),
         }

@@ -41,7 +41,8 @@ def example(monkeypatch, tmp_path):
             calls.append((vae, x, y, {**options, "before": before}))
             if stop_after is not None and "labels_alone" in options:
                 options["on_epoch"] = lambda epoch, _: stopped() if epoch > stop_after else None
-            return fit(vae, x, y, **options) if train else []
+            calls[-1][3]["history"] = history = fit(vae, x, y, **options) if train else []
+            return history
 
         def stopped():
             raise Stop
@@ -107,10 +108,16 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(example):
     whole = example("--out", "whole")
     with pytest.raises(Stop):
         example("--out", "part", stop_after=1)
+    state = torch.load("part/checkpoint.pt", weights_only=True)
+    spent = state["config"]["seconds_before_training"] = 1000.0
+    torch.save(state, "part/checkpoint.pt")
     rest = example("--out", "part", "--resume")
     assert len(whole) == 2 and len(rest) == 1, "the first stage is not run again"
     weights, others = whole[-1][0].state_dict(), rest[-1][0].state_dict()
     assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert spent < json.loads(Path("part/metrics.json").read_text())["seconds"] < 2 * spent
+    first_stage = sum(record["seconds"] for record in whole[0][3]["history"])
+    assert whole[1][3]["config"]["seconds_before_training"] >= first_stage > 0
     with pytest.raises(InputError, match=r"--first-epochs: got 3; accepted with --resume is 2, as before"):
         example("--out", "part", "--resume", "--first-epochs", 3)
     for part in (whole[-1][0].p_z, whole[-1][0].q_z):  # a checkpoint's model is compared by its text
