@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_semivae import cli, report
 from pyro_semivae.checkpoints import load_checkpoint
@@ -81,6 +81,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     what = "epochs before, of the labelled rows alone and without their classifier: what z is for"
     parser.add_argument("--first-epochs", type=int, default=0, help=what)
+    what = "a diagnostic, not the task: epochs before, with every class's labels; which bound have the true classes?"
+    parser.add_argument("--true-epochs", type=int, default=0, help=what)
     for part, sizes in (("classifier", [50, 50]), ("encoder", [10, 10]), ("decoder", [250, 500])):
         what = f"hidden sizes of the {part}"
         parser.add_argument(f"--{part}-hidden", type=int, nargs="+", default=sizes, help=what)
@@ -97,7 +99,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def check(args: argparse.Namespace) -> None:
     """Raises an error that names the flag."""
-    for flag, least in (("first_epochs", 0), ("labels_alone", 1)):
+    for flag, least in (("first_epochs", 0), ("true_epochs", 0), ("labels_alone", 1)):
         check_count(f"--{flag.replace('_', '-')}", getattr(args, flag), least)
     if not 0 <= args.zoom < 1:
         raise InputError(f"--zoom: got {args.zoom}; accepted is 0 <= zoom < 1")
@@ -143,19 +145,26 @@ def fit_options(job: cli.Run) -> dict[str, Any]:
     return options
 
 
-def first_stage(vae: InvertedVAE, job: cli.Run) -> None:
-    """The labelled rows alone, without q(y|x); a resumed run has it behind it, in its checkpoint."""
-    if job.args.resume and job.checkpoint.exists():
-        before = load_checkpoint(job.checkpoint)["config"].get("first_epochs")
-        if before != job.args.first_epochs:
-            raise InputError(
-                f"--first-epochs: got {job.args.first_epochs}; accepted with --resume is {before}, as before"
-            )
-    elif job.args.first_epochs:
-        options = {**fit_options(job), "epochs": job.args.first_epochs, "schedule": constant, "checkpoint": None}
-        options["batch_size"] = max(1, job.args.batch_size // 2)
-        rows = job.labelled_rows
-        fit(vae, job.data.x[rows], job.y[rows], elbo=objective(vae, job.args, alpha=0.0), **options)
+def first_stages(vae: InvertedVAE, job: cli.Run, alone: dict[str, Tensor]) -> None:
+    """The labelled rows alone, without q(y|x); then, if asked for, all rows with all labels. A resumed run has them
+    behind it, in its checkpoint."""
+    args = job.args
+    if args.resume and job.checkpoint.exists():
+        before = load_checkpoint(job.checkpoint)["config"]
+        for flag in ("first_epochs", "true_epochs"):
+            was, now = before.get(flag, 0), getattr(args, flag)
+            if was != now:
+                flag = f"--{flag.replace('_', '-')}"
+                raise InputError(f"{flag}: got {now}; accepted with --resume is {was}, as before")
+        return
+    options = {**fit_options(job), "schedule": constant, "checkpoint": None}
+    if args.first_epochs:
+        rows, half = job.labelled_rows, {"epochs": args.first_epochs, "batch_size": max(1, args.batch_size // 2)}
+        fit(vae, job.data.x[rows], job.y[rows], elbo=objective(vae, args, alpha=0.0), **{**options, **half})
+    if args.true_epochs:
+        print("NOTE: --true-epochs: every label is used, the hidden ones too; this is a diagnostic", flush=True)
+        options["epochs"] = args.true_epochs
+        fit(vae, job.data.x, job.data.y, elbo=objective(vae, args, args.alpha), **options, **alone)
 
 
 def run() -> None:
@@ -165,14 +174,14 @@ def run() -> None:
     job.keep_classes(args.classes)
     vae = make(job)
     y_alone = vae.p_y().sample((args.labels_alone,))  # before any training, so that a resumed run draws the same
-    first_stage(vae, job)
+    alone = {"labels_alone": y_alone} if args.reverse_weight and not args.no_reverse else {}
+    first_stages(vae, job, alone)
     x = torch.cat([job.data.x[job.labelled_rows], job.data.x])  # every image is an unlabelled one too
     y = torch.cat([job.y[job.labelled_rows], job.data.labels.missing(len(job.data.x))])
-    options = fit_options(job)
-    if args.reverse_weight and not args.no_reverse:
-        options["labels_alone"] = y_alone
-    history = fit(vae, x, y, elbo=objective(vae, args, args.alpha), **options)
+    history = fit(vae, x, y, elbo=objective(vae, args, args.alpha), **fit_options(job), **alone)
     measured, canonical = report.measure_extraction(vae, job.data, job.labelled_rows, args.classes, seed=args.seed)
+    if args.true_epochs:
+        measured["true_epochs"] = args.true_epochs
     job.finish(measured)
     report.draw_extraction(vae, job.data, canonical, measured, history, job.out)
 

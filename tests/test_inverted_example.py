@@ -104,6 +104,16 @@ def test_the_first_stage_leaves_the_classifier_as_it_is(example):
     assert not torch.equal(then["q_y.net.net.layers.0.weight"], second[0].state_dict()["q_y.net.net.layers.0.weight"])
 
 
+def test_only_the_diagnostic_sees_all_labels(example, capsys):
+    data = load_small("auto")
+    _, (_, x, y, more), (_, _, y_last, _) = example("--true-epochs", 1, "--out", "true", train=False)
+    assert torch.equal(y, data.y) and torch.equal(x, data.x) and more["epochs"] == 1 and len(more["labels_alone"])
+    assert y_last.max() == 4 and "NOTE: --true-epochs: every label is used" in capsys.readouterr().out
+    assert json.loads(Path("true/metrics.json").read_text())["true_epochs"] == 1
+    example("--out", "not", train=False)
+    assert "true_epochs" not in json.loads(Path("not/metrics.json").read_text())
+
+
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(example):
     whole = example("--out", "whole")
     with pytest.raises(Stop):
@@ -120,6 +130,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(example):
     assert whole[1][3]["config"]["seconds_before_training"] >= first_stage > 0
     with pytest.raises(InputError, match=r"--first-epochs: got 3; accepted with --resume is 2, as before"):
         example("--out", "part", "--resume", "--first-epochs", 3)
+    with pytest.raises(InputError, match=r"--true-epochs: got 1; accepted with --resume is 0, as before"):
+        example("--out", "part", "--resume", "--true-epochs", 1)
     for part in (whole[-1][0].p_z, whole[-1][0].q_z):  # a checkpoint's model is compared by its text
         assert "low=-1.5, high=1.5" in repr(part)
     for flag, value in (("--box", 2), ("--shear", 0.1)):
@@ -162,6 +174,7 @@ def test_two_runs_side_by_side(example, monkeypatch, tmp_path):
     ("flag", "value", "what"),
     [
         ("--first-epochs", -1, "accepted are 0, 1"),
+        ("--true-epochs", -1, "accepted are 0, 1"),
         ("--labels-alone", 0, "accepted are 1, 2"),
         ("--zoom", 1.0, "accepted is 0 <= zoom < 1"),
         ("--turn", "nan", "accepted is a finite number"),

@@ -93,10 +93,11 @@ def _arguments(script: str) -> Callable[[list[str]], argparse.Namespace]:
     return runpy.run_path(str(ROOT / "examples" / script))["arguments"]
 
 
-def mean_and_error(values: Iterable[float]) -> str:
-    """The mean, and with several values its standard error."""
+def mean_and_error(values: Iterable[float], digits: int | None = None) -> str:
+    """The mean, and with several values its standard error; with three digits, or none from 100 on."""
     values = list(values)
-    digits = 0 if abs(statistics.mean(values)) >= 100 else 3
+    if digits is None:
+        digits = 0 if abs(statistics.mean(values)) >= 100 else 3
     error = f" ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.{digits}f}{error}"
 
