@@ -7,7 +7,7 @@ python benchmarks/compare.py runs/ccvae-faces runs/m2-faces runs/diva-faces --fa
 a row for each method, one label of many faces switched. Any run of `examples/ccvae.py`, `m2.py`, `m1m2.py`, `m3.py`,
 `diva.py` or `mvae.py` on binary labels will do; the folder's checkpoint and configuration are read, nothing is trained.
 
-python benchmarks/compare.py runs/inverted_vae runs/inverted_vae-m2
+python benchmarks/compare.py runs/inverted_vae-mnist-m2 runs/inverted_vae-mnist
 
 `canonical.png`, of runs of `examples/inverted_vae.py` alone: a row for each run, the image of the value that is
 taken for each class (Gemp et al. 2017, Fig. 2).
@@ -102,7 +102,9 @@ def draw(vaes: dict[str, SemiVAE], data: ImageData, face: int, label: int, num_f
 
 def draw_canonical(runs: dict[str, tuple[SemiVAE, cli.Run]], out: Path) -> None:
     """Writes `canonical.png`; which value is taken for which class is in the runs' `metrics.json`."""
-    rows = []
+    rows, classes = [], sorted({job.args.classes for _, job in runs.values()})
+    if len(classes) > 1:
+        raise InputError(f"runs: got runs with labels of {classes} classes; accepted is one number")
     for vae, job in runs.values():
         job.keep_classes(job.args.classes)
         assigned = json.loads((job.out / "metrics.json").read_text())["assigned"]

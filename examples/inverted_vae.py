@@ -103,10 +103,15 @@ def check(args: argparse.Namespace) -> None:
         check_count(f"--{flag.replace('_', '-')}", getattr(args, flag), least)
     if not 0 <= args.zoom < 1:
         raise InputError(f"--zoom: got {args.zoom}; accepted is 0 <= zoom < 1")
-    for flag in ("clip", "clip_norm", "shift", "turn", "shear"):
+    for flag in ("clip", "clip_norm", "shift", "turn", "shear", "alpha", "image_weight", "reverse_weight"):
         if not 0 <= getattr(args, flag) < math.inf:
             flag, value = f"--{flag.replace('_', '-')}", getattr(args, flag)
             raise InputError(f"{flag}: got {value}; accepted is a finite number, 0 for none")
+    if not 0 < args.box < math.inf:
+        raise InputError(f"--box: got {args.box}; accepted is a finite number above 0")
+    if args.no_reverse and (args.reverse_weight or args.image_weight):
+        print("NOTE: --no-reverse: --reverse-weight and --image-weight are 0", flush=True)
+        args.reverse_weight = args.image_weight = 0.0
 
 
 def make(job: cli.Run) -> InvertedVAE:
@@ -132,7 +137,7 @@ def objective(vae: InvertedVAE, args: argparse.Namespace, alpha: float) -> Trace
         gradient=args.gradient,
         temperature=args.temperature,
         classifier_weight=alpha,
-        image_weight=0.0 if args.no_reverse else args.image_weight,
+        image_weight=args.image_weight,
         reverse_weight=args.reverse_weight,
         beta=args.beta,
     )
@@ -174,7 +179,7 @@ def run() -> None:
     job.keep_classes(args.classes)
     vae = make(job)
     y_alone = vae.p_y().sample((args.labels_alone,))  # before any training, so that a resumed run draws the same
-    alone = {"labels_alone": y_alone} if args.reverse_weight and not args.no_reverse else {}
+    alone = {"labels_alone": y_alone} if args.reverse_weight else {}
     first_stages(vae, job, alone)
     x = torch.cat([job.data.x[job.labelled_rows], job.data.x])  # every image is an unlabelled one too
     y = torch.cat([job.y[job.labelled_rows], job.data.labels.missing(len(job.data.x))])

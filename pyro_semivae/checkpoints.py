@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -104,12 +105,9 @@ class Checkpoint:
         if not torch.equal(state["labelled"], self.batches.labelled):
             raise InputError(f"checkpoint: {path} was trained with other labelled rows than those of y")
         for name, value in self.setting.items():
-            if state["setting"].get(name) != value:
-                said = (
-                    ""
-                    if name in ("labels", "labels alone", "model")
-                    else f": {state['setting'].get(name)}, now {value}"
-                )
+            was = state["setting"].get(name)
+            if was != value:
+                said = "" if name in ("labels", "labels alone") else _changed(str(was), str(value))
                 raise InputError(f"checkpoint: {path} was trained with other {name}{said}")
         if state["epoch"] > epochs:
             raise InputError(f"epochs: got {epochs}; {path} has been trained for {state['epoch']} already")
@@ -140,6 +138,13 @@ def setting(
         "batches": of_batches,
         "optimiser": ", ".join(f"{name} {described(value)}" for name, value in of_optimiser.items()),
     }
+
+
+def _changed(was: str, now: str) -> str:
+    """The entries of two settings' texts that are not the same."""
+    before, after = (dict.fromkeys(map(str.strip, re.split(r"[,()\n]", text))) for text in (was, now))
+    old, new = ([part for part in parts if part not in others] for parts, others in ((before, after), (after, before)))
+    return f": {', '.join(old) or 'less'}, now {', '.join(new) or 'less'}"
 
 
 def _labels(batches: Batches) -> list:

@@ -60,7 +60,7 @@ def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str
     out.add_argument("--cuda", action="store_true", help="train on the GPU")
     what = "of the networks' layers; bf16-mixed is faster where the processor has it"
     out.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"], help=what)
-    out.add_argument("--out", help="output folder (default: runs/<script>-<dataset>)")
+    out.add_argument("--out", help="output folder (default: runs/<script>-<dataset>[-<preset>])")
     out.add_argument("--resume", action="store_true", help="continue from the checkpoint in the output folder")
     out.add_argument("--smoke-test", action="store_true", help="seconds of everything, to see that it runs")
     out.set_defaults(labelled=labelled)
@@ -168,8 +168,9 @@ class Run:
             print(f"NOTE: {self.fallback}", flush=True)
         self.labelled_rows = data.labelled_rows(self.data.y, data.parse_labelled(args.labelled), args.seed)
         self.y: Tensor = data.hide(self.data.y, self.labelled_rows)
-        name = Path(sys.argv[0]).stem
-        self.out = writable_folder(args.out or Path("runs") / f"{name}-{self.data.name}", "--out")
+        preset = getattr(args, "preset", "demo")
+        name = f"{Path(sys.argv[0]).stem}-{self.data.name}" + (f"-{preset}" if preset != "demo" else "")
+        self.out = writable_folder(args.out or Path("runs") / name, "--out")
         self.checkpoint = self.out / "checkpoint.pt"
         self.before_training = self.in_training = 0.0  # seconds, of what a resumed run has behind it
         if args.resume and self.checkpoint.exists():
@@ -322,5 +323,5 @@ def main(run: Callable[[], None]) -> None:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)  # Pyro appends the shapes of its trace
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("interrupted: the checkpoint of the last full epoch is kept; go on with --resume", file=sys.stderr)
+        print("interrupted: the last checkpoint is kept, if there was one; go on with --resume", file=sys.stderr)
         raise SystemExit(130) from None

@@ -30,12 +30,23 @@ class GreyBernoulli(dist.Bernoulli):
         return super().expand(batch_shape, self._get_checked_instance(GreyBernoulli, _instance))
 
 
+class _Squash(dist.transforms.SigmoidTransform):
+    """The sigmoid; what rounds to 0 or 1 has the logits of the numbers beside them."""
+
+    def __init__(self) -> None:
+        super().__init__(cache_size=1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return y.logit(eps=torch.finfo(y.dtype).eps)
+
+
 class SquashedNormal(dist.TransformedDistribution):
     """A Gaussian pushed through the scaled sigmoid z = low + (high - low) sigmoid(u), elementwise.
 
     log q(z) = log N(u | loc, scale^2) - log(high - low) - log sigmoid(u) - log sigmoid(-u) (Gemp et al. 2017, Appendix
-    A, whose Eqs. 14 to 16 print sigma(z) where z itself stands: u is the sigmoid's argument). `mean` is by
-    Gauss-Hermite quadrature with 50 nodes.
+    A, whose Eqs. 14 to 16 print the sigmoid of (z - low) / (high - low) where that itself stands). Of the last draw u
+    is remembered, so that its density is exact where z rounds to an end of the box. `mean` is by Gauss-Hermite
+    quadrature with 50 nodes.
 
     >>> q = SquashedNormal(torch.tensor(0.0), torch.tensor(1.0), -1.5, 1.5)
     >>> bool(q.mean.abs() < 1e-6), bool(q.sample((100,)).abs().max() < 1.5)
@@ -44,7 +55,7 @@ class SquashedNormal(dist.TransformedDistribution):
 
     def __init__(self, loc: Tensor, scale: Tensor, low: float, high: float):
         self.low, self.high = low, high
-        squash = [dist.transforms.SigmoidTransform(), dist.transforms.AffineTransform(low, high - low)]
+        squash = [_Squash(), dist.transforms.AffineTransform(low, high - low, cache_size=1)]
         super().__init__(dist.Normal(loc, scale), squash)
 
     def expand(self, batch_shape: torch.Size, _instance: SquashedNormal | None = None) -> SquashedNormal:

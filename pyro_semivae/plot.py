@@ -127,7 +127,8 @@ def draw_graphs(
 
 def show(vae: SemiVAE, x: Tensor | None = None, y: Tensor | None = None, *, path: str | Path | None = None) -> Figure:
     """Draws a model and its guide as they run on a batch, and prints their factorisations, roles and bound."""
-    x = torch.full((2, *vae.x_shape), 0.5) if x is None else x
+    if x is None:
+        x = torch.full((2 if y is None else len(y), *vae.x_shape), 0.5)
     report = inspect_model(vae, x, y)
     kind = {**dict.fromkeys(report.data, "observed"), **dict.fromkeys(report.labels, "summed where missing")}
     graphs = {

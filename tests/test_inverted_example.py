@@ -1,6 +1,7 @@
 """The inverted VAE's task: what the example trains on, its first stage, how a run goes on, and what is measured."""
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -78,12 +79,16 @@ def test_the_hidden_classes_labels_are_not_seen(example):
     assert more["labels_alone"].shape == (10_000,) and set(more["labels_alone"].tolist()) == set(range(10))
 
 
-def test_without_the_reverse_model_it_is_m2(example):
-    for flags in (("--no-reverse",), ("--preset", "m2")):
+def test_without_the_reverse_model_it_is_m2(example, capsys):
+    note = "NOTE: --no-reverse: --reverse-weight and --image-weight are 0"
+    for flags, said in ((("--no-reverse",), True), (("--preset", "m2"), False)):
         vae, x, y, more = example(*flags, train=False)[-1]
         assert "labels_alone" not in more
         terms = more["elbo"].terms(vae.model, vae.guide, x[:50].float() / 255, y[:50])
         assert sorted(terms) == ["p(x)", "p(y)", "p(z)", "q(y)", "q(y|x)", "q(z)"] and terms["q(y|x)"].any()
+        assert (note in capsys.readouterr().out) == said
+    assert {path.name for path in Path("runs").iterdir()} == {"inverted_vae-digits", "inverted_vae-digits-m2"}
+    assert json.loads(Path("runs/inverted_vae-digits/config.json").read_text())["reverse_weight"] == 0.0
 
 
 def test_the_noise_is_the_classifiers_alone(example):
@@ -134,8 +139,12 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(example):
         example("--out", "part", "--resume", "--true-epochs", 1)
     for part in (whole[-1][0].p_z, whole[-1][0].q_z):  # a checkpoint's model is compared by its text
         assert "low=-1.5, high=1.5" in repr(part)
-    for flag, value in (("--box", 2), ("--shear", 0.1)):
-        with pytest.raises(InputError, match=r"other model"):
+    for flag, value, name in (
+        ("--box", 2, "model: low=-1.5, high=1.5, now low=-2, high=2"),
+        ("--shear", 0.1, "model: shear 0.25, now shear 0.1"),
+        ("--temperature", 1, "objective: temperature 0.67, now temperature 1.0"),
+    ):
+        with pytest.raises(InputError, match=f"other {re.escape(name)}$"):
             example("--out", "part", "--resume", flag, value)
 
 
@@ -160,10 +169,13 @@ def test_two_runs_side_by_side(example, monkeypatch, tmp_path):
         measured, canonical = report.measure_extraction(vae, job.data, job.labelled_rows, 5)
         for value, c in enumerate(measured["assigned"]):
             assert_close(row[c], canonical[value])
+    config = json.loads(Path("m2/config.json").read_text())
+    Path("m2/config.json").write_text(json.dumps({**config, "classes": 4}))
+    with pytest.raises(InputError, match=r"runs: got runs with labels of \[4, 5\] classes; accepted is one number"):
+        space["main"]()
     monkeypatch.setattr(sys, "argv", ["compare.py", "inverted", "--faces", "3"])
     with pytest.raises(InputError, match="--faces: got 3; accepted with InvertedVAE's runs is none"):
         space["main"]()
-    config = json.loads(Path("m2/config.json").read_text())
     del config["shear"]
     Path("m2/config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"of an older inverted_vae\.py; accepted are runs with its shear"):
@@ -176,6 +188,9 @@ def test_two_runs_side_by_side(example, monkeypatch, tmp_path):
         ("--first-epochs", -1, "accepted are 0, 1"),
         ("--true-epochs", -1, "accepted are 0, 1"),
         ("--labels-alone", 0, "accepted are 1, 2"),
+        ("--alpha", "nan", "accepted is a finite number"),
+        ("--reverse-weight", -1.0, "accepted is a finite number"),
+        ("--box", "inf", "accepted is a finite number above 0"),
         ("--zoom", 1.0, "accepted is 0 <= zoom < 1"),
         ("--turn", "nan", "accepted is a finite number"),
         ("--shift", -1.0, "accepted is a finite number"),
@@ -235,3 +250,18 @@ def test_what_is_measured_is_that_of_the_canonical_images(monkeypatch):
     assert measured["test_accuracy"] == (log_q[~unseen].argmax(1) == y_test[~unseen]).double().mean().item()
     assert measured["judge_accuracy"] == 0.75 and 0 <= measured["calibration_error_unseen"] <= 1
     assert_close(tasks.decode(vae, {"z": z}, torch.tensor([3])), expected[3:4])
+
+
+def test_the_manifold_has_the_first_entry_of_z_down_and_the_last_across(monkeypatch, tmp_path):
+    torch.set_default_dtype(torch.float32)
+    module, drawn = report.extraction, {}
+    vae, shape = InvertedVAE((1, 2, 1), Classes(3)), (1, 2, 1)
+    monkeypatch.setattr(module, "image_grid", lambda images, **options: drawn.update({options["path"].stem: images}))
+    monkeypatch.setattr(module, "training_curves", lambda *_, **__: None)
+    monkeypatch.setattr(module.tasks, "decode", lambda vae, latents, y: latents["z"].reshape(-1, *shape))
+    data = ImageData("made", tuple("abc"), *(torch.zeros(3, *shape).byte(), torch.arange(3)) * 2)
+    module.draw_extraction(vae, data, torch.zeros(3, *shape), {"assigned": [0, 1, 2]}, [], tmp_path)
+    (first, last) = drawn["manifold"][0, 0, 0].unflatten(0, (7, 2)).unbind(1)  # a pixel of the first entry, one below
+    steps = -1.5 + 3.0 * torch.linspace(0.05, 0.95, 7)
+    assert_close(first, steps[:, None].expand(7, 7))
+    assert_close(last, steps.expand(7, 7))

@@ -24,6 +24,7 @@ Y = {
     "binary": torch.tensor([[1.0, 0, 1], [0, 0, 0], [1, 1, 0], [0, 1, 1]]),
 }
 LOW, HIGH = -1.5, 1.5
+ENUMERATE = {"enumerate": "parallel"}
 
 
 def make(kind="classes", **options):
@@ -231,8 +232,93 @@ def test_with_images_it_is_the_bound_of_eq_59():
     assert_close(sum(terms.values()), expected - math.prod(SHAPE) * math.log(2))
 
 
+class Coins(nn.Module):
+    """Two binary latents a and b under one label, of one float type; a model p(y) p(a) p(b | a), a guide of all."""
+
+    def __init__(self, dtype, size=1.0):
+        super().__init__()
+        self.dtype = dtype
+        start = torch.tensor([[0.7, -1.1, 0.4], [-0.3, 0.9, 1.2]], dtype=dtype)
+        self.p, self.q = nn.Parameter(size * start), nn.Parameter(start.flip(0))
+
+    def model(self, x=None, y=None):
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Categorical(logits=torch.zeros(3, dtype=self.dtype)), obs=y, infer=ENUMERATE)
+            a = pyro.sample("a", dist.Bernoulli(logits=self.p[0, y]))
+            pyro.sample("b", dist.Bernoulli(logits=self.p[1, y] + 2 * a))
+
+    def guide(self, x=None, y=None):
+        with pyro.plate("data", len(y)):
+            a = pyro.sample("a", dist.Bernoulli(logits=torch.zeros(len(y), dtype=self.dtype)))
+            b = pyro.sample("b", dist.Bernoulli(logits=0.5 * a))
+            logits = torch.stack([self.q[0, :1] * a, self.q[1, 1:2] * b, self.q[0, 2:] * (a - b)], -1)
+            pyro.sample("y", dist.Categorical(logits=logits), obs=y, infer=ENUMERATE)
+
+
+def test_several_relaxed_latents_are_exact_in_single_precision():
+    """Far from 0 the draws round to 0 and 1; each site's density is that of its logit all the same."""
+    y, t = torch.arange(3).repeat(400), 0.5
+    totals = {}
+    for dtype in (torch.float32, torch.float64):
+        coins = Coins(dtype, size=15.0)
+        with Drawn() as drawn:
+            terms = TraceReverse_ELBO(gradient="relaxed", temperature=t).terms(coins.model, coins.guide, None, y)
+        minus_divergence = terms["reverse/q(a)"] - terms["reverse/p(a)"].neg()
+        logits = coins.p[0, y]
+        noise = torch.linspace(1e-4, 1 - 1e-4, 20_001, dtype=torch.float64).logit()
+        l = (logits[:3, None].double() + noise) / t  # quantiles of the relaxed logits of y = 0, 1, 2
+        log_p = math.log(t) - noise - 2 * F.softplus(-noise)
+        log_q = math.log(t) - t * l - 2 * F.softplus(-t * l)
+        expected = (log_q - log_p).mean(1)
+        for value in range(3):
+            of_value = minus_divergence[y == value].double().detach()
+            error = of_value.std() / math.sqrt(len(of_value))
+            assert abs(of_value.mean() - expected[value]) < 5 * error + 0.01, (dtype, value)
+        totals[dtype] = minus_divergence.mean()
+        assert (drawn.values["a"] == 1 - torch.finfo(dtype).eps).any() == (dtype == torch.float32), (
+            "where it is clamped"
+        )
+    assert totals[torch.float32] < 0
+
+
+def test_every_latents_score_counts():
+    """Of two discrete latents both get the score function: its gradient is that of the sum."""
+    coins, exact = Coins(torch.float64), 0.0
+    for y in range(3):
+        for a in (0.0, 1.0):
+            for b in (0.0, 1.0):
+                one, a_, b_ = torch.tensor([y]), torch.tensor([a]), torch.tensor([b])
+                log_p = dist.Bernoulli(logits=coins.p[0, one]).log_prob(a_)
+                log_p = log_p + dist.Bernoulli(logits=coins.p[1, one] + 2 * a).log_prob(b_)
+                given = {"a": a_, "b": b_, "y": one}
+                trace = poutine.trace(poutine.condition(coins.guide, given)).get_trace(None, one)
+                exact = exact + (log_p.exp() * (trace.log_prob_sum() - log_p)).sum()
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(exact, [coins.p, coins.q])])
+    y, drawn = torch.arange(3).repeat(2000), []
+    for _ in range(40):
+        terms = TraceReverse_ELBO(gradient="score").terms(coins.model, coins.guide, None, y)
+        assert {"reverse/score(a)", "reverse/score(b)"} <= set(terms)
+        got = torch.autograd.grad(sum(terms.values()).sum() / 2000, [coins.p, coins.q])
+        drawn.append(torch.cat([g.flatten() for g in got]))
+    drawn = torch.stack(drawn)
+    error = drawn.std(0) / math.sqrt(len(drawn))
+    assert ((drawn.mean(0) - expected).abs() <= 5 * error + 1e-12).all()
+    assert (expected[:6].abs() > 10 * error[:6]).all()
+
+
 def test_what_does_not_fit_is_refused():
     vae, m2 = make(), M2(SHAPE, Classes(C), z=D)
+    with pytest.raises(ValueError, match=r"guide: failed in reverse .*accepted are guides with sites for all"):
+        TraceReverse_ELBO().terms(m2.model, m2.guide, None, Y["classes"])
+    for y in (None, Y["classes"].where(Y["classes"] != 1, -1)):
+        with pytest.raises(ValueError, match="y: got missing labels of given data 'x'; accepted in reverse are known"):
+            TraceReverse_ELBO().terms(vae.model, vae.guide, torch.rand(6, *SHAPE), y)
+    with pytest.raises(ValueError, match="observed: got 'z', and values of the label 'y'; accepted are no values"):
+        TraceReverse_ELBO(observed=("z",)).terms(vae.model, vae.guide, None, Y["classes"])
+    for gradient in ("relaxed", "mean"):
+        binary = make("binary")
+        with pytest.raises(ValueError, match=f"gradient: got '{gradient}'; accepted for 'y', a label that is latent"):
+            binary.elbo(observed=("z",), gradient=gradient).reverse.terms(binary.model, binary.guide)
     with pytest.raises(ValueError, match="site 'x' is in the model only: with roles exchanged"):
         TraceReverse_ELBO().terms(
             m2.model, lambda x=None, y=None: m2.guide(torch.rand(6, *SHAPE), y), None, Y["classes"]
@@ -282,6 +368,29 @@ def test_the_density_of_a_saturated_draw_is_finite_in_single_precision():
     z = q.sample((1000,))
     assert q.log_prob(z).isfinite().all() and (z < HIGH).all() and (z >= LOW).all()
     assert dist.Uniform(LOW, HIGH).log_prob(z).isfinite().all()
+    ends = q.expand((2, 2)).log_prob(torch.tensor([[LOW], [HIGH]], dtype=torch.float32))
+    assert_close(ends[0], ends[1].flip(0)), "the box's ends are alike"
+
+
+@pytest.mark.parametrize(("loc", "scale"), [(-16.0, 1.0), (-20.0, 1.0), (17.0, 0.1), (25.0, 3.0)])
+def test_draws_near_the_ends_of_the_box_have_the_density_of_what_was_drawn(loc, scale):
+    """In single precision z rounds to an end; -log q and its gradient are those of the Gaussian's own draw."""
+    values = {}
+    for dtype in (torch.float32, torch.float64):
+        at, noise = torch.tensor(loc, dtype=dtype, requires_grad=True), torch.tensor(scale, dtype=dtype)
+        torch.manual_seed(0)
+        if dtype == torch.float32:
+            q = SquashedNormal(at, noise, LOW, HIGH).expand((20_000,))
+            minus = -q.log_prob(q.rsample())
+        else:
+            eps = torch.randn(20_000, dtype=torch.float32).double()
+            u = at + noise * eps
+            minus = 0.5 * eps**2 + noise.log() + 0.5 * math.log(2 * math.pi) + math.log(HIGH - LOW)
+            minus = minus + F.logsigmoid(u) + F.logsigmoid(-u)
+        (slope,) = torch.autograd.grad(minus.mean(), at)
+        values[dtype] = (minus.mean().double(), slope.double())
+    assert_close(values[torch.float32], values[torch.float64], rtol=1e-4, atol=1e-4)
+    assert values[torch.float64][1] * loc < 0, "the entropy draws the location back"
 
 
 def test_the_model_and_the_guide_are_functions_to_call():

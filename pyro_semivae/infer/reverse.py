@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
 from pyro import poutine
 from pyro.distributions import Bernoulli, Independent, TransformedDistribution
 from pyro.distributions.transforms import SigmoidTransform
+from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 
 from pyro_semivae.distributions import RelaxedLogits
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer.base import RowELBO, Rows, advantage, log_prob, row_scale
 from pyro_semivae.infer.roles import sample_sites
-from pyro_semivae.labels import Impute
+from pyro_semivae.labels import Impute, enumerates, is_missing
 
 Gradient = Literal["relaxed", "score", "mean", "hard"]
 GRADIENTS = ("relaxed", "score", "mean", "hard")
@@ -34,12 +37,12 @@ class TraceReverse_ELBO(RowELBO):
 
     Args:
         observed: names of the sites that are observed in reverse. What is not given is drawn from the model, as data.
-        gradient: how the gradient goes through images (or other discrete latents of the model, less its labels), which
-            are imagined: `"relaxed"`, relaxed Bernoullis with their densities in both functions, so that it is a bound
-            of these; `"score"`, a binary draw and the score function with the other rows' mean as the baseline,
-            unbiased; `"mean"`, the mean instead of a draw, which is **no bound**; `"hard"`, a binary draw and no
-            gradient through it (the reference code): what is left of the decoder's gradient has mean zero. Draws that
-            can be reparameterised are, whatever is said here.
+        gradient: how the gradient goes through images (or other discrete latents of the model), which are imagined; of
+            latent labels it is one of the last two: `"relaxed"`, relaxed Bernoullis with their densities in both
+            functions, so that it is a bound of these; `"mean"`, the mean instead of a draw, which is **no bound**;
+            `"score"`, a binary draw and the score function with the other rows' mean as the baseline, unbiased;
+            `"hard"`, a binary draw and no gradient through it (the reference code): what is left of the decoder's
+            gradient has mean zero. Draws that can be reparameterised are, whatever is said here.
         temperature: of the relaxed Bernoullis.
         max_plate_nesting: 1 for one class label, 2 for the plate "labels" inside of "data".
 
@@ -50,7 +53,8 @@ class TraceReverse_ELBO(RowELBO):
     given as well it is Eq. 59's bound on log q(x, y), which the paper leaves out, as it is loose.
 
     Raises:
-        ValueError: an option is not one of those above; a site is in one of the two functions only.
+        ValueError: an option is not one of those above; a site is in one of the two functions only, or the guide cannot
+            do without images; labels of given images are missing, or given though not observed.
     """
 
     def __init__(
@@ -69,10 +73,18 @@ class TraceReverse_ELBO(RowELBO):
         self.observed, self.gradient, self.temperature = tuple(observed), gradient, temperature
 
     def rows(self, model: Callable, guide: Callable, *args, **kwargs) -> Rows:
+        labels = _Labels(self.observed)
         with Imagine(self.gradient, self.temperature, self.observed) as imagine:
-            guess = poutine.trace(Impute()(model)).get_trace(*args, **kwargs)
+            guess = poutine.trace(labels(model)).get_trace(*args, **kwargs)
+            labels.check({name for name, site in sample_sites(guess) if site["is_observed"]})
             values = {name: site["value"] for name, site in sample_sites(guess)}
-            generated = poutine.trace(poutine.condition(Impute()(guide), data=values)).get_trace(*args, **kwargs)
+            try:
+                generated = poutine.trace(poutine.condition(Impute()(guide), data=values)).get_trace(*args, **kwargs)
+            except (AttributeError, TypeError) as error:
+                raise InputError(
+                    f"guide: failed in reverse ({error}); accepted are guides with sites for all that is imagined, "
+                    f"with a density q(x), of which they go on with the value"
+                ) from error
         q, p = dict(sample_sites(generated)), dict(sample_sites(guess))
         self._check(q, p)
         terms = {f"reverse/q({name})": self.to_rows(log_prob(site), site) for name, site in q.items()}
@@ -97,6 +109,31 @@ class TraceReverse_ELBO(RowELBO):
             raise InputError(f"observed: got {sorted(unknown)}; accepted are {', '.join(map(repr, p))}")
 
 
+class _Labels(Impute):
+    """Draws the missing entries of labels that are observed in reverse, as data; remembers which labels have some."""
+
+    def __init__(self, observed: Sequence[str]):
+        super().__init__()
+        self.observed = observed
+        self.drawn: list[str] = []
+
+    def _pyro_sample(self, msg) -> None:
+        if enumerates(msg):
+            given = msg["is_observed"]
+            if given and msg["name"] not in self.observed:
+                got = f"observed: got {', '.join(map(repr, self.observed))}, and values of the label '{msg['name']}'"
+                raise InputError(f"{got}; accepted are no values of it, or '{msg['name']}' among the observed")
+            if not given or (is_validation_enabled() and is_missing(msg["value"]).any()):
+                self.drawn.append(msg["name"])
+        super()._pyro_sample(msg)
+
+    def check(self, data: set[str]) -> None:
+        """Raises an error if labels were drawn for data that are given, which have theirs."""
+        if data and self.drawn:
+            label, site = self.drawn[0], sorted(data)[0]
+            raise InputError(f"{label}: got missing labels of given data '{site}'; accepted in reverse are known ones")
+
+
 class Imagine(Messenger):
     """Draws the model's discrete latents (images) in the way that `TraceReverse_ELBO` says, in both functions.
 
@@ -111,12 +148,16 @@ class Imagine(Messenger):
         super().__init__()
         self.gradient, self.temperature, self.observed = gradient, temperature, observed
         self.discrete: list[str] = []
-        self._squash = SigmoidTransform(cache_size=1)  # shared: the guide's density reads the logits that were drawn
+        # Shared by both functions: the density in one reads the logits that were drawn in the other.
+        self._squash: dict[str, SigmoidTransform] = defaultdict(partial(SigmoidTransform, cache_size=1))
 
     def _pyro_sample(self, msg) -> None:
         fn = msg["fn"]
         if msg["name"] in self.observed or not hasattr(fn, "batch_shape") or fn.has_rsample:
             return
+        if enumerates(msg) and self.gradient in ("relaxed", "mean"):
+            got = f"gradient: got {self.gradient!r}"
+            raise InputError(f"{got}; accepted for '{msg['name']}', a label that is latent, are 'score', 'hard'")
         if not msg["is_observed"]:  # it is the model that draws
             self.discrete.append(msg["name"])
         if self.gradient == "relaxed" and msg["name"] in self.discrete:
@@ -128,7 +169,7 @@ class Imagine(Messenger):
     def _relaxed(self, name: str, fn) -> TransformedDistribution:
         base = self._binary(name, fn)
         logits = RelaxedLogits(torch.tensor(self.temperature).to(base.logits), logits=base.logits)
-        return TransformedDistribution(logits, [self._squash]).to_event(fn.event_dim)
+        return TransformedDistribution(logits, [self._squash[name]]).to_event(fn.event_dim)
 
     def _binary(self, name: str, fn) -> Bernoulli:
         while isinstance(fn, Independent):
