@@ -204,6 +204,7 @@ def test_characteristics_must_be_sites():
 
 def test_show_draws_and_prints(capsys, tmp_path):
     Sound().show(*batch(), path=tmp_path / "graph.png")
+    Sound().show(None, batch()[1][:1])  # as many grey images as labels
     assert (tmp_path / "graph.png").stat().st_size > 5000
     out = capsys.readouterr().out
     assert "p(x | z_c, z_s)" in out and "q(y|x)" in out

@@ -72,4 +72,6 @@ def test_the_inverted_vaes_table_has_differences_to_what_it_is_compared_with(stu
     error = (1.0 / 3 + 0.5 / 2) ** 0.5
     assert rows[0][3] == f"3.000 ± {(1 / 3) ** 0.5:.3f}" and rows[-1][3] == f"-2.000 ± {error:.3f}"
     flags = {job.part: job.flags for job in study.jobs("demo", [4])}
+    wide = " ".join(flags["m2 wide"])
+    assert wide.endswith("--classifier-hidden 200 200 --encoder-hidden 200 200 --activation relu")
     assert "--no-reverse" in flags["m2 as inverted"] and "demo" in flags["m2 as inverted"] and "m2" in flags["m2"]

@@ -84,7 +84,8 @@ class Job:
 
 
 def _words(name: str, value: Any) -> list[str]:
-    return [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    values = [] if value is True else value if isinstance(value, list) else [value]
+    return [f"--{name}", *map(str, values)]
 
 
 @cache
