@@ -44,8 +44,8 @@ def test_the_tables_of_results_are_the_recorded_ones(page, monkeypatch):
 def test_the_docs_show_all_that_is_recorded_of_the_recipes(monkeypatch):
     monkeypatch.syspath_prepend(README.parent / "benchmarks")
     studies = runpy.run_path(str(README.parent / "benchmarks" / "reproduce.py"))["STUDIES"]
-    pages = {"ccvae": README, "faces": README.parent / "docs" / "faces.md"}
-    for study, preset in (("ccvae", "recipe"), ("faces", "demo")):
+    pages = {"ccvae": README, **{study: README.parent / "docs" / f"{study}.md" for study in ("faces", "inverted")}}
+    for study, preset in (("ccvae", "recipe"), ("faces", "demo"), ("inverted", "demo"), ("inverted", "paper")):
         rows = studies[study].table(preset).splitlines()
         assert rows and [row for row in rows if row not in pages[study].read_text()] == []
 
