@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.errors import InputError, as_tensor, check_count
 
 MISSING = -1
 
@@ -28,6 +29,26 @@ def is_missing(y: Tensor) -> Tensor:
     (tensor([False,  True]), tensor([False,  True]))
     """
     return y.isnan() if y.is_floating_point() else y == MISSING
+
+
+def as_labels(y: Any, name: str = "y") -> Tensor:
+    """Labels as this library computes with them: integers of any type as int64, floats as they are.
+
+    Small integers would not do: a uint8 tensor is a mask where it is an index, and cannot hold -1.
+
+    Args:
+        y: a tensor, a numpy array or lists of numbers.
+
+    Raises:
+        InputError: it is something else, or of booleans.
+
+    >>> as_labels(torch.tensor([1, 2], dtype=torch.uint8)).dtype
+    torch.int64
+    """
+    y = as_tensor(name, y)
+    if y.dtype == torch.bool:
+        raise InputError(f"{name}: got dtype torch.bool; accepted are class labels, integers, or binary ones, floats")
+    return y if y.is_floating_point() else y.long()
 
 
 def enumerates(site: dict) -> bool:
@@ -78,12 +99,11 @@ class Classes:
             ValueError: wrong rank or dtype, or labels outside -1 .. num_classes - 1.
         """
         accepted = f"a 1-d integer tensor with labels 0 to {self.num_classes - 1}, or {MISSING} for missing"
-        if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-            got = f"dtype {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
-            raise InputError(f"{name}: got {got}; accepted is {accepted}")
+        y = as_labels(y, name)
+        if y.is_floating_point():
+            raise InputError(f"{name}: got dtype {y.dtype}; accepted is {accepted}")
         if y.dim() != 1:
             raise InputError(f"{name}: got shape {tuple(y.shape)}; accepted is {accepted}")
-        y = y.long()
         outside = (y < MISSING) | (y >= self.num_classes)
         if outside.any():
             rows = outside.nonzero()[:5, 0].tolist()
@@ -133,9 +153,9 @@ class Binary:
             ValueError: wrong rank or dtype, or values that are not 0, 1 or NaN.
         """
         accepted = f"a float tensor (B, {self.num_labels}) of 0, 1 and, for missing, NaN"
-        if not isinstance(y, Tensor) or not y.is_floating_point():
-            got = f"dtype {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
-            raise InputError(f"{name}: got {got}; accepted is {accepted}")
+        y = as_labels(y, name)
+        if not y.is_floating_point():
+            raise InputError(f"{name}: got dtype {y.dtype}; accepted is {accepted}")
         if y.dim() != 2 or y.shape[1] != self.num_labels:
             raise InputError(f"{name}: got shape {tuple(y.shape)}; accepted is {accepted}")
         outside = ~((y == 0) | (y == 1) | y.isnan())
