@@ -98,13 +98,14 @@ class TraceLabels_ELBO(RowELBO):
             beta = 1.0 if name in self.unscaled else self.beta
             terms[f"p({name})"] = beta * self._expected(run, tables, sites[name])
             terms[f"q({name})"] = -beta * self._expected(run, tables, run.guide.nodes[name])
-        if self.labels == "score":
-            terms |= self._scores(run, sum(terms.values()))
-        for label in roles.labels:
-            terms |= self._label_terms(run, label, tables[label])
+        of_labels = {label: self._label_terms(run, label, tables[label]) for label in roles.labels}
+        for part in of_labels.values():
+            terms |= part
         for label, y in run.observed.items():
             log_q = select(tables[label].log_q, tables[label].values, y, -tables[label].log_q.dim())
             terms[f"q({label}|x)"] = self.classifier_weight * self.to_rows(log_q, run.guide.nodes[label])
+        if self.labels == "score":
+            terms |= self._scores(run, sum(terms.values()), of_labels)
         return Rows(terms, row_scale(run.model, roles.data + roles.latents))
 
     def _run(self, model: Callable, guide: Callable, args: tuple, kwargs: dict, complete: bool = False) -> Run:
@@ -150,11 +151,16 @@ class TraceLabels_ELBO(RowELBO):
             f"q({label})": self.to_rows(-self.beta * missing * log_q, site),
         }
 
-    def _scores(self, run: Run, reward: Tensor) -> dict[str, Tensor]:
-        """The surrogates whose value is 0 and whose gradient is that of the drawn labels' probabilities."""
-        reward, terms = advantage(reward), {}
+    def _scores(self, run: Run, total: Tensor, of_labels: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The surrogates whose value is 0 and whose gradient is that of the drawn labels' probabilities.
+
+        A draw's reward is all that it may change: the total less the label's own terms, which are exact means over its
+        values. (Other labels' terms may depend on it, where it is their parent.)
+        """
+        terms = {}
         for label in run.roles.labels:
             site = run.guide.nodes[label]
+            reward = advantage(total - sum(of_labels[label].values()))
             log_q = self.to_rows(run.where_missing(label, site["fn"].log_prob(site["value"])), site)
             terms[f"score({label})"] = reward * (log_q - log_q.detach())
         return terms
