@@ -75,8 +75,8 @@ class Checkpoint:
         self.vae, self.averaged, self.optimiser, self.batches = vae, averaged, optimiser, batches
         self.setting, self.config = setting, config
 
-    def save(self, path: str | Path, history: History) -> None:
-        """Writes the state after the epochs of `history`."""
+    def save(self, path: str | Path, history: History, random: dict[str, Tensor]) -> None:
+        """Writes the state after the epochs of `history`; `random`: see `RandomStreams.state`."""
         averaged = self.averaged
         state = {
             "model": type(self.vae).__name__,
@@ -84,8 +84,7 @@ class Checkpoint:
             "in_training": {name: averaged.parameters[name].detach() for name in averaged.values},
             "steps": averaged.steps,
             "optimiser": self.optimiser.state_dict(),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "random": random,
             "epoch": len(history),
             "labelled": self.batches.labelled,
             "history": history,
@@ -94,8 +93,8 @@ class Checkpoint:
         }
         save_checkpoint(path, state)
 
-    def restore(self, path: str | Path, epochs: int) -> History:
-        """Takes up the state of a file, the process's random numbers included; returns the epochs that are done.
+    def restore(self, path: str | Path, epochs: int) -> tuple[History, dict[str, Tensor]]:
+        """Takes up the state of a file; returns the epochs that are done and the random states.
 
         Raises:
             ValueError: the file is damaged, or of another model, setting or labelled rows; more than `epochs` are done.
@@ -116,10 +115,7 @@ class Checkpoint:
             value.copy_(state["weights"][name])
         self.vae.load_state_dict(state["in_training"], strict=False)
         self.optimiser.load_state_dict(state["optimiser"])
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["random_cuda"])
-        return list(state["history"])
+        return list(state["history"]), state["random"]
 
 
 def setting(

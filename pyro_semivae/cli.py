@@ -25,7 +25,7 @@ from pyro_semivae.files import load_checkpoint, writable_folder, write_json
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.labels import Binary, frequencies, is_missing
 from pyro_semivae.models import SemiVAE
-from pyro_semivae.models.parts import classifier_weight
+from pyro_semivae.models.parts import ALPHA, BETA, classifier_weight
 from pyro_semivae.nn import Convs, MLPs
 from pyro_semivae.train import SCHEDULES, fit
 
@@ -97,11 +97,11 @@ def compared_parser(description: str, *, split: bool, classified: bool = False) 
         out.add_argument("--z", type=int, default=by_label(20, 45), help="size of the latent (20; binary labels: 45)")
     out.add_argument("--average", type=float, default=0.998, help="decay of the weights' moving average")
     out.add_argument("--warm-up", type=float, default=0.0, help="fraction of training over which beta rises from 0")
-    beta = by_label(4.0, 1.0) if classified else 1.0
+    beta = by_label(*BETA) if classified else 1.0
     out.add_argument("--beta", type=float, default=beta, help="weight of the latents' densities; 1 is the bound")
     if classified:
         what = "weight alpha N / N_labelled on log q(y|.) of labelled rows (1000; binary labels: 100)"
-        out.add_argument("--alpha", type=float, default=by_label(1000.0, 100.0), help=what)
+        out.add_argument("--alpha", type=float, default=by_label(*ALPHA), help=what)
         what = "move what the encoder sees in training by up to so many pixels (1; binary labels: 0)"
         out.add_argument("--shift", type=int, default=by_label(1, 0), help=what)
         what = "of the encoder's hidden units (0.1; binary labels: 0)"

@@ -31,13 +31,13 @@ def is_missing(y: Tensor) -> Tensor:
     return y.isnan() if y.is_floating_point() else y == MISSING
 
 
-def as_labels(y: Any, name: str = "y") -> Tensor:
+def as_labels(y: Any, name: str = "y", accepted: str = "integers (classes) or floats (binary labels)") -> Tensor:
     """Labels as this library computes with them: integers of any type as int64, floats as they are.
 
     Small integers would not do: a uint8 tensor is a mask where it is an index, and cannot hold -1.
 
     Args:
-        y: a tensor, a numpy array or lists of numbers.
+        y: a tensor, a numpy array or lists of numbers. accepted: what the error says is.
 
     Raises:
         InputError: it is something else, or of booleans.
@@ -45,9 +45,9 @@ def as_labels(y: Any, name: str = "y") -> Tensor:
     >>> as_labels(torch.tensor([1, 2], dtype=torch.uint8)).dtype
     torch.int64
     """
-    y = as_tensor(name, y)
+    y = as_tensor(name, y, accepted)
     if y.dtype == torch.bool:
-        raise InputError(f"{name}: got dtype torch.bool; accepted are class labels, integers, or binary ones, floats")
+        raise InputError(f"{name}: got dtype torch.bool; accepted is {accepted}")
     return y if y.is_floating_point() else y.long()
 
 
@@ -99,7 +99,7 @@ class Classes:
             ValueError: wrong rank or dtype, or labels outside -1 .. num_classes - 1.
         """
         accepted = f"a 1-d integer tensor with labels 0 to {self.num_classes - 1}, or {MISSING} for missing"
-        y = as_labels(y, name)
+        y = as_labels(y, name, accepted)
         if y.is_floating_point():
             raise InputError(f"{name}: got dtype {y.dtype}; accepted is {accepted}")
         if y.dim() != 1:
@@ -153,7 +153,7 @@ class Binary:
             ValueError: wrong rank or dtype, or values that are not 0, 1 or NaN.
         """
         accepted = f"a float tensor (B, {self.num_labels}) of 0, 1 and, for missing, NaN"
-        y = as_labels(y, name)
+        y = as_labels(y, name, accepted)
         if not y.is_floating_point():
             raise InputError(f"{name}: got dtype {y.dtype}; accepted is {accepted}")
         if y.dim() != 2 or y.shape[1] != self.num_labels:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_semivae.errors import InputError
-from pyro_semivae.labels import is_missing
+from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.labels import as_labels, is_missing
 
 STAGE = 64 << 20  # bytes
 
@@ -69,12 +69,15 @@ class Batches:
     ):
         n = len(x)
         dtype = dtype or torch.get_default_dtype()
-        for name, value in (("x", n), ("batch_size", batch_size), ("labelled_batch_size", labelled_batch_size)):
-            if value is not None and value < 1:
-                raise InputError(f"{name}: got {value} rows; accepted are 1, 2, ...")
+        for name, value in (("batch_size", batch_size), ("labelled_batch_size", labelled_batch_size)):
+            if value is not None:
+                check_count(name, value)
+        if not n:
+            raise InputError("x: got 0 rows; accepted are one or more")
         if not 0 <= labelled_weight < math.inf:
             raise InputError(f"labelled_weight: got {labelled_weight}; accepted is a finite number from 0")
         device = torch.device(device)
+        y, labels_alone = (None if labels is None else as_labels(labels) for labels in (y, labels_alone))
         observed = torch.zeros(n, dtype=torch.bool) if y is None else ~is_missing(y).reshape(n, -1).all(1).cpu()
         self.labelled = observed.nonzero()[:, 0]  # (N_l,)
         self.unlabelled = (~observed).nonzero()[:, 0]  # (N_u,)

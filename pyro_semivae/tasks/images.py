@@ -58,7 +58,7 @@ def generate(
         ValueError: the model has neither a label nor characteristic latents (VAE, M1).
     """
     check_told(vae, "generate")
-    y, given, out, of_labels = vae.labels.validate(y), given or {}, [], infers_from_labels(vae)
+    y, given, out, of_labels = vae.label_values(y), given or {}, [], infers_from_labels(vae)
     for _ in range(check_count("num_samples", num_samples)):
         trace = run_model(vae, {**(abduct(vae, None, y, mean=False)[0] if of_labels else {}), **given}, y, len(y))
         if not any(enumerates(site) for _, site in sample_sites(trace)):
@@ -82,13 +82,13 @@ def intervene(vae: SemiVAE, x: Tensor, y_new: Tensor, num_samples: int = 1, *, c
         ValueError: the model has neither a label nor characteristic latents (VAE, M1).
     """
     check_told(vae, "intervene")
-    y_new = vae.labels.validate(y_new, "y_new")
+    y_new = vae.label_values(y_new, "y_new")
     draws = range(check_count("num_samples", num_samples))
     check_rows(x=x, y_new=y_new)
     if infers_from_labels(vae):
         return torch.stack([decode(vae, infer(vae, x, y_new, mean=False), y_new) for _ in draws])
     latents, y = abduct(vae, x)
-    is_set = ~is_missing(y_new).to(next(vae.parameters()).device)
+    is_set = ~is_missing(y_new)
     if not has_label(vae):  # new characteristics for the labels that are set, by the guide's classifier
         out = []
         for _ in draws:
@@ -99,7 +99,7 @@ def intervene(vae: SemiVAE, x: Tensor, y_new: Tensor, num_samples: int = 1, *, c
     redrawn = descendants(vae, vae.images(x)) & set(latents)
     kept = {name: value for name, value in latents.items() if name not in redrawn}
     inferred = {name: latents[name] for name in redrawn}
-    y = y_new if y is None else torch.where(is_set, y_new.to(y), y)
+    y = y_new if y is None else torch.where(is_set, y_new, y)
     with _Redraw(inferred, is_set):
         return torch.stack([image_of(run_model(vae, kept, y, len(x))) for _ in draws])
 

@@ -45,7 +45,7 @@ def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws:
     check_characteristic_latents(vae, "characterise")
     check_confidence(confidence)
     check_count("max_draws", max_draws)
-    y = vae.labels.validate(y).to(next(vae.parameters()).device)
+    y = vae.label_values(y)
     missing, best, found = is_missing(y), torch.full(y.shape, -1.0, device=y.device), {}
     blank, at_once = vae.images(torch.zeros(len(y), *vae.x_shape)), 50
     samples = pyro.plate("samples", at_once, dim=-1 - vae.max_plate_nesting)
@@ -104,7 +104,7 @@ def closest_change(
     Raises:
         ValueError: the classifier reads no characteristic latents (VAE, M1, M2, MVAE).
     """
-    y_new = vae.labels.validate(y_new, "y_new").to(next(vae.parameters()).device)
+    y_new = vae.label_values(y_new, "y_new")
     check_rows(x=x, y_new=y_new)
     check_confidence(confidence)
     check_characteristic_latents(vae, "closest_change")
