@@ -5,8 +5,10 @@ import signal
 from functools import partial
 
 import numpy as np
+import pyro
 import pytest
 import torch
+from pyro.infer import SVI
 from torch.testing import assert_close
 from training import make, options, rows, same_weights, untimed
 
@@ -288,3 +290,45 @@ def test_binary_labels_that_were_not_learnt_are_said():
     vae, y = small(CCVAE, Binary(2)), torch.tensor([[1.0, 0.0], [1.0, torch.nan], [1.0, 1.0], [0.0, torch.nan]])
     notes = signs_of_failure(vae, torch.rand(4, 1, 2, 2), y)
     assert any("always saying the most frequent value has 0.67" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "message"),
+    [
+        (784, "x_shape: got 784"),
+        ((28, 28), r"x_shape: got \(28, 28\)"),
+        ((1, 0, 2), "x_shape: got 0"),
+        ("abc", "x_shape: got 'a'"),
+    ],
+)
+def test_shapes_that_are_no_images(x_shape, message):
+    with pytest.raises(InputError, match=message):
+        M2(x_shape, Classes(3))
+
+
+def test_label_spaces_of_a_reloaded_module_are_said_to_be_so():
+    """The class of a name is another one after `importlib.reload`."""
+    old = type("Classes", (), {"__repr__": lambda self: "Classes(3)"})()
+    with pytest.raises(InputError, match=r"labels: got Classes\(3\), of a module that was reloaded since"):
+        M2((1, 2, 2), old)
+
+
+def test_loaded_parameters_go_on_as_the_message_says(tmp_path):
+    def build(seed):
+        torch.manual_seed(seed)
+        return M2((1, 2, 2), Classes(3), networks=MLPs((5,)))
+
+    x, y, store = torch.rand(4, 1, 2, 2), torch.tensor([0, 1, -1, 2]), pyro.get_param_store()
+    first = build(0)
+    SVI(first.model, first.guide, pyro.optim.Adam({"lr": 0.1}), first.elbo()).step(x, y)
+    saved = [p.detach().clone() for p in first.parameters()]
+    store.save(tmp_path / "store.pt")
+    pyro.clear_param_store()
+    store.load(tmp_path / "store.pt")
+    vae = build(1)
+    with pytest.raises(RuntimeError, match=r"call pyro.module\('m2', vae, update_module_params=True\) first"):
+        SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.1}), vae.elbo()).step(x, y)
+    pyro.module("m2", vae, update_module_params=True)
+    assert all(torch.equal(a, b) for a, b in zip(saved, vae.parameters(), strict=True))
+    SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.1}), vae.elbo()).step(x, y)
+    assert not any(torch.equal(a, b) for a, b in zip(saved, vae.parameters(), strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from torch import Tensor, nn
 
 from pyro_semivae.data.batches import to_unit
-from pyro_semivae.errors import InputError, as_tensor
+from pyro_semivae.errors import InputError, as_tensor, check_count
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.infer.handlers import ROW_PLATE, LocalParameters
 from pyro_semivae.labels import Binary, Classes
@@ -53,11 +54,13 @@ class SemiVAE(nn.Module, ABC):
 
     def __init__(self, x_shape: tuple[int, int, int], labels: Classes | Binary):
         super().__init__()
-        if len(x_shape) != 3 or min(x_shape) < 1:
-            raise InputError(f"x_shape: got {x_shape}; accepted is (C, H, W)")
+        if not isinstance(x_shape, Sequence) or len(x_shape) != 3:
+            raise InputError(f"x_shape: got {x_shape!r}; accepted is (C, H, W)")
         if not isinstance(labels, Classes | Binary):
-            raise InputError(f"labels: got {labels!r}; accepted are Classes(number) and Binary(number)")
-        self.x_shape, self.labels = tuple(x_shape), labels
+            old = type(labels).__name__ in ("Classes", "Binary")
+            got = f"{labels!r}, of a module that was reloaded since" if old else repr(labels)
+            raise InputError(f"labels: got {got}; accepted are Classes(number), Binary(number)")
+        self.x_shape, self.labels = tuple(check_count("x_shape", size) for size in x_shape), labels
 
     @property
     def max_plate_nesting(self) -> int:
@@ -204,6 +207,8 @@ class SemiVAE(nn.Module, ABC):
             stored = f"{name}{_MODULE_NAMESPACE_DIVIDER}{parameter_name}"
             if stored in store and store[stored] is not parameter:
                 raise RuntimeError(
-                    f"Pyro's parameter store holds the parameters of another {type(self).__name__}, which SVI would "
-                    f"train instead of this one's: call pyro.clear_param_store() first, or train with fit()"
+                    f"Pyro's parameter store holds other parameters under the name '{name}', loaded ones or another "
+                    f"{type(self).__name__}'s, which SVI would train instead of this one's: to go on with them, call "
+                    f"pyro.module('{name}', vae, update_module_params=True) first; to discard them, "
+                    f"pyro.clear_param_store(). fit() leaves the store alone"
                 )
