@@ -265,7 +265,8 @@ def test_frequencies_of_what_is_observed():
         (torch.tensor([[0, 1]]), "dtype torch.int64"),
         (torch.tensor([0.0, 1.0]), r"shape \(2,\)"),
         (torch.zeros(3, 3), r"shape \(3, 3\)"),
-        ([0.0], "list"),
+        ([0.0], r"shape \(1,\)"),
+        (["a"], "list"),
     ],
 )
 def test_labels_outside_the_space_are_named(y, message):

@@ -59,7 +59,7 @@ class SemiVAE(nn.Module, ABC):
         if not isinstance(labels, Classes | Binary):
             old = type(labels).__name__ in ("Classes", "Binary")
             got = f"{labels!r}, of a module that was reloaded since" if old else repr(labels)
-            raise InputError(f"labels: got {got}; accepted are Classes(number), Binary(number)")
+            raise InputError(f"labels: got {got}; accepted are Classes(number) and Binary(number)")
         self.x_shape, self.labels = tuple(check_count("x_shape", size) for size in x_shape), labels
 
     @property
