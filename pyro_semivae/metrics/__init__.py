@@ -16,6 +16,7 @@ from pyro_semivae.metrics.interventions import (
     condition_number,
     intervention_accuracy,
     intervention_matrix,
+    intervention_pairs,
     selectivity,
 )
 from pyro_semivae.metrics.mutual_information import LastLayerGP, image_mutual_information, mutual_information
@@ -41,6 +42,7 @@ __all__ = [
     "independent_posterior",
     "intervention_accuracy",
     "intervention_matrix",
+    "intervention_pairs",
     "label_accuracy",
     "log_prob_of_labels",
     "logistic_regression",
