@@ -165,9 +165,9 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
     """The papers' figures for multi-class data, as PNG files in `out`.
 
     `reconstructions`, `generations` (per class, all but the characteristic latents fixed), `interventions` (a test
-    image per class, its label set to every class, the rest kept), `interpolation` (between four classes' prior
-    means; of two or three classes some twice) and `training` (the bound's terms). Where no test label is known, the
-    first images stand for the classes.
+    image per class, its label set to every class; the title says which latents are kept, if any), `interpolation`
+    (between four classes' prior means; of two or three classes some twice) and `training` (the bound's terms). Where no
+    test label is known, the first images stand for the classes.
     """
     device, out = next(vae.parameters()).device, Path(out)
     y_test = data.labels.validate(data.y_test, "y_test")
@@ -180,12 +180,13 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
     both = torch.stack([x, tasks.reconstruct(vae, x)])
     image_grid(both, rows=["x", "reconstruction"], columns=names, path=out / "reconstructions.png")
 
-    rest = {name: z[:1] for name, z in _kept_latents(vae, x).items()}
+    kept = {name: z for name, z in _kept_latents(vae, x).items() if z.numel()}
+    rest, of_rest = {name: z[:1] for name, z in kept.items()}, ", ".join(kept)
     drawn = tasks.generate(vae, labels, 8, given=rest).transpose(0, 1)
     image_grid(
         drawn,
         rows=data.label_names,
-        title="p(x | y): the characteristic varies, the rest is fixed",
+        title=f"samples of p(x | y){f', {of_rest} fixed' if rest else ''}",
         path=out / "generations.png",
     )
 
@@ -194,7 +195,7 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
         torch.stack([x, *changed], 1),
         rows=names,
         columns=["x", *data.label_names],
-        title="interventions: y set to the column, the rest kept",
+        title=f"y set to the column, {f'{of_rest} kept' if kept else 'nothing of x kept: all is sampled anew'}",
         path=out / "interventions.png",
     )
 
