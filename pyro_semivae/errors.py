@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -48,7 +49,9 @@ def as_tensor(name: str, value: Any, accepted: str = "a dense tensor, a numpy ar
         if not isinstance(value, np.ndarray | Sequence) or isinstance(value, str | bytes):
             raise InputError(f"{name}: got {type(value).__name__}; accepted is {accepted}")
         try:
-            value = torch.as_tensor(value)
+            with warnings.catch_warnings():  # of files mapped for reading alone: nothing here writes into inputs
+                warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)
+                value = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{name}: got {type(value).__name__} ({error}); accepted is {accepted}") from error
     if value.layout != torch.strided or value.is_quantized or value.is_complex():
