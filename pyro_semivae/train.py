@@ -17,13 +17,14 @@ from pyro import poutine
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyro_semivae.checkpoints import Average, Checkpoint, History, setting
+from pyro_semivae.checkpoints import Average, Checkpoint, History
 from pyro_semivae.data.batches import Batches
 from pyro_semivae.errors import InputError, check_count
-from pyro_semivae.files import check_plain, writable_folder
+from pyro_semivae.files import check_plain, writable_file
 from pyro_semivae.infer import LabelledFirst, ObjectiveModule, RowELBO, RowScale
 from pyro_semivae.labels import is_missing
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.settings import setting
 from pyro_semivae.watch import FiniteWatch, check_weights
 
 
@@ -130,9 +131,7 @@ def fit(
             raise InputError("labels_alone: got missing labels, or no rows; accepted are one or more, all known")
     check_plain(config or {}, "config")
     if checkpoint is not None:
-        writable_folder(Path(checkpoint).parent, "checkpoint")
-        if Path(checkpoint).is_dir():
-            raise InputError(f"checkpoint: got the folder {checkpoint}; accepted is a file's path")
+        checkpoint = writable_file(checkpoint, "checkpoint")
     fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
     torch.manual_seed(seed)
     batches = Batches(
@@ -156,11 +155,12 @@ def fit(
     of_batches = f"{batches.sizes}, labelled_weight {labelled_weight}, seed {seed}"
     of_optimiser = {"lr": lr, "schedule": schedule, "warm_up": warm_up, "corrupt": corrupt, "average": average}
     of_optimiser |= {"precision": precision, "eps": eps, "clip": clip}
-    kept = setting(vae, elbo, x, batches, of_batches, of_optimiser)
+    kept = {} if checkpoint is None else setting(vae, elbo, x, batches, of_batches, of_optimiser)
     state = Checkpoint(vae, averaged, optimiser, batches, kept, config or {})
     if resume and checkpoint is not None:
-        if Path(checkpoint).exists():
-            history = state.restore(checkpoint, epochs)
+        if checkpoint.exists():
+            history, random = state.restore(checkpoint, epochs)
+            _set_random(random)
         else:
             print(f"no checkpoint at {checkpoint}: starting at epoch 1", file=sys.stderr, flush=True)
     step_module = _Step(elbo(vae.model, vae.guide if corrupt is None else _corrupted(vae.guide, corrupt)))
@@ -200,9 +200,20 @@ def fit(
                 print(_line(history[-1], epochs), file=sys.stderr, flush=True)
             check_weights(vae, epoch + 1)
             if checkpoint is not None:
-                state.save(checkpoint, history)
+                state.save(checkpoint, history, random=_random())
     averaged.exchange()
     return history
+
+
+def _random() -> dict[str, Any]:
+    """The state of the process's random numbers."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def _set_random(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pyro_semivae.errors import InputError
+from pyro_semivae.files import user_path
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -17,7 +18,7 @@ def read_idx(path: Path) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ValueError: it is not an IDX file of unsigned bytes, or not as long as its header says.
     """
-    path = Path(path)
+    path = user_path(path, "path")
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     size = path.stat().st_size

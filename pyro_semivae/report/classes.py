@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_semivae import metrics, tasks
 from pyro_semivae.check import descendants
 from pyro_semivae.data import ImageData
+from pyro_semivae.files import user_path
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
 from pyro_semivae.report.common import bound_per_row, seeded
@@ -84,7 +85,7 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
     image per class, its label set to every class, the rest kept), `interpolation` (between four classes' prior
     means) and `training` (the bound's terms).
     """
-    device, out = next(vae.parameters()).device, Path(out)
+    device, out = next(vae.parameters()).device, user_path(out, "out")
     present = data.y_test.unique()  # the classes
     labels = torch.arange(len(data.label_names), device=device)
     first = torch.stack([(data.y_test == c).nonzero()[0, 0] for c in present])
