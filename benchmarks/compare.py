@@ -16,7 +16,6 @@ taken for each class (Gemp et al. 2017, Fig. 2).
 from __future__ import annotations
 
 import argparse
-import json
 import runpy
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from pyro_semivae import cli, report, tasks
 from pyro_semivae.checkpoints import load_weights
 from pyro_semivae.data import ImageData
 from pyro_semivae.errors import InputError
-from pyro_semivae.files import load_checkpoint, writable_folder
+from pyro_semivae.files import load_checkpoint, read_json, user_path, writable_folder
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid
 
@@ -44,7 +43,7 @@ def load(folder: str | Path) -> tuple[SemiVAE, cli.Run]:
         InputError: the run's script is none that can be compared, or has flags now that it did not have then; its
             labels are classes and it is not `inverted_vae.py`'s.
     """
-    folder = Path(folder)
+    folder = user_path(folder, "runs")
     state = load_checkpoint(folder / "checkpoint.pt")
     script = EXAMPLES / SCRIPTS.get(state["model"], f"{state['model'].lower()}.py")
     names = runpy.run_path(str(script)) if script.is_file() else {}
@@ -52,17 +51,13 @@ def load(folder: str | Path) -> tuple[SemiVAE, cli.Run]:
         raise InputError(
             f"runs: got {folder}, a {state['model']}; accepted are CCVAE, M2, M1M2, M3, DIVA, MVAE, InvertedVAE"
         )
-    config = json.loads((folder / "config.json").read_text())
-    new = sorted({*vars(names["arguments"]([]))} - {*config})
+    config = read_json(folder / "config.json")
+    used = {"dataset": config.pop("dataset_used").removesuffix("-held-out"), "out": folder}
+    used |= {"cuda": False, "resume": False, "overwrite": False}
+    new = sorted({*vars(names["arguments"]([]))} - {*config, *used})
     if new:
         raise InputError(f"runs: got {folder}, of an older {script.name}; accepted are runs with its {', '.join(new)}")
-    used = {
-        "dataset": config.pop("dataset_used").removesuffix("-held-out"),
-        "out": folder,
-        "cuda": False,
-        "resume": False,
-    }
-    job = cli.Run(argparse.Namespace(**{**config, **used}), preferred=used["dataset"])
+    job = cli.Run(argparse.Namespace(**{**config, **used}), preferred=used["dataset"], writes=False)
     if state["model"] != "InvertedVAE" and job.data.y.dim() != 2:
         raise InputError(
             f"runs: got {folder} on {job.data.name}, which has classes; accepted are sets of binary labels"
@@ -107,7 +102,7 @@ def draw_canonical(runs: dict[str, tuple[SemiVAE, cli.Run]], out: Path) -> None:
         raise InputError(f"runs: got runs with labels of {classes} classes; accepted is one number")
     for vae, job in runs.values():
         job.keep_classes(job.args.classes)
-        assigned = json.loads((job.out / "metrics.json").read_text())["assigned"]
+        assigned = read_json(job.out / "metrics.json")["assigned"]
         rows.append(report.canonical_images(vae, job.data, job.labelled_rows)[torch.tensor(assigned).argsort()])
     names = next(iter(runs.values()))[1].data.label_names
     title = "the value of y that is taken for a class, z the mean over the labelled rows"

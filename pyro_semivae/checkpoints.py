@@ -1,29 +1,27 @@
-"""What a training run remembers: its setting, its state, its averaged weights."""
+"""What a training run remembers: its state and its averaged weights."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from lightning_fabric.plugins.precision import Precision
+from torch import Tensor, nn
 
 from pyro_semivae.data.batches import Batches
 from pyro_semivae.errors import InputError
-from pyro_semivae.files import load_checkpoint, save_checkpoint
-from pyro_semivae.infer import RowELBO
+from pyro_semivae.files import check_fields, check_finite, load_checkpoint, not_finite, save_checkpoint
 from pyro_semivae.models import SemiVAE
-from pyro_semivae.nn import Noisy
+from pyro_semivae.settings import difference
 
 History = list[dict[str, float]]
 
 
 class Average:
-    """A moving average of a model's parameters over steps; without a decay it is nothing at all."""
+    """An exponential moving average of a model's parameters over steps; without a decay a no-op."""
 
     def __init__(self, vae: SemiVAE, decay: float):
         self.parameters, self.decay, self.steps = dict(vae.named_parameters()), decay, 0
@@ -31,7 +29,7 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes in the weights of a step."""
+        """Updates the average with the weights of a step."""
         if self.values:
             self.steps += 1
             decay = min(self.decay, self.steps / (self.steps + 9))  # the first steps count for little
@@ -59,8 +57,13 @@ class Checkpoint:
     """All that a resumed run needs to go on bit-identically, less the data: what `fit` writes and reads.
 
     Args:
-        setting: what must be the same in a run that goes on, by name (see `setting`).
+        setting: what must be the same in a run that goes on, by name (see `settings.setting`).
         config: plain values to keep.
+        precision: what scales gradients, if anything does: Fabric's plugin.
+
+    Attributes:
+        best: the best epoch's weights, with early stopping; they are the file's `weights`, which without it are those
+            (the averages) of the last epoch.
     """
 
     def __init__(
@@ -71,18 +74,31 @@ class Checkpoint:
         batches: Batches,
         setting: dict[str, Any],
         config: dict[str, Any],
+        precision: Precision,
     ):
         self.vae, self.averaged, self.optimiser, self.batches = vae, averaged, optimiser, batches
-        self.setting, self.config = setting, config
+        self.setting, self.config, self.precision = setting, config, precision
+        self.best: dict[str, Tensor] = {}
+        self.free = {*not_finite(dict(vae.named_buffers()))}  # buffers that need not be finite
 
-    def save(self, path: str | Path, history: History, random: dict[str, Tensor]) -> None:
-        """Writes the state after the epochs of `history`; `random`: see `RandomStreams.state`."""
+    def save(self, path: str | Path, history: History, random: dict[str, Any]) -> None:
+        """Writes the state after the epochs of `history`.
+
+        Args:
+            random: the state of the run's random numbers: tensors, in dicts and lists.
+
+        Raises:
+            FloatingPointError: a weight, an average or the optimiser's state is not finite. InputError: the file cannot
+                be written. An older file is left as it was.
+        """
         averaged = self.averaged
         state = {
             "model": type(self.vae).__name__,
-            "weights": {**self.vae.state_dict(), **averaged.values},
-            "in_training": {name: averaged.parameters[name].detach() for name in averaged.values},
+            "weights": self.best or {**self.vae.state_dict(), **averaged.values},
+            "in_training": {name: parameter.detach() for name, parameter in averaged.parameters.items()},
+            "averages": averaged.values,
             "steps": averaged.steps,
+            "scaler": self.precision.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "random": random,
             "epoch": len(history),
@@ -91,95 +107,156 @@ class Checkpoint:
             "config": self.config,
             "setting": self.setting,
         }
+        if bad := not_finite(self._numbers(state)):
+            raise FloatingPointError(
+                f"{', '.join(bad[:5])} not finite after epoch {len(history)}; {path} is left as it was"
+            )
         save_checkpoint(path, state)
 
-    def restore(self, path: str | Path, epochs: int) -> tuple[History, dict[str, Tensor]]:
-        """Takes up the state of a file; returns the epochs that are done and the random states.
+    def restore(self, path: str | Path, epochs: int) -> tuple[History, dict[str, Any]]:
+        """Takes up the state of a file; returns the epochs that are done and the state of the run's random numbers.
+
+        Everything is compared first: where an error is raised nothing has changed.
 
         Raises:
-            ValueError: the file is damaged, or of another model, setting or labelled rows; more than `epochs` are done.
+            FileNotFoundError: there is no such file.
+            InputError: it is damaged or of an older version, or of another model, setting or labelled rows; its numbers
+                are not finite; more than `epochs` are done.
         """
         state = load_checkpoint(path, type(self.vae).__name__)
-        load_weights(self.vae, state, path)
+        check_fields(state, path, FIELDS)
+        check_fit(self.vae, state["weights"], path)
         if not torch.equal(state["labelled"], self.batches.labelled):
             raise InputError(f"checkpoint: {path} was trained with other labelled rows than those of y")
-        for name, value in self.setting.items():
-            was = state["setting"].get(name)
-            if was != value:
-                said = "" if name in ("labels", "labels alone") else _changed(str(was), str(value))
-                raise InputError(f"checkpoint: {path} was trained with other {name}{said}")
+        if (other := difference(state["setting"], self.setting)) is not None:
+            raise InputError(f"checkpoint: {path} was trained with other {other}")
         if state["epoch"] > epochs:
             raise InputError(f"epochs: got {epochs}; {path} has been trained for {state['epoch']} already")
+        self._check_training(state, path)
+        check_finite(self._numbers(state), path)
+        self.vae.load_state_dict({**state["weights"], **state["in_training"]})
         self.averaged.steps = state["steps"]
         for name, value in self.averaged.values.items():
-            value.copy_(state["weights"][name])
-        self.vae.load_state_dict(state["in_training"], strict=False)
+            value.copy_(state["averages"][name])
+        self.precision.load_state_dict(state["scaler"])
+        self.best = state["weights"]
         self.optimiser.load_state_dict(state["optimiser"])
         return list(state["history"]), state["random"]
 
+    def _numbers(self, state: dict[str, Any]) -> dict[str, Tensor]:
+        """The tensors of a state that must be finite, by a name for messages."""
+        parts = {
+            "weights": state["weights"],
+            "weights in training": state["in_training"],
+            "averages": state["averages"],
+        }
+        names = dict(enumerate(name for name, _ in self.vae.named_parameters()))
+        for i, of_parameter in state["optimiser"]["state"].items():
+            parts[f"the optimiser's state of {names.get(i, i)}:"] = of_parameter
+        return {f"{of} {name}": x for of, part in parts.items() for name, x in part.items() if name not in self.free}
 
-def setting(
-    vae: SemiVAE, elbo: RowELBO, x: Tensor, batches: Batches, of_batches: str, of_optimiser: dict[str, Any]
-) -> dict[str, Any]:
-    """What a run depends on, as plain values that are the same in another process."""
-    prior = getattr(vae, "p_y", None)
-    noises = [described(module.noise) for module in vae.modules() if isinstance(module, Noisy)]
-    return {
-        "model": "\n".join([repr(vae), *noises]),  # its conditionals, the sizes of their networks, dropout
-        "prior": {name: value.tolist() for name, value in prior.named_buffers()} if prior is not None else {},
-        "objective": described(elbo),
-        "data": f"{tuple(x.shape)} {x.dtype}, sum {_sum(x):.17g}",
-        "labels": batches.labelled.tolist() and _labels(batches),
-        "labels alone": [] if batches.labels_alone is None else batches.labels_alone.tolist(),
-        "batches": of_batches,
-        "optimiser": ", ".join(f"{name} {described(value)}" for name, value in of_optimiser.items()),
-    }
-
-
-def _changed(was: str, now: str) -> str:
-    """The entries of two settings' texts that are not the same."""
-    before, after = (dict.fromkeys(map(str.strip, re.split(r"[,()\n]", text))) for text in (was, now))
-    old, new = ([part for part in parts if part not in others] for parts, others in ((before, after), (after, before)))
-    return f": {', '.join(old) or 'less'}, now {', '.join(new) or 'less'}"
-
-
-def _labels(batches: Batches) -> list:
-    """The labels of the labelled rows; a missing entry, which no number would be equal to, is -1."""
-    return batches.y[batches.labelled.to(batches.y.device)].nan_to_num(-1.0).tolist()
-
-
-def described(value: Any) -> str:
-    """A setting as text: numbers, strings, functions, objectives, what holds them; other things by their type."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {described(part)}" for name, part in sorted(value.items()) if name[:1] != "_")
-    if isinstance(value, list | tuple):
-        return ", ".join(map(described, value))
-    if isinstance(value, RowELBO):
-        return f"{type(value).__name__}({described(vars(value))})"
-    if isinstance(value, partial):
-        return f"{described(value.func)}({', '.join(filter(None, [described(value.args), described(value.keywords)]))})"
-    plain = value is None or isinstance(value, int | float | str)
-    return str(value) if plain else getattr(value, "__qualname__", type(value).__name__)
+    def _check_training(self, state: dict[str, Any], path: str | Path) -> None:
+        """Checks what the next step needs beside the weights: those in training, the optimiser's state, the epochs."""
+        _check_tensors(state["in_training"], self.averaged.parameters, path, "in_training")
+        _check_tensors(state["averages"], self.averaged.values, path, "averages")
+        history = state["history"]
+        check_fields(history, path, dict.fromkeys(range(len(history)), dict), "history")
+        if len(history) != state["epoch"]:
+            raise InputError(f"checkpoint: {path}: 'history' has {len(history)} epochs, not {state['epoch']}")
+        found, mine = state["optimiser"], self.optimiser.state_dict()
+        check_fields(found, path, {"state": dict, "param_groups": list}, "optimiser")
+        if len(found["param_groups"]) != len(mine["param_groups"]):
+            raise InputError(f"checkpoint: {path}: optimiser['param_groups'] has another length than this optimiser's")
+        for i, group in enumerate(mine["param_groups"]):
+            where = f"optimiser['param_groups'][{i}]"
+            check_fields(found["param_groups"], path, {i: dict}, "optimiser['param_groups']")
+            check_fields(found["param_groups"][i], path, {key: _kind(value) for key, value in group.items()}, where)
+            if found["param_groups"][i]["params"] != group["params"]:
+                raise InputError(f"checkpoint: {path}: {where}['params'] are other parameters than this optimiser's")
+        parameters = dict(enumerate(p for group in self.optimiser.param_groups for p in group["params"]))
+        moments = ("step", "exp_avg", "exp_avg_sq") if isinstance(self.optimiser, torch.optim.Adam) else ()
+        for i, part in found["state"].items():
+            where = f"optimiser['state'][{i!r}]"
+            check_fields(found["state"], path, {i: dict}, "optimiser['state']")
+            if i not in parameters:
+                raise InputError(f"checkpoint: {path}: {where} belongs to no parameter")
+            check_fields(part, path, dict.fromkeys(moments, Tensor), where)
+            vectors = {name: value for name, value in part.items() if isinstance(value, Tensor) and value.dim()}
+            _check_tensors(vectors, dict.fromkeys(vectors, parameters[i]), path, where)
 
 
-def _sum(x: Tensor) -> float:
-    """The sum of a tensor that may be memory-mapped, a part at a time."""
-    return sum(part.sum(dtype=torch.float64).item() for part in x.split(1000))
+FIELDS = {
+    "in_training": dict,
+    "averages": dict,
+    "scaler": dict,
+    "steps": int,
+    "optimiser": dict,
+    "random": dict,
+    "epoch": int,
+    "labelled": Tensor,
+}
+FIELDS |= {"history": list, "config": dict, "setting": dict}  # of a checkpoint of `fit`, beside model and weights
+
+
+def _kind(value: Any) -> type | tuple[type, ...]:
+    """What may stand in the place of a value of an optimiser's group."""
+    return (int, float) if type(value) in (int, float) else type(value)
+
+
+def _check_tensors(found: dict[str, Any], own: dict[str, Tensor], path: str | Path, where: str) -> None:
+    """Checks that `found` has tensors of the names and sizes of `own`, and no others.
+
+    Raises:
+        InputError: it has not; the message names file and key.
+    """
+    check_fields(found, path, dict.fromkeys(own, Tensor), where)
+    for name, value in found.items():
+        if name not in own or value.shape != own[name].shape:
+            expected = f"of shape {tuple(own[name].shape)}" if name in own else "not there"
+            raise InputError(
+                f"checkpoint: {path}: {where}[{name!r}] has shape {tuple(value.shape)}, expected: {expected}"
+            )
 
 
 def replace_weights(path: str | Path, vae: SemiVAE) -> None:
-    """Puts a model's weights of now into a checkpoint of it: after a stage that is not `fit`'s."""
-    save_checkpoint(path, {**load_checkpoint(path, type(vae).__name__), "weights": vae.state_dict()})
+    """Puts a model's weights of now into a checkpoint of it: after a stage that is not `fit`'s.
+
+    Raises:
+        FloatingPointError: a parameter is not finite. InputError: the file is damaged, or cannot be written. It is left
+            as it was.
+    """
+    state = load_checkpoint(path, type(vae).__name__)
+    if bad := not_finite(dict(vae.named_parameters())):
+        raise FloatingPointError(f"{', '.join(bad[:5])} not finite; {path} is left as it was")
+    save_checkpoint(path, {**state, "weights": vae.state_dict()})
 
 
-def load_weights(vae: SemiVAE, state: dict[str, Any], path: str | Path = "checkpoint") -> None:
+def load_weights(vae: nn.Module, state: dict[str, Any], path: str | Path = "checkpoint") -> None:
     """Puts a checkpoint's weights into a model.
 
     Raises:
-        ValueError: the model has other parameters or sizes.
+        InputError: the model has other parameters or sizes, or the weights are not finite; the model is as it was.
     """
-    try:
-        vae.load_state_dict(state["weights"])
-    except RuntimeError as error:
-        said = " ".join(str(error).split("\n\t")[1:]) or str(error)  # torch's first line is a title
-        raise InputError(f"checkpoint: {path} does not fit this {type(vae).__name__}: {said}") from error
+    check_fit(vae, state["weights"], path)
+    free = {*not_finite(dict(vae.named_buffers()))}  # that need not be finite
+    check_finite({name: value for name, value in state["weights"].items() if name not in free}, path)
+    vae.load_state_dict(state["weights"])
+
+
+def check_fit(vae: nn.Module, weights: dict[str, Any], path: str | Path) -> None:
+    """Checks that weights have the names and sizes of a model's.
+
+    Raises:
+        InputError: they have not; the message names the first few that differ.
+    """
+    own = vae.state_dict()
+    wrong = [f"no {name}" for name in own if name not in weights]
+    wrong += [f"unknown {name}" for name in weights if name not in own]
+    wrong += [
+        f"size mismatch for {name}: {tuple(weights[name].shape)}, the model's is {tuple(value.shape)}"
+        for name, value in own.items()
+        if isinstance(weights.get(name), Tensor) and weights[name].shape != value.shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise InputError(f"checkpoint: {path} does not fit this {type(vae).__name__}: {', '.join(wrong[:5])}{more}")

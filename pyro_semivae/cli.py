@@ -21,7 +21,7 @@ from pyro_semivae.checkpoints import replace_weights
 from pyro_semivae.conditionals import GreyBernoulliImage, LaplaceImage
 from pyro_semivae.data.chexpert import POLICIES
 from pyro_semivae.errors import InputError
-from pyro_semivae.files import load_checkpoint, writable_folder, write_json
+from pyro_semivae.files import FolderLock, check_fields, load_checkpoint, writable_folder, write_json
 from pyro_semivae.flags import Parser, count, naming, number
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.labels import Binary, frequencies, is_missing
@@ -61,7 +61,9 @@ def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str
     what = "of the networks' layers; bf16-mixed is faster where the processor has it"
     out.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"], help=what)
     out.add_argument("--out", help="output folder (default: runs/<script>-<dataset>[-<preset>])")
-    out.add_argument("--resume", action="store_true", help="continue from the checkpoint in the output folder")
+    again = out.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="continue from the checkpoint in the output folder")
+    again.add_argument("--overwrite", action="store_true", help="remove the run in the output folder and start afresh")
     out.add_argument("--smoke-test", action="store_true", help="quick end-to-end check, in seconds")
     return out
 
@@ -122,6 +124,10 @@ def for_dataset(args: argparse.Namespace, name: str) -> dict[str, Any]:
     return {flag: v.get(name, v["*"]) if isinstance(v, dict) else v for flag, v in vars(args).items()}
 
 
+# What a run writes into its folder beside figures; m1.pt is the first stage of M1+M2.
+FILES = ("checkpoint.pt", "m1.pt", "config.json", "labelled_rows.json", "metrics.json")
+
+
 class Run:
     """One run of an example: device, seed, data with its labelled rows, output folder.
 
@@ -129,9 +135,13 @@ class Run:
         args: the parsed flags. out: the output folder.
         data: the data set. y: its training labels, hidden (-1) but for the `labelled_rows`.
         fallback: a sentence, if `auto` did not get the preferred data set.
+
+    Args:
+        writes: whether it is a new run, which locks its folder and does not write over another one's files unless
+            `--resume` or `--overwrite` says so; or one that is there, to be read.
     """
 
-    def __init__(self, args: argparse.Namespace, preferred: str):
+    def __init__(self, args: argparse.Namespace, preferred: str, *, writes: bool = True):
         self.args, self.start = args, time.perf_counter()
         if args.cuda and not torch.cuda.is_available():
             raise InputError("--cuda: this machine has no GPU that torch can use; leave the flag out to run on the CPU")
@@ -159,15 +169,41 @@ class Run:
         self.out = writable_folder(args.out or Path("runs") / name, "--out")
         self.checkpoint = self.out / "checkpoint.pt"
         self.before_training = self.in_training = 0.0  # seconds, of what a resumed run has behind it
-        if args.resume and self.checkpoint.exists():
-            state = load_checkpoint(self.checkpoint)
-            self.before_training = state["config"].get("seconds_before_training", 0.0)
-            self.in_training = sum(record["seconds"] for record in state["history"])
+        if writes:
+            self._lock = FolderLock(self.out, "--out")  # as long as there is this run
+            self._take_folder()
         print(
             f"{self.data.name}: {len(self.data.x)} training rows, {len(self.labelled_rows)} of them labelled; "
             f"{self.device}; writing to {self.out}",
             flush=True,
         )
+
+    def _take_folder(self) -> None:
+        """Looks for a run that is in the output folder already.
+
+        Raises:
+            InputError: there is one, finished or begun, and neither `--resume` nor `--overwrite`; or its checkpoint is
+                damaged.
+        """
+        there = [self.out / name for name in FILES if (self.out / name).exists()]
+        names = ", ".join(path.name for path in there)
+        if self.args.resume and self.checkpoint.exists():
+            state = load_checkpoint(self.checkpoint)
+            check_fields(state, self.checkpoint, {"config": dict, "history": list, "epoch": int})
+            self.before_training = state["config"].get("seconds_before_training", 0.0)
+            epochs = state["history"]
+            check_fields(epochs, self.checkpoint, dict.fromkeys(range(len(epochs)), dict), "history")
+            self.in_training = sum(record.get("seconds", 0.0) for record in epochs)
+            print(f"NOTE: --resume: goes on after epoch {state['epoch']} of {self.checkpoint}", flush=True)
+        elif self.args.overwrite and there:
+            print(f"NOTE: --overwrite: removes {names} of the run in {self.out}", flush=True)
+            for path in there:
+                path.unlink()
+        elif there and not self.args.resume:
+            raise InputError(
+                f"--out: {self.out} has a run already ({names}): go on with it (--resume), replace it (--overwrite), "
+                f"or name another folder"
+            )
 
     def fit_options(self) -> dict[str, Any]:
         """The arguments of `fit` that the common flags decide."""

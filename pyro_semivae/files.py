@@ -1,125 +1,253 @@
-"""Files that are either old or new, never half: written beside and renamed."""
+"""Files that are either old or new, never half: written beside and renamed; checkpoints with a digest."""
 
 from __future__ import annotations
 
+import errno
+import glob
 import json
 import os
+import secrets
+import socket
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
+from weakref import WeakValueDictionary
 
-import numpy as np
 import torch
+from torch import Tensor
 
+from pyro_semivae.digests import digest
 from pyro_semivae.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no locks, and what a killed process leaves behind stays
+    fcntl = None
+
+
+def note(text: str) -> None:
+    """Says on standard error what is done in the place of what was asked for."""
+    print(f"NOTE: {text}", file=sys.stderr, flush=True)
+
+
+def user_path(path: str | Path, name: str) -> Path:
+    """A path as it comes from the user, `~` expanded.
+
+    Raises:
+        InputError: it is no path, has a NUL in it, or a home folder that is not there; the message names the argument.
+    """
+    if not isinstance(path, str | os.PathLike) or "\0" in str(path):
+        raise InputError(f"{name}: got {path!r}; accepted is a path without NUL")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{name}: got {path} ({error}); accepted is a path") from error
 
 
 def writable_folder(path: str | Path, name: str = "out") -> Path:
     """Makes the folder and tries to write into it.
 
     Raises:
-        ValueError: it cannot be made or written to; the message names the argument.
+        InputError: it cannot be made or written to; the message names the argument.
     """
-    path = Path(path)
+    path = user_path(path, name)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as error:
         raise InputError(f"{name}: cannot write to {path} ({error.strerror or error})") from error
     return path
 
 
-CACHE_ENV = "PYRO_SEMIVAE_CACHE"
+def writable_file(path: str | Path, name: str) -> Path:
+    """The path of a file that can be written; makes its folder.
 
-
-def cache_folder() -> Path:
-    """Where rendered data and trained classifiers are kept: `$PYRO_SEMIVAE_CACHE`, else `~/.cache/pyro_semivae`."""
-    return Path(os.environ.get(CACHE_ENV) or Path.home() / ".cache" / "pyro_semivae")
-
-
-def cached_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array of an .npy file, memory-mapped (copy on write); made and written first where it is not there.
-
-    Where the folder cannot be written to, a note on standard error says so and the array is in memory.
+    Raises:
+        InputError: it is a folder, or cannot be written; the message names the argument.
     """
-    if not path.is_file():
-        array = make()
-        try:
-            writable_folder(path.parent, CACHE_ENV)
-        except InputError as error:
-            print(f"NOTE: {path.name} is not cached: {error}", file=sys.stderr, flush=True)
-            return array
-        with open_beside(path) as file:
-            np.save(file, array)
-    return np.load(path, mmap_mode="c")
+    path = user_path(path, name)
+    if path.is_dir():
+        raise InputError(f"{name}: got the folder {path}; accepted is a file's path")
+    writable_folder(path.parent, name)
+    return path
 
 
-def cached_checkpoint(path: Path, model: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The checkpoint in a file; made and written first where it is not there.
+def _lock(file: int) -> bool:
+    """Locks an open file until it is closed or the process ends, however it does; False where another one has it.
 
-    Where the folder cannot be written to, a note on standard error says so.
+    Raises:
+        OSError: there are no locks here.
+    """
+    if fcntl is None:
+        raise OSError(errno.ENOTSUP, "no file locks on this system")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+class FolderLock:
+    """One process writes into a folder at a time. The lock goes with this object, or with the process, killed or not.
+
+    In a process that has the lock already it is the same one. Where the file system has no locks a note says so.
 
     Args:
-        make: returns at least `weights`. path, model: see `load_checkpoint`.
+        name: of the argument that the folder came from.
+
+    Raises:
+        InputError: another process has it; the message has its id.
     """
-    if path.is_file():
-        return load_checkpoint(path, model)
-    state = {"model": model, **make()}
-    try:
-        writable_folder(path.parent, CACHE_ENV)
-        save_checkpoint(path, state)
-    except InputError as error:
-        print(f"NOTE: {path.name} is not cached: {error}", file=sys.stderr, flush=True)
-    return state
+
+    _held: ClassVar[WeakValueDictionary[tuple[int, Path], FolderLock]] = WeakValueDictionary()
+
+    def __init__(self, folder: Path, name: str):
+        path = folder.resolve() / ".lock"
+        key = os.getpid(), path
+        self._same, self._file = self._held.get(key), None
+        if self._same is not None:
+            return
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            locked = _lock(self._file)
+        except OSError as error:
+            note(f"{name}: {folder} is not locked ({error.strerror}): a second run there is not noticed")
+            return
+        if not locked:
+            holder = os.read(self._file, 1000).decode(errors="replace") or "another process"
+            raise InputError(f"{name}: {folder} is in use by {holder}; wait until it ends, or name another folder")
+        os.ftruncate(self._file, 0)
+        os.write(self._file, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        self._held[key] = self
+
+    def __del__(self) -> None:
+        if getattr(self, "_file", None) is not None:
+            os.close(self._file)
 
 
 @contextmanager
 def open_beside(path: Path) -> Iterator[BinaryIO]:
-    """A binary file beside `path` that takes its place when all is written."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """A binary file beside `path` that takes its place when all is written and on the disk.
+
+    Its name is its own, and it is locked: of several writers of one path the last one to end counts, and what a killed
+    one has left behind is removed by the next.
+
+    Raises:
+        InputError: it cannot be written, e.g. because the disk is full. What was at `path` before is as it was.
+    """
+    path = Path(path)
+    beside = None
     try:
-        with open(beside, "wb") as file:
+        _remove_stale(path)
+        beside, file = _new_beside(path)
+        with file:
             yield file
-        os.replace(beside, path)
+            file.flush()
+            os.fsync(file.fileno())
+            if fcntl is not None:  # while it is locked, or it could be taken for a killed writer's
+                os.replace(str(beside), path)
+        if fcntl is None:  # Windows renames no open file
+            os.replace(str(beside), path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(beside)):
+            raise  # it is about what the caller reads
+        raise InputError(f"{path}: cannot be written ({error.strerror}); an older file is left as it was") from error
     finally:
-        beside.unlink(missing_ok=True)
+        if beside is not None:
+            beside.unlink(missing_ok=True)
+
+
+def _new_beside(path: Path) -> tuple[Path, BinaryIO]:
+    while True:
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+        try:
+            file = open(beside, "xb")  # noqa: SIM115  the caller closes it
+        except OSError as error:
+            raise OSError(error.errno, error.strerror) from error
+        try:
+            _lock(file.fileno())
+        except OSError:  # no locks here: nobody removes it either
+            return beside, file
+        if beside.exists():  # if not, it was taken for a stale one before it was locked
+            return beside, file
+        file.close()
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes what killed writers of `path` have left: nobody has it locked."""
+    for other in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        try:
+            with open(other, "rb") as file:
+                if _lock(file.fileno()):
+                    other.unlink(missing_ok=True)
+        except OSError:  # gone already, another user's, or no locks here
+            continue
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
     """Writes `value` as JSON; NaN and infinity are errors."""
     text = json.dumps(value, indent=indent, allow_nan=False) + "\n"
-    with open_beside(Path(path)) as file:
+    with open_beside(user_path(path, "path")) as file:
         file.write(text.encode())
+
+
+def read_json(path: str | Path) -> Any:
+    """What `write_json` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file. InputError: it is damaged.
+    """
+    path = user_path(path, "path")
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path}: this is no JSON ({error})") from error
 
 
 def check_plain(value: Any, name: str) -> None:
     """Checks that a value is made of what a checkpoint can hold.
 
     Raises:
-        InputError: something in it is not a tensor, number, string, None, list or dict; the message says where.
+        InputError: something in it is not a dense tensor, number, string, None, list or dict; the message says where.
     """
     if isinstance(value, dict):
         for key, item in value.items():
+            if type(key) not in (int, str):
+                raise InputError(f"{name}: got the key {key!r}; accepted in a checkpoint are strings and integers")
             check_plain(item, f"{name}[{key!r}]")
     elif isinstance(value, list | tuple):
         for i, item in enumerate(value):
             check_plain(item, f"{name}[{i}]")
-    elif type(value) not in (int, float, str, bool, type(None)) and not isinstance(value, torch.Tensor):
+    elif isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise InputError(f"{name}: got a tensor of {value.layout}, {value.dtype}; accepted is a dense one")
+    elif type(value) not in (int, float, str, bool, type(None)):
         raise InputError(
             f"{name}: got {type(value).__module__}.{type(value).__name__}; accepted in a checkpoint are tensors, "
             f"numbers, strings, None, lists and dicts of them"
         )
 
 
+DIGEST = "sha256"  # the key of a checkpoint's digest, of all else that it holds
+
+
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Saves tensors, numbers, strings, lists and dicts in one file; see `check_plain`."""
+    """Saves tensors, numbers, strings, lists and dicts in one file, with a digest of them; see `check_plain`.
+
+    Raises:
+        InputError: something else is in it, or the file cannot be written (an older one is left as it was).
+    """
     check_plain(state, "checkpoint")
-    with open_beside(Path(path)) as file:
-        torch.save(state, file)
+    with open_beside(user_path(path, "checkpoint")) as file:
+        try:
+            torch.save({**state, DIGEST: digest(state)}, file)
+        except RuntimeError as error:  # torch hides the error of a full disk behind one of its own
+            cause = error.__context__ if isinstance(error.__context__, OSError) else None
+            raise cause or OSError(errno.EIO, str(error).splitlines()[0]) from error
 
 
 def load_checkpoint(path: str | Path, model: str | None = None) -> dict[str, Any]:
@@ -131,17 +259,65 @@ def load_checkpoint(path: str | Path, model: str | None = None) -> dict[str, Any
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, no checkpoint of this library, or one of another model.
+        InputError: it is damaged, no checkpoint of this library, of an older version, or one of another model.
     """
-    path = Path(path)
+    path = user_path(path, "checkpoint")
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint: no file {path}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise InputError(f"checkpoint: {path} cannot be read: damaged, or no checkpoint") from error
+    damaged = f"checkpoint: {path} cannot be read: damaged, or no checkpoint"
+    with open(path, "rb") as file:
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise InputError(damaged) from error
     if not isinstance(state, dict) or "model" not in state or "weights" not in state:
         raise InputError(f"checkpoint: {path} is not a checkpoint of pyro_semivae")
+    if DIGEST not in state:
+        raise InputError(f"checkpoint: {path} was written by an older version, without a digest; train it anew")
+    found = state.pop(DIGEST)
+    try:
+        check_plain(state, "checkpoint")
+        same = digest(state) == found
+    except (InputError, RuntimeError) as error:
+        raise InputError(damaged) from error
+    if not same:
+        raise InputError(f"checkpoint: {path} is damaged: its content is not what was written (SHA-256)")
+    check_fields(state, path, {"model": str, "weights": dict})
+    check_fields(state["weights"], path, dict.fromkeys(state["weights"], Tensor), "weights")
     if model is not None and state["model"] != model:
         raise InputError(f"checkpoint: {path} holds a {state['model']}, accepted is a {model}")
     return state
+
+
+def check_fields(
+    state: Mapping[Any, Any] | list, path: str | Path, types: Mapping[Any, type | tuple[type, ...]], where: str = ""
+) -> None:
+    """Checks that a part of a checkpoint, `where`, has entries of these types (a list: by index).
+
+    Raises:
+        InputError: one is missing or of another type, as of another version; the message names file and key.
+    """
+    state = dict(enumerate(state)) if isinstance(state, list) else state
+    for key, accepted in types.items():
+        name = f"{where}[{key!r}]" if where else repr(key)
+        if key not in state:
+            raise InputError(f"checkpoint: {path} has no {name}: it was written by another version, or for another use")
+        if not isinstance(state[key], accepted) or (accepted is int and isinstance(state[key], bool)):
+            got, accepted = type(state[key]).__name__, accepted if isinstance(accepted, tuple) else (accepted,)
+            names = " or ".join(kind.__name__ for kind in accepted)
+            raise InputError(f"checkpoint: {path}: {name} is of type {got}; accepted is {names}")
+
+
+def check_finite(tensors: Mapping[str, Any], path: str | Path) -> None:
+    """Checks the numbers of a checkpoint.
+
+    Raises:
+        InputError: a tensor is not finite; the message names file and tensor.
+    """
+    if bad := not_finite(tensors):
+        raise InputError(f"checkpoint: {path}: {', '.join(bad[:5])} not finite; accepted are finite numbers")
+
+
+def not_finite(tensors: Mapping[str, Any]) -> list[str]:
+    """The names of the tensors that have NaN or infinite entries; other values count as finite."""
+    return [name for name, x in tensors.items() if isinstance(x, Tensor) and not x.isfinite().all()]

@@ -17,13 +17,15 @@ from pyro import poutine
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyro_semivae.checkpoints import Average, Checkpoint, History, setting
+from pyro_semivae.checkpoints import Average, Checkpoint, History
 from pyro_semivae.data.batches import Batch, Batches
 from pyro_semivae.errors import InputError, check_choice, check_count, check_number
-from pyro_semivae.files import check_plain, writable_folder
+from pyro_semivae.files import check_plain, writable_file
 from pyro_semivae.infer import LabelledFirst, ObjectiveModule, RowELBO, RowScale
 from pyro_semivae.labels import is_missing
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.settings import setting
+from pyro_semivae.stopping import EarlyStopping
 from pyro_semivae.streams import RandomStreams
 from pyro_semivae.watch import FiniteWatch, check_weights, signs_of_failure
 
@@ -75,6 +77,7 @@ def fit(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     config: dict[str, Any] | None = None,
+    early_stopping: EarlyStopping | None = None,
     on_epoch: Callable[[int, SemiVAE], dict[str, float] | None] | None = None,
     progress: bool = True,
     device_budget: int = 2 << 30,
@@ -115,6 +118,8 @@ def fit(
             bit-identical to one that was never interrupted (same machine; a schedule's end moves with `epochs`).
             A checkpoint of another data set, objective, seed, batch size or learning rate is refused.
         config: plain values to keep in the checkpoint.
+        early_stopping: ends training when a value of the history gets no better; the model then has the weights of its
+            best epoch, as has the checkpoint. (A schedule and the warm-up still go by `epochs`.)
         on_epoch: called after every epoch with its number (from 1) and the model; what it returns goes into the
             history.
         progress: show a bar with the bound's terms; where the output is no terminal, up to
@@ -140,12 +145,14 @@ def fit(
         schedule = SCHEDULES[check_choice("schedule", schedule, SCHEDULES)] if isinstance(schedule, str) else schedule
         _check(vae, elbo, lr, eps, warm_up, average, precision, accelerator)
         _check_callables(clip=clip, schedule=schedule, corrupt=corrupt, on_epoch=on_epoch)
+        if not isinstance(early_stopping, EarlyStopping | None):
+            raise InputError(f"early_stopping: got {early_stopping!r}; accepted is an EarlyStopping")
         seed = check_count("seed", seed, 0, 2**32 - 1)
         labels_alone = (
             None if labels_alone is None else _check_alone(vae.label_values(labels_alone, "labels_alone"), elbo)
         )
         check_plain(config or {}, "config")
-        checkpoint = None if checkpoint is None else _check_path(checkpoint)
+        checkpoint = None if checkpoint is None else writable_file(checkpoint, "checkpoint")
         fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
         batches = Batches(
             x,
@@ -170,9 +177,9 @@ def fit(
         averaged = Average(vae, average)
         of_batches = f"{batches.sizes}, labelled_weight {labelled_weight}, seed {seed}"
         of_optimiser = {"lr": lr, "schedule": schedule, "warm_up": warm_up, "corrupt": corrupt, "average": average}
-        of_optimiser |= {"precision": precision, "eps": eps, "clip": clip}
-        kept = setting(vae, elbo, x, batches, of_batches, of_optimiser)
-        state = Checkpoint(vae, averaged, optimiser, batches, kept, config or {})
+        of_optimiser |= {"precision": precision, "eps": eps, "clip": clip, "early_stopping": str(early_stopping)}
+        kept = {} if checkpoint is None else setting(vae, elbo, x, batches, of_batches, of_optimiser)
+        state = Checkpoint(vae, averaged, optimiser, batches, kept, config or {}, fabric.strategy.precision)
         if resume and checkpoint is not None:
             if checkpoint.exists():
                 history, streams.state = state.restore(checkpoint, epochs)
@@ -204,6 +211,8 @@ def fit(
         try:
             with pyro.validation_enabled(False), _training(vae), _warming_up(elbo, warm_up) as warm, streams:
                 for epoch in range(len(history), epochs):
+                    if early_stopping is not None and early_stopping.is_over(history):
+                        break
                     start, sums = time.perf_counter(), None
                     with _bar(steps, epoch, epochs, progress) as bar:
                         for i, batch in enumerate(batches.epoch(epoch)):
@@ -220,12 +229,17 @@ def fit(
                     if progress and not sys.stderr.isatty() and ((epoch + 1) % every == 0 or epoch + 1 == epochs):
                         print(_line(history[-1], epochs), file=sys.stderr, flush=True)
                     check_weights(vae, averaged.values, epoch + 1)
+                    if early_stopping is not None and early_stopping.best(history) == epoch:
+                        with averaged.in_place():
+                            state.best = {name: value.clone() for name, value in vae.state_dict().items()}
                     if checkpoint is not None:
                         state.save(checkpoint, history, streams.now())
         except KeyboardInterrupt as stop:
             raise Interrupted(history) from stop
         finally:
             averaged.exchange()
+        if early_stopping is not None and early_stopping.best(history) is not None:
+            vae.load_state_dict(state.best)
         if progress:
             for note in signs_of_failure(vae, x, y, seed=seed):
                 print(f"NOTE: {note}", file=sys.stderr, flush=True)
@@ -277,14 +291,6 @@ def _check_alone(labels_alone: Tensor, elbo: RowELBO) -> Tensor:
     if not len(labels_alone) or is_missing(labels_alone).any():
         raise InputError("labels_alone: got missing labels, or no rows; accepted are one or more, all known")
     return labels_alone
-
-
-def _check_path(checkpoint: str | Path) -> Path:
-    checkpoint = Path(checkpoint).expanduser()
-    writable_folder(checkpoint.parent, "checkpoint")
-    if checkpoint.is_dir():
-        raise InputError(f"checkpoint: got the folder {checkpoint}; accepted is a file's path")
-    return checkpoint
 
 
 @contextmanager

@@ -1,13 +1,20 @@
+import copy
+import random
+import re
 import signal
 
 import numpy as np
 import pytest
 import torch
+from lightning_fabric.plugins.precision import Precision
 from training import make, options, rows, same_weights, untimed
 
 from pyro_semivae import data
-from pyro_semivae.checkpoints import load_weights
+from pyro_semivae.checkpoints import Average, Checkpoint, load_weights, replace_weights
 from pyro_semivae.conditionals import LaplaceImage
+from pyro_semivae.data.batches import Batches
+from pyro_semivae.digests import digest
+from pyro_semivae.errors import InputError
 from pyro_semivae.files import load_checkpoint, save_checkpoint
 from pyro_semivae.labels import MISSING
 from pyro_semivae.nn import MLPs
@@ -97,6 +104,229 @@ def test_checkpoints_of_other_models_and_damaged_ones_are_refused(tmp_path):
         load_checkpoint(tmp_path / "other.pt")
 
 
+@pytest.fixture
+def trained(tmp_path):
+    """A checkpoint with averages, and what resumes it; `resume` changes the state in the file first."""
+    x, y, _ = rows()
+    path = tmp_path / "checkpoint.pt"
+    fit(make(), x, y, **options(epochs=2, average=0.9), checkpoint=path)
+    state = load_checkpoint(path)
+
+    def resume(change=None, vae=None, **more):
+        if change is not None:
+            save_checkpoint(path, change(copy.deepcopy(state)))
+        vae = make(seed=8) if vae is None else vae
+        return fit(vae, x, y, **{**options(average=0.9), **more}, checkpoint=path, resume=True)
+
+    return path, state, resume
+
+
+def changed(*keys, value=None, delete=False):
+    """Sets or deletes an entry of a nested state."""
+
+    def change(state):
+        part = state
+        for key in keys[:-1]:
+            part = part[key]
+        if delete:
+            del part[keys[-1]]
+        else:
+            part[keys[-1]] = value(part[keys[-1]]) if callable(value) else value
+        return state
+
+    return change
+
+
+FIRST = "p_z_c.net.1.layers.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *(
+            (changed(key, delete=True), f"has no '{key}': it was written by another version")
+            for key in (*("in_training", "steps", "optimiser", "random", "epoch", "labelled", "history", "setting"),)
+        ),
+        (changed("optimiser"), "'optimiser' is of type NoneType; accepted is dict"),
+        (changed("epoch", value="2"), "'epoch' is of type str; accepted is int"),
+        (changed("epoch", value=True), "'epoch' is of type bool; accepted is int"),
+        (changed("epoch", value=1), "'history' has 2 epochs, not 1"),
+        (changed("labelled", value=[1]), "'labelled' is of type list; accepted is Tensor"),
+        (changed("history", 1), r"history\[1\] is of type NoneType; accepted is dict"),
+        (changed("weights", FIRST, delete=True), rf"does not fit this CCVAE: no {FIRST}$"),
+        (changed("weights", "more", value=torch.ones(2)), "does not fit this CCVAE: unknown more$"),
+        (
+            changed("weights", FIRST, value=torch.ones(2)),
+            rf"size mismatch for {FIRST}: \(2,\), the model's is \(6, 5\)",
+        ),
+        (changed("in_training", FIRST, delete=True), rf"has no in_training\['{FIRST}'\]"),
+        (
+            changed("in_training", FIRST, value=torch.ones(2)),
+            rf"in_training\['{FIRST}'\] has shape \(2,\), expected: of",
+        ),
+        (changed("in_training", "more", value=torch.ones(2)), r"in_training\['more'\] has shape .*: not there"),
+        (changed("optimiser", "state", delete=True), r"has no optimiser\['state'\]"),
+        (changed("optimiser", "state", 0), r"optimiser\['state'\]\[0\] is of type NoneType"),
+        (changed("optimiser", "state", 999, value={}), r"optimiser\['state'\]\[999\] belongs to no parameter"),
+        (changed("optimiser", "state", 0, "exp_avg", delete=True), r"has no optimiser\['state'\]\[0\]\['exp_avg'\]"),
+        (changed("optimiser", "state", 0, "exp_avg", value=torch.ones(2)), r"\[0\]\['exp_avg'\] has shape \(2,\)"),
+        (changed("optimiser", "param_groups", value=[]), r"optimiser\['param_groups'\] has another length"),
+        (changed("optimiser", "param_groups", 0), r"optimiser\['param_groups'\]\[0\] is of type NoneType"),
+        (changed("optimiser", "param_groups", 0, "betas"), r"\['param_groups'\]\[0\]\['betas'\] is of type NoneType"),
+        (changed("optimiser", "param_groups", 0, "params", value=[0]), r"\['params'\] are other parameters"),
+        (changed("setting", "code", "Python", delete=True), None),
+        (changed("setting", "code", value=3), None),
+        (changed("setting", "data", delete=True), "trained with other data: None, now"),
+        (changed("weights", FIRST, value=lambda w: w / 0), rf"weights {FIRST} not finite"),
+        (changed("in_training", FIRST, value=lambda w: w * torch.nan), rf"weights in training {FIRST} not finite"),
+        (
+            changed("optimiser", "state", 1, "exp_avg_sq", value=lambda w: w + torch.inf),
+            "optimiser's state of .* exp_avg_sq",
+        ),
+    ],
+)
+def test_a_refused_resume_names_what_is_wrong_and_changes_nothing(trained, change, message):
+    path, _, resume = trained
+    vae = make(seed=8)
+    before = copy.deepcopy(vae.state_dict())
+    if message is None:  # no code is compared
+        assert len(resume(change, vae)) == 4
+        return
+    with pytest.raises(InputError, match=message) as caught:
+        resume(change, vae)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert vae.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+
+
+@pytest.mark.parametrize("more", [{"lr": 0.5}, {"epochs": 1}, {"seed": 4}, {"average": 0.8}, {"average": 0.0}])
+def test_a_resume_of_another_setting_changes_nothing(trained, more):
+    vae = make(seed=8)
+    before = copy.deepcopy(vae.state_dict())
+    with pytest.raises(InputError):
+        trained[2](vae=vae, **more)
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+
+
+def test_restoring_compares_before_it_changes_anything(trained):
+    """Model, averages and optimiser are as they were after an error, and what was saved after none."""
+    path, state, _ = trained
+    x, y, _ = rows()
+    vae = make(seed=8)
+    averaged, optimiser = Average(vae, 0.9), torch.optim.Adam(vae.parameters(), 1e-2, fused=True)
+    batches = Batches(x, y, batch_size=8, labelled_batch_size=5)
+    checkpoint = Checkpoint(vae, averaged, optimiser, batches, state["setting"], {}, Precision())
+    parts = [vae.state_dict(), averaged.values, optimiser.state_dict()]
+    before = digest([*parts, averaged.steps])
+    save_checkpoint(path, changed("optimiser", "state", 3, "step", delete=True)(copy.deepcopy(state)))
+    with pytest.raises(InputError, match=r"has no optimiser\['state'\]\[3\]\['step'\]"):
+        checkpoint.restore(path, 4)
+    assert digest([vae.state_dict(), averaged.values, optimiser.state_dict(), averaged.steps]) == before
+    save_checkpoint(path, state)
+    history, random = checkpoint.restore(path, 4)
+    assert digest([history, random]) == digest([state["history"], state["random"]])
+    for name, value in state["in_training"].items():
+        assert torch.equal(vae.state_dict()[name], value) and torch.equal(
+            averaged.values[name], state["averages"][name]
+        )
+    assert digest(optimiser.state_dict()) == digest(state["optimiser"]) and averaged.steps == state["steps"] == 10
+    checkpoint.save(path, history, random={"cpu": torch.ones(3), "more": [torch.zeros(2)]})
+    assert digest(load_checkpoint(path)["random"]) == digest({"cpu": torch.ones(3), "more": [torch.zeros(2)]})
+
+
+@pytest.mark.parametrize("what", ["weight", "average", "optimiser", "buffer"])
+def test_what_is_not_finite_is_not_saved(trained, what):
+    path, state, _ = trained
+    x, y, _ = rows()
+    vae = make(seed=8)
+    vae.register_buffer("free", torch.tensor(torch.inf))
+    vae.register_buffer("mean", torch.tensor(1.0))
+    averaged, optimiser = Average(vae, 0.9), torch.optim.Adam(vae.parameters(), 1e-2)
+    checkpoint = Checkpoint(vae, averaged, optimiser, Batches(x, y), state["setting"], {}, Precision())
+    sum(p.sum() for p in vae.parameters()).backward()
+    optimiser.step()
+    checkpoint.save(path, [{}, {}, {}], random={})
+    before = path.read_bytes()
+    named = dict(vae.named_parameters())
+    with torch.no_grad():
+        if what == "weight":
+            named[FIRST][0, 0] = torch.nan
+        elif what == "average":
+            averaged.values[FIRST][0, 0] = torch.nan
+        elif what == "buffer":
+            vae.mean.fill_(torch.inf)
+        else:
+            optimiser.state[named[FIRST]]["exp_avg"][0, 0] = torch.inf
+    of = {"weight": f"weights in training {FIRST}", "average": f"weights {FIRST}", "buffer": "weights mean"}
+    of["optimiser"] = f"the optimiser's state of {FIRST}: exp_avg"
+    with pytest.raises(
+        FloatingPointError, match=f"^{of[what]} not finite after epoch 3; .*checkpoint.pt is left as it was"
+    ):
+        checkpoint.save(path, [{}, {}, {}], random={})
+    assert path.read_bytes() == before
+
+
+def test_weights_that_do_not_fit_or_are_not_finite_leave_the_model_as_it_was(trained):
+    path, state, _ = trained
+    for weights, message in (
+        ({**state["weights"], FIRST: torch.ones(2)}, "size mismatch for"),
+        ({**state["weights"], FIRST: state["weights"][FIRST] / 0}, f"checkpoint.pt: {FIRST} not finite"),
+        ({name: value for name, value in state["weights"].items() if name != FIRST}, f"no {FIRST}"),
+    ):
+        vae = make(seed=8)
+        before = copy.deepcopy(vae.state_dict())
+        with pytest.raises(InputError, match=message):
+            load_weights(vae, {"weights": weights}, path)
+        assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+    broken = make(seed=8)
+    with torch.no_grad():
+        dict(broken.named_parameters())[FIRST].fill_(torch.nan)
+    before = path.read_bytes()
+    with pytest.raises(FloatingPointError, match=f"{FIRST} not finite; .*checkpoint.pt is left as it was"):
+        replace_weights(path, broken)
+    assert path.read_bytes() == before
+    load_weights(broken, state, path)  # mends it
+    replace_weights(path, broken)
+    assert digest(load_checkpoint(path)) == digest({**state, "weights": broken.state_dict()})
+
+
+def test_flipped_bits_of_a_run_are_one_error_or_nothing(trained):
+    path, state, _ = trained
+    content, expected, same = path.read_bytes(), digest(state), 0
+    generator = random.Random(0)
+    for bit in generator.sample(range(8 * len(content)), 100):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            assert digest(load_checkpoint(path)) == expected
+            same += 1
+        except InputError as error:
+            assert re.match(rf"checkpoint: {re.escape(str(path))} (cannot be read|is damaged|is not a)", str(error))
+            assert "\n" not in str(error)
+    assert same < 50
+    path.write_bytes(content[:-1000])
+    with pytest.raises(InputError, match="cannot be read: damaged"):
+        load_checkpoint(path)
+
+
+def test_a_path_of_fit_has_its_tilde_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    x, y, _ = rows()
+    fit(make(), x, y, **options(epochs=1), checkpoint="~/new/checkpoint.pt")
+    assert len(fit(make(), x, y, **options(epochs=2), checkpoint="~/new/checkpoint.pt", resume=True)) == 2
+    assert (tmp_path / "new" / "checkpoint.pt").is_file()
+    for path, message in (("a\0b", "checkpoint: got 'a.x00b'"), (tmp_path, "checkpoint: got the folder")):
+        with pytest.raises(InputError, match=message):
+            fit(make(), x, y, **options(epochs=1), checkpoint=path)
+
+
+def test_without_a_checkpoint_nothing_is_hashed(monkeypatch):
+    monkeypatch.setattr("pyro_semivae.settings.digest", None)
+    x, y, _ = rows()
+    fit(make(), x, y, **options(epochs=1))
+
+
 def test_loading_runs_no_data(tmp_path):
     x, y, _ = rows()
     path = tmp_path / "checkpoint.pt"
@@ -110,7 +340,8 @@ def test_loading_runs_no_data(tmp_path):
 
 def test_a_file_is_the_old_or_the_new_one(tmp_path, monkeypatch):
     path = tmp_path / "file.pt"
-    save_checkpoint(path, {"old": 1})
+    old = {"model": "Old", "weights": {}}
+    save_checkpoint(path, old)
 
     def killed(state, file):
         file.write(b"half")
@@ -119,7 +350,7 @@ def test_a_file_is_the_old_or_the_new_one(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(torch, "save", killed)
         save_checkpoint(path, {"new": 1})
-    assert torch.load(path, weights_only=True) == {"old": 1}
+    assert load_checkpoint(path) == old
     assert [p.name for p in tmp_path.iterdir()] == ["file.pt"]
 
 
@@ -171,12 +402,12 @@ def test_a_checkpoint_of_another_model_of_the_same_sizes_is_refused(tmp_path):
 def test_a_checkpoint_of_other_data_or_another_objective_is_refused(tmp_path):
     x, y, _ = rows()
     path, vae = tmp_path / "checkpoint.pt", make()
-    fit(vae, x, y, **options(epochs=2), checkpoint=path)
+    fit(vae, x, y, elbo=vae.elbo(), **options(epochs=2), checkpoint=path)
     again = {**options(), "checkpoint": path, "resume": True}
     with pytest.raises(ValueError, match="other data"):
-        fit(make(), 255 - x, y, **again)
+        fit(make(), 255 - x, y, elbo=vae.elbo(), **again)
     with pytest.raises(ValueError, match="other labels"):
-        fit(make(), x, torch.where(y == MISSING, y, 4 - y), **again)
+        fit(make(), x, torch.where(y == MISSING, y, 4 - y), elbo=vae.elbo(), **again)
     with pytest.raises(ValueError, match=r"other objective: .*beta 1\.0.*, now .*beta 2\.0"):
         fit(make(), x, y, elbo=vae.elbo(beta=2.0), **again)
 

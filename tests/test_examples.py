@@ -132,7 +132,7 @@ def test_ccvae_with_one_label_a_class(run, tmp_path):
     history = torch.load(tmp_path / "here" / "checkpoint.pt", weights_only=True)["history"]
     assert history[-1]["term/batch/balance"] < 0 and history[-1]["term/consistency"] < 0
     setting = torch.load(tmp_path / "here" / "checkpoint.pt", weights_only=True)["setting"]["optimiser"]
-    assert "in_turn(noises jitter(" in setting and "adversarial(" in setting and "radius 3.0" in setting
+    assert "in_turn(noises [jitter(" in setting and "adversarial(" in setting and "radius 3.0" in setting
 
 
 @pytest.mark.parametrize(

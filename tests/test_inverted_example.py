@@ -11,12 +11,13 @@ import torch
 from torch.testing import assert_close
 
 from pyro_semivae import cli, metrics, report, tasks
-from pyro_semivae.checkpoints import described
 from pyro_semivae.data import ImageData, load_small
 from pyro_semivae.errors import InputError
+from pyro_semivae.files import load_checkpoint, save_checkpoint
 from pyro_semivae.labels import MISSING, Classes
 from pyro_semivae.models import InvertedVAE
 from pyro_semivae.nn import Noisy
+from pyro_semivae.settings import described
 from pyro_semivae.train import fit
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "inverted_vae.py"
@@ -69,7 +70,7 @@ def test_the_hidden_classes_labels_are_not_seen(example):
     other[data.y >= 5] = 5 + (data.y[data.y >= 5] - 4) % 5
     (_, x_1, y_1, _), (_, x, y, more) = example(train=False, data=data)
     changed = ImageData(data.name, data.label_names, data.x, other, data.x_test, data.y_test)
-    again = example(train=False, data=changed)
+    again = example("--overwrite", train=False, data=changed)
     for first, second in zip(((x_1, y_1), (x, y)), again, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(first, second[1:3], strict=True))
     known = (data.y < 5).nonzero()[:, 0]
@@ -123,9 +124,9 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(example):
     whole = example("--out", "whole")
     with pytest.raises(Stop):
         example("--out", "part", stop_after=1)
-    state = torch.load("part/checkpoint.pt", weights_only=True)
+    state = load_checkpoint("part/checkpoint.pt")
     spent = state["config"]["seconds_before_training"] = 1000.0
-    torch.save(state, "part/checkpoint.pt")
+    save_checkpoint("part/checkpoint.pt", state)
     rest = example("--out", "part", "--resume")
     assert len(whole) == 2 and len(rest) == 1, "the first stage is not run again"
     weights, others = whole[-1][0].state_dict(), rest[-1][0].state_dict()

@@ -24,7 +24,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 PRESETS = ("recipe", "demo")
 RATES = ("0.004", "0.06", "0.2", "1.0")
 # Flags that say which run it is, or where; all others are settings.
-NO_SETTINGS = {"dataset", "labelled", "seed", "out", "data_dir", "cuda", "resume", "smoke_test"}
+NO_SETTINGS = {"dataset", "labelled", "seed", "out", "data_dir", "cuda", "resume", "overwrite", "smoke_test"}
 
 
 @dataclass(frozen=True)

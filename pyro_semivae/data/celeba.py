@@ -12,6 +12,7 @@ from pyro_semivae.data.faces import ATTRIBUTES
 from pyro_semivae.data.folders import image_array, open_text
 from pyro_semivae.data.image_data import ImageData
 from pyro_semivae.errors import InputError
+from pyro_semivae.files import user_path
 
 WHERE = (
     "Get img_align_celeba.zip, list_attr_celeba.txt and list_eval_partition.txt from "
@@ -29,7 +30,7 @@ def load_celeba(root: str | Path, *, attributes: tuple[str, ...] = ATTRIBUTES, s
     Raises:
         FileNotFoundError: a file is not there; the message says where to get it. InputError: one is malformed.
     """
-    folder = Path(root) / "celeba"
+    folder = user_path(root, "root") / "celeba"
     for name in ("list_attr_celeba.txt", "list_eval_partition.txt", "img_align_celeba"):
         if not (folder / name).exists():
             raise FileNotFoundError(f"dataset celeba: no {folder / name}. {WHERE.format(folder=folder)}")

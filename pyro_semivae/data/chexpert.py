@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_semivae.data.folders import image_array, open_text
 from pyro_semivae.data.image_data import ImageData
 from pyro_semivae.errors import InputError
+from pyro_semivae.files import user_path
 
 FINDINGS = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
 WHERE = (
@@ -54,7 +55,7 @@ def load_chexpert(
         raise InputError(f"findings: got {findings!r}; accepted are one or more names of columns")
     if views not in ("frontal", "all"):
         raise InputError(f"views: got {views!r}; accepted are 'frontal', 'all'")
-    folder = Path(root) / "CheXpert-v1.0-small"
+    folder = user_path(root, "root") / "CheXpert-v1.0-small"
     parts, trained = [], set()
     for split in ("train", "valid"):
         path = folder / f"{split}.csv"

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_semivae.caches import CACHE_ENV, cache_folder, read_array, write_array
 from pyro_semivae.errors import InputError, check_count
-from pyro_semivae.files import cache_folder, open_beside, writable_folder
+from pyro_semivae.files import writable_folder
 from pyro_semivae.progress import steps_of
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def image_array(
     """Images resized to `size` x `size` (bilinear with antialiasing, no crop), uint8 `(N, channels, size, size)`.
 
     They are decoded once, into a file in the cache folder that is then memory-mapped: the array takes no memory of its
-    own. The cache's name depends on the files' names, the size and when the first and last one were changed.
+    own. The cache's name depends on the files' names, the size and when the first and last one were changed. A cache
+    that is damaged is made anew, and a note on standard error says so.
 
     Files are JPEG or PNG of any mode. An EXIF orientation is followed; what is transparent lies on black, which is also
     what `shift` and `jitter` bring in; grey of 16 bits is scaled by 255 / 65535 and rounded (of colours of 16 bits
@@ -67,23 +69,23 @@ def image_array(
     text = "\n".join([*map(str, paths), f"{size} {channels} {stamps} {DECODING}"])
     cache = cache_folder() / f"{name}-{size}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npy"
     shape = (len(paths), channels, size, size)
-    if not cache.is_file():
-        writable_folder(cache.parent, "PYRO_SEMIVAE_CACHE")
-        with open_beside(cache) as file, ThreadPoolExecutor(threads) as pool:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_2_0(file, header)
-            block = 1000
-            for i in steps_of(-(-len(paths) // block), f"{name}: decoding {len(paths)} images, 1,000 a step"):
-                part = paths[i * block : (i + 1) * block]
-                for image in pool.map(lambda path: _decode(path, name, channels, size, where), part):
-                    file.write(image.tobytes())
-    try:
+    array = read_array(cache, shape)
+    if array is None:
+        writable_folder(cache.parent, CACHE_ENV)
+        write_array(cache, shape, np.uint8, _decoded(paths, name, channels, size, threads, where))
         array = np.load(cache, mmap_mode="c")
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{cache}: cannot be read ({error}); delete the file") from error
-    if array.shape != shape:
-        raise InputError(f"{cache}: got an array of shape {array.shape}, expected {shape}; delete the file")
     return torch.from_numpy(array)
+
+
+def _decoded(
+    paths: Sequence[Path], name: str, channels: int, size: int, threads: int, where: str
+) -> Iterator[np.ndarray]:
+    """The images one after the other, decoded by several threads."""
+    block = 1000
+    with ThreadPoolExecutor(threads) as pool:
+        for i in steps_of(-(-len(paths) // block), f"{name}: decoding {len(paths)} images, 1,000 a step"):
+            part = paths[i * block : (i + 1) * block]
+            yield from pool.map(lambda path: _decode(path, name, channels, size, where), part)
 
 
 def _decode(path: Path, name: str, channels: int, size: int, where: str) -> np.ndarray:

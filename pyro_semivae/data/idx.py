@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pyro_semivae.errors import InputError
+from pyro_semivae.files import user_path
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -19,7 +20,7 @@ def read_idx(path: Path) -> np.ndarray:
         InputError: it is not an IDX file of unsigned bytes, has no or more than four dimensions, no items, or is not as
             long as its header says.
     """
-    path = Path(path)
+    path = user_path(path, "path")
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     size = path.stat().st_size

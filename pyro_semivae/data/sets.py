@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from pyro_semivae.caches import cache_folder, cached_array
 from pyro_semivae.data.celeba import load_celeba
 from pyro_semivae.data.chexpert import load_chexpert
 from pyro_semivae.data.idx import read_idx
 from pyro_semivae.data.image_data import ImageData
 from pyro_semivae.errors import InputError
-from pyro_semivae.files import cache_folder, cached_array
+from pyro_semivae.files import user_path
 
 DATA_ENV = "PYRO_SEMIVAE_DATA"
 
@@ -42,7 +43,7 @@ NAMES = (*_TORCHVISION, "digits", "faces", *_FOLDERS)
 
 def data_root(data_dir: str | Path | None = None) -> Path:
     """Where data sets lie, in torchvision's layout: `data_dir`, else `$PYRO_SEMIVAE_DATA`, else `./data`."""
-    return Path(data_dir or os.environ.get(DATA_ENV) or "data")
+    return user_path(data_dir or os.environ.get(DATA_ENV) or "data", "data_dir")
 
 
 def load(name: str, data_dir: str | Path | None = None, *, download: bool = True, **options: Any) -> ImageData:

@@ -16,9 +16,12 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_semivae.caches import cache_folder, cached_checkpoint
+from pyro_semivae.checkpoints import load_weights
 from pyro_semivae.data import ImageData, to_unit
+from pyro_semivae.digests import digest
 from pyro_semivae.errors import InputError, check_count
-from pyro_semivae.files import cache_folder, cached_checkpoint
+from pyro_semivae.files import check_fields, check_finite
 from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.metrics.accuracy import accuracy as class_accuracy
 from pyro_semivae.metrics.accuracy import label_accuracy
@@ -115,9 +118,15 @@ def independent_classifier(
             weights = {name: value.cpu() for name, value in classifier.state_dict().items()}
             return {"weights": weights, "test_accuracy": measure(probs, data.y_test)}
 
-        state = cached_checkpoint(_path("classifier", data, cache, seed, steps, VERSION), "ImageClassifier", make)
-    classifier.load_state_dict(state["weights"])
-    return classifier.eval(), state["test_accuracy"]
+        path = _path("classifier", data, cache, seed, steps, VERSION)
+
+        def use(state: dict[str, Any]) -> float:
+            check_fields(state, path, {"test_accuracy": float})
+            load_weights(classifier, state, path)
+            return state["test_accuracy"]
+
+        test_accuracy = cached_checkpoint(path, "ImageClassifier", make, use)
+    return classifier.eval(), test_accuracy
 
 
 def independent_posterior(
@@ -150,7 +159,13 @@ def independent_posterior(
 
     of_judge = hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in judge.parameters())).hexdigest()
     path = _path("posterior", data, cache, of_judge, num_rows, steps)
-    return LastLayerGP.from_state(cached_checkpoint(path, "LastLayerGP", make))
+
+    def use(state: dict[str, Any]) -> LastLayerGP:
+        check_fields(state, path, {"mean": Tensor, "std": Tensor, "binary": bool, "shape": dict})
+        check_finite({**state["weights"], "mean": state["mean"], "std": state["std"]}, path)
+        return LastLayerGP.from_state(state)
+
+    return cached_checkpoint(path, "LastLayerGP", make, use)
 
 
 def logistic_regression(
@@ -186,21 +201,30 @@ def logistic_regression(
         probs = (to_unit(data.x_test).flatten(1) @ weights.T + biases).softmax(1)
         return {"weights": {"weight": weights, "bias": biases}, "test_accuracy": class_accuracy(probs, data.y_test)}
 
-    state = cached_checkpoint(_path("logistic", data, cache, iterations), "LogisticRegression", make)
-    weight, bias = state["weights"]["weight"], state["weights"]["bias"]
+    path = _path("logistic", data, cache, iterations)
+
+    def use(state: dict[str, Any]) -> tuple[Tensor, Tensor, float]:
+        check_fields(state, path, {"test_accuracy": float})
+        check_fields(state["weights"], path, {"weight": Tensor, "bias": Tensor}, "weights")
+        weight, bias = state["weights"]["weight"], state["weights"]["bias"]
+        if weight.shape != (len(data.label_names), math.prod(data.x_shape)) or bias.shape != weight.shape[:1]:
+            raise InputError(f"checkpoint: {path}: got weights of shape {tuple(weight.shape)}, {tuple(bias.shape)}")
+        return weight, bias, state["test_accuracy"]
+
+    weight, bias, test_accuracy = cached_checkpoint(path, "LogisticRegression", make, use)
 
     def probabilities(x: Tensor) -> Tensor:
         return (to_unit(x).flatten(1) @ weight.to(x.device).T + bias.to(x.device)).softmax(1)
 
-    return probabilities, state["test_accuracy"]
+    return probabilities, test_accuracy
 
 
 def _path(kind: str, data: ImageData, cache: str | Path | None, *settings: Any) -> Path:
     """The cached file of a classifier, by the data set and the settings of its training."""
-    sums = [sum(int(part.sum(dtype=torch.int64)) for part in x.split(1000)) for x in (data.x, data.x_test)]
-    labels = [hashlib.sha256(y.cpu().numpy().tobytes()).hexdigest() for y in (data.y, data.y_test)]  # NaN and all
-    about = " ".join(map(str, (data.name, data.label_names, tuple(data.x.shape), sums, labels, *settings)))
-    return Path(cache or cache_folder()) / f"{kind}-{data.name}-{hashlib.sha256(about.encode()).hexdigest()[:12]}.pt"
+    parts = [digest(part) for part in (data.x, data.y, data.x_test, data.y_test)]
+    about = " ".join(map(str, (data.name, data.label_names, *parts, *settings)))
+    name = f"{kind}-{data.name}-{hashlib.sha256(about.encode()).hexdigest()[:12]}.pt"
+    return cache_folder(cache) / name
 
 
 def _train(classifier: ImageClassifier, data: ImageData, known: Tensor, y: Tensor, steps: int, progress: bool) -> None:

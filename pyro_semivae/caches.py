@@ -1,0 +1,118 @@
+"""What is made once and kept: rendered and decoded images, trained classifiers. What is damaged is made anew."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from pyro_semivae.digests import BLOCK
+from pyro_semivae.errors import InputError
+from pyro_semivae.files import load_checkpoint, note, open_beside, save_checkpoint, user_path, writable_folder
+
+T = TypeVar("T")
+
+CACHE_ENV = "PYRO_SEMIVAE_CACHE"
+
+
+def cache_folder(folder: str | Path | None = None) -> Path:
+    """Where rendered data and trained classifiers are kept: `folder`, else `$PYRO_SEMIVAE_CACHE`, else
+    `~/.cache/pyro_semivae`."""
+    return user_path(folder or os.environ.get(CACHE_ENV) or "~/.cache/pyro_semivae", CACHE_ENV)
+
+
+def cached_checkpoint(
+    path: Path, model: str, make: Callable[[], dict[str, Any]], use: Callable[[dict[str, Any]], T]
+) -> T:
+    """What `use` makes of the checkpoint in a file; it is made and written first where it is not there.
+
+    A file that is damaged or of another version is made anew. A note on standard error says so, or that the folder
+    cannot be written to.
+
+    Args:
+        make: returns at least `weights`. use: may raise whatever it does of a state that is not as it should be.
+        path, model: see `load_checkpoint`.
+    """
+    if path.is_file():
+        try:
+            return use(load_checkpoint(path, model))
+        except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OSError) as error:
+            note(f"made anew: {path} ({_first_line(error)})")
+    state = {"model": model, **make()}
+    try:
+        writable_folder(path.parent, CACHE_ENV)
+        save_checkpoint(path, state)
+    except InputError as error:
+        note(f"{path.name} is not cached: {error}")
+    return use(state)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if isinstance(error, InputError) else ": ".join([type(error).__name__, *lines[:1]])
+
+
+def cached_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array of an .npy file, memory-mapped (copy on write); made and written first where it is not there.
+
+    Where the folder cannot be written to, a note on standard error says so and the array is in memory.
+    """
+    array = read_array(path)
+    if array is not None:
+        return array
+    array = make()
+    try:
+        writable_folder(path.parent, CACHE_ENV)
+        write_array(path, array.shape, array.dtype, array)
+    except InputError as error:
+        note(f"{path.name} is not cached: {error}")
+        return array
+    return np.load(path, mmap_mode="c")
+
+
+def write_array(path: Path, shape: tuple[int, ...], dtype: np.dtype, parts: Iterable[np.ndarray]) -> None:
+    """Writes an array, given in parts, as an .npy file, and after it the SHA-256 of all before, which numpy ignores."""
+    header, found = io.BytesIO(), hashlib.sha256()
+    about = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_2_0(header, about)
+    with open_beside(path) as file:
+        for data in itertools.chain([header.getvalue()], (part.tobytes() for part in parts)):
+            found.update(data)
+            file.write(data)
+        file.write(found.digest())
+
+
+def read_array(path: Path, shape: tuple[int, ...] | None = None) -> np.ndarray | None:
+    """The array that `write_array` wrote, memory-mapped (copy on write); None where there is none.
+
+    A file that is damaged, older or not of `shape` is as none, and a note on standard error says so.
+    """
+    if not path.is_file():
+        return None
+    try:
+        if _array_is_intact(path):
+            array = np.load(path, mmap_mode="c")
+            if shape is None or array.shape == shape:
+                return array
+        reason = "damaged, or of an older version"
+    except (OSError, ValueError) as error:
+        reason = _first_line(error)
+    note(f"made anew: {path} ({reason})")
+    return None
+
+
+def _array_is_intact(path: Path) -> bool:
+    found = hashlib.sha256()
+    size = found.digest_size
+    with open(path, "rb") as file:
+        left = os.fstat(file.fileno()).st_size - size
+        while left > 0 and (data := file.read(min(left, BLOCK))):
+            found.update(data)
+            left -= len(data)
+        return left == 0 and file.read() == found.digest()

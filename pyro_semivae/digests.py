@@ -1,0 +1,56 @@
+"""SHA-256 of tensors and of what a checkpoint holds: by their content, the same in every process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BLOCK = 16 << 20  # bytes
+
+
+def blocks(x: Tensor) -> Iterator[memoryview]:
+    """The bytes of a dense tensor, a block of rows at a time: a memory-mapped one is never in memory as a whole."""
+    rows = x.reshape(1) if x.dim() == 0 else x
+    if rows.numel():
+        row_bytes = rows[:1].numel() * rows.element_size()
+        for part in rows.detach().split(max(1, BLOCK // row_bytes)):
+            yield memoryview(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def digest(value: Any) -> str:
+    """The digest of nested dicts, lists, tensors, numbers and strings (`files.check_plain`), 64 hexadecimal digits.
+
+    Types and shapes count.
+
+    >>> digest({"a": [1, 2]}) == digest({"a": [1, 2]}) != digest({"a": [1, "2"]})
+    True
+    >>> digest(torch.tensor([1, 2])) == digest(torch.tensor([2, 1]))
+    False
+    """
+    found = hashlib.sha256()
+    _take(found, value)
+    return found.hexdigest()
+
+
+def _take(found: hashlib._Hash, value: Any) -> None:
+    """Adds a value. Each part has its type and length before it, so that no two values have the same bytes."""
+    if isinstance(value, dict):
+        found.update(f"dict {len(value)};".encode())
+        for key, part in value.items():
+            _take(found, key)
+            _take(found, part)
+    elif isinstance(value, list | tuple):
+        found.update(f"{'list' if isinstance(value, list) else 'tuple'} {len(value)};".encode())
+        for part in value:
+            _take(found, part)
+    elif isinstance(value, Tensor):
+        found.update(f"tensor {value.dtype} {tuple(value.shape)} {value.requires_grad};".encode())
+        for block in blocks(value):
+            found.update(block)
+    else:
+        text = repr(value).encode(errors="surrogatepass")
+        found.update(f"{type(value).__name__} {len(text)};".encode() + text)
