@@ -257,8 +257,12 @@ def test_what_is_not_finite_is_not_saved(trained, what):
             vae.mean.fill_(torch.inf)
         else:
             optimiser.state[named[FIRST]]["exp_avg"][0, 0] = torch.inf
-    of = {"weight": f"weights in training {FIRST}", "average": f"weights {FIRST}", "buffer": "weights mean"}
-    of["optimiser"] = f"the optimiser's state of {FIRST}: exp_avg"
+    of = {
+        "weight": f"weights in training {FIRST}",
+        "average": f"weights {FIRST}, averages {FIRST}",
+        "buffer": "weights mean",
+    }
+    of["optimiser"] = "weights mean", f"the optimiser's state of {FIRST}: exp_avg"
     with pytest.raises(
         FloatingPointError, match=f"^{of[what]} not finite after epoch 3; .*checkpoint.pt is left as it was"
     ):

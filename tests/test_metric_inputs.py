@@ -239,4 +239,4 @@ def test_what_rounds_is_a_probability():
     with pytest.raises(InputError, match="features: got shape"):
         checks.check_finite("features", torch.rand(3), 2)
     with pytest.raises(InputError, match=r"x: got shapes \(\)"):
-        checks.check_images("x", torch.tensor(1.0))
+        checks.check_rows("x", torch.tensor(1.0))

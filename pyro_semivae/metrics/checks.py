@@ -116,13 +116,13 @@ def known_rows(name: str, labels: Classes | Binary, y: Any, least: int = 1) -> t
     return known, y
 
 
-def check_images(name: str, x: Any, y: Tensor | None = None) -> Tensor:
+def check_rows(name: str, x: Any, y: Tensor | None = None) -> Tensor:
     """Images, or anything else in rows; as many as `y`, where that is given.
 
     Raises:
         InputError: they are no tensor of rows, or not as many.
 
-    >>> check_images("x", torch.rand(2, 1, 8, 8), torch.tensor([0, 1])).shape
+    >>> check_rows("x", torch.rand(2, 1, 8, 8), torch.tensor([0, 1])).shape
     torch.Size([2, 1, 8, 8])
     """
     x = as_tensor(name, x)

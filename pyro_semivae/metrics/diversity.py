@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_semivae.data import to_unit
 from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.labels import Classes
-from pyro_semivae.metrics.checks import check_finite, check_images
+from pyro_semivae.metrics.checks import check_finite, check_rows
 
 
 def variance_share(
@@ -60,7 +60,7 @@ def variance_share(
 def _of_classes(name: str, images: Any, y: Any, num_classes: int) -> tuple[Tensor, Tensor]:
     """Images, or features, in rows of two or more dimensions, and their classes on the same device."""
     y = Classes(check_count("num_classes", num_classes, 2)).validate(y, f"y of {name}")
-    images = check_finite(name, check_images(name, images, y))
+    images = check_finite(name, check_rows(name, images, y))
     if images.dim() < 2 or 0 in images.shape[1:]:
         raise InputError(f"{name}: got shape {tuple(images.shape)}; accepted are rows of images or features")
     return images, y.to(images.device)

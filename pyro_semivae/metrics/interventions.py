@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pyro_semivae.errors import InputError, as_tensor, check_count
 from pyro_semivae.labels import Classes, as_binary, as_labels, is_missing
-from pyro_semivae.metrics.checks import check_binary, check_classes, check_finite, check_images, check_probs
+from pyro_semivae.metrics.checks import check_binary, check_classes, check_finite, check_probs, check_rows
 
 
 def intervention_matrix(
@@ -44,7 +44,7 @@ def intervention_matrix(
         return F.logsigmoid(found)
 
     y = as_binary(y)
-    x = check_images("x", x, y)
+    x = check_rows("x", x, y)
     before, columns = log_p(reconstruct(x)), []
     for c in range(y.shape[1]):
         switched = torch.full_like(y, torch.nan)
@@ -92,7 +92,7 @@ def intervention_accuracy(
         InputError: see `intervention_pairs`; `x` has other rows; `probs` returns no probabilities `(B, num_classes)`.
     """
     rows, set_to = intervention_pairs(y, num_classes)
-    x, right = check_images("x", x, as_labels(y)), []
+    x, right = check_rows("x", x, as_labels(y)), []
     for c in set_to.unique():
         y_new = set_to[set_to == c]
         found = check_probs("probs", probs(intervene(x[rows[set_to == c]], y_new)))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.labels import Binary, Classes, as_binary
-from pyro_semivae.metrics.checks import check_finite, check_images, check_probs, known_rows
+from pyro_semivae.metrics.checks import check_finite, check_probs, check_rows, known_rows
 from pyro_semivae.progress import steps_of
 
 
@@ -182,6 +182,6 @@ def image_mutual_information(
     Raises:
         InputError: there is no image; the features are not those that the posterior was fitted to.
     """
-    if not len(check_images("images", images)):
+    if not len(check_rows("images", images)):
         raise InputError("images: got none; accepted are one or more")
     return mutual_information(posterior.sample_probs(embed(images), num_samples)).mean().item()

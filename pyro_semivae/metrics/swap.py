@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.labels import is_missing
-from pyro_semivae.metrics.checks import check_finite, check_images, check_labels
+from pyro_semivae.metrics.checks import check_finite, check_labels, check_rows
 
 
 def log_prob_of_labels(logits: Tensor, y: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def swap_difference(
         InputError: there are no partners, or only one image; otherwise see `log_prob_of_labels`.
     """
     check_count("num_partners", num_partners)
-    x = check_images("x", x)
+    x = check_rows("x", x)
     if len(x) < 2:
         raise InputError(f"x: got {len(x)} images; accepted are two or more, for a partner is another image")
     generator = torch.Generator().manual_seed(seed)

@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pyro
-import torch
 from pyro import poutine
 from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from torch import Tensor, nn
 
 from pyro_semivae.data.batches import to_unit
-from pyro_semivae.errors import InputError, as_tensor, check_count
+from pyro_semivae.data.checks import check_images
+from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.infer.handlers import ROW_PLATE, LocalParameters
 from pyro_semivae.labels import Binary, Classes
@@ -138,18 +138,7 @@ class SemiVAE(nn.Module, ABC):
             InputError: `x` is something else; `y` is outside of the label space; their lengths differ.
         """
         if x is not None:
-            accepted = f"a float tensor (B, {', '.join(map(str, self.x_shape))}) in [0, 1], or uint8"
-            x = as_tensor("x", x, accepted)
-            if not (x.is_floating_point() or x.dtype == torch.uint8):
-                raise InputError(f"x: got dtype {x.dtype}; accepted is {accepted}")
-            if x.dim() != 4 or tuple(x.shape[1:]) != self.x_shape:
-                raise InputError(f"x: got shape {tuple(x.shape)}; accepted is {accepted}")
-            if x.is_floating_point():
-                outside = ~((x >= 0) & (x <= 1)).flatten(1).all(1)
-                if outside.any():
-                    rows = outside.nonzero()[:5, 0].tolist()
-                    low, high = x[rows].min().item(), x[rows].max().item()
-                    raise InputError(f"x: got pixels from {low:g} to {high:g} at rows {rows}; accepted is {accepted}")
+            x = check_images(x, self.x_shape)
         if y is not None:
             y = self._labels(y, "y")
         if x is not None and y is not None and len(x) != len(y):

@@ -145,10 +145,12 @@ class Given(ConditionMessenger):
     """Sets latents, which may lack the plate of labels that they are outside of: `(B, D)` for `(B, 1, D)`.
 
     Raises:
-        InputError: a latent has another shape than its site.
+        InputError: a latent has another shape than its site, or the site is no latent.
     """
 
     def _pyro_sample(self, msg) -> None:
+        if msg["name"] in self.data and not is_latent(msg):
+            raise InputError(f"latents: got {[msg['name']]}; accepted are latents, neither labels nor images")
         super()._pyro_sample(msg)
         if msg["name"] not in self.data:
             return
