@@ -10,7 +10,6 @@ from pyro.poutine.mask_messenger import MaskMessenger
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from pyro_semivae.infer import TraceLabels_ELBO
 from pyro_semivae.labels import MISSING, Binary, Classes, is_missing
 from pyro_semivae.models import CCVAE, DIVA, M1, M1M2, M2, MVAE, InvertedVAE
 from pyro_semivae.nn import MLPs
@@ -127,7 +126,9 @@ def test_the_balance_of_binary_labels_is_over_each_labels_own_missing_rows():
     terms = vae.elbo(balance_weight=3.0).terms(vae.model, vae.guide, x, y)
     on = vae.q_y.inner(vae.q_y.seen[0][0]).probs
     means, prior = (on[4, 1], on[[0, 1, 5], 2].mean()), PRIOR["binary"][1:]
-    expected = -3.0 * sum(kl(torch.stack([q, 1 - q]), torch.stack([p, 1 - p])) for q, p in zip(means, prior, strict=True))
+    expected = -3.0 * sum(
+        kl(torch.stack([q, 1 - q]), torch.stack([p, 1 - p])) for q, p in zip(means, prior, strict=True)
+    )
     assert_close(terms["batch/balance"], expected)
 
 
@@ -200,3 +201,29 @@ def test_the_classifier_of_binary_labels_starts_at_bayes_rule(model):
         off, on = (vae.p_z_c(torch.full((1, L), value)).log_prob(z) for value in (0.0, 1.0))
         assert_close(vae.p_z_c.loc[1] - vae.p_z_c.loc[0], torch.full((L,), separation))
         assert_close(vae.q_y(z).logits, on - off, rtol=3e-3, atol=0)  # deviations start at 1.001
+
+
+@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.parametrize("name", [*OBJECTIVES, "jensen", "sampled", "score"])
+def test_masked_rows_do_not_count(name, kind):
+    """Whole rows that `poutine.mask` leaves out, labelled or not, have terms of 0; their labels teach nothing."""
+    model, sizes, _ = OBJECTIVES[{"jensen": "ccvae", "sampled": "ccvae", "score": "m2"}.get(name, name)]
+    vae, x = make(kind, model, **sizes)
+    options = {"entropy_weight": 2.0, "balance_weight": 3.0} if model is CCVAE else {}
+    options |= {"score": {"labels": "score"}, "jensen": {"marginal": name}, "sampled": {"marginal": name}}.get(name, {})
+    elbo, y, counts = vae.elbo(**options), Y[kind], torch.tensor([False, True, True, False, False, True])
+    mask = counts if kind == "classes" else counts[:, None]
+
+    def terms(y, masks=False):
+        functions = [poutine.mask(fn, mask=mask) if masks else fn for fn in (vae.model, vae.guide)]
+        return seeded(lambda: elbo.terms(*functions, x, y))
+
+    plain, masked = terms(y), terms(y, masks=True)
+    for term, value in masked.items():
+        if term == "batch/balance":  # of the rows that count
+            assert_close(value, terms(torch.where(mask, y, 0))[term])
+        elif term != "score(y)":  # its gradient has the mean of the rows, which is another one
+            assert_close(value, plain[term] * counts, msg=lambda m, term=term: f"{term}: {m}")
+    everything = sum(value.flatten()[~counts].sum() for term, value in masked.items() if term != "batch/balance")
+    gradients = torch.autograd.grad(everything, list(vae.parameters()), allow_unused=True, materialize_grads=True)
+    assert not any(gradient.any() for gradient in gradients)
