@@ -63,7 +63,7 @@ def options(**more):
 @pytest.mark.parametrize("weight", [1.0, 3.0])
 @pytest.mark.parametrize("kind", SOME)
 def test_labelled_rows_count_for_their_number_and_weight(kind, weight):
-    """A step's loss is -(w N_l / B_l sum over labelled + N_u / B_u sum over the others) / N, partly labelled included."""
+    """A step's loss is -(w N_l / B_l sum of the labelled rows + N_u / B_u sum of the others) / N; some labels do."""
     vae, x, y, many, labels = world(kind)
     plain, elbo = copy.deepcopy(vae), AtMean(classifier_weight=5.0, max_plate_nesting=vae.max_plate_nesting)
     rows = [0] * B_L + [1] * B_U
