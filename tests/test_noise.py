@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from training import make, options, rows
 
 from pyro_semivae import tasks
-from pyro_semivae.data import adversarial, in_turn, shift, where_learning
+from pyro_semivae.data import adversarial, in_turn, jitter, shift, where_learning
 from pyro_semivae.train import fit
 
 
@@ -77,3 +77,52 @@ def test_shift_moves_each_image_by_its_own_offset():
         assert len(found) == 1
         offsets.add(found[0])
     assert len(offsets) == 9
+
+
+def test_adversarial_noise_is_along_the_gradient_of_the_divergence():
+    """KL(p(y|x) || p(y|x + r)) with soft answers, at a random r of length `probe`: by hand."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    x = torch.rand(6, 1, 3, 4)
+    torch.manual_seed(1)
+    r = torch.randn_like(x)
+    r = (2.0 * r / r.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).requires_grad_()
+    p, q = net(x).softmax(1).detach(), net(x + r).softmax(1)
+    (gradient,) = torch.autograd.grad((p * (p / q).log()).sum(), r)
+    expected = x + 0.7 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    torch.manual_seed(1)
+    assert_close(adversarial(x, lambda z: net(z).log_softmax(1), radius=0.7, probe=2.0), expected)
+
+
+def spots(number, height, width, down, right):
+    """Smooth spots so far off the middle of images, `(number, 1, height, width)`."""
+    rows, columns = torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2
+    spot = torch.exp(-((rows[:, None] - down) ** 2 + (columns - right) ** 2) / 8)
+    return spot.expand(number, 1, height, width)
+
+
+def centres(x):
+    """Where the mass of images is, in pixels down and right of the middle."""
+    rows, columns = (torch.arange(size) - (size - 1) / 2 for size in x.shape[-2:])
+    mass = x.sum((1, 2, 3))
+    return (x.sum((1, 3)) * rows).sum(1) / mass, (x.sum((1, 2)) * columns).sum(1) / mass
+
+
+@pytest.mark.parametrize(("height", "width"), [(33, 57), (57, 33)])
+def test_jitter_is_in_pixels_where_images_are_not_square(height, width):
+    torch.manual_seed(0)
+    turned = jitter(spots(200, height, width, 0, 6), pixels=0, degrees=180, zoom=0)
+    down, right = centres(turned)
+    assert_close((down**2 + right**2).sqrt(), torch.full((200,), 6.0), atol=0.02, rtol=0)
+    assert down.min() < -5.5 and down.max() > 5.5 and right.min() < -5.5 and right.max() > 5.5
+    for offset in centres(jitter(spots(200, height, width, 0, 0), pixels=3, degrees=0, zoom=0)):
+        assert 2.8 < offset.max() < 3.01 and -3.01 < offset.min() < -2.8
+    down, right = centres(jitter(spots(200, height, width, 5, 0), pixels=0, degrees=0, zoom=0, shear=0.5))
+    assert_close(down, torch.full((200,), 5.0), atol=0.02, rtol=0)
+    assert 2.3 < right.max() < 2.52 and -2.52 < right.min() < -2.3
+    for each_axis in (False, True):
+        zoomed = jitter(spots(200, height, width, 5, 5), pixels=0, degrees=0, zoom=0.2, each_axis=each_axis)
+        down, right = centres(zoomed)
+        for offset in (down, right):
+            assert 5.85 < offset.max() < 6.02 and 3.98 < offset.min() < 4.15
+        assert ((down - right).abs().max() > 0.5) == each_axis
