@@ -97,3 +97,20 @@ def test_the_log_probability_of_a_binary_label_is_of_its_own_value():
     expected = torch.tensor([[1.5, 0.5]]).sigmoid().log()
     assert_close(found[:, :2], expected)
     assert found[:, 2].isnan().all()
+
+
+def test_bins_of_confidence_are_closed_on_the_right():
+    """A confidence of 1/2 is in (0, 1/2] and not with .8, where the two would cancel."""
+    probs = torch.tensor([[0.5, 0.5], [0.8, 0.2]])
+    assert metrics.calibration_error(probs, torch.tensor([0, 1]), bins=2) == pytest.approx((0.5 + 0.8) / 2)
+
+
+def test_a_process_learns_from_the_labels_that_are_known_alone():
+    """Where labels are missing the features say on, elsewhere at random: missing ones count as nothing, not as off."""
+    torch.manual_seed(0)
+    features = torch.cat([torch.randn(300, 2), torch.randn(300, 2) + torch.tensor([6.0, 0.0])])
+    y = torch.cat([torch.ones(300, 1), torch.full((300, 1), torch.nan)]).double()
+    with pyro.validation_enabled(False):
+        posterior = metrics.LastLayerGP(features, y, None, num_inducing=20, steps=60, lr=0.05, progress=False)
+    probs = posterior.sample_probs(features).mean(0)[:, 0, 1]
+    assert probs[:300].mean() > 0.8 and probs[300:].mean() > 0.45

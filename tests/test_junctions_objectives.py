@@ -2,6 +2,8 @@
 
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from ccvae_toy import Spy, gaussian, log_normal, recorded, seeded
@@ -10,8 +12,9 @@ from pyro.poutine.mask_messenger import MaskMessenger
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from pyro_semivae.infer import TraceCCVAE_ELBO
 from pyro_semivae.labels import MISSING, Binary, Classes, is_missing
-from pyro_semivae.models import CCVAE, DIVA, M1, M1M2, M2, MVAE, InvertedVAE
+from pyro_semivae.models import CCVAE, DIVA, M1, M1M2, M2, M3, MVAE, InvertedVAE
 from pyro_semivae.nn import MLPs
 
 SHAPE, C, L, D_C, D_S, K, NAN = (1, 2, 7), 5, 3, 2, 4, 6, torch.nan
@@ -227,3 +230,81 @@ def test_masked_rows_do_not_count(name, kind):
     everything = sum(value.flatten()[~counts].sum() for term, value in masked.items() if term != "batch/balance")
     gradients = torch.autograd.grad(everything, list(vae.parameters()), allow_unused=True, materialize_grads=True)
     assert not any(gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("model", [CCVAE, DIVA, M2, MVAE, InvertedVAE])
+def test_a_beta_that_is_set_is_the_one_of_the_bound(model):
+    """What a warm-up does: `elbo.beta = 2.5` is `elbo(beta=2.5)`."""
+    vae, x = make("classes", model)
+    elbo = vae.elbo()
+    elbo.beta = 2.5
+    assert elbo.beta == 2.5
+    terms = [seeded(lambda e=e: e.terms(vae.model, vae.guide, x, Y["classes"])) for e in (elbo, vae.elbo(beta=2.5))]
+    assert_close(*terms)
+    plain = seeded(lambda: vae.elbo().terms(vae.model, vae.guide, x, Y["classes"]))
+    assert any(not torch.equal(value, plain[name]) for name, value in terms[0].items())
+
+
+@pytest.mark.parametrize(("model", "alpha"), [(M2, 0.1), (M1M2, 0.1), (M3, 10.0), (DIVA, 10.0)])
+def test_the_classifiers_weight_is_for_rows_with_any_label(model, alpha):
+    """alpha N / N_labelled, partly labelled rows being labelled; alpha where none is."""
+    vae = M1M2(make("binary", M1)[0], z=2, hidden=(6,)) if model is M1M2 else make("binary", model)[0]
+    y = Y["binary"][[0, 1, 1, 1, 3, 1]]
+    assert vae.elbo_for(y).classifier_weight == pytest.approx(alpha * 6 / 2)
+    for none in (y[1:3], None):
+        assert vae.elbo_for(none).classifier_weight == pytest.approx(alpha)
+
+
+class Two(torch.nn.Module):
+    """p(a) p(u | a) p(b) p(v | b) p(x | u, v), q(u | x) q(v | x) q(a | u) q(b | v): two label sites."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = {"a": torch.nn.Parameter(torch.randn(3, 1)), "b": torch.nn.Parameter(torch.randn(2, 1))}
+        self.logits = {"a": torch.randn(3), "b": torch.randn(2)}
+        self.encode, self.decode = torch.nn.Linear(4, 2), torch.nn.Linear(2, 4)
+        self.classify = torch.nn.ModuleDict({"a": torch.nn.Linear(1, 3), "b": torch.nn.Linear(1, 2)})
+
+    def model(self, x, a=None, b=None):
+        with pyro.plate("data", len(x), dim=-1):
+            parts = []
+            for name, latent, y in (("a", "u", a), ("b", "v", b)):
+                prior = dist.Categorical(logits=self.logits[name])
+                y = pyro.sample(name, prior, obs=y, infer={"enumerate": "parallel"})
+                parts.append(pyro.sample(latent, dist.Normal(self.mean[name][y], 1.0).to_event(1)))
+            pyro.sample("x", dist.Normal(self.decode(torch.cat(parts, -1)), 1.0).to_event(1), obs=x)
+
+    def guide(self, x, a=None, b=None):
+        with pyro.plate("data", len(x), dim=-1):
+            for i, (name, latent, y) in enumerate((("a", "u", a), ("b", "v", b))):
+                z = pyro.sample(latent, dist.Normal(self.encode(x)[:, i : i + 1], 0.5).to_event(1))
+                infer = {"enumerate": "parallel", "is_auxiliary": y is not None}
+                pyro.sample(name, dist.Categorical(logits=self.classify[name](z)), obs=y, infer=infer)
+
+
+def test_two_class_labels_of_which_rows_have_one_both_or_none():
+    """The bound of design for each pattern: the weight is of what is observed, the rest is summed."""
+    torch.manual_seed(0)
+    two, x, k = Two(), torch.randn(4, 4), 3
+    labels = {"a": torch.tensor([2, 0, MISSING, MISSING]), "b": torch.tensor([1, MISSING, 0, MISSING])}
+    guide = poutine.trace(two.guide)
+    elbo = TraceCCVAE_ELBO(num_samples=k, detach="none", weights="independent")
+    terms = elbo.terms(two.model, guide, x, **labels)
+    z = {name: guide.trace.nodes[latent]["value"] for name, latent in (("a", "u"), ("b", "v"))}  # (1 + K, B, 1)
+    total = []
+    for row in range(4):
+        both = torch.stack([z["a"][0, row], z["b"][0, row]]).squeeze(-1)
+        bracket = dist.Normal(two.decode(both), 1.0).log_prob(x[row]).sum()
+        bracket = bracket - dist.Normal(two.encode(x[row]), 0.5).log_prob(both).sum()
+        log_q, log_p = torch.zeros(1 + k), torch.zeros(())
+        for name, y in labels.items():
+            each = dist.Normal(two.mean[name], 1.0).log_prob(z[name][0, row]).squeeze(-1)
+            prior = two.logits[name].log_softmax(-1)
+            if y[row] == MISSING:
+                bracket = bracket + (each + prior).logsumexp(0)
+            else:
+                bracket, log_p = bracket + each[y[row]], log_p + prior[y[row]]
+                log_q = log_q + two.classify[name](z[name][:, row]).log_softmax(-1)[:, y[row]]
+        log_q_x = log_q[1:].logsumexp(0) - math.log(k)
+        total.append((log_q[0] - log_q_x).exp() * (bracket - log_q[0]) + log_q_x + log_p)
+    assert_close(sum(terms.values()), torch.stack(total))

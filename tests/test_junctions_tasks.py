@@ -78,3 +78,36 @@ def test_generations_from_evidence_have_the_latent_that_is_given():
     vae, z = MVAE(SHAPE, Classes(3), z=4, networks=MLPs((5,))), torch.randn(2, 4)
     images = tasks.generate(vae, torch.tensor([0, 2]), given={"z": z})
     assert_close(images[0], vae.p_x.net(z).sigmoid().detach())
+
+
+def test_what_is_inferred_from_new_labels_is_drawn():
+    """MVAE's interventions and generations are draws of q(z | x, y) and q(z | y): the means vary as these do."""
+    torch.manual_seed(0)
+    vae, n = MVAE(SHAPE, Classes(3), z=2, networks=MLPs(())), 4000
+    x, y = torch.rand(1, *SHAPE).expand(n, *SHAPE), torch.full((n,), 2)
+    with torch.no_grad():
+        vae.q_z.loc.copy_(torch.randn(3, 2))
+    seen = decoded(vae)
+    for run, image in ((lambda: tasks.intervene(vae, x, y), x[:1]), (lambda: tasks.generate(vae, y), None)):
+        run()
+        z, q = seen[-1][0], vae.q_z(image, vae.known(y[:1]))
+        assert ((z.mean(0) - q.mean.flatten()).abs() < 5 * q.stddev.flatten() / math.sqrt(n)).all()
+        assert_close(z.std(0), q.stddev.flatten(), rtol=5 / math.sqrt(2 * n), atol=0)
+
+
+@pytest.mark.parametrize(("num_samples", "each"), [(100, 4), (7, 1), (60, 2)])
+def test_draws_are_spread_over_thirty_corruptions(num_samples, each):
+    vae, seen = CCVAE(SHAPE, Classes(3), networks=MLPs((5,))), []
+    vae.q_y.register_forward_hook(lambda module, args, out: seen.append(args[0].shape[:-1]))
+    probs = tasks.classify(vae, torch.rand(2, *SHAPE), num_samples=num_samples, corrupt=lambda x: x)
+    assert seen == [(each, 2)] * 30
+    assert_close(probs.sum(1), torch.ones(2))
+
+
+def test_dropout_is_the_encoders():
+    """Noise of the guide leaves its bound one; a decoder with noise would be another model."""
+    torch.manual_seed(0)
+    vae = CCVAE(SHAPE, Classes(3), z_c=2, z_s=2, networks=MLPs((20,), dropout=0.5)).train()
+    x, z = torch.rand(2, *SHAPE), torch.randn(2, 2)
+    assert_close(vae.p_x.net(z, z), vae.p_x.net(z, z))
+    assert not torch.equal(vae.q_z(x)[0].mean, vae.q_z(x)[0].mean)
