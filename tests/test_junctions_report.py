@@ -129,6 +129,45 @@ def test_each_number_is_what_its_name_says(judged):
     assert found["swap_difference"] == pytest.approx(20, rel=1e-6)
 
 
+def test_each_number_of_attributes_is_what_its_name_says(judged):
+    """A world where the first pixels are the labels; a test label is wrong in places, and one is drawn inverted."""
+    torch.manual_seed(0)
+    on = (torch.rand(N, 3) < torch.tensor([0.5, 0.3, 0.8])).double()
+    x = torch.zeros(N, *SHAPE, dtype=torch.uint8)
+    x.flatten(1)[:, :3] = (255 * on).byte()
+    x.flatten(1)[:, 3:6] = torch.randint(0, 256, (N, 3))
+    y_test = on.clone()
+    y_test[::4, 1] = 1 - y_test[::4, 1]
+    data = ImageData("made", NAMES, x, on, x, y_test)
+    vae = M2(SHAPE, data.labels, z=1, networks=MLPs(()))
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.zero_()
+        vae.q_y.net.layers[0].weight[:, :3], vae.q_y.net.layers[0].bias[:] = 40 * torch.eye(3), -20
+        vae.p_x.net.layers[0].weight[:3, :3] = torch.diag(torch.tensor([40.0, 40, -40]))
+        vae.p_x.net.layers[0].bias.copy_(torch.tensor([-20.0, -20, 20, *13 * [-20.0]]))
+    found, right = report.measure(vae, data, quick=True), torch.tensor([1, 0.75, 1])
+    assert list(found["test_accuracy_per_label"].values()) == pytest.approx(right.tolist())
+    for name in ("test_accuracy", "test_accuracy_clean", "test_accuracy_mean"):
+        assert found[name] == pytest.approx(right.mean())
+    sides = torch.stack([(on == y_test)[y_test[:, 1] == value, 1].double().mean() for value in (0, 1)])
+    assert found["test_accuracy_balanced"] == pytest.approx((2 + sides.mean()) / 3)
+    assert list(found["generation_accuracy_per_label"].values()) == [1, 1, 0]
+    assert found["generation_accuracy"] == found["generation_accuracy_balanced"] == pytest.approx(2 / 3)
+    assert found["majority_accuracy"] == pytest.approx(torch.maximum(y_test.mean(0), 1 - y_test.mean(0)).mean())
+    drawn = torch.zeros(N, *SHAPE)
+    drawn.flatten(1)[:, :3] = torch.where(torch.tensor([True, True, False]), y_test, 1 - y_test)
+    judge = Judge(binary=True)
+    for name, images in (("mutual_information", drawn), ("mutual_information_real", x)):
+        expected = metrics.image_mutual_information(images, judge.embed, Posterior())
+        assert found[name] == pytest.approx(expected, abs=1e-6)
+    assert found["frechet_distance"] == pytest.approx(metrics.frechet_distance(*map(judge.embed, (drawn, x))))
+    # Where a label is wrong, its switch asks for what is there.
+    assert_close(
+        torch.tensor(found["intervention_matrix"]), torch.diag(10 * torch.tensor([1, 0.75, -1])), atol=0.1, rtol=0
+    )
+
+
 @pytest.mark.parametrize("number", [7, 1203])
 def test_the_bound_is_per_row(number, judged):
     """Of a decoder that knows no z and a posterior that is the prior it is log p(x), whatever is drawn."""
