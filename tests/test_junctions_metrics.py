@@ -91,6 +91,15 @@ def test_capture_is_scored_on_rows_that_fitted_nothing():
     assert 0.3 < capture.own_linear[1] < 0.7
 
 
+def test_what_the_other_labels_latents_know_is_captured_by_others():
+    torch.manual_seed(0)
+    strengths = torch.rand(240, 2)
+    own = torch.stack([torch.randn(240), strengths[:, 0]], 1)  # label 1's latent knows label 0's strength
+    capture = metrics.characteristic_capture(own, torch.randn(240, 3), strengths)
+    assert capture.others_linear[0] > 0.9 and capture.own_linear[0] < 0.1
+    assert capture.others_linear[1] < 0.1 and capture.own_linear[1] < 0.1
+
+
 def test_the_log_probability_of_a_binary_label_is_of_its_own_value():
     logits = torch.tensor([[1.5, -0.5, 2.0]])
     found = metrics.log_prob_of_labels(logits, torch.tensor([[1.0, 0.0, torch.nan]]))
