@@ -262,7 +262,7 @@ def test_what_is_not_finite_is_not_saved(trained, what):
         "average": f"weights {FIRST}, averages {FIRST}",
         "buffer": "weights mean",
     }
-    of["optimiser"] = "weights mean", f"the optimiser's state of {FIRST}: exp_avg"
+    of["buffer"], of["optimiser"] = "weights mean", f"the optimiser's state of {FIRST}: exp_avg"
     with pytest.raises(
         FloatingPointError, match=f"^{of[what]} not finite after epoch 3; .*checkpoint.pt is left as it was"
     ):

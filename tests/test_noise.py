@@ -182,3 +182,18 @@ X = torch.rand(3, 2, 4, 5)
 def test_bad_noise_is_named(noise, options, message):
     with pytest.raises(InputError, match=message):
         noise(**{"x": X, **options})
+
+
+def test_adversarial_noise_is_along_the_gradient_of_the_divergence():
+    """KL(p(y|x) || p(y|x + r)) with soft answers, at a random r of length `probe`: by hand."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    x = torch.rand(6, 1, 3, 4)
+    torch.manual_seed(1)
+    r = torch.randn_like(x)
+    r = (2.0 * r / r.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).requires_grad_()
+    p, q = net(x).softmax(1).detach(), net(x + r).softmax(1)
+    (gradient,) = torch.autograd.grad((p * (p / q).log()).sum(), r)
+    expected = x + 0.7 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    torch.manual_seed(1)
+    assert_close(adversarial(x, lambda z: net(z).log_softmax(1), radius=0.7, probe=2.0), expected)

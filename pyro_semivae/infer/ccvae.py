@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_semivae.errors import InputError, check_count
-from pyro_semivae.infer.base import RowELBO, Rows, log_prob, plate_dims, reduce_plates, row_dim, row_scale
+from pyro_semivae.infer.base import RowELBO, Rows, log_prob, masked, plate_dims, reduce_plates, row_dim, row_scale
 from pyro_semivae.infer.handlers import Particles
 from pyro_semivae.infer.labelled import Run
 from pyro_semivae.infer.roles import Roles, assign_roles
@@ -202,6 +202,8 @@ class TraceCCVAE_ELBO(RowELBO):
                 raise InputError(f"label '{label}': no latent or data site of the model depends on it")
             if self.marginal == "exact":
                 summed = torch.logsumexp(factor + prior, dim)
+                # Without its prior (masked) a label is summed with even odds, so that a row that is masked has 0.
+                summed = summed - (1 - masked(torch.ones_like(summed), site)) * math.log(len(values))
             else:
                 log_q = self._classifier(run, label).narrow(self.particle_dim, 0, 1)
                 inside = factor + prior - log_q
@@ -268,9 +270,9 @@ class TraceCCVAE_ELBO(RowELBO):
         total: Tensor | float = 0.0
         for label in run.roles.labels:
             log_q, site = self._classifier(run, label).narrow(self.particle_dim, 0, 1), run.guide.nodes[label]
-            rows = row_dim(site)
-            prior = log_prob(run.model.nodes[label]).narrow(rows, 0, 1)  # (C, 1, 1 [, L]), the same in every row
-            missing = run.where_missing(label, torch.ones_like(log_q[:1]))
+            rows, of_model = row_dim(site), run.model.nodes[label]
+            prior = of_model["fn"].log_prob(of_model["value"]).narrow(rows, 0, 1)  # (C, 1, 1 [, L]), as in every row
+            missing = masked(run.where_missing(label, torch.ones_like(log_q[:1])), site)
             mean = (log_q.exp() * missing / missing.sum(rows, keepdim=True).clamp(min=1)).sum(rows, keepdim=True)
             log_mean = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()  # no row may be missing
             total = total + (mean * (log_mean - prior)).sum()
