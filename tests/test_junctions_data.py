@@ -12,20 +12,26 @@ from pyro_semivae import data
 from pyro_semivae.data import ImageData, faces
 
 
+BITS = 2.0 ** torch.arange(7)
+
+
 def numbered(count, seed):
-    """Images, labels and strengths that all show the row's number."""
+    """Images, labels (its binary digits) and strengths that all show the row's number."""
     number = torch.arange(count) + seed
-    return number.view(-1, 1, 1, 1).to(torch.uint8), number[:, None].float(), number[:, None] / 256
+    digits = number[:, None] // BITS % 2
+    return number.view(-1, 1, 1, 1).to(torch.uint8), digits, (number[:, None] / 256).expand(-1, 7)
 
 
 def test_rows_that_are_held_out_leave_the_training_set_with_all_they_have():
     (x, y, s), (x_test, y_test, s_test) = numbered(10, 0), numbered(4, 100)
-    held = ImageData("made", ("a",), x, y, x_test, y_test, s, s_test).hold_out(3)
+    held = ImageData("made", tuple("abcdefg"), x, y, x_test, y_test, s, s_test).hold_out(3)
     for part in fields(held)[2:]:
-        value = getattr(held, part.name).flatten() * (256 if part.name.startswith("strengths") else 1)
+        value = getattr(held, part.name).flatten(1)
+        number = value @ BITS if part.name.startswith("y") else value[:, 0]
+        number = number * (256 if part.name.startswith("strengths") else 1)
         expected = [7, 8, 9] if part.name.endswith("_test") else [0, 1, 2, 3, 4, 5, 6]
-        assert value.tolist() == expected, part.name
-    none = ImageData("made", ("a",), x, y, x_test, y_test).hold_out(3)
+        assert number.tolist() == expected, part.name
+    none = ImageData("made", tuple("abcdefg"), x, y, x_test, y_test).hold_out(3)
     assert none.strengths is none.strengths_test is None and none.name == "made-held-out"
 
 

@@ -57,7 +57,7 @@ def same(vae, other):
 
 def options(**more):
     fixed = {"lr": LR, "eps": EPS, "batch_size": B_U, "labelled_batch_size": B_L, "progress": False, "seed": 3}
-    return {**fixed, **more}
+    return {**fixed, "schedule": "constant", "average": 0.0, **more}
 
 
 @pytest.mark.parametrize("weight", [1.0, 3.0])
@@ -86,7 +86,7 @@ def test_the_learning_rate_follows_the_schedule():
     def loss():
         return -sum(elbo.terms(plain.model, plain.guide, x[1:], None).values()).sum()
 
-    fit(vae, many[N_L:], None, elbo=elbo, schedule=math.cos, **options(epochs=3))
+    fit(vae, many[N_L:], None, elbo=elbo, **options(epochs=3, schedule=math.cos))
     by_hand(plain, [loss] * 2, [LR * math.cos(step / 6) for step in range(6)], epochs=3)
     same(vae, plain)
 
