@@ -11,7 +11,6 @@ from torch.testing import assert_close
 from pyro_semivae import data
 from pyro_semivae.data import ImageData, faces
 
-
 BITS = 2.0 ** torch.arange(7)
 
 
@@ -27,7 +26,7 @@ def test_rows_that_are_held_out_leave_the_training_set_with_all_they_have():
     held = ImageData("made", tuple("abcdefg"), x, y, x_test, y_test, s, s_test).hold_out(3)
     for part in fields(held)[2:]:
         value = getattr(held, part.name).flatten(1)
-        number = value @ BITS if part.name.startswith("y") else value[:, 0]
+        number = value.double() @ BITS.double() if part.name.startswith("y") else value[:, 0]
         number = number * (256 if part.name.startswith("strengths") else 1)
         expected = [7, 8, 9] if part.name.endswith("_test") else [0, 1, 2, 3, 4, 5, 6]
         assert number.tolist() == expected, part.name
