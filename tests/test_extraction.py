@@ -43,20 +43,20 @@ def test_a_unique_arg_max_over_all_classes_is_kept_and_only_ties_are_split():
     scores = torch.tensor([[0.9, 0.05, 0.05], [0.5, 0.45, 0.05], [0.3, 0.4, 0.3]])
     assert assign(scores, 1) == assign(scores, 1, "greedy") == [0, 2, 1]
     assert assign(scores, 1, "pairwise") == [0, 1, 2]
-    # Classes 0 and 1 are known. Value 4 alone has 3; 2 and 5 tie for 2, which is 5's; 3 has a known one: it and 2 have
-    # 4 and 5 left, where 2 -> 5 (.3) is the most probable pair.
+    # Classes 0 and 1 are known. Value 4 alone has 3; 2 and 5 tie for 2, which is 5's, though 3, whose arg max is a
+    # known one, has more of it (.45); 2 and 3 have 4 and 5 left, where 2 -> 5 (.3) is the most probable pair.
     scores = torch.tensor(
         [
             [1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
             [0.0, 1.0, 0.0, 0.0, 0.0, 0.0],
             [0.0, 0.0, 0.4, 0.2, 0.1, 0.3],
-            [0.5, 0.0, 0.0, 0.3, 0.1, 0.1],
+            [0.5, 0.0, 0.45, 0.03, 0.01, 0.01],
             [0.1, 0.1, 0.1, 0.26, 0.24, 0.2],
             [0.0, 0.0, 0.41, 0.4, 0.19, 0.0],
         ]
     )
     assert assign(scores, 2) == [0, 1, 5, 4, 3, 2]
-    assert assign(scores, 2, "pairwise") == [0, 1, 5, 3, 4, 2]
+    assert assign(scores, 2, "pairwise") == [0, 1, 5, 2, 4, 3]
     assert assign(scores, 0)[:2] == [0, 1] and assign(scores, 6) == [0, 1, 2, 3, 4, 5]
 
 

@@ -144,6 +144,12 @@ def test_the_judge_learns_from_the_known_rows_and_is_tested_on_them(binary, tmp_
     nothing = dataclasses.replace(half, y=torch.full_like(half.y, NAN if binary else -1))
     with pytest.raises(InputError, match=r"data.y: got 1438 labels, 0 rows of them known"):
         metrics.independent_classifier(nothing, cache=tmp_path)
+    if binary:  # no test row has the second label
+        one = half.y_test.clone()
+        one[:, 1] = NAN
+        options = {"steps": 60, "cache": tmp_path, "progress": False}
+        judge, accuracy = metrics.independent_classifier(dataclasses.replace(half, y_test=one), **options)
+        assert accuracy == metrics.label_accuracy(judge.classify(half.x_test), half.y_test)[0]
     untested = dataclasses.replace(half, y_test=torch.full_like(half.y_test, NAN if binary else -1))
     assert math.isnan(metrics.independent_classifier(untested, steps=1, cache=tmp_path, progress=False)[1])
 

@@ -131,6 +131,14 @@ def test_the_rest_explains_what_is_made_of_it():
     assert math.isnan(metrics.rest_explained(rest, after, torch.full_like(rows, -1), y_new, rows)["all"])
 
 
+def test_no_image_is_in_both_halves():
+    """Latents that say nothing but which image it is: what is fitted to one half does not hold in the other."""
+    _, _, _, y, rows, y_new = world(200)
+    rest, of_image = torch.randn(200, 150), torch.randn(200)
+    found = metrics.rest_explained(rest, {"s": of_image[rows]}, y[rows], y_new, rows)
+    assert found["s"] < 0.05
+
+
 def test_what_real_digits_are_and_what_jitter_does_to_them():
     """Sheared digits keep their slants in order; other digits of the same classes do not."""
     digits = data.load("digits")

@@ -11,7 +11,6 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pyro_semivae.errors import InputError, as_tensor, check_count
-from pyro_semivae.labels import is_missing
 from pyro_semivae.metrics.calibration import calibration_error
 from pyro_semivae.metrics.checks import check_classes, check_probs
 
@@ -110,7 +109,7 @@ def extraction(log_probs: Tensor, y: Tensor, scores: Tensor, num_known: int, how
         shapes = f"{tuple(log_probs.shape)} and {len(assigned)} rows"
         raise InputError(f"log_probs, scores: got {shapes}; accepted are (N, C) and (C, C)")
     value_of = torch.tensor(assigned, device=y.device).argsort()  # class -> value
-    unseen = (y >= num_known) & ~is_missing(y)
+    unseen = y >= num_known  # and so not missing
     log_probs, value = log_probs[unseen], value_of[y[unseen]]
     cross_entropy = -log_probs.gather(1, value[:, None]).double().mean().item()
     accuracy = (log_probs.argmax(1) == value).double().mean().item()
