@@ -87,6 +87,14 @@ def test_what_a_killed_writer_leaves_is_removed_and_a_living_ones_is_not(other, 
     assert [part.name for part in tmp_path.iterdir()] == [path.name] and read_json(path) == 2
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    calls, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (calls.append(os.fstat(file).st_size), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append(b), replace(a, b)))
+    write_json(tmp_path / "a", 12345)
+    assert calls == [6, tmp_path / "a"]
+
+
 def test_a_file_has_the_rights_of_any_other(tmp_path):
     write_json(tmp_path / "written", 1)
     (tmp_path / "touched").touch()
