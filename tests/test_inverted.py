@@ -17,11 +17,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 from training import options
 
-from pyro_semivae.checkpoints import described
 from pyro_semivae.cli import for_dataset
 from pyro_semivae.infer import LabelledFirst, LocalParameters, RowScale, TraceInverted_ELBO
 from pyro_semivae.labels import MISSING
 from pyro_semivae.models import M2
+from pyro_semivae.settings import described
 from pyro_semivae.train import fit
 
 OBSERVED = torch.tensor([2, MISSING, 0, 4, MISSING, 2])
