@@ -27,7 +27,11 @@ RECIPE |= {"dropout": by_label(0.1, 0.0)}
 FEW = {**RECIPE, "beta": 1.0, "alpha": 3000.0, "consistency": 3000.0, "entropy": 300.0, "balance": 1200.0}
 FEW |= {"shift": 2, "turn": 15.0, "zoom": 0.15, "adversarial": 3.0, "dropout": 0.0}
 PAPER = {"marginal": "exact", "alpha": 0.0, "beta": 1.0, "shift": 0, "z_c": 10, "schedule": "constant"}
-PAPER |= {"num_samples": 100, "lr": by_label(5e-4, 2e-4)}  # K: their code
+PAPER |= {
+    "weights": by_label("independent", "normalised"),
+    "num_samples": 100,
+    "lr": by_label(5e-4, 2e-4),
+}  # K: their code
 PRESETS = {
     "demo": {**RECIPE, "epochs": {"digits": 400, "*": 10}},
     "recipe": {**RECIPE, "epochs": 40},
@@ -65,8 +69,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--detach", default="weight", choices=["weight", "weighted-terms", "none"], help=what)
     parser.add_argument("--control-variate", action="store_true", help="less noise in the gradient of w")
     parser.add_argument("--num-samples", type=count(), default=20, help="K, samples of z for q(y|x)")
-    weights, what = by_label("independent", "normalised"), "estimator of the importance weight w = q(y|z_c) / q(y|x)"
-    parser.add_argument("--weights", choices=["independent", "normalised"], default=weights, help=what)
+    what = "estimator of the importance weight w = q(y|z_c) / q(y|x)"
+    parser.add_argument("--weights", choices=["normalised", "independent"], default="normalised", help=what)
     parser.add_argument("--schedule", choices=SCHEDULES, help="of the learning rate")
     what = "move what the encoder sees in training by up to N pixels"
     parser.add_argument("--shift", type=count(0), help=what)

@@ -306,6 +306,7 @@ class Run:
             "seed": self.args.seed,
             "epochs": self.args.epochs,
             **_finite(metrics),
+            "measures": report.MEASURES,
             "seconds": round(self.before_training + self.in_training + self.elapsed(), 1),
             "device": torch.cuda.get_device_name() if self.args.cuda else f"{platform.machine()} CPU",
             "versions": versions(),

@@ -58,9 +58,10 @@ def measure_extraction(
         labelled_rows: of the training set.
 
     Returns `bound_per_row`, `test_accuracy` (on the classes with labels), `cross_entropy_unseen` and `accuracy_unseen`
-    (nats; on the others, under the paper's greedy assignment), both `.._optimal` (the best assignment),
-    `calibration_error_unseen`, `distinct_digits` (how many classes the canonical images show), `assigned`,
-    `judge_accuracy`, `test_labels_missing`, where any is; and the canonical images `(C, ...)`.
+    (nats; on the others, under the paper's greedy assignment) and `calibration_error_unseen`, each also as
+    `.._pairwise` and `.._optimal` (the other assignments of `metrics.assign`), `distinct_digits` (how many classes the
+    canonical images show), `assigned`, `judge_accuracy`, `test_labels_missing`, where any is; and the canonical images
+    `(C, ...)`.
     """
     judge, judge_accuracy = metrics.logistic_regression(data)
     device = next(vae.parameters()).device
@@ -68,20 +69,19 @@ def measure_extraction(
     canonical = canonical_images(vae, data, labelled_rows)
     scores = judge(canonical)
     log_probs = tasks.in_batches(partial(tasks.log_classify, vae), vae.images(x))
-    greedy, optimal = (metrics.extraction(log_probs, y, scores, num_known, how) for how in ("greedy", "optimal"))
+    hows = {"": "greedy", "_pairwise": "pairwise", "_optimal": "optimal"}
+    found = {end: metrics.extraction(log_probs, y, scores, num_known, how) for end, how in hows.items()}
     with seeded(seed, device):
         per_row = bound_per_row(vae, x)
     known = y < num_known  # or missing, which does not count
     out = {
         "bound_per_row": per_row,
         "test_accuracy": metrics.accuracy(log_probs[known].exp(), y[known]),
-        "cross_entropy_unseen": greedy.cross_entropy,
-        "cross_entropy_unseen_optimal": optimal.cross_entropy,
-        "accuracy_unseen": greedy.accuracy,
-        "accuracy_unseen_optimal": optimal.accuracy,
-        "calibration_error_unseen": greedy.calibration_error,
+        **{f"cross_entropy_unseen{end}": under.cross_entropy for end, under in found.items()},
+        **{f"accuracy_unseen{end}": under.accuracy for end, under in found.items()},
+        **{f"calibration_error_unseen{end}": under.calibration_error for end, under in found.items()},
         "distinct_digits": metrics.distinct_classes(scores),
-        "assigned": greedy.assigned,
+        "assigned": found[""].assigned,
         "judge_accuracy": judge_accuracy,
     }
     return out | missing_labels(y), canonical
