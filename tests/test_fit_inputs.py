@@ -8,6 +8,8 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
 from pyro.infer import SVI
 from torch.testing import assert_close
 from training import make, options, rows, same_weights, untimed
@@ -15,6 +17,7 @@ from training import make, options, rows, same_weights, untimed
 from pyro_semivae import CCVAE, tasks
 from pyro_semivae.data import Batches
 from pyro_semivae.errors import InputError
+from pyro_semivae.files import load_checkpoint
 from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.models import M2, MVAE, VAE, InvertedVAE
 from pyro_semivae.nn import MLPs
@@ -230,34 +233,54 @@ def test_layers_compute_in_half_precision_and_images_and_scales_do_not(monkeypat
         assert_close(scale.double().sum(), torch.tensor(1.0, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
-def test_gradients_are_clipped_after_a_scaler_has_unscaled_them(monkeypatch):
-    """As with 16-mixed on a GPU: the clip sees the gradients, not 65,536 times as much."""
-    from lightning_fabric import Fabric
-    from lightning_fabric.plugins.precision import MixedPrecision
+class Scaled(MixedPrecision):
+    """What 16-mixed is on a GPU, without the layers' half precision, which the CPU lacks."""
 
-    class Scaled(MixedPrecision):
-        def __init__(self):
-            super().__init__("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    def __init__(self):
+        super().__init__("16-mixed", "cpu", torch.amp.GradScaler("cpu", growth_interval=3))
 
-        def forward_context(self):
-            return torch.autocast("cpu", enabled=False)
+    def forward_context(self):
+        return torch.autocast("cpu", enabled=False)
 
+
+@pytest.fixture
+def scaled(monkeypatch):
+    monkeypatch.setattr("pyro_semivae.train._check_precision", lambda precision, accelerator: None)
+
+    def fabric(precision, **options):
+        how = {"plugins": Scaled()} if precision == "16-mixed" else {"precision": precision}
+        return Fabric(**options, **how)
+
+    monkeypatch.setattr("pyro_semivae.train.Fabric", fabric)
+
+
+def test_gradients_are_clipped_after_a_scaler_has_unscaled_them(scaled):
+    """The clip sees the gradients, not 65,536 times as much."""
     norms, x, y = [], *rows()[:2]
 
     def clip(parameters):
         norms.append(torch.nn.utils.clip_grad_norm_([*parameters], 1e-3).item())
 
-    monkeypatch.setattr("pyro_semivae.train._check_precision", lambda precision, accelerator: None)
-    plain, scaled = make(), make()
+    plain, mixed = make(), make()
     fit(plain, x, y, **options(epochs=1), clip=clip)
-    monkeypatch.setattr(
-        "pyro_semivae.train.Fabric", lambda **options: Fabric(accelerator="cpu", devices=1, plugins=Scaled())
-    )
-    fit(scaled, x, y, **options(epochs=1), clip=clip, precision="16-mixed")
+    fit(mixed, x, y, **options(epochs=1), clip=clip, precision="16-mixed")
     half = len(norms) // 2
     assert_close(norms[:half], norms[half:], rtol=1e-6, atol=0)
-    for a, b in zip(plain.parameters(), scaled.parameters(), strict=True):
+    for a, b in zip(plain.parameters(), mixed.parameters(), strict=True):
         assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_a_scaler_goes_on_where_it_was(scaled, tmp_path):
+    """Its scale has grown by then; with the one it starts with the rounding would be another."""
+    x, y, _ = rows()
+    whole, parts, path = make(), make(), tmp_path / "c.pt"
+    given = {**options(average=0.5), "precision": "16-mixed"}
+    fit(whole, x, y, **{**given, "epochs": 4}, checkpoint=tmp_path / "whole.pt")
+    for epochs in (2, 4):
+        fit(parts, x, y, **{**given, "epochs": epochs}, checkpoint=path, resume=True)
+    assert same_weights(whole, parts)
+    scales = [load_checkpoint(file)["scaler"] for file in (tmp_path / "whole.pt", path)]
+    assert scales[0] == scales[1] and scales[0]["scale"] > 2.0**16
 
 
 def test_small_sets_take_as_many_steps_as_large_ones(monkeypatch):
