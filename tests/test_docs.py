@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import pyro_semivae
+from pyro_semivae import metrics
 
 MODULES = ["pyro_semivae", *(m.name for m in pkgutil.walk_packages(pyro_semivae.__path__, "pyro_semivae."))]
 README = Path(__file__).parents[1] / "README.md"
@@ -55,5 +56,8 @@ def test_readme_snippets_run(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     snippets = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
     assert snippets, "the README shows how the library is used"
+    torch.manual_seed(0)
     for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})
+        names = {"__name__": "readme"}
+        exec(compile(snippet, "README.md", "exec"), names)
+    assert metrics.accuracy(names["probs"], names["digits"].y_test) > 0.75, "the first snippet learns"
