@@ -29,6 +29,7 @@ from pyro_semivae.models import SemiVAE
 from pyro_semivae.models.parts import ALPHA, BETA, classifier_weight
 from pyro_semivae.nn import Convs, MLPs
 from pyro_semivae.train import SCHEDULES, fit
+from pyro_semivae.watch import signs_of_failure
 
 
 def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str]) -> Parser:
@@ -277,7 +278,7 @@ class Run:
         return partial(data.shift, pixels=pixels) if pixels else None
 
     def train(self, vae: SemiVAE, elbo: RowELBO, *, then: Callable[[], Any] | None = None, **options: Any) -> None:
-        """Trains, measures, writes and draws.
+        """Trains, measures, writes and draws. What was plainly not learnt is said in print and in `metrics.json`.
 
         Args:
             then: a second stage of training, whose weights the checkpoint gets.
@@ -288,9 +289,9 @@ class Run:
         if then is not None:
             then()
             replace_weights(self.checkpoint, vae)
-        self.finish(
-            report.measure(vae, self.data, corrupt=options["corrupt"], quick=self.args.smoke_test, seed=self.args.seed)
-        )
+        how = {"corrupt": options["corrupt"], "quick": self.args.smoke_test, "seed": self.args.seed}
+        notes = signs_of_failure(vae, self.data.x, self.y, seed=self.args.seed)
+        self.finish({**report.measure(vae, self.data, **how), **({"notes": notes} if notes else {})})
         report.draw(vae, self.data, history, self.out)
 
     def config(self) -> dict[str, Any]:
