@@ -403,6 +403,10 @@ def test_a_checkpoint_of_other_data_or_another_objective_is_refused(tmp_path):
     again = {**options(), "checkpoint": path, "resume": True}
     with pytest.raises(ValueError, match="other data"):
         fit(make(), 255 - x, y, **again)
+    swapped, j = y.clone(), (y[:20] != y[0]).nonzero()[0, 0]
+    swapped[0], swapped[j] = y[j], y[0]
+    with pytest.raises(ValueError, match="other labels"):
+        fit(make(), x, swapped, **again)
     with pytest.raises(ValueError, match="other labels"):
         fit(make(), x, torch.where(y == MISSING, y, 4 - y), **again)
     with pytest.raises(ValueError, match=r"other objective: .*beta 1\.0.*, now .*beta 2\.0"):
