@@ -18,6 +18,7 @@ from torch import Tensor
 from pyro_semivae import CCVAE, cli, tasks
 from pyro_semivae.cli import by_label
 from pyro_semivae.data import adversarial, drop_partly_labelled, in_turn, jitter, lose_labels, where_learning
+from pyro_semivae.flags import count, number
 from pyro_semivae.train import SCHEDULES
 
 RECIPE = {"marginal": "jensen", "z_c": 30, "lr": 1e-3, "schedule": "cosine", "average": 0.998}
@@ -26,48 +27,59 @@ RECIPE |= {"dropout": by_label(0.1, 0.0)}
 FEW = {**RECIPE, "beta": 1.0, "alpha": 3000.0, "consistency": 3000.0, "entropy": 300.0, "balance": 1200.0}
 FEW |= {"shift": 2, "turn": 15.0, "zoom": 0.15, "adversarial": 3.0, "dropout": 0.0}
 PAPER = {"marginal": "exact", "alpha": 0.0, "beta": 1.0, "shift": 0, "z_c": 10, "schedule": "constant"}
-PAPER |= {"num_samples": 100, "lr": by_label(5e-4, 2e-4)}  # K: their code
+PAPER |= {
+    "weights": by_label("independent", "normalised"),
+    "num_samples": 100,
+    "lr": by_label(5e-4, 2e-4),
+}  # K: their code
 PRESETS = {
     "demo": {**RECIPE, "epochs": {"digits": 400, "*": 10}},
     "recipe": {**RECIPE, "epochs": 40},
     "few": {**FEW, "epochs": 12},
     "paper": {**PAPER, "epochs": 100},
 }
-NUMBERS = {
-    "alpha": "extra weight alpha N / N_labelled on log q(y|x); 0 is the bound",
-    "beta": "weight of the latents' densities; 1 is the bound",
-    "regulariser": "mu of REVAE D.2",
-    "consistency": "weight of q(y|x) not minding noise",
-    "entropy": "weight of sure classes",
-    "balance": "weight of balanced classes",
-    "turn": "turn what the encoder sees in training by up to so many degrees",
-    "zoom": "... zoom it by up to this fraction",
-    "adversarial": "in training, half of the images move so far against the classifier instead",
-    "dropout": "of the encoder's hidden units",
-    "average": "decay of the weights' moving average",
+WEIGHTS = {
+    "alpha": "extra weight alpha N / N_labelled on log q(y|x); 0: the bound",
+    "beta": "weight of the latents' densities; 1: the bound",
+    "regulariser": "weight mu of REVAE D.2",
+    "consistency": "weight of the consistency loss",
+    "entropy": "weight of entropy minimisation",
+    "balance": "weight of class balance",
+    "turn": "rotate what the encoder sees in training by at most N degrees",
+    "adversarial": "L2 radius of the virtual adversarial perturbation, on half of the images in training",
+}
+FRACTIONS = {
+    "zoom": "zoom what the encoder sees in training by at most this fraction",
+    "dropout": "dropout of the encoder's hidden units",
 }
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__, datasets=cli.data.NAMES, labelled={"digits": "100", "faces": "0.2", "*": "0.004"})
-    parser.add_argument("--z-c", type=int, help="size of the characteristic latent (binary labels: one a label)")
-    parser.add_argument("--z-s", type=int, default=by_label(0, 27), help="size of the rest (0; with binary labels 27)")
+    parser.add_argument("--z-c", type=count(), help="size of the characteristic latent (binary labels: one a label)")
+    parser.add_argument("--z-s", type=count(0), default=by_label(0, 27), help="size of the rest")
     parser.add_argument("--prior", default="labelled", choices=["labelled", "uniform"], help="p(y) of binary labels")
     parser.add_argument(
         "--partly", choices=["keep", "drop"], help="half of the labelled rows lose half of their labels"
     )
-    parser.add_argument("--classifier", default="network", choices=["network", "bayes"])
+    what = "q(y|z_c): a network, or Bayes' rule on p(z_c|y) p(y)"
+    parser.add_argument("--classifier", default="network", choices=["network", "bayes"], help=what)
     parser.add_argument("--marginal", choices=["exact", "jensen", "sampled"], help="how missing labels enter")
-    parser.add_argument("--detach", default="weight", choices=["weight", "weighted-terms", "none"], help="z in q(y|z)")
+    what = "where gradients through z_c into q(y|z_c) stop"
+    parser.add_argument("--detach", default="weight", choices=["weight", "weighted-terms", "none"], help=what)
     parser.add_argument("--control-variate", action="store_true", help="less noise in the gradient of w")
-    parser.add_argument("--num-samples", type=int, default=20, help="K, for q(y|x)")
-    weights = by_label("independent", "normalised")
-    parser.add_argument("--weights", choices=["independent", "normalised"], default=weights, help="how w is estimated")
+    parser.add_argument("--num-samples", type=count(), default=20, help="K, samples of z for q(y|x)")
+    what = "estimator of the importance weight w = q(y|z_c) / q(y|x)"
+    parser.add_argument("--weights", choices=["normalised", "independent"], default="normalised", help=what)
     parser.add_argument("--schedule", choices=SCHEDULES, help="of the learning rate")
-    parser.add_argument("--shift", type=int, help="move what the encoder sees in training by up to so many pixels")
-    for name, meaning in NUMBERS.items():
-        parser.add_argument(f"--{name}", type=float, default=0.0, help=meaning)
-    return cli.parse(parser, PRESETS, argv)
+    what = "move what the encoder sees in training by up to N pixels"
+    parser.add_argument("--shift", type=count(0), help=what)
+    cli.add_average(parser)
+    parser.set_defaults(average=0.0)
+    for names, kind in ((WEIGHTS, number(least=0)), (FRACTIONS, number(least=0, below=1))):
+        for name, meaning in names.items():
+            parser.add_argument(f"--{name}", type=kind, default=0.0, help=meaning)
+    return parser.parse(PRESETS, argv)
 
 
 def partly_labelled(args: argparse.Namespace, job: cli.Run) -> Tensor:

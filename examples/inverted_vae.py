@@ -10,7 +10,6 @@ python examples/inverted_vae.py --preset reference-code    # the settings of the
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -21,7 +20,8 @@ from torch import Tensor, nn
 from pyro_semivae import cli, report
 from pyro_semivae.checkpoints import load_checkpoint
 from pyro_semivae.data import NAMES, jitter
-from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.errors import InputError
+from pyro_semivae.flags import count, number
 from pyro_semivae.infer import TraceInverted_ELBO
 from pyro_semivae.models import InvertedVAE
 from pyro_semivae.train import constant, fit
@@ -64,51 +64,44 @@ def clip(parameters: Iterable[nn.Parameter], norm: float, value: float) -> None:
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__, datasets=[name for name in NAMES if name in CLASSES], labelled={"*": "1.0"})
-    parser.add_argument("--classes", type=int, default=5, help="how many classes, the first ones, have labels")
-    parser.add_argument("--labels-alone", type=int, default=10_000, help="number of labels without images")
+    parser.add_argument("--classes", type=count(), default=5, help="how many classes, the first ones, have labels")
+    parser.add_argument("--labels-alone", type=count(), default=10_000, help="number of labels without images")
     what = (
         "without the reverse model, its bound and its image term (--reverse-weight 0 keeps that); M2's own: --preset m2"
     )
     parser.add_argument("--no-reverse", action="store_true", help=what)
     parser.add_argument("--labels", choices=["relaxed", "sum", "score"], help="estimator of missing labels")
     parser.add_argument("--gradient", choices=["relaxed", "score", "mean", "hard"], help="through imagined images")
-    parser.add_argument("--temperature", type=float, help="of what is relaxed")
-    parser.add_argument("--alpha", type=float, help="weight of log q(y|x) of labelled rows")
-    parser.add_argument("--image-weight", type=float, help="weight of |x - E[x|y,z]|^2 of labelled rows")
-    parser.add_argument("--reverse-weight", type=float, help="weight of the reverse bound")
+    parser.add_argument("--temperature", type=number(above=0), help="temperature of relaxed distributions")
+    parser.add_argument("--alpha", type=number(least=0), help="weight of log q(y|x) of labelled rows")
+    parser.add_argument("--image-weight", type=number(least=0), help="weight of |x - E[x|y,z]|^2 of labelled rows")
+    parser.add_argument("--reverse-weight", type=number(least=0), help="weight of the reverse bound")
     parser.add_argument(
-        "--beta", type=float, default=1.0, help="weight of the densities of z and missing y; 1: the bound"
+        "--beta", type=number(least=0), default=1.0, help="weight of the densities of z and missing y; 1: the bound"
     )
     what = "epochs before, of the labelled rows alone and without their classifier: what z is for"
-    parser.add_argument("--first-epochs", type=int, default=0, help=what)
+    parser.add_argument("--first-epochs", type=count(0), default=0, help=what)
     what = "a diagnostic, not the task: epochs before, with every class's labels; which bound have the true classes?"
-    parser.add_argument("--true-epochs", type=int, default=0, help=what)
+    parser.add_argument("--true-epochs", type=count(0), default=0, help=what)
     for part, sizes in (("classifier", [50, 50]), ("encoder", [10, 10]), ("decoder", [250, 500])):
         what = f"hidden sizes of the {part}"
-        parser.add_argument(f"--{part}-hidden", type=int, nargs="+", default=sizes, help=what)
+        parser.add_argument(f"--{part}-hidden", type=count(), nargs="+", default=sizes, help=what)
     for flag, what in NOISE.items():
         what = f"noise of what q(y|x) sees in training: {what}"
-        parser.add_argument(f"--{flag}", type=float, default=0.0, help=what)
+        kind = number(least=0, below=1) if flag == "zoom" else number(least=0)
+        parser.add_argument(f"--{flag}", type=kind, default=0.0, help=what)
     parser.add_argument("--activation", choices=ACTIVATIONS, default="tanh", help="of the hidden layers")
-    parser.add_argument("--box", type=float, default=1.5, help="z is in [-box, box]^2")
-    parser.add_argument("--clip", type=float, default=0.0, help="clip the gradient's entries to +- this; 0: do not")
-    parser.add_argument("--clip-norm", type=float, default=0.0, help="... and its norm before; 0: do not")
-    parser.add_argument("--eps", type=float, default=1e-8, help="Adam's epsilon")
-    return cli.parse(parser, PRESETS, argv)
+    parser.add_argument("--box", type=number(above=0), default=1.5, help="z is in [-box, box]^2")
+    parser.add_argument(
+        "--clip", type=number(least=0), default=0.0, help="clip the gradient's entries to +- this; 0: do not"
+    )
+    parser.add_argument("--clip-norm", type=number(least=0), default=0.0, help="... and its norm before; 0: do not")
+    parser.add_argument("--eps", type=number(above=0), default=1e-8, help="Adam's epsilon")
+    return parser.parse(PRESETS, argv)
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raises an error that names the flag."""
-    for flag, least in (("first_epochs", 0), ("true_epochs", 0), ("labels_alone", 1)):
-        check_count(f"--{flag.replace('_', '-')}", getattr(args, flag), least)
-    if not 0 <= args.zoom < 1:
-        raise InputError(f"--zoom: got {args.zoom}; accepted is 0 <= zoom < 1")
-    for flag in ("clip", "clip_norm", "shift", "turn", "shear", "alpha", "image_weight", "reverse_weight"):
-        if not 0 <= getattr(args, flag) < math.inf:
-            flag, value = f"--{flag.replace('_', '-')}", getattr(args, flag)
-            raise InputError(f"{flag}: got {value}; accepted is a finite number, 0 for none")
-    if not 0 < args.box < math.inf:
-        raise InputError(f"--box: got {args.box}; accepted is a finite number above 0")
+    """Without the reverse model its weights are 0, and a note says so."""
     if args.no_reverse and (args.reverse_weight or args.image_weight):
         print("NOTE: --no-reverse: --reverse-weight and --image-weight are 0", flush=True)
         args.reverse_weight = args.image_weight = 0.0

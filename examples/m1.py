@@ -13,7 +13,7 @@ from pyro_semivae.models import M1
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    return cli.parse(cli.compared_parser(__doc__, split=False), cli.COMPARED, argv)
+    return cli.compared_parser(__doc__, split=False).parse(cli.COMPARED, argv)
 
 
 def run() -> None:

@@ -11,15 +11,16 @@ from collections.abc import Sequence
 from pyro_semivae import cli
 from pyro_semivae.checkpoints import load_weights
 from pyro_semivae.files import load_checkpoint
+from pyro_semivae.flags import count
 from pyro_semivae.models import M1, M1M2
 from pyro_semivae.train import fit
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = cli.compared_parser(__doc__, split=False, classified=True)
-    parser.add_argument("--features", type=int, default=50, help="size of M1's latent")
+    parser.add_argument("--features", type=count(), default=50, help="size of M1's latent")
     parser.set_defaults(beta=1.0)
-    return cli.parse(parser, cli.COMPARED, argv)
+    return parser.parse(cli.COMPARED, argv)
 
 
 def make(job: cli.Run, m1: M1 | None = None) -> M1M2:

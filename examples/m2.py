@@ -19,7 +19,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--labels", choices=["sum", "relaxed", "score"], default=cli.by_label("sum", "relaxed"), help=what
     )
-    return cli.parse(parser, cli.COMPARED, argv)
+    return parser.parse(cli.COMPARED, argv)
 
 
 def make(job: cli.Run) -> M2:

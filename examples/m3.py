@@ -13,7 +13,7 @@ from pyro_semivae.models import M3
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    return cli.parse(cli.compared_parser(__doc__, split=True, classified=True), cli.COMPARED, argv)
+    return cli.compared_parser(__doc__, split=True, classified=True).parse(cli.COMPARED, argv)
 
 
 def make(job: cli.Run) -> M3:

@@ -10,17 +10,18 @@ import argparse
 from collections.abc import Sequence
 
 from pyro_semivae import cli
+from pyro_semivae.flags import count, number
 from pyro_semivae.models import MVAE
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = cli.compared_parser(__doc__, split=False)
     parser.add_argument(
-        "--label-weight", type=float, default={"fashionmnist": 50.0, "*": 10.0}, help="lambda of labels"
+        "--label-weight", type=number(least=0), default={"fashionmnist": 50.0, "*": 10.0}, help="lambda of labels"
     )
-    parser.add_argument("--subsets", type=int, default=1, help="k, random subsets of the labels a step")
+    parser.add_argument("--subsets", type=count(0), default=1, help="k, random subsets of the labels a step")
     parser.set_defaults(warm_up=0.3)  # without it z is left out of use
-    return cli.parse(parser, cli.COMPARED, argv)
+    return parser.parse(cli.COMPARED, argv)
 
 
 def make(job: cli.Run) -> MVAE:

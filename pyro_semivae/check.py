@@ -13,6 +13,7 @@ import torch
 from pyro import poutine
 from pyro.infer.inspect import get_model_relations
 from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_semivae.infer import LocalParameters, RowELBO, assign_roles, sample_sites
@@ -128,11 +129,12 @@ def check_model(vae: SemiVAE, x: Tensor, y: Tensor, elbo: RowELBO | None = None)
         elbo: the objective (default: `vae.elbo()`).
 
     What is checked: labels are `infer={"enumerate": "parallel"}` sites that observe what they are given; `pyro.module`
-    registers every parameter, for plain SVI, and there are no others, for `fit`; every site has one entry per row (not
-    `(B, B)`) and conditionals broadcast on the left, under a plate of samples; the sites of model and guide fit
-    together; the docstring's factorisations are those of the code; `characteristic` names the latent children of
-    labels, where there are any; the three entry points of the objective agree under one seed; every parameter gets a
-    gradient, or the model's `without_gradient` says why not; the state dict round-trips.
+    registers every parameter, for plain SVI, and the loss depends on no others, for `fit`; every site has one entry
+    per row (not `(B, B)`) and conditionals broadcast on the left, under a plate of samples; the sites of model and
+    guide fit together; the docstring's factorisations are those of the code; `characteristic` names the latent
+    children of labels, where there are any; a gradient goes from every density of the model to the latents it depends
+    on; the three entry points of the objective agree under one seed; every parameter gets a gradient, or the model's
+    `without_gradient` says why not; the state dict round-trips.
 
     Raises:
         ContractError: the first of these that fails.
@@ -147,6 +149,8 @@ def check_model(vae: SemiVAE, x: Tensor, y: Tensor, elbo: RowELBO | None = None)
     report = inspect_model(vae, x, y)
     for kind, code, letter in (("model", report.model, "p"), ("guide", report.guide, "q")):
         _check_documented(kind, code, documented_graph(vae, letter))
+    _check_owners(vae, elbo, x, y)
+    _check_flow(vae, x, y, report.model)
     _check_entry_points(vae, elbo, x, y)
     without = _check_gradients(vae, elbo, x, y)
     _check_state_dict(vae, elbo, x, y)
@@ -193,7 +197,7 @@ def _check_characteristic(vae: SemiVAE, report: Report) -> None:
 
 
 def _check_labels(vae: SemiVAE, x: Tensor, y: Tensor) -> None:
-    """With all labels given, the roles fit; and every label site has the labels that it is given."""
+    """With all labels given, the roles fit; and every label site observes the labels that it is given."""
     y = torch.where(is_missing(y), 0, y)
 
     def run() -> tuple[Trace, Trace]:
@@ -203,10 +207,27 @@ def _check_labels(vae: SemiVAE, x: Tensor, y: Tensor) -> None:
     with LocalParameters(), Impute():
         traces = _guard("model and guide with all labels given", run)
     _guard("the sites of model and guide", lambda: assign_roles(traces[1], traces[0]))
-    for trace, where in zip(traces, ("guide", "model"), strict=True):
-        for name, site in sample_sites(trace):
-            if enumerates(site) and not torch.equal(site["value"].to(y), y):
+    for where, fn in (
+        ("guide", vae.guide),
+        ("model", vae.model),
+    ):  # the model by itself: replayed, it would have the guide's labels
+        with LocalParameters(), Impute(), _Given() as given:
+            sites = dict(sample_sites(poutine.trace(fn).get_trace(x, y)))
+        for name, site in sites.items():
+            if enumerates(site) and not (name in given.observed and torch.equal(site["value"].to(y), y)):
                 raise ContractError(f"{where}: site '{name}' does not have the labels that it is given (obs=y?)")
+
+
+class _Given(Messenger):
+    """Remembers which sites observe a value; innermost, for other handlers make labels unobserved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observed: set[str] = set()
+
+    def _pyro_sample(self, msg) -> None:
+        if msg["is_observed"]:
+            self.observed.add(msg["name"])
 
 
 def _check_parameters(vae: SemiVAE, x: Tensor, y: Tensor) -> None:
@@ -222,6 +243,45 @@ def _check_parameters(vae: SemiVAE, x: Tensor, y: Tensor) -> None:
         )
     if others := [name for name, site in trace.trace.nodes.items() if id(site["value"]) not in known]:
         raise ContractError(f"pyro.param {others[:5]}: fit trains the module's parameters only; make it one")
+
+
+def _check_owners(vae: SemiVAE, elbo: RowELBO, x: Tensor, y: Tensor) -> None:
+    """All leaves of the loss's graph are parameters of the model: nothing else is trained, moved or saved."""
+    known, seen = {id(parameter) for parameter in vae.parameters()}, set()
+    todo, strange = [elbo(vae.model, vae.guide)(x, y).grad_fn], []
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        todo += [parent for parent, _ in node.next_functions]
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in known:
+            strange.append(tuple(leaf.shape))
+    if strange:
+        raise ContractError(
+            f"the loss depends on parameters of shapes {strange[:5]} that are not the model's, and are neither trained "
+            f"nor saved: modules in a list or dict belong into nn.ModuleList or nn.ModuleDict, tensors are nn.Parameter"
+        )
+
+
+def _check_flow(vae: SemiVAE, x: Tensor, y: Tensor, graph: Graph) -> None:
+    """A gradient goes from every density of the model to the latents it depends on."""
+    with LocalParameters(), Impute():
+        guide_trace = poutine.trace(vae.guide).get_trace(x, y)
+        sites = dict(sample_sites(poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(x, y)))
+    for name, site in sites.items():
+        for parent in graph[name]:
+            value = sites[parent]["value"]
+            if not (value.requires_grad and value.numel()):  # a label, drawn without a gradient, or empty
+                continue
+            log_p = site["fn"].log_prob(site["value"]).sum()
+            gradient = torch.autograd.grad(log_p, value, retain_graph=True, allow_unused=True)[0]
+            if gradient is None or not gradient.any():
+                raise ContractError(
+                    f"model: no gradient goes from p({name} | ..) to '{parent}', on which it depends: is it detached "
+                    f"or rounded on its way? What the guide samples would not learn from this density"
+                )
 
 
 def _check_shapes(vae: SemiVAE, x: Tensor, y: Tensor, sizes: tuple[int, ...]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.plugins.precision import Precision
 from torch import Tensor, nn
 
 from pyro_semivae.data.batches import Batches
@@ -20,7 +21,7 @@ History = list[dict[str, float]]
 
 
 class Average:
-    """A moving average of a model's parameters over steps; without a decay it is nothing at all."""
+    """An exponential moving average of a model's parameters over steps; without a decay a no-op."""
 
     def __init__(self, vae: SemiVAE, decay: float):
         self.parameters, self.decay, self.steps = dict(vae.named_parameters()), decay, 0
@@ -28,7 +29,7 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes in the weights of a step."""
+        """Updates the average with the weights of a step."""
         if self.values:
             self.steps += 1
             decay = min(self.decay, self.steps / (self.steps + 9))  # the first steps count for little
@@ -58,6 +59,11 @@ class Checkpoint:
     Args:
         setting: what must be the same in a run that goes on, by name (see `settings.setting`).
         config: plain values to keep.
+        precision: what scales gradients, if anything does: Fabric's plugin.
+
+    Attributes:
+        best: the best epoch's weights, with early stopping; they are the file's `weights`, which without it are those
+            (the averages) of the last epoch.
     """
 
     def __init__(
@@ -68,9 +74,11 @@ class Checkpoint:
         batches: Batches,
         setting: dict[str, Any],
         config: dict[str, Any],
+        precision: Precision,
     ):
         self.vae, self.averaged, self.optimiser, self.batches = vae, averaged, optimiser, batches
-        self.setting, self.config = setting, config
+        self.setting, self.config, self.precision = setting, config, precision
+        self.best: dict[str, Tensor] = {}
         self.free = {*not_finite(dict(vae.named_buffers()))}  # buffers that need not be finite
 
     def save(self, path: str | Path, history: History, random: dict[str, Any]) -> None:
@@ -86,9 +94,11 @@ class Checkpoint:
         averaged = self.averaged
         state = {
             "model": type(self.vae).__name__,
-            "weights": {**self.vae.state_dict(), **averaged.values},
-            "in_training": {name: averaged.parameters[name].detach() for name in averaged.values},
+            "weights": self.best or {**self.vae.state_dict(), **averaged.values},
+            "in_training": {name: parameter.detach() for name, parameter in averaged.parameters.items()},
+            "averages": averaged.values,
             "steps": averaged.steps,
+            "scaler": self.precision.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "random": random,
             "epoch": len(history),
@@ -127,13 +137,19 @@ class Checkpoint:
         self.vae.load_state_dict({**state["weights"], **state["in_training"]})
         self.averaged.steps = state["steps"]
         for name, value in self.averaged.values.items():
-            value.copy_(state["weights"][name])
+            value.copy_(state["averages"][name])
+        self.precision.load_state_dict(state["scaler"])
+        self.best = state["weights"]
         self.optimiser.load_state_dict(state["optimiser"])
         return list(state["history"]), state["random"]
 
     def _numbers(self, state: dict[str, Any]) -> dict[str, Tensor]:
         """The tensors of a state that must be finite, by a name for messages."""
-        parts = {"weights": state["weights"], "weights in training": state["in_training"]}
+        parts = {
+            "weights": state["weights"],
+            "weights in training": state["in_training"],
+            "averages": state["averages"],
+        }
         names = dict(enumerate(name for name, _ in self.vae.named_parameters()))
         for i, of_parameter in state["optimiser"]["state"].items():
             parts[f"the optimiser's state of {names.get(i, i)}:"] = of_parameter
@@ -141,8 +157,8 @@ class Checkpoint:
 
     def _check_training(self, state: dict[str, Any], path: str | Path) -> None:
         """Checks what the next step needs beside the weights: those in training, the optimiser's state, the epochs."""
-        own = {name: self.averaged.parameters[name] for name in self.averaged.values}
-        _check_tensors(state["in_training"], own, path, "in_training")
+        _check_tensors(state["in_training"], self.averaged.parameters, path, "in_training")
+        _check_tensors(state["averages"], self.averaged.values, path, "averages")
         history = state["history"]
         check_fields(history, path, dict.fromkeys(range(len(history)), dict), "history")
         if len(history) != state["epoch"]:
@@ -169,7 +185,16 @@ class Checkpoint:
             _check_tensors(vectors, dict.fromkeys(vectors, parameters[i]), path, where)
 
 
-FIELDS = {"in_training": dict, "steps": int, "optimiser": dict, "random": dict, "epoch": int, "labelled": Tensor}
+FIELDS = {
+    "in_training": dict,
+    "averages": dict,
+    "scaler": dict,
+    "steps": int,
+    "optimiser": dict,
+    "random": dict,
+    "epoch": int,
+    "labelled": Tensor,
+}
 FIELDS |= {"history": list, "config": dict, "setting": dict}  # of a checkpoint of `fit`, beside model and weights
 
 

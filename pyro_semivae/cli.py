@@ -16,28 +16,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_semivae import data, report
+from pyro_semivae import data, flags, report
 from pyro_semivae.checkpoints import replace_weights
 from pyro_semivae.conditionals import GreyBernoulliImage, LaplaceImage
 from pyro_semivae.data.chexpert import POLICIES
 from pyro_semivae.errors import InputError
 from pyro_semivae.files import FolderLock, check_fields, load_checkpoint, writable_folder, write_json
+from pyro_semivae.flags import Parser, count, naming, number
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.labels import Binary, frequencies, is_missing
 from pyro_semivae.models import SemiVAE
-from pyro_semivae.models.parts import classifier_weight
+from pyro_semivae.models.parts import ALPHA, BETA, classifier_weight
 from pyro_semivae.nn import Convs, MLPs
 from pyro_semivae.train import SCHEDULES, fit
 
 
-def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str]) -> argparse.ArgumentParser:
+def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str]) -> Parser:
     """A parser with the flags that all examples have; a script adds its own.
 
     Args:
         labelled: the default of `--labelled` by data set, `"*"` for any other. (Any default may be such a dict.)
     """
-    default = ", ".join(f"{value} on {name}" if name != "*" else value for name, value in labelled.items())
-    out = argparse.ArgumentParser(description=description, formatter_class=_Formatter)
+    out = Parser(description)
     out.add_argument("--dataset", default="auto", choices=["auto", *datasets], help="auto falls back on built-in data")
     out.add_argument("--data-dir", help=f"root of the data sets (default: ${data.sets.DATA_ENV}, else ./data)")
     chexpert = out.add_argument_group("labels of CheXpert")
@@ -47,16 +47,16 @@ def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str
         ("--views", "frontal", ("frontal", "all"), "which images"),
     ):
         chexpert.add_argument(flag, default=default, choices=accepted, help=meaning)
-    out.add_argument("--epochs", type=int)
-    size = {"faces": 64, "*": 200}
-    what = "unlabelled rows a step; half as many labelled ones (default: 64 on faces, else 200)"
-    out.add_argument("--batch-size", type=int, default=size, help=what)
-    out.add_argument("--lr", type=float, help="Adam's learning rate")
-    out.add_argument(
-        "--labelled", help=f"with a point a fraction of the training rows, else a count (default: {default})"
-    )
-    out.add_argument("--seed", type=int, default=0, help="fixes split, initialisation, batches and noise")
-    out.add_argument("--hold-out", type=int, default=0, help="test on so many last training rows, to choose recipes on")
+    out.add_argument("--epochs", type=count(), help="passes through the unlabelled rows")
+    what = "unlabelled rows a step; half as many labelled ones"
+    out.add_argument("--batch-size", type=count(), default={"faces": 64, "*": 200}, help=what)
+    out.add_argument("--lr", type=number(above=0), help="Adam's learning rate")
+    what = "how many training rows keep their labels: with a point a fraction of all, else a count"
+    out.add_argument("--labelled", type=flags.labelled, default=labelled, help=what)
+    what = "fixes split, initialisation, batches and noise"
+    out.add_argument("--seed", type=count(0, 2**32 - 1), default=0, help=what)
+    what = "use the last N training rows as validation set, in the place of the test set; 0: the test set"
+    out.add_argument("--hold-out", type=count(0), default=0, help=what)
     out.add_argument("--cuda", action="store_true", help="train on the GPU")
     what = "of the networks' layers; bf16-mixed is faster where the processor has it"
     out.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"], help=what)
@@ -64,8 +64,7 @@ def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str
     again = out.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue from the checkpoint in the output folder")
     again.add_argument("--overwrite", action="store_true", help="remove the run in the output folder and start afresh")
-    out.add_argument("--smoke-test", action="store_true", help="seconds of everything, to see that it runs")
-    out.set_defaults(labelled=labelled)
+    out.add_argument("--smoke-test", action="store_true", help="quick end-to-end check, in seconds")
     return out
 
 
@@ -83,7 +82,7 @@ def by_label(classes: Any, binary: Any) -> dict[str, Any]:
     return {"digits": classes, "mnist": classes, "fashionmnist": classes, "*": binary}
 
 
-def compared_parser(description: str, *, split: bool, classified: bool = False) -> argparse.ArgumentParser:
+def compared_parser(description: str, *, split: bool, classified: bool = False) -> Parser:
     """A parser with the flags of the models that CCVAE is compared with.
 
     Args:
@@ -93,46 +92,36 @@ def compared_parser(description: str, *, split: bool, classified: bool = False) 
     """
     out = parser(description, datasets=data.NAMES, labelled={"digits": "100", "*": "0.004"})
     if split:
-        out.add_argument("--z-c", type=int, default=10, help="size of z_c (binary labels: one entry a label)")
-        out.add_argument("--z-s", type=int, default=by_label(20, 27), help="size of the rest (20; binary labels: 27)")
+        out.add_argument("--z-c", type=count(), default=10, help="size of z_c (binary labels: one entry a label)")
+        out.add_argument("--z-s", type=count(0), default=by_label(20, 27), help="size of the rest")
     else:  # with several labels as large as CCVAE's, 18 + 27
-        out.add_argument("--z", type=int, default=by_label(20, 45), help="size of the latent (20; binary labels: 45)")
-    out.add_argument("--average", type=float, default=0.998, help="decay of the weights' moving average")
-    out.add_argument("--warm-up", type=float, default=0.0, help="fraction of training over which beta rises from 0")
-    beta = by_label(4.0, 1.0) if classified else 1.0
-    out.add_argument("--beta", type=float, default=beta, help="weight of the latents' densities; 1 is the bound")
+        out.add_argument("--z", type=count(), default=by_label(20, 45), help="size of the latent")
+    add_average(out)
+    what = "fraction of training over which beta rises from 0"
+    out.add_argument("--warm-up", type=number(least=0, most=1), default=0.0, help=what)
+    beta = by_label(*BETA) if classified else 1.0
+    out.add_argument(
+        "--beta", type=number(least=0), default=beta, help="weight of the latents' densities; 1: the bound"
+    )
     if classified:
-        what = "weight alpha N / N_labelled on log q(y|.) of labelled rows (1000; binary labels: 100)"
-        out.add_argument("--alpha", type=float, default=by_label(1000.0, 100.0), help=what)
-        what = "move what the encoder sees in training by up to so many pixels (1; binary labels: 0)"
-        out.add_argument("--shift", type=int, default=by_label(1, 0), help=what)
-        what = "of the encoder's hidden units (0.1; binary labels: 0)"
-        out.add_argument("--dropout", type=float, default=by_label(0.1, 0.0), help=what)
+        what = "weight alpha N / N_labelled on log q(y|.) of labelled rows"
+        out.add_argument("--alpha", type=number(least=0), default=by_label(*ALPHA), help=what)
+        what = "move what the encoder sees in training by up to N pixels"
+        out.add_argument("--shift", type=count(0), default=by_label(1, 0), help=what)
+        what = "dropout of the encoder's hidden units"
+        out.add_argument("--dropout", type=number(least=0, below=1), default=by_label(0.1, 0.0), help=what)
     return out
 
 
-def parse(
-    parser: argparse.ArgumentParser, presets: dict[str, dict[str, Any]], argv: Sequence[str] | None = None
-) -> argparse.Namespace:
-    """Parses the flags with `--preset` as the defaults of others; the first preset is the default one."""
-    parser.add_argument("--preset", default=next(iter(presets)), choices=presets, help="sets defaults of other flags")
-    known, _ = parser.parse_known_args(argv)
-    few = {name: 2 for name in ("epochs", *presets[known.preset]) if name.endswith("epochs")}
-    parser.set_defaults(**{**presets[known.preset], **(few if known.smoke_test else {})})
-    return parser.parse_args(argv)
+def add_average(out: Parser) -> None:
+    """Adds `--average`, which the examples of CCVAE and the compared models share."""
+    what = "decay of the weights' exponential moving average; 0: none"
+    out.add_argument("--average", type=number(least=0, below=1), default=0.998, help=what)
 
 
 def for_dataset(args: argparse.Namespace, name: str) -> dict[str, Any]:
     """The flags with the defaults of a data set, where they depend on it."""
     return {flag: v.get(name, v["*"]) if isinstance(v, dict) else v for flag, v in vars(args).items()}
-
-
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the description's lines and shows defaults, but for flags whose preset decides."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        hidden = action.default is None or isinstance(action.default, dict)
-        return action.help if hidden else super()._get_help_string(action)
 
 
 # What a run writes into its folder beside figures; m1.pt is the first stage of M1+M2.
@@ -167,16 +156,13 @@ class Run:
             options = ("blank", "uncertain", "views") if args.dataset == "chexpert" else ()
             self.data = data.load(args.dataset, args.data_dir, **{name: getattr(args, name) for name in options})
         vars(args).update(for_dataset(args, self.data.name))
-        for flag in ("epochs", "batch_size"):
-            if getattr(args, flag) < 1:
-                raise InputError(f"--{flag.replace('_', '-')}: got {getattr(args, flag)}; accepted are 1, 2, ...")
-        if not 0 <= args.seed < 2**32:
-            raise InputError(f"--seed: got {args.seed}; accepted are 0 to 2^32 - 1")
         if args.hold_out:
-            self.data = self.data.hold_out(args.hold_out)
+            with naming("--hold-out", "num_rows"):
+                self.data = self.data.hold_out(args.hold_out)
         if self.fallback:
             print(f"NOTE: {self.fallback}", flush=True)
-        self.labelled_rows = data.labelled_rows(self.data.y, data.parse_labelled(args.labelled), args.seed)
+        with naming("--labelled", "labelled"):
+            self.labelled_rows = data.labelled_rows(self.data.y, data.parse_labelled(args.labelled), args.seed)
         self.y: Tensor = data.hide(self.data.y, self.labelled_rows)
         preset = getattr(args, "preset", "demo")
         name = f"{Path(sys.argv[0]).stem}-{self.data.name}" + (f"-{preset}" if preset != "demo" else "")
@@ -320,6 +306,7 @@ class Run:
             "seed": self.args.seed,
             "epochs": self.args.epochs,
             **_finite(metrics),
+            "measures": report.MEASURES,
             "seconds": round(self.before_training + self.in_training + self.elapsed(), 1),
             "device": torch.cuda.get_device_name() if self.args.cuda else f"{platform.machine()} CPU",
             "versions": versions(),
@@ -357,6 +344,13 @@ def main(run: Callable[[], None]) -> None:
         run()
     except (InputError, OSError, FloatingPointError) as error:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)  # Pyro appends the shapes of its trace
+        raise SystemExit(2) from None
+    except (MemoryError, RuntimeError) as error:  # torch has no kind of its own for memory on the CPU
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate" not in str(error):
+            raise
+        print(
+            f"error: out of memory ({str(error).splitlines()[0][:200]}): smaller networks or batches", file=sys.stderr
+        )
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted: the last checkpoint is kept, if there was one; go on with --resume", file=sys.stderr)

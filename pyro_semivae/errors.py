@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from numbers import Integral
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,8 @@ class InputError(ValueError):
     """Bad input from the user: the message names the argument, what came and what is accepted."""
 
 
-def check_count(name: str, value: object, least: int = 1) -> int:
-    """A whole number from `least`, as an int.
+def check_count(name: str, value: object, least: int = 1, most: int = 2**31 - 1) -> int:
+    """A whole number from `least` to `most`, as an int.
 
     Raises:
         InputError: it is something else.
@@ -26,11 +28,16 @@ def check_count(name: str, value: object, least: int = 1) -> int:
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise InputError(f"{name}: got {value!r}; accepted are {least}, {least + 1}, ...")
+    if value > most:
+        raise InputError(f"{name}: got {value!r}; accepted are {least} to {most}")
     return int(value)
 
 
-def as_tensor(name: str, value: Any) -> Tensor:
+def as_tensor(name: str, value: Any, accepted: str = "a dense tensor, a numpy array or lists of numbers") -> Tensor:
     """A dense tensor of real numbers from a tensor, a numpy array or (nested) lists of numbers.
+
+    Args:
+        name: the argument's, for errors. accepted: what they say is accepted.
 
     Raises:
         InputError: it is something else, sparse, quantised, or complex.
@@ -38,14 +45,64 @@ def as_tensor(name: str, value: Any) -> Tensor:
     >>> as_tensor("x", [[1, 2]])
     tensor([[1, 2]])
     """
-    accepted = "a dense tensor, a numpy array or lists of numbers"
     if not isinstance(value, Tensor):
         if not isinstance(value, np.ndarray | Sequence) or isinstance(value, str | bytes):
             raise InputError(f"{name}: got {type(value).__name__}; accepted is {accepted}")
         try:
-            value = torch.as_tensor(value)
+            with warnings.catch_warnings():  # of files mapped for reading alone: nothing here writes into inputs
+                warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)
+                value = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{name}: got {type(value).__name__} ({error}); accepted is {accepted}") from error
     if value.layout != torch.strided or value.is_quantized or value.is_complex():
         raise InputError(f"{name}: got {value.layout}, {value.dtype}; accepted is {accepted}")
+    return value
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+) -> float:
+    """A finite number within bounds, as a float.
+
+    Args:
+        above, least: the lower bound, exclusive or inclusive. below, most: the upper one.
+
+    Raises:
+        InputError: it is something else.
+
+    >>> check_number("lr", 0.1, above=0)
+    0.1
+    """
+    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not (
+        number
+        and (above is None or value > above)
+        and (least is None or value >= least)
+        and (below is None or value < below)
+        and (most is None or value <= most)
+    ):
+        low = f" above {above:g}" if above is not None else f" from {least:g}" if least is not None else ""
+        high = f" below {below:g}" if below is not None else f" to {most:g}" if most is not None else ""
+        raise InputError(f"{name}: got {value!r}; accepted is a finite number{low}{' and' * bool(low and below)}{high}")
+    return float(value)
+
+
+def check_choice(name: str, value: object, accepted: Iterable[str]) -> str:
+    """One of some words.
+
+    Raises:
+        InputError: it is something else.
+
+    >>> check_choice("how", "best", ("first", "best"))
+    'best'
+    """
+    accepted = tuple(accepted)
+    if not isinstance(value, str) or value not in accepted:
+        raise InputError(f"{name}: got {value!r}; accepted are {', '.join(map(repr, accepted))}")
     return value

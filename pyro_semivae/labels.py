@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -27,17 +28,21 @@ def is_missing(y: Tensor) -> Tensor:
 
     >>> is_missing(torch.tensor([3, -1])), is_missing(torch.tensor([0.0, float("nan")]))
     (tensor([False,  True]), tensor([False,  True]))
+
+    Raises:
+        InputError: see `as_labels`.
     """
+    y = as_labels(y)  # 255 of uint8 compares equal to -1
     return y.isnan() if y.is_floating_point() else y == MISSING
 
 
-def as_labels(y: Any, name: str = "y") -> Tensor:
+def as_labels(y: Any, name: str = "y", accepted: str = "integers (classes) or floats (binary labels)") -> Tensor:
     """Labels as this library computes with them: integers of any type as int64, floats as they are.
 
     Small integers would not do: a uint8 tensor is a mask where it is an index, and cannot hold -1.
 
     Args:
-        y: a tensor, a numpy array or lists of numbers.
+        y: a tensor, a numpy array or lists of numbers. accepted: what the error says is.
 
     Raises:
         InputError: it is something else, or of booleans.
@@ -45,10 +50,28 @@ def as_labels(y: Any, name: str = "y") -> Tensor:
     >>> as_labels(torch.tensor([1, 2], dtype=torch.uint8)).dtype
     torch.int64
     """
-    y = as_tensor(name, y)
+    y = as_tensor(name, y, accepted)
     if y.dtype == torch.bool:
-        raise InputError(f"{name}: got dtype torch.bool; accepted are class labels, integers, or binary ones, floats")
+        raise InputError(f"{name}: got dtype torch.bool; accepted is {accepted}")
     return y if y.is_floating_point() else y.long()
+
+
+def as_binary(y: Any, name: str = "y") -> Tensor:
+    """Binary labels of any number, `(N, L)` of the default dtype: see `Binary.validate`.
+
+    Raises:
+        InputError: they are no float `(N, L)`, or have values other than 0, 1 and NaN.
+
+    >>> as_binary([[1.0, 0.0]])
+    tensor([[1., 0.]])
+    """
+    y = as_labels(y, name)
+    if y.dim() != 2 or not y.shape[1] or not y.is_floating_point():
+        raise InputError(
+            f"{name}: got {y.dtype} of shape {tuple(y.shape)}; accepted are binary labels, float (N, L) of 0, 1 and, "
+            f"for missing, NaN"
+        )
+    return Binary(y.shape[1]).validate(y, name)
 
 
 def enumerates(site: dict) -> bool:
@@ -99,7 +122,7 @@ class Classes:
             ValueError: wrong rank or dtype, or labels outside -1 .. num_classes - 1.
         """
         accepted = f"a 1-d integer tensor with labels 0 to {self.num_classes - 1}, or {MISSING} for missing"
-        y = as_labels(y, name)
+        y = as_labels(y, name, accepted)
         if y.is_floating_point():
             raise InputError(f"{name}: got dtype {y.dtype}; accepted is {accepted}")
         if y.dim() != 1:
@@ -153,7 +176,7 @@ class Binary:
             ValueError: wrong rank or dtype, or values that are not 0, 1 or NaN.
         """
         accepted = f"a float tensor (B, {self.num_labels}) of 0, 1 and, for missing, NaN"
-        y = as_labels(y, name)
+        y = as_labels(y, name, accepted)
         if not y.is_floating_point():
             raise InputError(f"{name}: got dtype {y.dtype}; accepted is {accepted}")
         if y.dim() != 2 or y.shape[1] != self.num_labels:
@@ -169,27 +192,28 @@ def frequencies(y: Tensor, num_classes: int | None = None, smoothing: float = 1.
     """How often each class, or each binary label, is on among the observed entries of `y`, for a prior p(y).
 
     Args:
-        y: `(B,)` integer labels with `num_classes`, or `(B, L)` floats; some missing.
+        y: `(N,)` integer labels with `num_classes`, or `(N, L)` floats, 0 or 1; some missing.
+        num_classes: C of class labels; None for binary ones.
         smoothing: added to each count (of each class; of on and off), so that nothing is impossible.
 
     Returns probabilities, `(C,)` or `(L,)`.
 
     Raises:
-        InputError: `smoothing` is not a number above 0.
+        InputError: `y` has another shape, dtype or other values; `smoothing` is not a number above 0.
 
     >>> frequencies(torch.tensor([0, 0, 1, -1]), 2)
     tensor([0.6000, 0.4000])
     >>> frequencies(torch.tensor([[1.0, 0.0], [1.0, float("nan")]]))
     tensor([0.7500, 0.3333])
     """
-    if not 0 < smoothing < math.inf:
-        raise InputError(f"smoothing: got {smoothing}; accepted is a finite number above 0")
-    observed = ~is_missing(y)
+    if not isinstance(smoothing, Real) or not 0 < smoothing < math.inf:
+        raise InputError(f"smoothing: got {smoothing!r}; accepted is a finite number above 0")
     if num_classes is not None:
-        counts = torch.bincount(y[observed], minlength=num_classes) + smoothing
+        y = Classes(check_count("num_classes", num_classes, 2)).validate(y)
+        counts = torch.bincount(y[~is_missing(y)], minlength=num_classes) + smoothing
         return counts / counts.sum()
-    on = torch.where(observed, y, 0.0).sum(0) + smoothing
-    return on / (observed.sum(0) + 2 * smoothing)
+    y = as_binary(y)
+    return (y.nansum(0) + smoothing) / ((~is_missing(y)).sum(0) + 2 * smoothing)
 
 
 def _check_support(msg) -> None:
@@ -279,5 +303,23 @@ def select(table: Tensor, values: Tensor, observed: Tensor, dim: int) -> Tensor:
 
     >>> select(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[0], [1]]), torch.tensor([1, -1]), -2)
     tensor([3., 0.])
+
+    Raises:
+        InputError: `dim` is not a dimension of `table` from the right, `values` does not have its size there,
+            `observed` has more than one entry there, or the three do not broadcast.
     """
+    shapes = [tuple(part.shape) for part in (table, values, observed)]
+    if not -table.dim() <= dim < 0:
+        raise InputError(f"dim: got {dim} for a table of shape {shapes[0]}; accepted are {-table.dim()} to -1")
+    fits = values.dim() >= -dim and table.shape[dim] in (1, values.shape[dim])
+    fits = fits and (observed.dim() < -dim or observed.shape[dim] == 1)
+    try:
+        torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise InputError(
+            f"table, values, observed: got shapes {shapes[0]}, {shapes[1]}, {shapes[2]}; accepted are shapes that "
+            f"broadcast, the second with the first's size and the third with none or 1 at dimension {dim}"
+        )
     return torch.where(values == observed, table, 0.0).sum(dim)

@@ -153,7 +153,7 @@ class OneHot(nn.Module):
         self.register_buffer("table", table, persistent=False)
 
     def forward(self, y: Tensor) -> Tensor:
-        return y if y.is_floating_point() else self.table[y]
+        return y if y.is_floating_point() else self.table[y.long()]  # uint8 would be a mask
 
 
 class ConvEncoder(nn.Module):

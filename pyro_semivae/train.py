@@ -18,14 +18,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_semivae.checkpoints import Average, Checkpoint, History
-from pyro_semivae.data.batches import Batches
-from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.data.batches import Batch, Batches
+from pyro_semivae.errors import InputError, check_choice, check_count, check_number
 from pyro_semivae.files import check_plain, writable_file
 from pyro_semivae.infer import LabelledFirst, ObjectiveModule, RowELBO, RowScale
 from pyro_semivae.labels import is_missing
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.settings import setting
-from pyro_semivae.watch import FiniteWatch, check_weights
+from pyro_semivae.stopping import EarlyStopping
+from pyro_semivae.streams import RandomStreams
+from pyro_semivae.watch import FiniteWatch, check_weights, signs_of_failure
 
 
 def constant(progress: float) -> float:
@@ -39,181 +41,256 @@ def cosine(progress: float) -> float:
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {"constant": constant, "cosine": cosine}
+PRECISIONS = ("64-true", "32-true", "bf16-mixed", "16-mixed")
+STEPS, LEAST_EPOCHS = 3000, 10  # what training takes where nothing is said: ten passes through 60,000 rows
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in `fit`: `history` has the epochs that were done, the model its weights (the averages) of now."""
+
+    def __init__(self, history: History):
+        super().__init__(f"interrupted after {len(history)} epochs")
+        self.history = history
 
 
 def fit(
     vae: SemiVAE,
-    x: Tensor,
-    y: Tensor | None = None,
+    x: Any,
+    y: Any = None,
     *,
-    labels_alone: Tensor | None = None,
+    labels_alone: Any = None,
     elbo: RowELBO | None = None,
-    epochs: int = 20,
+    epochs: int | None = None,
     batch_size: int = 200,
     labelled_batch_size: int | None = None,
     labelled_weight: float = 1.0,
-    lr: float = 5e-4,
+    lr: float = 1e-3,
     eps: float = 1e-8,
     clip: Callable[[Iterable[nn.Parameter]], Any] | None = None,
-    schedule: Callable[[float], float] = constant,
-    warm_up: float = 0.0,
+    schedule: str | Callable[[float], float] = "cosine",
+    warm_up: float | None = None,
     corrupt: Callable[[Tensor], Tensor] | None = None,
-    average: float = 0.0,
+    average: float = 0.998,
     seed: int = 0,
     accelerator: str = "cpu",
     precision: str | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     config: dict[str, Any] | None = None,
+    early_stopping: EarlyStopping | None = None,
     on_epoch: Callable[[int, SemiVAE], dict[str, float] | None] | None = None,
     progress: bool = True,
     device_budget: int = 2 << 30,
 ) -> History:
     """Trains a model and its guide with Adam; labels may be missing in any pattern.
 
+    What is not said is the recipe of the examples: the objective's weights, the number of steps, the learning rate and
+    its schedule, averaged weights, the model's warm-up. (Noise on what the encoder sees, `corrupt` and the networks'
+    dropout, is left to you.)
+
     Args:
-        vae: the model. It is trained in place and left on the device; Pyro's parameter store is not used.
-        x: images, uint8 or float in [0, 1], `(N, C, H, W)`.
+        vae: the model. It is trained in place and left on the device; Pyro's parameter store is not used. Parameters
+            that require no gradient stay as they are.
+        x: images, uint8 or float in [0, 1], `(N, C, H, W)`: a tensor, a numpy array or lists.
         y: labels, with missing entries; `None` if none is known.
         labels_alone: labels that have no image, `(N_a,)` or `(N_a, L)`, for objectives that score them
             (`TraceInverted_ELBO`); a step draws `batch_size` of them.
-        elbo: the objective (default: `vae.elbo_for(y)`).
-        epochs: the number of passes through the unlabelled rows, or the labelled ones if that takes more steps.
+        elbo: the objective (default: `vae.elbo_for(y)`, the recipe's; the paper's is `vae.elbo()`).
+        epochs: the number of passes through the unlabelled rows, or the labelled ones if that takes more steps;
+            default: as many as make 3,000 steps, ten at least.
         batch_size, labelled_batch_size, labelled_weight, device_budget: see `data.Batches`.
-        lr, schedule: Adam's learning rate, and its factor as a function of the fraction of training done.
+        lr, schedule: Adam's learning rate, and its factor as a function of the fraction of training done, or the name
+            of one, "constant" or "cosine".
         eps: Adam's epsilon.
         clip: what is done to the parameters' gradients before a step, e.g.
             `partial(torch.nn.utils.clip_grad_value_, clip_value=1.0)`.
-        warm_up: the fraction of training over which the objective's `beta` rises linearly from 0 to what it is.
+        warm_up: the fraction of training over which the objective's `beta` rises linearly from 0 to what it is
+            (default: the model's `warm_up`).
         corrupt: noise on the images that the guide sees, e.g. `data.shift`; the model scores the clean ones. Since any
             q(z | corrupt(x)) is a guide, what is maximised is a bound still (Im et al., AAAI 2017).
-        average: the decay of a moving average of the weights over steps, e.g. 0.998 (Polyak and Juditsky, 1992), which
+        average: the decay of a moving average of the weights over steps (Polyak and Juditsky, 1992), which
             is what the model has after training, after every epoch and in the checkpoint; 0 for the last weights.
-        seed: seeds the order of the rows and the noise (torch's global generators).
-        accelerator, precision: as Fabric knows them, e.g. `"cuda"` and `"bf16-mixed"`; one device.
+        seed: seeds the order of the rows and the noise. Training has random streams of its own: torch's global
+            generators are afterwards as they were, and what a callback draws changes nothing.
+        accelerator, precision: as Fabric knows them, e.g. `"cuda"` and `"bf16-mixed"`; one device. Images, densities
+            and bounds are in the model's own precision, layers compute in the lower one.
         checkpoint: a file written after every epoch. resume: continue from it where it exists; the run is then
             bit-identical to one that was never interrupted (same machine; a schedule's end moves with `epochs`).
             A checkpoint of another data set, objective, seed, batch size or learning rate is refused.
         config: plain values to keep in the checkpoint.
+        early_stopping: ends training when a value of the history gets no better; the model then has the weights of its
+            best epoch, as has the checkpoint. (A schedule and the warm-up still go by `epochs`.)
         on_epoch: called after every epoch with its number (from 1) and the model; what it returns goes into the
             history.
         progress: show a bar with the bound's terms; where the output is no terminal, up to
-            twenty lines.
+            twenty lines. At the end a note says if the classifier is at chance on the labelled rows, or the latents
+            are not used.
 
     Returns one dict per epoch: `epoch`, `bound` (nats per row, weights included), `term/<name>` and `monitor/<name>`
     (means over the epoch's steps), `seconds`.
 
     Raises:
-        ValueError: `x` or `y` are not what the model takes; no row is labelled and `elbo` needs some; the checkpoint
+        InputError: an argument is not what it should be; no row is labelled and `elbo` needs some; the checkpoint
             is damaged or another model's.
-        FloatingPointError: a term of the bound, or a parameter, is not finite. The last checkpoint is kept.
+        FloatingPointError: a term of the bound, the bound, or a parameter, is not finite. The last checkpoint is kept.
+        Interrupted: by Ctrl-C; it has the history, and is a KeyboardInterrupt.
     """
-    check_count("epochs", epochs)
-    if not 0 < lr < math.inf:
-        raise InputError(f"lr: got {lr}; accepted is a finite number above 0")
-    if not 0 < eps < math.inf:
-        raise InputError(f"eps: got {eps}; accepted is a finite number above 0")
-    if not 0 <= warm_up <= 1:
-        raise InputError(f"warm_up: got {warm_up}; accepted is a fraction of training, 0 to 1")
-    if not 0 <= average < 1:
-        raise InputError(f"average: got {average}; accepted is 0 <= average < 1")
-    if elbo is not None and not isinstance(elbo, RowELBO):
+    with torch.inference_mode(False), torch.enable_grad():
+        x, y = vae.validate(x, y)
+        if x is None:
+            raise InputError("x: got nothing; accepted are images")
+        x = x.detach()
+        elbo = vae.elbo_for(y) if elbo is None else elbo
+        warm_up = vae.warm_up if warm_up is None else warm_up
+        schedule = SCHEDULES[check_choice("schedule", schedule, SCHEDULES)] if isinstance(schedule, str) else schedule
+        _check(vae, elbo, lr, eps, warm_up, average, precision, accelerator)
+        _check_callables(clip=clip, schedule=schedule, corrupt=corrupt, on_epoch=on_epoch)
+        if not isinstance(early_stopping, EarlyStopping | None):
+            raise InputError(f"early_stopping: got {early_stopping!r}; accepted is an EarlyStopping")
+        seed = check_count("seed", seed, 0, 2**32 - 1)
+        labels_alone = (
+            None if labels_alone is None else _check_alone(vae.label_values(labels_alone, "labels_alone"), elbo)
+        )
+        check_plain(config or {}, "config")
+        checkpoint = None if checkpoint is None else writable_file(checkpoint, "checkpoint")
+        fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+        batches = Batches(
+            x,
+            y,
+            batch_size=batch_size,
+            labelled_batch_size=labelled_batch_size,
+            labelled_weight=labelled_weight,
+            device=fabric.device,
+            dtype=next(vae.parameters()).dtype,
+            device_budget=device_budget,
+            seed=seed,
+            labels_alone=labels_alone,
+        )
+        if elbo.needs_labels and not len(batches.labelled):
+            raise InputError(f"y: got no labelled row; {type(elbo).__name__} as configured needs some")
+        epochs = max(LEAST_EPOCHS, round(STEPS / batches.steps)) if epochs is None else check_count("epochs", epochs)
+        vae.to(fabric.device)
+        fused = not (clip is not None and precision == "16-mixed")  # which unscales in the step, after the clipping
+        optimiser = torch.optim.Adam([p for p in vae.parameters() if p.requires_grad], lr, eps=eps, fused=fused)
+        history: History = []
+        streams = RandomStreams(seed, fabric.device)
+        averaged = Average(vae, average)
+        of_batches = f"{batches.sizes}, labelled_weight {labelled_weight}, seed {seed}"
+        of_optimiser = {"lr": lr, "schedule": schedule, "warm_up": warm_up, "corrupt": corrupt, "average": average}
+        of_optimiser |= {"precision": precision, "eps": eps, "clip": clip, "early_stopping": str(early_stopping)}
+        kept = {} if checkpoint is None else setting(vae, elbo, x, batches, of_batches, of_optimiser)
+        state = Checkpoint(vae, averaged, optimiser, batches, kept, config or {}, fabric.strategy.precision)
+        if resume and checkpoint is not None:
+            if checkpoint.exists():
+                history, streams.state = state.restore(checkpoint, epochs)
+            else:
+                print(f"no checkpoint at {checkpoint}: starting at epoch 1", file=sys.stderr, flush=True)
+        step = _Step(elbo(vae.model, vae.guide if corrupt is None else _corrupted(vae.guide, corrupt)))
+        optimiser = fabric.setup_optimizers(optimiser)
+        watch = FiniteWatch(every=1 if fabric.device.type == "cpu" else 25)
+
+        def learn(batch: Batch, done: float, where: str) -> Tensor:
+            """One step, when a fraction `done` of training is done; returns what there is to report."""
+            warm(done)
+            for group in optimiser.param_groups:
+                group["lr"] = lr * schedule(done)
+            parts = [batch] if batch.alone is None else [batch, batch.alone]
+            with fabric.autocast():
+                loss, terms, means = step(parts)
+            watch(terms, torch.cat([part.rows for part in parts]), step.names, where, loss)
+            optimiser.zero_grad()
+            fabric.backward(loss)
+            if clip is not None:
+                fabric.strategy.precision.unscale_gradients(optimiser.optimizer)
+                clip(vae.parameters())
+            optimiser.step()
+            averaged.update()
+            return means
+
+        steps, total = batches.steps, max(1, epochs * batches.steps)
+        try:
+            with pyro.validation_enabled(False), _training(vae), _warming_up(elbo, warm_up) as warm, streams:
+                for epoch in range(len(history), epochs):
+                    if early_stopping is not None and early_stopping.is_over(history):
+                        break
+                    start, sums = time.perf_counter(), None
+                    with _bar(steps, epoch, epochs, progress) as bar:
+                        for i, batch in enumerate(batches.epoch(epoch)):
+                            means = learn(batch, (epoch * steps + i) / total, f"epoch {epoch + 1}, step {i + 1}")
+                            sums = means if sums is None else sums + means
+                            _show(bar, i, sums, step.names)
+                        watch.check(step.names)
+                        history.append(_record(epoch, sums / steps, step, time.perf_counter() - start))
+                        if on_epoch is not None:
+                            with _evaluating(vae), averaged.in_place(), streams.outside():
+                                said = on_epoch(epoch + 1, vae) or {}
+                            history[-1].update({name: float(value) for name, value in said.items()})
+                    every = -(-epochs // 20)  # at most twenty lines
+                    if progress and not sys.stderr.isatty() and ((epoch + 1) % every == 0 or epoch + 1 == epochs):
+                        print(_line(history[-1], epochs), file=sys.stderr, flush=True)
+                    check_weights(vae, averaged.values, epoch + 1)
+                    if early_stopping is not None and early_stopping.best(history) == epoch:
+                        with averaged.in_place():
+                            state.best = {name: value.clone() for name, value in vae.state_dict().items()}
+                    if checkpoint is not None:
+                        state.save(checkpoint, history, streams.now())
+        except KeyboardInterrupt as stop:
+            raise Interrupted(history) from stop
+        finally:
+            averaged.exchange()
+        if early_stopping is not None and early_stopping.best(history) is not None:
+            vae.load_state_dict(state.best)
+        if progress:
+            for note in signs_of_failure(vae, x, y, seed=seed):
+                print(f"NOTE: {note}", file=sys.stderr, flush=True)
+        return history
+
+
+def _check(
+    vae: SemiVAE,
+    elbo: Any,
+    lr: float,
+    eps: float,
+    warm_up: float,
+    average: float,
+    precision: str | None,
+    accelerator: str,
+) -> None:
+    check_number("lr", lr, above=0)
+    check_number("eps", eps, above=0)
+    check_number("warm_up", warm_up, least=0, most=1)
+    check_number("average", average, least=0, below=1)
+    if not isinstance(elbo, RowELBO):
         raise InputError(f"elbo: got {type(elbo).__name__}; accepted are this library's objectives, e.g. vae.elbo()")
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed: got {seed}; accepted are 0 to 2^32 - 1")
-    vae.validate(x, y)
-    elbo = vae.elbo_for(y) if elbo is None else elbo
-    if labels_alone is not None:
-        labels_alone = vae.labels.validate(labels_alone, "labels_alone")
-        if not elbo.scores_labels_alone:
-            raise InputError(f"labels_alone: got {len(labels_alone)} labels; {type(elbo).__name__} accepts none alone")
-        if not len(labels_alone) or is_missing(labels_alone).any():
-            raise InputError("labels_alone: got missing labels, or no rows; accepted are one or more, all known")
-    check_plain(config or {}, "config")
-    if checkpoint is not None:
-        checkpoint = writable_file(checkpoint, "checkpoint")
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
-    torch.manual_seed(seed)
-    batches = Batches(
-        x,
-        y,
-        batch_size=batch_size,
-        labelled_batch_size=labelled_batch_size,
-        labelled_weight=labelled_weight,
-        device=fabric.device,
-        dtype=next(vae.parameters()).dtype,
-        device_budget=device_budget,
-        seed=seed,
-        labels_alone=labels_alone,
-    )
-    if elbo.needs_labels and not len(batches.labelled):
-        raise InputError(f"y: got no labelled row; {type(elbo).__name__} as configured needs some")
-    vae.to(fabric.device)
-    optimiser = torch.optim.Adam(vae.parameters(), lr, eps=eps, fused=True)
-    history: History = []
-    averaged = Average(vae, average)
-    of_batches = f"{batches.sizes}, labelled_weight {labelled_weight}, seed {seed}"
-    of_optimiser = {"lr": lr, "schedule": schedule, "warm_up": warm_up, "corrupt": corrupt, "average": average}
-    of_optimiser |= {"precision": precision, "eps": eps, "clip": clip}
-    kept = {} if checkpoint is None else setting(vae, elbo, x, batches, of_batches, of_optimiser)
-    state = Checkpoint(vae, averaged, optimiser, batches, kept, config or {})
-    if resume and checkpoint is not None:
-        if checkpoint.exists():
-            history, random = state.restore(checkpoint, epochs)
-            _set_random(random)
-        else:
-            print(f"no checkpoint at {checkpoint}: starting at epoch 1", file=sys.stderr, flush=True)
-    step_module = _Step(elbo(vae.model, vae.guide if corrupt is None else _corrupted(vae.guide, corrupt)))
-    module, optimiser = fabric.setup(step_module, optimiser)
-    total_steps = max(1, epochs * batches.steps)
-    watch = FiniteWatch(every=1 if fabric.device.type == "cpu" else 25)
-    with pyro.validation_enabled(False), _training(vae), _warming_up(elbo, warm_up) as warm:
-        for epoch in range(len(history), epochs):
-            start, sums = time.perf_counter(), None
-            with _bar(batches.steps, epoch, epochs, progress) as bar:
-                for step, batch in enumerate(batches.epoch(epoch)):
-                    done = (epoch * batches.steps + step) / total_steps
-                    warm(done)
-                    for group in optimiser.param_groups:
-                        group["lr"] = lr * schedule(done)
-                    parts = [batch] if batch.alone is None else [batch, batch.alone]
-                    loss, terms, means = module(*((part.x, part.y, part.scale, part.labelled) for part in parts))
-                    rows = torch.cat([part.rows for part in parts])
-                    watch(terms, rows, step_module.names, f"epoch {epoch + 1}, step {step + 1}")
-                    optimiser.zero_grad()
-                    fabric.backward(loss)
-                    if clip is not None:
-                        clip(vae.parameters())
-                    optimiser.step()
-                    averaged.update()
-                    sums = means if sums is None else sums + means
-                    _show(bar, step, sums, step_module.names)
-                watch.check(step_module.names)
-                history.append(_record(epoch, sums / batches.steps, step_module, time.perf_counter() - start))
-                if on_epoch is not None:
-                    vae.eval()
-                    with averaged.in_place():
-                        history[-1].update({k: float(v) for k, v in (on_epoch(epoch + 1, vae) or {}).items()})
-                    vae.train()
-            every = -(-epochs // 20)  # at most twenty lines
-            if progress and not sys.stderr.isatty() and ((epoch + 1) % every == 0 or epoch + 1 == epochs):
-                print(_line(history[-1], epochs), file=sys.stderr, flush=True)
-            check_weights(vae, epoch + 1)
-            if checkpoint is not None:
-                state.save(checkpoint, history, random=_random())
-    averaged.exchange()
-    return history
+    _check_precision(precision, accelerator)
+    if not any(parameter.requires_grad for parameter in vae.parameters()):
+        raise InputError("vae: got a model of which no parameter requires a gradient: there is nothing to train")
+    if any(parameter.is_inference() for parameter in vae.parameters()):
+        raise InputError(
+            "vae: got a model that was made inside of torch.inference_mode(): make it outside, to train it"
+        )
 
 
-def _random() -> dict[str, Any]:
-    """The state of the process's random numbers."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+def _check_precision(precision: str | None, accelerator: str) -> None:
+    if precision is not None:
+        check_choice("precision", precision, PRECISIONS)
+        if precision == "16-mixed" and accelerator == "cpu":
+            raise InputError("precision: got '16-mixed' on the CPU, which has none; accepted there is 'bf16-mixed'")
 
 
-def _set_random(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+def _check_callables(**values: Any) -> None:
+    for name, value in values.items():
+        if value is not None and not callable(value):
+            example = ", e.g. partial(torch.nn.utils.clip_grad_norm_, max_norm=1.0)" if name == "clip" else ""
+            raise InputError(f"{name}: got {value!r}; accepted is a function{example}")
+
+
+def _check_alone(labels_alone: Tensor, elbo: RowELBO) -> Tensor:
+    if not elbo.scores_labels_alone:
+        raise InputError(f"labels_alone: got {len(labels_alone)} labels; {type(elbo).__name__} accepts none alone")
+    if not len(labels_alone) or is_missing(labels_alone).any():
+        raise InputError("labels_alone: got missing labels, or no rows; accepted are one or more, all known")
+    return labels_alone
 
 
 @contextmanager
@@ -223,6 +300,15 @@ def _training(vae: SemiVAE) -> Iterator[None]:
         yield
     finally:
         vae.eval()
+
+
+@contextmanager
+def _evaluating(vae: SemiVAE) -> Iterator[None]:
+    vae.eval()
+    try:
+        yield
+    finally:
+        vae.train()
 
 
 @contextmanager
@@ -253,7 +339,7 @@ def _corrupted(guide: Callable, corrupt: Callable[[Tensor], Tensor]) -> Callable
 
 
 class _Step(nn.Module):
-    """The one module that Fabric wraps: its forward is the loss of a batch, with what there is to report."""
+    """Its forward is the loss of a batch, with what there is to report."""
 
     def __init__(self, objective: ObjectiveModule):
         super().__init__()
@@ -261,21 +347,20 @@ class _Step(nn.Module):
         self.names: list[str] = []  # of the terms
         self.monitors: list[str] = []
 
-    def forward(self, *parts: tuple[Tensor | None, Tensor | None, Tensor, int]) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, parts: Sequence[Batch]) -> tuple[Tensor, Tensor, Tensor]:
         """The loss; each row's terms, `(T, B)` (a batch's own repeated); their scaled sums and monitors, `(T + M,)`.
 
         Args:
-            parts: images, labels, scales and how many are labelled: of the rows with images, and of those without. The
-                terms of one part are 0 for the rows of the other.
+            parts: the rows with images, and those without. The terms of one part are 0 for the rows of the other.
         """
         loss, terms, sums, monitors = 0.0, [], {}, {}
-        for x, y, scale, labelled in parts:
-            with RowScale(scale), LabelledFirst(labelled):
-                rows = self.objective.rows(x, y)
+        for part in parts:
+            with RowScale(part.scale), LabelledFirst(part.labelled):
+                rows = self.objective.rows(part.x, part.y)
             loss = loss - rows.total()
-            terms.append(torch.stack([term.detach().expand(len(scale)) for term in rows.terms.values()]))
+            terms.append(torch.stack([term.detach().expand(len(part.scale)) for term in rows.terms.values()]))
             for name, term in rows.terms.items():
-                sums[name] = (term if name.startswith("batch/") else (term * scale).sum()).detach()
+                sums[name] = (term if name.startswith("batch/") else (term * part.scale).sum()).detach()
             monitors |= {name: value.detach() for name, value in rows.monitors.items()}
         self.names, self.monitors = [*sums], [*monitors]
         return loss, torch.block_diag(*terms), torch.stack([*sums.values(), *monitors.values()])

@@ -1,12 +1,19 @@
-"""Stops training at numbers that are not finite, and says where they came from."""
+"""Stops training at numbers that are not finite, says where they came from, and whether anything was learnt."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from pyro_semivae import tasks
+from pyro_semivae.check import inspect_model
+from pyro_semivae.labels import is_missing
+from pyro_semivae.models import SemiVAE
+
+LEAST_KL = 1.0  # nats; below it latents are as good as unused
 
 
 class FiniteWatch:
@@ -15,14 +22,14 @@ class FiniteWatch:
     def __init__(self, every: int):
         self.every, self.steps, self.first = every, [], None
 
-    def __call__(self, terms: Tensor, rows: Tensor, names: Sequence[str], where: str) -> None:
-        """Takes in the terms of a step, `(T, B)`, and the numbers of its rows, `(B,)`; may raise, as `check`."""
+    def __call__(self, terms: Tensor, rows: Tensor, names: Sequence[str], where: str, loss: Tensor) -> None:
+        """Takes in a step's terms, `(T, B)`, the numbers of its rows, `(B,)`, and its loss; may raise, as `check`."""
         bad = ~terms.isfinite()
         step = torch.full((), len(self.steps), device=bad.device)
         self.steps.append(where)
-        seen = (bad, rows.to(bad.device), step)
+        seen = (bad, rows.to(bad.device), step, ~loss.detach().isfinite())
         if self.first is not None:
-            known = self.first[0].any()
+            known = self.first[0].any() | self.first[3]
             seen = tuple(torch.where(known, old, new) for old, new in zip(self.first, seen, strict=True))
         self.first = seen
         if len(self.steps) >= self.every:
@@ -32,9 +39,15 @@ class FiniteWatch:
         """Looks at the steps since the last look.
 
         Raises:
-            FloatingPointError: a term was not finite; names the step, the terms, their sites and the rows.
+            FloatingPointError: a term was not finite; names the step, the terms, their sites and the rows. Or the
+                scaled sum of the terms was not, all of which were.
         """
-        if self.first is not None and (bad := self.first[0]).any():
+        if self.first is not None and not (bad := self.first[0]).any() and self.first[3]:
+            raise FloatingPointError(
+                f"the bound is not finite at {self.steps[int(self.first[2])]}, though its terms are: their scaled sum "
+                f"is too large a number"
+            )
+        if self.first is not None and bad.any():
             culprits = [name for name, row in zip(names, bad, strict=True) if row.any()]
             sites = sorted({re.sub(r".*\(|[|)].*", "", name) for name in culprits})
             rows = self.first[1][bad.any(0)].tolist()
@@ -45,8 +58,57 @@ class FiniteWatch:
         self.steps, self.first = [], None
 
 
-def check_weights(module: nn.Module, epoch: int) -> None:
-    """Raises a FloatingPointError that names the parameters which are not finite."""
-    bad = [name for name, parameter in module.named_parameters() if not parameter.isfinite().all()]
+def check_weights(module: nn.Module, averages: Mapping[str, Tensor], epoch: int) -> None:
+    """Raises a FloatingPointError that names the parameters, or their averages, which are not finite."""
+    bad = [f"parameter {name}" for name, parameter in module.named_parameters() if not parameter.isfinite().all()]
+    bad += [f"average of {name}" for name, value in averages.items() if not value.isfinite().all()]
     if bad:
-        raise FloatingPointError(f"parameters {', '.join(bad[:5])} are not finite after epoch {epoch}")
+        raise FloatingPointError(f"{', '.join(bad[:5])}: not finite after epoch {epoch}")
+
+
+def signs_of_failure(vae: SemiVAE, x: Tensor, y: Tensor | None, *, seed: int = 0) -> list[str]:
+    """What a trained model has plainly not learnt, in sentences that say what to try; none if there is nothing to say.
+
+    The classifier's accuracy on (up to 1,000) labelled training rows is compared with always saying the most frequent
+    value, and the KL divergence of the latents' posterior from their prior on (up to 500) rows with `LEAST_KL`.
+
+    Args:
+        x, y: training rows as `fit` takes them. seed: of the draws, which leave the global generators alone.
+    """
+    notes, device = [], next(vae.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+        torch.manual_seed(seed)
+        known = [] if y is None else (~is_missing(y)).reshape(len(y), -1).any(1).nonzero()[:1000, 0]
+        if len(known) and vae.characteristic and (tasks.classifies(vae) or tasks.infers_from_labels(vae)):
+            accuracy, chance, error = _against_chance(
+                tasks.classify(vae, x[known.to(x.device)], mean=True).cpu(), y[known]
+            )
+            if accuracy <= chance + 2 * error:
+                notes.append(
+                    f"accuracy on labelled training rows is {accuracy:.2f}, and always saying the most frequent value "
+                    f"has {chance:.2f}: the classifier has learnt nothing. Try more epochs, a larger classifier_weight "
+                    f"or a warm_up (of 0.3, say), and look at the images and labels"
+                )
+        rows = vae.images(x[:500])
+        latents = inspect_model(vae, rows[:2]).latents
+        terms = vae.elbo().terms(vae.model, vae.guide, rows)
+        densities = [terms[name] for latent in latents for name in (f"p({latent})", f"q({latent})") if name in terms]
+        if densities and (kl := -sum(densities).mean().item()) < LEAST_KL:
+            notes.append(
+                f"KL(q({', '.join(latents)} | x) || p) is {kl:.2f} nats: the latents are hardly used. Try a warm_up "
+                f"(of 0.3, say), a smaller beta, more epochs, or a larger lr"
+            )
+    return notes
+
+
+def _against_chance(probs: Tensor, y: Tensor) -> tuple[float, float, float]:
+    """Accuracy on known labels, that of always saying the (or each binary) label's more frequent value, its error."""
+    if y.is_floating_point():
+        known, on = ~y.isnan(), y > 0.5
+        right = ((probs > 0.5) == on)[known].double().mean().item()
+        frequent = ((y.nanmean(0) > 0.5) == on)[known].double().mean().item()
+        count = int(known.sum())
+    else:
+        right, count = (probs.argmax(1) == y).double().mean().item(), len(y)
+        frequent = (y.bincount().max() / count).item()
+    return right, frequent, (frequent * (1 - frequent) / count) ** 0.5

@@ -77,7 +77,7 @@ def test_terms_and_gradients_equal_the_formula_by_hand(marginal, control_variate
     vae, x = make(classifier)
     options = {"marginal": marginal, "detach": detach, "classifier_weight": 2.5, "beta": 1.7}
     options["control_variate"] = control_variate
-    rows, draws = recorded(vae, vae.elbo(num_samples=K, **options), x, Y)
+    rows, draws = recorded(vae, vae.elbo(num_samples=K, weights="independent", **options), x, Y)
     expected = by_hand(vae, x, Y, draws, **options)
     assert set(rows.terms) == set(expected)
     weights = torch.linspace(0.5, 1.5, len(Y))
@@ -278,7 +278,7 @@ def test_hidden_values_of_missing_entries_do_not_matter_and_gradients_are_finite
 
 def test_effective_sample_size_is_that_of_the_weights():
     vae, x = make()
-    rows, draws = recorded(vae, vae.elbo(num_samples=K), x, Y)
+    rows, draws = recorded(vae, vae.elbo(num_samples=K, weights="independent"), x, Y)
     observed = Y != MISSING
     log_q = vae.q_y.net(draws["z_c"]).log_softmax(-1)[..., observed, :]
     log_q = log_q.gather(-1, Y[observed].expand(len(log_q), -1).unsqueeze(-1)).squeeze(-1)

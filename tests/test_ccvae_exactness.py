@@ -83,7 +83,7 @@ def test_with_the_exact_posterior_every_draw_is_the_log_evidence(marginal):
     x, y = torch.randn(len(Y), 7), Y % 3 * (Y != MISSING) - (Y == MISSING).long()
     log_p_xy = toy.log_p_x_given_y(x) + toy.log_p_y
     log_p_x = log_p_xy.logsumexp(-1)
-    elbo = TraceCCVAE_ELBO(marginal=marginal, num_samples=K, detach="none")
+    elbo = TraceCCVAE_ELBO(marginal=marginal, num_samples=K, weights="independent", detach="none")
     for draw in range(3):
         torch.manual_seed(draw)
         terms = elbo.terms(toy.model, toy.guide, x)
@@ -111,7 +111,7 @@ def test_labelled_bound_in_the_mean_is_the_log_evidence_up_to_the_bias_of_w():
     log_p_xy = (toy.log_p_x_given_y(x[:1]) + toy.log_p_y)[0, 1]
     log_p_x_y = log_p_xy - toy.log_p_y[1] - (toy.log_p_x_given_y(x[:1])[0] + toy.log_p_y).logsumexp(-1) + toy.log_p_y[1]
     guide = poutine.trace(toy.guide)
-    terms = TraceCCVAE_ELBO(num_samples=200, detach="none").terms(toy.model, guide, x, y)
+    terms = TraceCCVAE_ELBO(num_samples=200, detach="none", weights="independent").terms(toy.model, guide, x, y)
     total = sum(terms.values())
     # The bracket is constant under the exact posterior, so the bias is (E[w] - 1) times it plus that of log q(y|x).
     bracket = log_p_xy - log_p_x_y - toy.log_p_y[1]

@@ -208,3 +208,53 @@ def test_show_draws_and_prints(capsys, tmp_path):
     assert (tmp_path / "graph.png").stat().st_size > 5000
     out = capsys.readouterr().out
     assert "p(x | z_c, z_s)" in out and "q(y|x)" in out
+
+
+def test_labels_that_only_the_guide_observes():
+    """Replayed against the guide the model would have its labels; by itself it has others."""
+
+    def model(self, x=None, y=None):
+        self.register()
+        with self.rows(x, y):
+            y = pyro.sample("y", self.p_y(), infer={"enumerate": "parallel"})
+            z_c = pyro.sample("z_c", self.p_z_c(y))
+            z_s = pyro.sample("z_s", self.p_z_s())
+            return pyro.sample("x", self.p_x(z_c, z_s), obs=x)
+
+    with pytest.raises(ContractError, match=r"model: site 'y' does not have the labels that it is given \(obs=y\?\)"):
+        check_model(broken("Forgetful", model=model), *batch())
+
+
+@pytest.mark.parametrize("kind", [list, dict])
+def test_a_network_that_belongs_to_nobody(kind):
+    def model(self, x=None, y=None):
+        self.register()
+        with self.rows(x, y):
+            y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})
+            z_c = pyro.sample("z_c", self.p_z_c(y))
+            z_s = pyro.sample("z_s", self.p_z_s())
+            logits = self.p_x.net(z_c, z_s) + self.more[0](z_s).unsqueeze(-2).unsqueeze(-2)
+            return pyro.sample("x", GreyBernoulli(logits=logits).to_event(3), obs=x)
+
+    vae, net = broken("Lost", model=model), nn.Linear(3, 7)
+    vae.more = [net] if kind is list else {0: net}
+    with pytest.raises(ContractError, match=r"parameters of shapes \[\(7.*\)\] that are not the model's"):
+        check_model(vae, *batch())
+    vae.more = nn.ModuleList([net])
+    check_model(vae, *batch())
+
+
+@pytest.mark.parametrize("cut", [torch.Tensor.detach, torch.round])
+def test_a_latent_that_is_cut_off_from_the_image(cut):
+    """Its other terms still give every parameter a gradient."""
+
+    def model(self, x=None, y=None):
+        self.register()
+        with self.rows(x, y):
+            y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})
+            z_c = pyro.sample("z_c", self.p_z_c(y))
+            z_s = pyro.sample("z_s", self.p_z_s())
+            return pyro.sample("x", self.p_x(z_c, cut(z_s)), obs=x)
+
+    with pytest.raises(ContractError, match=r"no gradient goes from p\(x \| ..\) to 'z_s', on which it depends"):
+        check_model(broken("Cut", model=model), *batch())

@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from lightning_fabric.plugins.precision import Precision
 from training import make, options, rows, same_weights, untimed
 
 from pyro_semivae import data
@@ -214,7 +215,7 @@ def test_restoring_compares_before_it_changes_anything(trained):
     vae = make(seed=8)
     averaged, optimiser = Average(vae, 0.9), torch.optim.Adam(vae.parameters(), 1e-2, fused=True)
     batches = Batches(x, y, batch_size=8, labelled_batch_size=5)
-    checkpoint = Checkpoint(vae, averaged, optimiser, batches, state["setting"], {})
+    checkpoint = Checkpoint(vae, averaged, optimiser, batches, state["setting"], {}, Precision())
     parts = [vae.state_dict(), averaged.values, optimiser.state_dict()]
     before = digest([*parts, averaged.steps])
     save_checkpoint(path, changed("optimiser", "state", 3, "step", delete=True)(copy.deepcopy(state)))
@@ -225,7 +226,9 @@ def test_restoring_compares_before_it_changes_anything(trained):
     history, random = checkpoint.restore(path, 4)
     assert digest([history, random]) == digest([state["history"], state["random"]])
     for name, value in state["in_training"].items():
-        assert torch.equal(vae.state_dict()[name], value) and torch.equal(averaged.values[name], state["weights"][name])
+        assert torch.equal(vae.state_dict()[name], value) and torch.equal(
+            averaged.values[name], state["averages"][name]
+        )
     assert digest(optimiser.state_dict()) == digest(state["optimiser"]) and averaged.steps == state["steps"] == 10
     checkpoint.save(path, history, random={"cpu": torch.ones(3), "more": [torch.zeros(2)]})
     assert digest(load_checkpoint(path)["random"]) == digest({"cpu": torch.ones(3), "more": [torch.zeros(2)]})
@@ -239,7 +242,7 @@ def test_what_is_not_finite_is_not_saved(trained, what):
     vae.register_buffer("free", torch.tensor(torch.inf))
     vae.register_buffer("mean", torch.tensor(1.0))
     averaged, optimiser = Average(vae, 0.9), torch.optim.Adam(vae.parameters(), 1e-2)
-    checkpoint = Checkpoint(vae, averaged, optimiser, Batches(x, y), state["setting"], {})
+    checkpoint = Checkpoint(vae, averaged, optimiser, Batches(x, y), state["setting"], {}, Precision())
     sum(p.sum() for p in vae.parameters()).backward()
     optimiser.step()
     checkpoint.save(path, [{}, {}, {}], random={})
@@ -254,8 +257,12 @@ def test_what_is_not_finite_is_not_saved(trained, what):
             vae.mean.fill_(torch.inf)
         else:
             optimiser.state[named[FIRST]]["exp_avg"][0, 0] = torch.inf
-    of = {"weight": f"weights in training {FIRST}", "average": f"weights {FIRST}", "buffer": "weights mean"}
-    of["optimiser"] = f"the optimiser's state of {FIRST}: exp_avg"
+    of = {
+        "weight": f"weights in training {FIRST}",
+        "average": f"weights {FIRST}, averages {FIRST}",
+        "buffer": "weights mean",
+    }
+    of["buffer"], of["optimiser"] = "weights mean", f"the optimiser's state of {FIRST}: exp_avg"
     with pytest.raises(
         FloatingPointError, match=f"^{of[what]} not finite after epoch 3; .*checkpoint.pt is left as it was"
     ):
@@ -399,16 +406,16 @@ def test_a_checkpoint_of_another_model_of_the_same_sizes_is_refused(tmp_path):
 def test_a_checkpoint_of_other_data_or_another_objective_is_refused(tmp_path):
     x, y, _ = rows()
     path, vae = tmp_path / "checkpoint.pt", make()
-    fit(vae, x, y, **options(epochs=2), checkpoint=path)
+    fit(vae, x, y, elbo=vae.elbo(), **options(epochs=2), checkpoint=path)
     again = {**options(), "checkpoint": path, "resume": True}
     with pytest.raises(ValueError, match="other data"):
-        fit(make(), 255 - x, y, **again)
+        fit(make(), 255 - x, y, elbo=vae.elbo(), **again)
     swapped, j = y.clone(), (y[:20] != y[0]).nonzero()[0, 0]
     swapped[0], swapped[j] = y[j], y[0]
     with pytest.raises(ValueError, match="other labels"):
-        fit(make(), x, swapped, **again)
+        fit(make(), x, swapped, elbo=vae.elbo(), **again)
     with pytest.raises(ValueError, match="other labels"):
-        fit(make(), x, torch.where(y == MISSING, y, 4 - y), **again)
+        fit(make(), x, torch.where(y == MISSING, y, 4 - y), elbo=vae.elbo(), **again)
     with pytest.raises(ValueError, match=r"other objective: .*beta 1\.0.*, now .*beta 2\.0"):
         fit(make(), x, y, elbo=vae.elbo(beta=2.0), **again)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pyro_semivae import data
+from pyro_semivae.errors import InputError
 from pyro_semivae.labels import MISSING, Classes
 
 
@@ -58,6 +59,10 @@ def test_a_missing_file_says_where_it_belongs(mnist):
         (lambda raw: raw + b"x", "too long"),
         (lambda raw: b"\x1f\x8b\x08" + raw[3:], "not an IDX file"),
         (lambda raw: b"", "not an IDX file"),
+        (lambda raw: raw[:4] + struct.pack(">3I", 2**22, 2**21, 2**21) + raw[16:], f"truncated, .* means {2**64 + 16}"),
+        (lambda raw: raw[:4] + struct.pack(">3I", 0, 28, 28), r"no items, its header says \(0, 28, 28\)"),
+        (lambda raw: raw[:3] + b"\xff" + raw[4:], "255 dimensions; accepted are 1"),
+        (lambda raw: raw[:3] + b"\0" + raw[4:], "0 dimensions"),
     ],
 )
 def test_damaged_idx_files_are_named(mnist, change, message):
@@ -201,6 +206,63 @@ def test_staged_batches_are_those_of_a_resident_set(stage, monkeypatch):
         assert torch.equal(a.rows, b.rows) and torch.equal(a.x, b.x) and torch.equal(a.y, b.y)
 
 
+IMAGES = torch.zeros(20, 1, 2, 2, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 2.5}, "batch_size: got 2.5; accepted are 1, 2"),
+        ({"batch_size": True}, "batch_size: got True"),
+        ({"batch_size": 10**20}, f"batch_size: got {10**20}; accepted are 1 to"),
+        ({"batch_size": 1e20}, "batch_size: got 1e"),
+        ({"batch_size": "5"}, "batch_size: got '5'"),
+        ({"labelled_batch_size": 0}, "labelled_batch_size: got 0"),
+        ({"labelled_weight": -1}, "labelled_weight: got -1"),
+        ({"labelled_weight": math.nan}, "labelled_weight: got nan"),
+        ({"device_budget": -1}, "device_budget: got -1"),
+        ({"device_budget": "2 GB"}, "device_budget: got '2 GB'"),
+        ({"seed": 2**32}, f"seed: got {2**32}; accepted are 0 to {2**32 - 1}"),
+        ({"seed": 1.5}, "seed: got 1.5"),
+        ({"x": IMAGES[:0]}, "x: got 0 rows"),
+        ({"x": IMAGES[:, 0]}, r"x: got torch.uint8 of shape \(20, 2, 2\)"),
+        ({"x": IMAGES.long()}, "x: got torch.int64"),
+        ({"x": None}, "x: got NoneType"),
+        ({"y": torch.arange(19)}, r"x, y: got 20 images and labels of shape \(19,\)"),
+        ({"y": torch.tensor(1)}, r"x, y: got 20 images and labels of shape \(\)"),
+        ({"y": [True] * 20}, "y: got dtype torch.bool"),
+        ({"labels_alone": []}, "labels_alone: got 0 rows"),
+    ],
+)
+def test_what_batches_cannot_be_made_of_is_named(options, message):
+    with pytest.raises(InputError, match=message):
+        data.Batches(**{"x": IMAGES, "y": torch.arange(20) % 3, **options})
+
+
+def test_batches_of_arrays_lists_and_small_integers_are_those_of_tensors():
+    x, y = torch.randint(0, 256, (20, 1, 2, 2), dtype=torch.uint8), torch.arange(20) % 4 - 1
+    expected = list(data.Batches(x, y, batch_size=6, labelled_batch_size=3, labels_alone=y).epoch(0))
+    sizes = {"batch_size": np.int64(6), "labelled_batch_size": np.uint8(3), "seed": np.int32(0)}
+    for images, labels in ((x.numpy(), y.numpy().astype(np.int8)), (x.tolist(), y.tolist())):
+        images = np.asarray(images, np.uint8)
+        got = list(data.Batches(images, labels, labels_alone=labels, **sizes).epoch(0))
+        for a, b in zip(got, expected, strict=True):
+            assert torch.equal(a.x, b.x) and torch.equal(a.y, b.y) and torch.equal(a.alone.y, b.alone.y)
+            assert a.y.dtype == a.alone.y.dtype == torch.int64
+
+
+def test_a_batch_has_at_most_all_rows():
+    batches = data.Batches(IMAGES, torch.arange(20) % 3 - 1, batch_size=10_000)
+    assert batches.sizes == (13, 7) and batches.steps == 1
+
+
+def test_only_bytes_and_floats_become_images_in_the_unit_interval():
+    assert data.to_unit(torch.tensor([0, 51], dtype=torch.uint8)).tolist() == [0.0, 0.2]
+    for x in (torch.tensor([0, 51]), torch.tensor([True])):
+        with pytest.raises(InputError, match=f"x: got dtype {x.dtype}; accepted are floats"):
+            data.to_unit(x)
+
+
 @pytest.mark.parametrize(
     ("y", "message"),
     [
@@ -209,61 +271,13 @@ def test_staged_batches_are_those_of_a_resident_set(stage, monkeypatch):
         (torch.tensor([0.0, 1.0]), "float"),
         (torch.tensor([True]), "bool"),
         (torch.tensor([[0, 1]]), r"shape \(1, 2\)"),
-        ([0, 1], "list"),
+        ("01", "str"),
     ],
 )
 def test_labels_outside_the_space_are_named(y, message):
     with pytest.raises(ValueError, match=rf"y: .*{message}.*accepted is.*0 to 4.*-1"):
         Classes(5).validate(y)
     assert MISSING == -1 and Classes(5).validate(torch.tensor([0, 4, -1])).dtype == torch.int64
-
-
-def test_jitter_moves_turns_and_zooms():
-    x = torch.rand(5, 2, 9, 12)
-    torch.testing.assert_close(data.jitter(x, 0, 0, 0), x)
-    with torch.autocast("cpu", torch.bfloat16):  # places are not rounded
-        torch.testing.assert_close(data.jitter(x.float(), 0, 0, 0), x.float(), atol=1e-4, rtol=0)
-    spot = torch.zeros(400, 1, 21, 21)
-    spot[:, :, 10, 10] = 1.0
-    moved = data.jitter(spot, pixels=3, degrees=0, zoom=0)
-    axis = torch.arange(21.0)
-    mass = moved.sum((1, 2, 3))
-    torch.testing.assert_close(mass, torch.ones(400))  # a shift keeps what there is
-    rows, columns = (moved.sum(1) * axis[:, None]).sum((1, 2)) - 10, (moved.sum(1) * axis).sum((1, 2)) - 10
-    for offset in (rows, columns):
-        assert offset.abs().max() <= 3.001 and offset.min() < -2.5 and offset.max() > 2.5
-    bar = torch.zeros(400, 1, 21, 21)
-    bar[:, :, 10, 3:18] = 1.0
-    turned = data.jitter(bar, pixels=0, degrees=90, zoom=0)
-    # Second moments say how far the bar is turned: upright bars vary along rows, lying ones along columns.
-    up = (turned.sum(1) * (axis - 10)[:, None] ** 2).sum((1, 2)) / turned.sum((1, 2, 3))
-    assert up.max() > 15 and up.min() < 1
-    zoomed = data.jitter(bar, pixels=0, degrees=0, zoom=0.5)
-    length = (zoomed[:, 0, 10] > 0.5).sum(-1)
-    assert length.min() <= 9 and length.max() >= 20
-    upright = bar.transpose(2, 3)
-    slanted = data.jitter(upright, pixels=0, degrees=0, zoom=0, shear=0.5)
-    places = (slanted[:, 0] * axis).sum(-1) / slanted[:, 0].sum(-1)  # the bar's column in each row
-    per_row = (places[:, 15] - places[:, 5]) / 10
-    torch.testing.assert_close(places[:, 10], torch.full((400,), 10.0))
-    assert per_row.abs().max() <= 0.501 and per_row.min() < -0.45 and per_row.max() > 0.45
-    square = torch.zeros(400, 1, 21, 21)
-    square[:, :, 6:15, 6:15] = 1.0
-    for each_axis in (False, True):
-        zoomed = data.jitter(square, pixels=0, degrees=0, zoom=0.3, each_axis=each_axis)[:, 0]
-        high, wide = zoomed[:, :, 10].sum(-1), zoomed[:, 10].sum(-1)  # of the middle column and row
-        assert ((high - wide).abs().max() > 2) == each_axis
-        assert min(high.min(), wide.min()) < 7.5 and max(high.max(), wide.max()) > 11
-    for options in (
-        {"pixels": -1},
-        {"degrees": -1},
-        {"zoom": 1},
-        {"shear": -1},
-        {"pixels": math.nan},
-        {"shear": math.inf},
-    ):
-        with pytest.raises(ValueError, match="pixels, degrees, zoom, shear: got"):
-            data.jitter(x, **options)
 
 
 def test_labels_are_lost_entry_by_entry_and_dropped_row_by_row():

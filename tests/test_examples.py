@@ -138,15 +138,27 @@ def test_ccvae_with_one_label_a_class(run, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--labelled", "0"], "labelled: got 0 rows"),
-        (["--labelled", "1.5"], "labelled: got the fraction 1.5"),
-        (["--labelled", "many"], "labelled: got 'many'"),
+        (["--labelled", "0"], "--labelled: got 0; accepted are 1, 2"),
+        (["--labelled", "1.5"], "--labelled: got 1.5; accepted is a finite number above 0"),
+        (["--labelled", "many"], "--labelled: got 'many'"),
+        (["--labelled", "100000"], "--labelled: got 100000 rows; accepted are 1 to 1438"),
+        (["--alpha", "-1"], "--alpha: got -1.0; accepted is a finite number from 0"),
+        (["--turn", "-3"], "--turn: got -3.0"),
+        (["--zoom", "nan"], "--zoom: got nan"),
+        (["--z-c", "1e20"], "--z-c: got '1e20'; accepted is a whole number"),
+        (
+            ["--num-samples", "99999999999999999999"],
+            "--num-samples: got 99999999999999999999; accepted are 1 to 2147483647",
+        ),
+        (["--seed", "9" * 20], f"--seed: got {'9' * 20}; accepted are 0 to 4294967295"),
+        (["--dataset", "cifar"], "--dataset: invalid choice: 'cifar'"),
+        (["--wrong"], "unrecognized arguments: --wrong"),
         (["--epochs", "0"], "--epochs: got 0"),
         (["--batch-size", "-4"], "--batch-size: got -4"),
         (["--seed", "-1"], "--seed: got -1"),
-        (["--shift", "-1"], "pixels: got -1"),
-        (["--beta", "-1"], "beta: got -1"),
-        (["--hold-out", "100000"], "num_rows: got 100000"),
+        (["--shift", "-1"], "--shift: got -1"),
+        (["--beta", "-1"], "--beta: got -1"),
+        (["--hold-out", "100000"], "--hold-out: got 100000"),
         (["--out", "/proc/nowhere"], "--out: cannot write to /proc/nowhere"),
         (["--dataset", "mnist", "--data-dir", "void"], "dataset mnist: no file void/MNIST/raw/"),
         *([] if torch.cuda.is_available() else [(["--cuda"], "--cuda: this machine has no GPU")]),
@@ -162,6 +174,34 @@ def test_bad_flags_are_one_line(flags, message, monkeypatch, tmp_path, capsys):
         runpy.run_path(str(ROOT / "examples" / "ccvae.py"), run_name="__main__")
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")
+
+
+def test_too_much_memory_is_one_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ccvae.py", "--smoke-test", "--z-c", "2000000000"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / "examples" / "ccvae.py"), run_name="__main__")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: out of memory (")
+
+
+def test_help_shows_the_defaults_that_are_used(monkeypatch, capsys):
+    for flags, shown in (
+        (
+            [],
+            (
+                "--alpha ALPHA extra weight",
+                "(default: 1000.0 on digits, mnist, fashionmnist; else 1.0)",
+                "0.2 on faces",
+            ),
+        ),
+        (["--preset", "paper"], ("(default: 0.0005 on digits, mnist, fashionmnist; else 0.0002)", "(default: 100)")),
+    ):
+        monkeypatch.setattr(sys, "argv", ["ccvae.py", *flags, "--help"])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(ROOT / "examples" / "ccvae.py"), run_name="__main__")
+        said = " ".join(capsys.readouterr().out.split())
+        assert stop.value.code == 0 and all(part in said for part in shown)
 
 
 def test_a_run_resumes_after_ctrl_c_and_refuses_another_models_checkpoint(ctrl_c, run, tmp_path):

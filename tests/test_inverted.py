@@ -1,7 +1,10 @@
 """The inverted VAE: its objective by hand, labels without images in fit, what is refused."""
 
+import argparse
 import copy
 import math
+import runpy
+from pathlib import Path
 
 import pyro
 import pytest
@@ -12,10 +15,13 @@ from test_reverse import SHAPE, C, D, Y, log_bernoulli, log_q_z, make
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
+from training import options
 
+from pyro_semivae.cli import for_dataset
 from pyro_semivae.infer import LabelledFirst, LocalParameters, RowScale, TraceInverted_ELBO
 from pyro_semivae.labels import MISSING
 from pyro_semivae.models import M2
+from pyro_semivae.settings import described
 from pyro_semivae.train import fit
 
 OBSERVED = torch.tensor([2, MISSING, 0, 4, MISSING, 2])
@@ -115,10 +121,11 @@ def test_the_images_term_decodes_the_labelled_rows_alone():
     assert_close(terms["image"], torch.cat([-0.3 * (x[:3] - mean).square().flatten(1).sum(1), torch.zeros(3)]))
 
 
-def test_without_an_objective_the_weights_are_the_papers():
-    vae = make()
-    elbo = vae.elbo_for(OBSERVED)
-    assert (elbo.forward.classifier_weight, elbo.image_weight, elbo.reverse_weight) == (10.0, 0.1, 1.0)
+def test_without_an_objective_the_weights_are_the_examples():
+    script = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "inverted_vae.py"))
+    vae, args = make(), for_dataset(script["arguments"]([]), "mnist")
+    found, expected = vae.elbo_for(OBSERVED), script["objective"](vae, argparse.Namespace(**args), args["alpha"])
+    assert described(found) == described(expected)
 
 
 def test_the_classifiers_noise_is_in_training_and_in_q_y_alone():
@@ -180,10 +187,6 @@ def test_a_step_in_reverse_traces_to_one_graph(gradient):
         other = Y["classes"].flip(0)
         expected, got = (seeded(lambda f=f: f(parameters, other)) for f in (step, graph))
     assert_close(got[0], expected[0])
-
-
-def options(**more):
-    return {"epochs": 4, "batch_size": 4, "labelled_batch_size": 3, "lr": 1e-2, "progress": False, **more}
 
 
 def test_fit_with_labels_alone_resumes_bit_identically(tmp_path):

@@ -184,29 +184,34 @@ def test_two_runs_side_by_side(example, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flag", "value", "what"),
+    ("flag", "value", "accepted"),
     [
         ("--first-epochs", -1, "accepted are 0, 1"),
         ("--true-epochs", -1, "accepted are 0, 1"),
         ("--labels-alone", 0, "accepted are 1, 2"),
-        ("--alpha", "nan", "accepted is a finite number"),
-        ("--reverse-weight", -1.0, "accepted is a finite number"),
+        ("--alpha", "nan", "accepted is a finite number from 0"),
+        ("--reverse-weight", -1.0, "accepted is a finite number from 0"),
         ("--box", "inf", "accepted is a finite number above 0"),
-        ("--zoom", 1.0, "accepted is 0 <= zoom < 1"),
-        ("--turn", "nan", "accepted is a finite number"),
-        ("--shift", -1.0, "accepted is a finite number"),
-        ("--shear", "inf", "accepted is a finite number"),
-        ("--clip", -1, "accepted is a finite number"),
-        ("--clip-norm", "nan", "accepted is a finite number"),
+        ("--zoom", 1.0, "accepted is a finite number from 0 and below 1"),
+        ("--turn", "nan", "accepted is a finite number from 0"),
+        ("--shift", -1.0, "accepted is a finite number from 0"),
+        ("--shear", "inf", "accepted is a finite number from 0"),
+        ("--clip", -1.0, "accepted is a finite number from 0"),
+        ("--clip-norm", "nan", "accepted is a finite number from 0"),
         ("--encoder-hidden", 0, "accepted are 1, 2"),
-        ("--classes", 10, "accepted are 1 to 9"),
-        ("--temperature", 0, "accepted is a finite number above 0"),
+        ("--temperature", 0.0, "accepted is a finite number above 0"),
     ],
 )
-def test_bad_flags_are_refused(example, flag, value, what):
-    name = {"--encoder-hidden": "hidden", "--temperature": "temperature"}.get(flag, flag)
-    with pytest.raises(InputError, match=f"{name}: got {value}.*{what}"):
+def test_bad_flags_are_refused_as_they_are_read(example, flag, value, accepted, capsys):
+    with pytest.raises(SystemExit) as stop:
         example(flag, value, train=False)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {flag}: got {value}; {accepted}")
+
+
+def test_more_classes_than_there_are_cannot_be_labelled(example):
+    with pytest.raises(InputError, match="--classes: got 10; accepted are 1 to 9"):
+        example("--classes", 10, train=False)
 
 
 def test_what_is_measured_is_that_of_the_canonical_images(monkeypatch):

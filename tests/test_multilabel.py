@@ -74,7 +74,9 @@ def test_the_marginal_is_the_sum_over_all_patterns_of_labels():
 @pytest.mark.parametrize("marginal", ["exact", "jensen"])
 def test_terms_and_gradients_equal_the_formula_by_hand(marginal, classifier):
     vae, x = make(classifier)
-    elbo = vae.elbo(marginal=marginal, num_samples=K, detach="none", classifier_weight=3.0, beta=2.0)
+    elbo = vae.elbo(
+        marginal=marginal, num_samples=K, weights="independent", detach="none", classifier_weight=3.0, beta=2.0
+    )
     rows, draws = recorded(vae, elbo, x, Y)
     loc, scale = gaussian(vae.q_z.net(x))  # (B, L + D_s)
     drawn = torch.cat([draws["z_c"], draws["z_s"].squeeze(2)], -1).detach()  # (1 + K, B, L + D_s)
@@ -265,7 +267,8 @@ def test_frequencies_of_what_is_observed():
         (torch.tensor([[0, 1]]), "dtype torch.int64"),
         (torch.tensor([0.0, 1.0]), r"shape \(2,\)"),
         (torch.zeros(3, 3), r"shape \(3, 3\)"),
-        ([0.0], "list"),
+        ([0.0], r"shape \(1,\)"),
+        (["a"], "list"),
     ],
 )
 def test_labels_outside_the_space_are_named(y, message):

@@ -1,5 +1,6 @@
 """Noise on what the guide sees in training."""
 
+import math
 from functools import partial
 
 import pytest
@@ -8,7 +9,8 @@ from torch.testing import assert_close
 from training import make, options, rows
 
 from pyro_semivae import tasks
-from pyro_semivae.data import adversarial, in_turn, shift, where_learning
+from pyro_semivae.data import adversarial, in_turn, jitter, shift, where_learning
+from pyro_semivae.errors import InputError
 from pyro_semivae.train import fit
 
 
@@ -62,8 +64,6 @@ def test_noise_may_ask_the_model_in_training():
     elbo = vae.elbo(marginal="jensen", consistency_weight=2.0, num_samples=3)
     history = fit(vae, x, y, elbo=elbo, corrupt=partial(where_learning, noise=noise), **options(epochs=2))
     assert history[-1]["term/consistency"] < 0
-    with pytest.raises(ValueError, match="radius, probe: got 0"):
-        adversarial(torch.rand(2, 1, 4, 7), lambda z: z, radius=0)
 
 
 def test_shift_moves_each_image_by_its_own_offset():
@@ -77,3 +77,123 @@ def test_shift_moves_each_image_by_its_own_offset():
         assert len(found) == 1
         offsets.add(found[0])
     assert len(offsets) == 9
+
+
+def test_jitter_moves_turns_and_zooms():
+    x = torch.rand(5, 2, 9, 12)
+    assert_close(jitter(x, 0, 0, 0), x)
+    with torch.autocast("cpu", torch.bfloat16):  # places are not rounded
+        assert_close(jitter(x.float(), 0, 0, 0), x.float(), atol=1e-4, rtol=0)
+    spot = torch.zeros(400, 1, 21, 21)
+    spot[:, :, 10, 10] = 1.0
+    moved = jitter(spot, pixels=3, degrees=0, zoom=0)
+    axis = torch.arange(21.0)
+    mass = moved.sum((1, 2, 3))
+    assert_close(mass, torch.ones(400))  # a shift keeps what there is
+    rows, columns = (moved.sum(1) * axis[:, None]).sum((1, 2)) - 10, (moved.sum(1) * axis).sum((1, 2)) - 10
+    for offset in (rows, columns):
+        assert offset.abs().max() <= 3.001 and offset.min() < -2.5 and offset.max() > 2.5
+    bar = torch.zeros(400, 1, 21, 21)
+    bar[:, :, 10, 3:18] = 1.0
+    turned = jitter(bar, pixels=0, degrees=90, zoom=0)
+    # Second moments say how far the bar is turned: upright bars vary along rows, lying ones along columns.
+    up = (turned.sum(1) * (axis - 10)[:, None] ** 2).sum((1, 2)) / turned.sum((1, 2, 3))
+    assert up.max() > 15 and up.min() < 1
+    zoomed = jitter(bar, pixels=0, degrees=0, zoom=0.5)
+    length = (zoomed[:, 0, 10] > 0.5).sum(-1)
+    assert length.min() <= 9 and length.max() >= 20
+    upright = bar.transpose(2, 3)
+    slanted = jitter(upright, pixels=0, degrees=0, zoom=0, shear=0.5)
+    places = (slanted[:, 0] * axis).sum(-1) / slanted[:, 0].sum(-1)  # the bar's column in each row
+    per_row = (places[:, 15] - places[:, 5]) / 10
+    assert_close(places[:, 10], torch.full((400,), 10.0))
+    assert per_row.abs().max() <= 0.501 and per_row.min() < -0.45 and per_row.max() > 0.45
+    square = torch.zeros(400, 1, 21, 21)
+    square[:, :, 6:15, 6:15] = 1.0
+    for each_axis in (False, True):
+        zoomed = jitter(square, pixels=0, degrees=0, zoom=0.3, each_axis=each_axis)[:, 0]
+        high, wide = zoomed[:, :, 10].sum(-1), zoomed[:, 10].sum(-1)  # of the middle column and row
+        assert ((high - wide).abs().max() > 2) == each_axis
+        assert min(high.min(), wide.min()) < 7.5 and max(high.max(), wide.max()) > 11
+
+
+@pytest.mark.parametrize("shape", [(13, 29), (29, 13)])
+def test_jitter_keeps_distances_in_images_that_are_no_squares(shape):
+    h, w = shape
+    rows, columns = torch.arange(h) - (h - 1) / 2, torch.arange(w) - (w - 1) / 2
+
+    def places(x):
+        """How far the middle of mass is down and to the right of the images' middle, `(B, 2)`."""
+        mass = x[:, 0] / x.sum((1, 2, 3))[:, None, None]
+        return torch.stack([(mass.sum(2) * rows).sum(1), (mass.sum(1) * columns).sum(1)], 1)
+
+    spot = torch.exp(-((rows - 3.0)[:, None] ** 2 + (columns - 2.0) ** 2) / 2).expand(400, 1, h, w)
+    start = places(spot)[0]
+    turned = places(jitter(spot, pixels=0, degrees=180, zoom=0))
+    radius = turned.norm(dim=1)
+    assert_close(radius, torch.full((400,), 13.0**0.5), atol=0.1, rtol=0)
+    angle = torch.atan2(turned[:, 0], turned[:, 1])
+    assert angle.min() < -3 and angle.max() > 3, "all the way round"
+    moved = places(jitter(spot, pixels=2, degrees=0, zoom=0)) - start
+    assert (moved.abs().amax(0) < 2.05).all() and (moved.abs().amax(0) > 1.9).all()
+    slanted = places(jitter(spot, pixels=0, degrees=0, zoom=0, shear=0.5)) - start
+    assert slanted[:, 0].abs().max() < 0.05 and 1.4 < slanted[:, 1].abs().max() < 1.55  # half a column a row
+    both = jitter(spot, pixels=0, degrees=180, zoom=0, shear=0.3)
+    assert_close(both.sum((1, 2, 3)), spot.sum((1, 2, 3)), atol=0, rtol=0.04)  # neither changes areas
+    ratio = places(jitter(spot, pixels=0, degrees=0, zoom=0.2)) / start
+    assert_close(ratio[:, 0], ratio[:, 1], atol=0.03, rtol=0)
+    assert ratio.min() < 0.83 and ratio.max() > 1.17
+
+
+X = torch.rand(3, 2, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("noise", "options", "message"),
+    [
+        (shift, {"pixels": 1.5}, "pixels: got 1.5; accepted are 0, 1"),
+        (shift, {"pixels": math.nan}, "pixels: got nan"),
+        (shift, {"pixels": True}, "pixels: got True"),
+        (shift, {"pixels": -1}, "pixels: got -1"),
+        (shift, {"pixels": 6}, "pixels: got 6; accepted are 0 to 5"),
+        (shift, {"x": X[0]}, r"x: got torch.float32 of shape \(2, 4, 5\); accepted are images \(B, C, H, W\)"),
+        (shift, {"x": X.numpy()}, "x: got ndarray"),
+        (jitter, {"pixels": -1}, "pixels: got -1; accepted is a finite number from 0 to 5"),
+        (jitter, {"pixels": math.nan}, "pixels: got nan"),
+        (jitter, {"pixels": 1e300}, "pixels: got 1e"),
+        (jitter, {"pixels": True}, "pixels: got True"),
+        (jitter, {"degrees": -1}, "degrees: got -1"),
+        (jitter, {"degrees": 1e300}, "degrees: got 1e.*to 360"),
+        (jitter, {"degrees": "15"}, "degrees: got '15'"),
+        (jitter, {"zoom": 1}, "zoom: got 1; accepted is .* below 1"),
+        (jitter, {"zoom": math.nan}, "zoom: got nan"),
+        (jitter, {"shear": -1}, "shear: got -1"),
+        (jitter, {"shear": math.inf}, "shear: got inf"),
+        (jitter, {"x": (X * 255).byte()}, "x: got torch.uint8 .*floats"),
+        (jitter, {"x": X[:0]}, r"x: got .* of shape \(0, 2, 4, 5\)"),
+        (adversarial, {"log_probs": None, "radius": 0}, "radius: got 0; accepted is a finite number above 0"),
+        (adversarial, {"log_probs": None, "radius": True}, "radius: got True"),
+        (adversarial, {"log_probs": None, "probe": math.nan}, "probe: got nan"),
+        (adversarial, {"log_probs": None, "x": X[0, 0]}, "x: got"),
+        (in_turn, {"noises": []}, "noises: got none"),
+        (in_turn, {"noises": [shift, lambda z: z[:, :, :1, :1]]}, r"noises: got shape \(1, 2, 1, 1\) from number 1"),
+    ],
+)
+def test_bad_noise_is_named(noise, options, message):
+    with pytest.raises(InputError, match=message):
+        noise(**{"x": X, **options})
+
+
+def test_adversarial_noise_is_along_the_gradient_of_the_divergence():
+    """KL(p(y|x) || p(y|x + r)) with soft answers, at a random r of length `probe`: by hand."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    x = torch.rand(6, 1, 3, 4)
+    torch.manual_seed(1)
+    r = torch.randn_like(x)
+    r = (2.0 * r / r.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).requires_grad_()
+    p, q = net(x).softmax(1).detach(), net(x + r).softmax(1)
+    (gradient,) = torch.autograd.grad((p * (p / q).log()).sum(), r)
+    expected = x + 0.7 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    torch.manual_seed(1)
+    assert_close(adversarial(x, lambda z: net(z).log_softmax(1), radius=0.7, probe=2.0), expected)

@@ -209,7 +209,7 @@ def test_partly_observed_rows_by_hand(marginal, detach):
     nan = float("nan")
     y = torch.tensor([[1.0, 0.0, 1.0], [nan, 1.0, nan], [0.0, nan, 0.0], [nan, nan, nan], [nan, 0.0, 0.0]])
     guide = poutine.trace(several.guide)
-    elbo = TraceCCVAE_ELBO(marginal=marginal, detach=detach, num_samples=k, max_plate_nesting=2)
+    elbo = TraceCCVAE_ELBO(marginal=marginal, detach=detach, weights="independent", num_samples=k, max_plate_nesting=2)
     terms = elbo.terms(several.model, guide, x, y)
     z = guide.trace.nodes["z"]["value"]  # (particles, B, L)
     total = []

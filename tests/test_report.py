@@ -63,7 +63,7 @@ def test_grey_images_with_labels_that_are_missing_are_measured_and_drawn(num_lab
     grey, y = faces.x[:, :1], faces.y[:, :num_labels].clone()
     y[torch.rand(y.shape) < 0.3] = math.nan
     names = tuple(map(str, range(num_labels)))
-    some = replace(faces, name="grey", x=grey, y=y, label_names=names, strengths=None, strengths_test=None).hold_out(90)
+    some = data.ImageData("grey", names, grey, y, grey, y).hold_out(90)
     vae = CCVAE(some.x_shape, some.labels, networks=MLPs((8,)))
     found = report.measure(vae, some, quick=True)
     selective = found.pop("intervention_selectivity")

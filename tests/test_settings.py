@@ -253,10 +253,10 @@ def test_the_same_code_in_another_process_is_the_same(tmp_path):
 def test_a_run_of_another_function_is_not_resumed(tmp_path, first, second, message):
     x, y, _ = rows()
     path = tmp_path / "checkpoint.pt"
-    fit(make(), x, y, **options(epochs=1), checkpoint=path, **first)
+    fit(make(), x, y, **options(epochs=1, **first), checkpoint=path)
     with pytest.raises(ValueError, match=f"was trained with {message}$"):
-        fit(make(), x, y, **options(epochs=2), checkpoint=path, resume=True, **second)
-    fit(make(), x, y, **options(epochs=2), checkpoint=path, resume=True, **first)
+        fit(make(), x, y, **options(epochs=2, **second), checkpoint=path, resume=True)
+    fit(make(), x, y, **options(epochs=2, **first), checkpoint=path, resume=True)
 
 
 def test_noise_on_a_network_and_a_model_of_ones_own_count(tmp_path):

@@ -104,7 +104,7 @@ def test_a_parameter_that_is_not_finite_never_reaches_a_checkpoint(tmp_path):
             with torch.no_grad():
                 vae.p_z_c.net[1].layers[-1].bias[0] = float("nan")
 
-    with pytest.raises(FloatingPointError, match=r"parameters p_z_c.net.1.layers.2.bias are not finite after epoch 2"):
+    with pytest.raises(FloatingPointError, match=r"parameter p_z_c.net.1.layers.2.bias: not finite after epoch 2"):
         fit(make(), x, y, **options(), checkpoint=path, on_epoch=spoil)
     assert load_checkpoint(path)["epoch"] == 1
 
@@ -113,11 +113,24 @@ def test_the_first_bad_step_is_named_when_looked_at_later():
     watch = FiniteWatch(every=25)
     good, bad = torch.zeros(2, 3), torch.tensor([[0.0, 0.0, 0.0], [0.0, float("nan"), 0.0]])
     index = torch.tensor([10, 11, 12])
-    watch(good, index, ["p(x)", "q(y|z)"], "step 1")
-    watch(bad, index + 10, ["p(x)", "q(y|z)"], "step 2")
-    watch(bad.flip(0), index, ["p(x)", "q(y|z)"], "step 3")
+    names, loss = ["p(x)", "q(y|z)"], torch.tensor(0.0)
+    watch(good, index, names, "step 1", loss)
+    watch(bad, index + 10, names, "step 2", loss)
+    watch(bad.flip(0), index, names, "step 3", loss)
     with pytest.raises(FloatingPointError, match=r"step 2: term q\(y\|z\) \(site y\) at rows \[21\]"):
-        watch.check(["p(x)", "q(y|z)"])
+        watch.check(names)
+
+
+def test_a_bound_that_is_not_finite_though_its_terms_are_is_named():
+    watch = FiniteWatch(every=25)
+    names, index, terms = ["p(x)"], torch.tensor([3, 4]), torch.full((1, 2), -1e300)
+    for step, loss in enumerate((1.0, float("inf"), 2.0), 1):
+        watch(terms, index, names, f"step {step}", torch.tensor(loss))
+    with pytest.raises(FloatingPointError, match="not finite at step 2, though its terms are"):
+        watch.check(names)
+    x, y, _ = rows()
+    with pytest.raises(FloatingPointError, match="epoch 1, step 1, though its terms are"):
+        fit(make(), x, y, **options(labelled_weight=1e308))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

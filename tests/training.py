@@ -22,7 +22,8 @@ def rows(n=60, labelled=20):
 
 
 def options(**more):
-    return {"epochs": 4, "batch_size": 8, "labelled_batch_size": 5, "lr": 1e-2, "progress": False, **more}
+    plain = {"schedule": "constant", "average": 0.0, "progress": False}
+    return {"epochs": 4, "batch_size": 8, "labelled_batch_size": 5, "lr": 1e-2, **plain, **more}
 
 
 def same_weights(a, b):

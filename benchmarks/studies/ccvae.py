@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from studies.job import Job, markdown, mean_and_error
+from studies.job import Job, cell, markdown
 
 # CCVAE, Tables 6 and 7: test accuracy, generation accuracy, mutual information of generations.
 PAPER = {
@@ -24,6 +24,9 @@ MEASURES = {
     "generation_accuracy": "generation accuracy",
     "mutual_information": "MI",
 }
+# Of the generations, without a paper's value beside them. Real test images have a share of about 1.
+DIVERSITY = {"generation_variance_share": "variance share", "generation_recall": "recall"}
+REAL = "mutual_information_real"  # of test images: below it generations are surer than real images
 CLEAN = "test_accuracy_clean"  # the guide without the noise that it was trained with
 # The recipe's short run with one of its parts taken out, on the last 10,000 training rows.
 ABLATIONS = {
@@ -83,6 +86,7 @@ def table(preset: str) -> str:
     papers = SPLIT if preset == "split" else PAPER
     head = ["data", "labelled", "preset", "seeds", "without noise"]
     head += [name for title in MEASURES.values() for name in (title, "paper")]
+    head += ["MI of test images", *DIVERSITY.values()]
     lines = []
     for (dataset, rate), paper in papers.items():
         these = [job for job in jobs(preset, range(10)) if (job.dataset, job.rate) == (dataset, rate)]
@@ -90,9 +94,10 @@ def table(preset: str) -> str:
         if runs:
             label = "10 images" if rate == "10" else rate
             cells = [dataset, label, " ".join(filter(None, [these[0].preset, these[0].part])), str(len(runs))]
-            cells.append(mean_and_error(run[CLEAN] for run in runs))
+            cells.append(cell(runs, CLEAN))
             for measure, theirs in zip(MEASURES, paper, strict=True):
-                cells += [mean_and_error(run[measure] for run in runs), "" if theirs is None else f"{theirs:.3f}"]
+                cells += [cell(runs, measure), "" if theirs is None else f"{theirs:.3f}"]
+            cells += [cell(runs, measure) for measure in (REAL, *DIVERSITY)]
             lines.append(cells)
     return markdown(head, lines)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from studies.job import PRESETS, RATES, RESULTS, Job, markdown, mean_and_error
+from studies.job import PRESETS, RATES, RESULTS, Job, cell, markdown
 
 # Faces: the measures of CCVAE's Tables 1 and 2, Figs. 10 and 12, and ours, for the bound's three marginals.
 MARGINALS = ("exact", "jensen", "sampled")
@@ -57,7 +57,7 @@ def table(preset: str) -> str:
         if run := job.result():
             found.setdefault((job.rate, job.part), []).append(with_capture(run))
     for (rate, part), runs in found.items():
-        cells = [mean_and_error(run[measure] for run in runs) for measure in MEASURES]
+        cells = [cell(runs, measure) for measure in MEASURES]
         lines.append([rate, part, str(len(runs)), *cells])
     return markdown(head, lines)
 

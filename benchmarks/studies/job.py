@@ -10,7 +10,7 @@ import runpy
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -92,6 +92,20 @@ def _words(name: str, value: Any) -> list[str]:
 def _arguments(script: str) -> Callable[[list[str]], argparse.Namespace]:
     """An example's command line."""
     return runpy.run_path(str(ROOT / "examples" / script))["arguments"]
+
+
+# From which version of the measures on (`report.MEASURES`) values of a measure compare; others from the first one.
+SINCE = {"mutual_information": 2}
+
+
+def cell(runs: Sequence[dict], measure: str) -> str:
+    """The mean of a measure over runs, +- its standard error; empty where a run lacks it, "-" where its value is of an
+    older version of the measures and does not compare with today's."""
+    if any(measure not in run for run in runs):
+        return ""
+    if any(run["measures"] < SINCE.get(measure, 1) for run in runs):
+        return "-"
+    return mean_and_error(run[measure] for run in runs)
 
 
 def mean_and_error(values: Iterable[float], digits: int | None = None) -> str:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from studies import ccvae, faces
-from studies.job import PRESETS, RATES, Job, markdown, mean_and_error
+from studies.job import PRESETS, RATES, Job, cell, markdown
 
 DATASETS = ("mnist", "fashionmnist", "faces")
 FAMILY = ("ccvae", "m2", "m3", "diva", "mvae")
@@ -59,7 +59,7 @@ def table(dataset: str) -> str:
         if runs:
             runs = [*map(faces.with_capture, runs)] if several else runs
             cells = [dataset, rate, model, str(runs[0]["epochs"]), str(len(runs))]
-            cells += [mean_and_error(run[m] for run in runs) if m in runs[0] else "" for m in measures]
+            cells += [cell(runs, measure) for measure in measures]
             lines.append([*cells, *papers(dataset, rate, model, len(of_papers))])
     return markdown(head, lines)
 

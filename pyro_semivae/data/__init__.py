@@ -2,6 +2,7 @@
 
 from pyro_semivae.data.batches import Batch, Batches, to_unit
 from pyro_semivae.data.celeba import load_celeba
+from pyro_semivae.data.checks import check_images
 from pyro_semivae.data.chexpert import load_chexpert
 from pyro_semivae.data.image_data import ImageData
 from pyro_semivae.data.noise import adversarial, in_turn, jitter, shift, where_learning
@@ -14,6 +15,7 @@ __all__ = [
     "Batches",
     "ImageData",
     "adversarial",
+    "check_images",
     "data_root",
     "drop_partly_labelled",
     "hide",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_semivae.errors import InputError
-from pyro_semivae.labels import is_missing
+from pyro_semivae.errors import InputError, as_tensor, check_count, check_number
+from pyro_semivae.labels import as_labels, is_missing
 
 STAGE = 64 << 20  # bytes
 
@@ -43,14 +43,19 @@ class Batches:
 
     Args:
         x: images, uint8 or float in [0, 1], `(N, C, H, W)`.
-        y: labels, some missing; `None` for none at all.
-        batch_size: B_u; B_l where all rows are labelled. labelled_batch_size: B_l (default: `batch_size`).
+        y: labels, some missing; `None` for none at all. Numpy arrays and lists become tensors, integers int64.
+        batch_size: B_u; B_l where all rows are labelled. labelled_batch_size: B_l (default: `batch_size`). Where there
+            are fewer rows, a batch has all of them.
         device, dtype: of the batches. A set of at most `device_budget` bytes is kept there as it is (uint8
             stays uint8); a larger one stays where it was, e.g. memory-mapped, and the rows of many steps at a time are
             gathered and moved.
         seed: seeds the order of every epoch, together with the epoch's number.
         labels_alone: N_a labels without images. A step has `batch_size` of them, with the scale N_a / B_a / N, in a
             `Batch` of its own, without images: `batch.alone`.
+
+    Raises:
+        InputError: a size is no whole number from 1, another number is out of range; there are no images, they have
+            another rank or type, or not as many labels.
     """
 
     def __init__(
@@ -67,13 +72,21 @@ class Batches:
         seed: int = 0,
         labels_alone: Tensor | None = None,
     ):
+        x, y = _rows("x", x), None if y is None else as_labels(y)
         n = len(x)
+        if x.dim() != 4 or not (x.is_floating_point() or x.dtype == torch.uint8):
+            raise InputError(f"x: got {x.dtype} of shape {tuple(x.shape)}; accepted are images (N, C, H, W), see fit")
+        if y is not None and (not y.dim() or len(y) != n):
+            raise InputError(f"x, y: got {n} images and labels of shape {tuple(y.shape)}; accepted are as many")
+        if labels_alone is not None:
+            labels_alone = as_labels(_rows("labels_alone", labels_alone), "labels_alone")
+        batch_size = check_count("batch_size", batch_size)
+        if labelled_batch_size is not None:
+            labelled_batch_size = check_count("labelled_batch_size", labelled_batch_size)
+        labelled_weight = check_number("labelled_weight", labelled_weight, least=0)
+        device_budget = check_number("device_budget", device_budget, least=0)
+        seed = check_count("seed", seed, 0, 2**32 - 1)
         dtype = dtype or torch.get_default_dtype()
-        for name, value in (("x", n), ("batch_size", batch_size), ("labelled_batch_size", labelled_batch_size)):
-            if value is not None and value < 1:
-                raise InputError(f"{name}: got {value} rows; accepted are 1, 2, ...")
-        if not 0 <= labelled_weight < math.inf:
-            raise InputError(f"labelled_weight: got {labelled_weight}; accepted is a finite number from 0")
         device = torch.device(device)
         observed = torch.zeros(n, dtype=torch.bool) if y is None else ~is_missing(y).reshape(n, -1).all(1).cpu()
         self.labelled = observed.nonzero()[:, 0]  # (N_l,)
@@ -138,7 +151,20 @@ class Batches:
 
 
 def to_unit(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """uint8 images to floats in [0, 1] of `dtype` (default: torch's); floats as they are, in `dtype` if given."""
+    """uint8 images to floats in [0, 1] of `dtype` (default: torch's); floats as they are, in `dtype` if given.
+
+    Raises:
+        InputError: images of another type.
+    """
     if x.dtype == torch.uint8:
         return x.to(dtype or torch.get_default_dtype()) / 255
+    if not x.is_floating_point():
+        raise InputError(f"x: got dtype {x.dtype}; accepted are floats in [0, 1], or uint8")
     return x if dtype is None else x.to(dtype)
+
+
+def _rows(name: str, value: Any) -> Tensor:
+    value = as_tensor(name, value)
+    if not value.dim() or not len(value):
+        raise InputError(f"{name}: got 0 rows, shape {tuple(value.shape)}; accepted are one or more")
+    return value

@@ -63,11 +63,12 @@ def read_attributes(path: Path) -> tuple[list[str], list[str], np.ndarray]:
     """
     with open_text(path) as file:
         lines = file.read().splitlines()
-    if len(lines) < 2 or not re.fullmatch("[0-9]+", lines[0].strip()):
-        raise InputError(f"{path}: line 1: got {lines[0] if lines else ''!r}; accepted is the number of images")
+    if len(lines) < 2 or not re.fullmatch("[0-9]{1,12}", lines[0].strip()):  # int() refuses thousands of digits
+        got = lines[0][:100] if lines else ""
+        raise InputError(f"{path}: line 1: got {got!r}; accepted is the number of images")
     names, count = lines[1].split(), int(lines[0])
     if len(set(names)) < len(names):
-        raise InputError(f"{path}: line 2: got {lines[1]!r}; accepted are different names")
+        raise InputError(f"{path}: line 2: got {lines[1][:1000]!r}; accepted are different names")
     rows = {number: line.split() for number, line in enumerate(lines[2:], 3) if line.strip()}
     if len(rows) != count:
         raise InputError(f"{path}: got {len(rows)} images; line 1 says {count}: is the file truncated?")
@@ -88,7 +89,7 @@ def read_partition(path: Path) -> dict[str, int]:
     """`list_eval_partition.txt`: file name -> 0 (training), 1 (validation) or 2 (test).
 
     Raises:
-        InputError: a line is no file name and one of these.
+        InputError: a line is no file name and one of these, or an image comes twice.
     """
     out = {}
     with open_text(path) as file:
@@ -98,6 +99,8 @@ def read_partition(path: Path) -> dict[str, int]:
         if not fields:
             continue
         if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
-            raise InputError(f"{path}: line {number}: got {line!r}; accepted are a file name and 0, 1 or 2")
+            raise InputError(f"{path}: line {number}: got {line[:100]!r}; accepted are a file name and 0, 1 or 2")
+        if fields[0] in out:
+            raise InputError(f"{path}: line {number}: got {fields[0]} again; accepted are different images")
         out[fields[0]] = int(fields[1])
     return out

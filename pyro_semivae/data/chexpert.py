@@ -35,6 +35,8 @@ def load_chexpert(
 ) -> ImageData:
     """Training images, and the radiologists' validation images as the test set; grey, `(N, 1, size, size)`.
 
+    Labels may be missing in both.
+
     Args:
         root: the folder that holds `CheXpert-v1.0-small/`.
         blank: what a finding that is not mentioned means. uncertain: what an uncertain one (-1) means. `"missing"` is a
@@ -43,8 +45,8 @@ def load_chexpert(
         findings: which columns (default: the five of CCVAE, C.2).
 
     Raises:
-        FileNotFoundError: a file is not there; the message says where to get it. InputError: one is malformed, a policy
-            or finding is unknown, or the test set has a missing label.
+        FileNotFoundError: a file is not there; the message says where to get it. InputError: one is malformed, or a
+            policy or finding is unknown.
     """
     for name, value, accepted in (("blank", blank, POLICIES), ("uncertain", uncertain, POLICIES)):
         if value not in accepted:
@@ -54,16 +56,18 @@ def load_chexpert(
     if views not in ("frontal", "all"):
         raise InputError(f"views: got {views!r}; accepted are 'frontal', 'all'")
     folder = user_path(root, "root") / "CheXpert-v1.0-small"
-    parts = []
+    parts, trained = [], set()
     for split in ("train", "valid"):
         path = folder / f"{split}.csv"
         if not path.is_file():
             raise FileNotFoundError(f"dataset chexpert: no {path}. {WHERE.format(folder=folder)}")
         files, y = read_findings(path, findings, views, POLICIES[blank], POLICIES[uncertain])
+        for name in files:
+            if name in trained:
+                raise InputError(f"{path}: {name} is in train.csv as well; accepted are different images")
+        trained.update(files)
         paths = [folder / name for name in files]
         parts += [image_array(paths, "chexpert", channels=1, size=size, where=WHERE.format(folder=folder)), y]
-    if parts[-1].isnan().any():
-        raise InputError(f"{folder / 'valid.csv'}: a finding is missing, which a test set's must not be")
     return ImageData("chexpert", tuple(findings), *parts)
 
 
@@ -73,11 +77,12 @@ def read_findings(
     """The image files of a CheXpert table, relative to its folder, and the values of `findings`, float `(N, L)`.
 
     Raises:
-        InputError: a column is not there, a line has another number of fields than the first one, a view is neither
-            frontal nor lateral, or a value is not 1, 0, -1 or blank; the message names line and column.
+        InputError: a column is not there, a line has another number of fields than the first one, an image comes twice,
+            a view is neither frontal nor lateral, or a value is not 1, 0, -1 or blank; the message names line and
+            column.
     """
     meaning = {"": blank, "1.0": 1.0, "0.0": 0.0, "-1.0": uncertain, "1": 1.0, "0": 0.0, "-1": uncertain}
-    files, rows = [], []
+    files, rows, seen = [], [], set()
     with open_text(path) as file:
         table = csv.DictReader(file)
         unknown = {"Path", "Frontal/Lateral", *findings} - set(table.fieldnames or [])
@@ -88,6 +93,10 @@ def read_findings(
             if fields != len(table.fieldnames):
                 accepted = len(table.fieldnames)
                 raise InputError(f"{path}: line {table.line_num}: got {fields} fields; accepted are {accepted}")
+            image = re.sub(r"^CheXpert-v1\.0(-small)?/", "", row["Path"])
+            if image in seen:
+                raise InputError(f"{path}: line {table.line_num}, Path: got {image} again; accepted are different ones")
+            seen.add(image)
             if row["Frontal/Lateral"] not in ("Frontal", "Lateral"):
                 raise InputError(
                     f"{path}: line {table.line_num}, Frontal/Lateral: got {row['Frontal/Lateral']!r}; "
@@ -100,7 +109,7 @@ def read_findings(
                     raise InputError(
                         f"{path}: line {table.line_num}, {name}: got {row[name]!r}; accepted are 1.0, 0.0, -1.0, blank"
                     )
-            files.append(re.sub(r"^CheXpert-v1\.0(-small)?/", "", row["Path"]))
+            files.append(image)
             rows.append([meaning[row[name]] for name in findings])
     if not rows:
         raise InputError(f"{path}: no image of the views {views!r}")

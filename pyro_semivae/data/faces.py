@@ -14,10 +14,11 @@ from typing import Literal
 
 import numpy as np
 
-from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.errors import InputError, check_count, check_number
 
 SIZE = 64
 VERSION = 1  # of the drawing; a cached file of another version is painted anew
+MOST = 10_000_000  # faces that are drawn at a time: 2.5 GB of random numbers
 # name -> how often it is on in CelebA
 RATES = {
     "Arched_Eyebrows": 0.267,
@@ -80,8 +81,7 @@ class Faces:
         """
         if name not in ATTRIBUTES:
             raise InputError(f"name: got {name!r}; accepted are {', '.join(ATTRIBUTES)}")
-        if not 0 <= strength <= 1:
-            raise InputError(f"strength: got {strength}; accepted is 0 to 1")
+        strength = check_number("strength", strength, least=0, most=1)
         labels, strengths = self.labels.copy(), self.strengths.copy()
         if on and name in HAIR:
             others = [ATTRIBUTES.index(other) for other in HAIR if other != name]
@@ -100,10 +100,10 @@ def draw(num_faces: int, seed: int = 0, *, start: int = 0, rates: Literal["celeb
             on in half of the faces, independently, but for the four hair colours (a quarter each).
 
     Raises:
-        InputError: `rates` is neither; a number is not a whole one from 0.
+        InputError: `rates` is neither; a number is not a whole one from 0, or is above `MOST` (a seed: 2^64 - 1).
     """
-    for name, value in (("num_faces", num_faces), ("seed", seed), ("start", start)):
-        check_count(name, value, 0)
+    for name, value, most in (("num_faces", num_faces, MOST), ("seed", seed, 2**64 - 1), ("start", start, MOST)):
+        check_count(name, value, 0, most)
     if rates not in ("celeba", "balanced"):
         raise InputError(f"rates: got {rates!r}; accepted are 'celeba', 'balanced'")
     size = 2 * len(ATTRIBUTES) + len(NUISANCES)

@@ -8,16 +8,21 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_semivae.caches import CACHE_ENV, cache_folder, read_array, write_array
-from pyro_semivae.errors import InputError
+from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.files import writable_folder
 from pyro_semivae.progress import steps_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+DECODING = 2  # the version of what `_decode` makes of a file, for the cache's name
 
 
 @contextmanager
@@ -43,21 +48,25 @@ def image_array(
     own. The cache's name depends on the files' names, the size and when the first and last one were changed. A cache
     that is damaged is made anew, and a note on standard error says so.
 
+    Files are JPEG or PNG of any mode. An EXIF orientation is followed; what is transparent lies on black, which is also
+    what `shift` and `jitter` bring in; grey of 16 bits is scaled by 255 / 65535 and rounded (of colours of 16 bits
+    PIL gives the upper 8); colour profiles are ignored.
+
     Args:
-        name: of the data set, for messages and the cache's name. channels: 3, or 1 for grey. where: a sentence on where
-            to get the files, for when one is missing.
+        name: of the data set, for messages and the cache's name. channels: 3, or 1 for grey. size: 1 to 4096. where: a
+            sentence on where to get the files, for when one is missing.
 
     Raises:
-        FileNotFoundError: an image is missing. InputError: one cannot be decoded; the cache cannot be written.
+        FileNotFoundError: an image is missing. InputError: one cannot be decoded, is of another format or has more
+            pixels than `PIL.Image.MAX_IMAGE_PIXELS`; the cache cannot be written.
     """
-    if not isinstance(size, int) or size < 1:
-        raise InputError(f"size: got {size!r}; accepted are 1, 2, ...")
+    size, threads = check_count("size", size, most=4096), check_count("threads", threads)
     where = f". {where}" if where else ""
     for path in (paths[0], paths[-1]):
         if not path.is_file():
             raise FileNotFoundError(f"dataset {name}: no image {path}{where}")
     stamps = [path.stat().st_mtime_ns for path in (paths[0], paths[-1])]
-    text = "\n".join([*map(str, paths), f"{size} {channels} {stamps}"])
+    text = "\n".join([*map(str, paths), f"{size} {channels} {stamps} {DECODING}"])
     cache = cache_folder() / f"{name}-{size}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npy"
     shape = (len(paths), channels, size, size)
     array = read_array(cache, shape)
@@ -80,14 +89,33 @@ def _decoded(
 
 
 def _decode(path: Path, name: str, channels: int, size: int, where: str) -> np.ndarray:
-    from PIL import Image  # torchvision needs it too
+    from PIL import Image, ImageOps  # torchvision needs it too
 
+    accepted = "accepted are JPEG and PNG files"
     try:
-        with Image.open(path) as image:
-            image = image.convert("RGB" if channels == 3 else "L").resize((size, size), Image.Resampling.BILINEAR)
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
+            most = Image.MAX_IMAGE_PIXELS  # up to twice as many, PIL warns only
+            if most is not None and image.width * image.height > most:
+                raise OSError(f"{image.width} x {image.height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS, {most}")
+            image = _eight_bits(ImageOps.exif_transpose(image)).convert("RGB" if channels == 3 else "L")
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
     except FileNotFoundError:
         raise FileNotFoundError(f"dataset {name}: no image {path}{where}") from None
-    except OSError as error:
-        raise InputError(f"dataset {name}: {path} cannot be decoded: {error}") from error
+    except Exception as error:  # PIL raises many kinds for a damaged file
+        raise InputError(f"dataset {name}: {path} cannot be decoded: {error}; {accepted}") from error
     pixels = np.asarray(image)
     return pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The image in 8 bits or less, on black where it is transparent."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):  # grey of 16 bits, in some versions as integers of 32
+        levels = np.array(image).astype(np.int32)
+        levels[levels == image.info.get("transparency")] = 0
+        return Image.fromarray(np.rint(levels / 257).astype(np.uint8))  # 65535 / 257 = 255
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("RGB")
+    return image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 
@@ -16,7 +17,8 @@ def read_idx(path: Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not an IDX file of unsigned bytes, or not as long as its header says.
+        InputError: it is not an IDX file of unsigned bytes, has no or more than four dimensions, no items, or is not as
+            long as its header says.
     """
     path = user_path(path, "path")
     if not path.is_file():
@@ -27,12 +29,16 @@ def read_idx(path: Path) -> np.ndarray:
         if len(head) < 4 or head[:3] != b"\0\0\x08":
             raise InputError(f"{path}: not an IDX file of unsigned bytes (it starts with {head!r})")
         num_dims = head[3]
+        if not 1 <= num_dims <= 4:
+            raise InputError(f"{path}: its header says {num_dims} dimensions; accepted are 1 (labels) to 4 (images)")
         raw = file.read(4 * num_dims)
     if len(raw) < 4 * num_dims:
         raise InputError(f"{path}: truncated in its header ({size} bytes)")
     shape = struct.unpack(f">{num_dims}I", raw)
     offset = 4 + 4 * num_dims
-    expected = offset + int(np.prod(shape, dtype=np.int64))
+    if 0 in shape:
+        raise InputError(f"{path}: no items, its header says {shape}")
+    expected = offset + math.prod(shape)  # in Python's integers, which do not overflow
     if size != expected:
         kind = "truncated" if size < expected else "too long"
         raise InputError(f"{path}: {kind}, {size} bytes where its header {shape} means {expected}")

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from pyro_semivae.errors import InputError
-from pyro_semivae.labels import Binary, Classes
+from pyro_semivae.data.checks import check_images
+from pyro_semivae.errors import InputError, as_tensor, check_count
+from pyro_semivae.labels import Binary, Classes, as_labels
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set with class labels or several binary ones.
+    """A data set with class labels or several binary ones, any of which may be missing, in training and test set.
 
     Attributes:
         name: the data set actually loaded.
         label_names: the names of the classes, or of the binary labels.
-        x, y: training images, uint8 `(N, C, H, W)`, in memory or memory-mapped, and labels, int64 `(N,)` or
-            float32 `(N, L)`.
+        x, y: training images, uint8 or float in [0, 1], `(N, C, H, W)`, in memory or memory-mapped, and labels, int64
+            `(N,)`, -1 for missing, or float `(N, L)` of 0, 1 and NaN for missing.
         x_test, y_test: the same for the test set.
         strengths, strengths_test: of rendered data, how strong each label is in each image, `(N, L)` in [0, 1]; NaN
             where it is off. Nothing trains on them.
+
+    Numpy arrays and lists become tensors.
+
+    Raises:
+        InputError: the images are none (see `check_images`), those of the test are of another shape; there are not as
+            many labels as images, or they are outside of the label space; a name comes twice.
     """
 
     name: str
@@ -32,6 +40,31 @@ class ImageData:
     y_test: Tensor
     strengths: Tensor | None = None
     strengths_test: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        names = self.label_names
+        listed = isinstance(names, Sequence) and not isinstance(names, str) and all(isinstance(n, str) for n in names)
+        if not listed or len(set(names)) < len(names):
+            raise InputError(f"label_names: got {names!r}; accepted are different names, one for each label")
+        self._set("label_names", tuple(names))
+        self._set("x", check_images(self.x))
+        self._set("x_test", check_images(self.x_test, self.x_shape, "x_test"))
+        self._set("y", as_labels(self.y))
+        for name, x in (("y", self.x), ("y_test", self.x_test)):
+            y = self.labels.validate(getattr(self, name), name)
+            if len(x) != len(y) or not len(x):
+                got = f"{len(x)} images and {len(y)} labels"
+                raise InputError(f"{name.replace('y', 'x')}, {name}: got {got}; accepted are as many, one or more")
+            self._set(name, y)
+        for name, y in (("strengths", self.y), ("strengths_test", self.y_test)):
+            if (value := getattr(self, name)) is not None:
+                self._set(name, as_tensor(name, value))
+                if getattr(self, name).shape != y.shape:
+                    got = tuple(getattr(self, name).shape)
+                    raise InputError(f"{name}: got shape {got}; accepted is the labels', {tuple(y.shape)}")
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # the class is frozen
 
     @property
     def labels(self) -> Classes | Binary:
@@ -49,8 +82,7 @@ class ImageData:
             InputError: there are not that many rows.
         """
         x, y = self.x, self.y
-        if not 1 <= num_rows < len(x):
-            raise InputError(f"num_rows: got {num_rows} rows to hold out; accepted are 1 to {len(x) - 1}")
+        num_rows = check_count("num_rows", num_rows, most=len(x) - 1)
         first, last = slice(None, -num_rows), slice(-num_rows, None)
         s = self.strengths
         return replace(

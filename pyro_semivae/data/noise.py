@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_semivae.errors import InputError
+from pyro_semivae.errors import InputError, check_count, check_number
 
 
 def shift(x: Tensor, pixels: int = 2) -> Tensor:
@@ -17,12 +17,14 @@ def shift(x: Tensor, pixels: int = 2) -> Tensor:
 
     Shapes: `(B, C, H, W)` in and out.
 
+    Raises:
+        InputError: `pixels` is no whole number from 0 to the longer side of the images; `x` are none.
+
     >>> shift(torch.ones(3, 1, 4, 4), 0).equal(torch.ones(3, 1, 4, 4))
     True
     """
-    if pixels < 0:
-        raise InputError(f"pixels: got {pixels}; accepted are 0, 1, ...")
-    b, _, h, w = x.shape
+    b, _, h, w = _check_batch(x)
+    pixels = check_count("pixels", pixels, 0, max(h, w))
     padded = F.pad(x, (pixels,) * 4).movedim(1, -1)  # (B, H + 2p, W + 2p, C)
     top, left = torch.randint(0, 2 * pixels + 1, (2, b, 1), device=x.device)
     rows = top + torch.arange(h, device=x.device)  # (B, H)
@@ -47,12 +49,17 @@ def jitter(
         shear: how many columns a row moves per row that it is off the middle, to either side, before the zoom.
         each_axis: zoom rows and columns by amounts of their own.
 
-    Shapes: `(B, C, H, W)` in and out.
+    Shapes: `(B, C, H, W)`, floats, in and out.
+
+    Raises:
+        InputError: `pixels` or `shear` is no number from 0 to the longer side of the images, `degrees` none from 0 to
+            360, `zoom` none from 0 and below 1; `x` are no such images.
     """
-    if not (all(0 <= most < math.inf for most in (pixels, degrees, shear)) and 0 <= zoom < 1):
-        got = f"{pixels}, {degrees}, {zoom}, {shear}"
-        raise InputError(f"pixels, degrees, zoom, shear: got {got}; accepted are finite, from 0, zoom below 1")
-    b, _, h, w = x.shape
+    b, _, h, w = _check_batch(x, floats=True)
+    for name, value in (("pixels", pixels), ("shear", shear)):
+        check_number(name, value, least=0, most=max(h, w))  # all of it is out of sight then
+    check_number("degrees", degrees, least=0, most=360)
+    check_number("zoom", zoom, least=0, below=1)
 
     def drawn(number: int) -> Tensor:
         return 2 * torch.rand(number, b, device=x.device, dtype=x.dtype) - 1
@@ -80,10 +87,14 @@ def adversarial(x: Tensor, log_probs: Callable[[Tensor], Tensor], radius: float 
         log_probs: the classifier's log-probabilities, along the last dimension; differentiable.
         radius: the length of the step, in the units of pixels. Pixels may leave [0, 1].
 
-    Shapes: `(B, C, H, W)` in and out.
+    Shapes: `(B, C, H, W)`, floats, in and out.
+
+    Raises:
+        InputError: a length is no finite number above 0; `x` are no such images.
     """
-    if not 0 < radius < math.inf or not 0 < probe < math.inf:
-        raise InputError(f"radius, probe: got {radius}, {probe}; accepted are finite numbers above 0")
+    _check_batch(x, floats=True)
+    check_number("radius", radius, above=0)
+    check_number("probe", probe, above=0)
     with torch.enable_grad():
         r = probe * F.normalize(torch.randn_like(x).flatten(1), dim=1).view_as(x)
         r.requires_grad_()
@@ -95,10 +106,20 @@ def adversarial(x: Tensor, log_probs: Callable[[Tensor], Tensor], radius: float 
 
 
 def in_turn(x: Tensor, noises: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
-    """Image i of a batch gets noise i modulo their number; `fit` draws batches in random order."""
+    """Image i of a batch gets noise i modulo their number; `fit` draws batches in random order.
+
+    Raises:
+        InputError: there is no noise, or one changes the images' shape.
+    """
+    if not len(noises):
+        raise InputError("noises: got none; accepted are one or more")
     out = torch.empty_like(x)
     for i, noise in enumerate(noises[: len(x)]):
-        out[i :: len(noises)] = noise(x[i :: len(noises)])
+        part = x[i :: len(noises)]
+        moved = noise(part)
+        if moved.shape != part.shape:
+            raise InputError(f"noises: got shape {tuple(moved.shape)} from number {i}, of {tuple(part.shape)}")
+        out[i :: len(noises)] = moved
     return out
 
 
@@ -106,3 +127,13 @@ def where_learning(x: Tensor, noise: Callable[[Tensor], Tensor]) -> Tensor:
     """Noise where gradients are taken and none elsewhere: the answer that `consistency_weight` asks to keep under noise
     is then the one to the image as it is."""
     return noise(x) if torch.is_grad_enabled() else x
+
+
+def _check_batch(x: Tensor, floats: bool = False) -> torch.Size:
+    """The shape `(B, C, H, W)` of a batch of images, none of it 0; `floats`: of floats only."""
+    accepted = f"images (B, C, H, W), B from 1{', floats' if floats else ''}"
+    if not isinstance(x, Tensor):
+        raise InputError(f"x: got {type(x).__name__}; accepted are {accepted}")
+    if x.dim() != 4 or min(x.shape) < 1 or (floats and not x.is_floating_point()):
+        raise InputError(f"x: got {x.dtype} of shape {tuple(x.shape)}; accepted are {accepted}")
+    return x.shape

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from pyro_semivae.errors import InputError
-from pyro_semivae.labels import MISSING
+from pyro_semivae.errors import InputError, as_tensor
+from pyro_semivae.labels import MISSING, as_binary, as_labels, is_missing
 
 
 def parse_labelled(value: str) -> int | float:
@@ -16,11 +19,11 @@ def parse_labelled(value: str) -> int | float:
     (0.004, 1.0, 240)
 
     Raises:
-        ValueError: it is neither.
+        InputError: it is neither.
     """
     try:
         return float(value) if "." in value else int(value)
-    except ValueError:
+    except (TypeError, ValueError):
         raise InputError(
             f"labelled: got {value!r}; accepted are a fraction such as 0.004 or a count such as 240"
         ) from None
@@ -29,33 +32,42 @@ def parse_labelled(value: str) -> int | float:
 def labelled_rows(y: Tensor, labelled: int | float, seed: int) -> Tensor:
     """Draws a subset of rows to be labelled: class-balanced for class labels, uniform for several labels.
 
+    Only rows whose label is known (of several labels: any of them) are drawn.
+
     Args:
-        y: class labels `(N,)`, all known, or several labels `(N, L)`.
-        labelled: a float is a fraction of N in (0, 1], an int a total count.
+        y: class labels `(N,)` or several labels `(N, L)`, some missing.
+        labelled: a float is a fraction of N (of all rows) in (0, 1], an int a total count.
         seed: seeds the draw, which happens on the CPU.
 
     Returns the sorted indices of the labelled rows. Classes get equally many as far as they have them, and
     what is left over goes to randomly chosen ones.
 
     Raises:
-        ValueError: `labelled` is outside of (0, 1], respectively 1 .. N.
+        InputError: `labelled` is outside of (0, 1], respectively 1 .. N, or more than the rows that are known; `y` is
+            no labels.
     """
-    n = len(y)
-    if isinstance(labelled, float):
+    y = _rows_of_labels(y)
+    n, known = len(y), (~is_missing(y)).reshape(len(y), -1).any(1)
+    if isinstance(labelled, bool) or not isinstance(labelled, Real):
+        raise InputError(f"labelled: got {labelled!r}; accepted are a fraction such as 0.1 or a count such as 240")
+    if not isinstance(labelled, Integral):
         if not 0 < labelled <= 1:
             raise InputError(f"labelled: got the fraction {labelled}; accepted is 0 < fraction <= 1")
-        count = max(1, round(labelled * n))
+        count, got = max(1, round(labelled * n)), f"the fraction {labelled} of {n} rows"
     else:
-        count = labelled
+        count, got = int(labelled), f"{labelled} rows"
         if not 1 <= count <= n:
-            raise InputError(f"labelled: got {count} rows; accepted are 1 to {n}, or a fraction such as 0.1")
+            raise InputError(f"labelled: got {got}; accepted are 1 to {n}, or a fraction such as 0.1")
+    if count > known.sum():
+        raise InputError(f"labelled: got {got}, {count}; accepted are up to {int(known.sum())}, whose labels are known")
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(n, generator=generator)
+    shuffled = shuffled[known.cpu()[shuffled]]
     if y.dim() > 1:
         return shuffled[:count].sort().values
     # The rank of every row within its class, in shuffled order: taking rows by rank takes classes in turn.
-    y_shuffled = y[shuffled].cpu()
-    rank = torch.empty(n, dtype=torch.long)
+    y_shuffled = y.cpu()[shuffled]
+    rank = torch.empty(len(shuffled), dtype=torch.long)
     for label in y_shuffled.unique():
         mask = y_shuffled == label
         rank[mask] = torch.arange(int(mask.sum()))
@@ -64,9 +76,26 @@ def labelled_rows(y: Tensor, labelled: int | float, seed: int) -> Tensor:
 
 
 def hide(y: Tensor, labelled: Tensor) -> Tensor:
-    """A copy of `y` in which all rows but `labelled` are missing; the hidden labels go no further than here."""
-    hidden = torch.full_like(y, torch.nan if y.is_floating_point() else MISSING)
-    hidden[labelled] = y[labelled]
+    """A copy of `y` in which all rows but `labelled` are missing; the hidden labels go no further than here.
+
+    Args:
+        y: class labels `(N,)` or several labels `(N, L)`. labelled: the numbers of rows, or a mask of them `(N,)`.
+
+    Returns int64 for class labels of any integer type: a uint8 has no -1.
+
+    Raises:
+        InputError: `y` is no labels, or `labelled` no rows of it.
+    """
+    y, rows = _rows_of_labels(y), as_tensor("labelled", labelled)
+    if rows.dtype == torch.bool and rows.shape == y.shape[:1]:
+        rows = rows.nonzero()[:, 0]
+    numbers = not (rows.is_floating_point() or rows.dtype == torch.bool) or not rows.numel()
+    if not numbers or rows.dim() != 1 or ((rows < 0) | (rows >= len(y))).any():
+        raise InputError(
+            f"labelled: got {rows.dtype} of shape {tuple(rows.shape)}; accepted are numbers of rows, 0 to {len(y) - 1}"
+        )
+    hidden, rows = torch.full_like(y, torch.nan if y.is_floating_point() else MISSING), rows.long().to(y.device)
+    hidden[rows] = y[rows]
     return hidden
 
 
@@ -78,12 +107,12 @@ def lose_labels(y: Tensor, seed: int, *, rows: float = 0.5, entries: float = 0.5
         seed: of the draw, which happens on the CPU.
 
     Raises:
-        ValueError: `y` is no `(N, L)` float tensor, or a fraction is outside of 0 to 1.
+        InputError: `y` is no binary labels, or a fraction is outside of 0 to 1.
     """
-    _check_binary(y)
+    y = as_binary(y)
     for name, value in (("rows", rows), ("entries", entries)):
-        if not 0 <= value <= 1:
-            raise InputError(f"{name}: got {value}; accepted is a fraction, 0 to 1")
+        if not isinstance(value, Real) or not 0 <= value <= 1:
+            raise InputError(f"{name}: got {value!r}; accepted is a fraction, 0 to 1")
     generator = torch.Generator().manual_seed(seed)
     lost = (torch.rand(len(y), 1, generator=generator) < rows) & (torch.rand(y.shape, generator=generator) < entries)
     return torch.where(lost, torch.nan, y)
@@ -93,12 +122,20 @@ def drop_partly_labelled(y: Tensor) -> Tensor:
     """A copy of binary labels `(N, L)` in which a row with any missing label has none at all.
 
     Raises:
-        ValueError: `y` is no `(N, L)` float tensor.
+        InputError: `y` is no binary labels.
     """
-    _check_binary(y)
+    y = as_binary(y)
     return torch.where(y.isnan().any(1, keepdim=True), torch.nan, y)
 
 
-def _check_binary(y: Tensor) -> None:
-    if y.dim() != 2 or not y.is_floating_point():
-        raise InputError(f"y: got {y.dtype} of shape {tuple(y.shape)}; accepted are binary labels, float (N, L)")
+def _rows_of_labels(y: Any) -> Tensor:
+    """Class labels, int64 `(N,)`, or binary ones, floats `(N, L)`; how many classes there are is not asked."""
+    y = as_labels(y)
+    if y.is_floating_point():
+        return as_binary(y)
+    if y.dim() != 1 or (y < MISSING).any():
+        raise InputError(
+            f"y: got {y.dtype} of shape {tuple(y.shape)}, from {y.min() if y.numel() else 'nothing'}; accepted are "
+            f"class labels (N,), 0, 1, ... or {MISSING} for missing, or binary ones, float (N, L)"
+        )
+    return y

@@ -72,7 +72,8 @@ class RowELBO(ELBO):
         scores_labels_alone: whether it has a bound for labels without an image, `rows(model, guide, None, y)`.
 
     Works in `pyro.infer.SVI`, and as `objective(model, guide)`, a module that owns the parameters of the
-    methods' owner and whose forward is the loss. The loss is minus the scaled total of `terms`.
+    methods' owner and whose forward is the loss. The loss is minus the scaled total of `terms`. Rows and sites that
+    `poutine.mask` leaves out have terms of 0.
     """
 
     needs_labels = False
@@ -157,7 +158,7 @@ class RowELBO(ELBO):
         else:
             table = fn.log_prob(value)
             table = table.select(self.particle_dim, 0) if table.dim() >= -self.particle_dim else table
-        return self.to_rows(scale_and_mask(table, mask=site["mask"]), site)
+        return self.to_rows(masked(table, site), site)
 
     def to_rows(self, table: Tensor, site: dict) -> Tensor:
         """Sums a site's `table` over the plates inside of "data", `(B,)`; its other dimensions must be 1."""
@@ -202,7 +203,12 @@ class ObjectiveModule(nn.Module):
 
 def log_prob(site: dict) -> Tensor:
     """The log-density of a site, of its batch shape, masked as the site is and not scaled."""
-    return scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
+    return masked(site["fn"].log_prob(site["value"]), site)
+
+
+def masked(table: Tensor, site: dict) -> Tensor:
+    """A table of a site's batch shape, 0 where `poutine.mask` leaves the site out."""
+    return scale_and_mask(table, mask=site["mask"])
 
 
 def advantage(reward: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_semivae.errors import InputError, check_count
-from pyro_semivae.infer.base import RowELBO, Rows, log_prob, plate_dims, reduce_plates, row_dim, row_scale
+from pyro_semivae.infer.base import RowELBO, Rows, log_prob, masked, plate_dims, reduce_plates, row_dim, row_scale
 from pyro_semivae.infer.handlers import Particles
 from pyro_semivae.infer.labelled import Run
 from pyro_semivae.infer.roles import Roles, assign_roles
@@ -42,7 +42,11 @@ class TraceCCVAE_ELBO(RowELBO):
             each missing label, as the authors' code, its gradient by the score function (their PyTorch code leaves
             that out and is biased); unbiased for Jensen's, and noisier.
         detach: where the latents are detached in q(y_o|z). `"weight"`: in w (the authors' PyTorch code; CCVAE
-            C.3.1). `"weighted-terms"`: in w and in -log q(y_o|z) (their Pyro code). `"none"`: nowhere.
+            C.3.1). `"weighted-terms"`: in w and in -log q(y_o|z) (their Pyro code). `"none"`: nowhere, the gradient of
+            the bound. What is half-detached is another gradient: w's denominator still pushes log q(y_o|x) up, as many
+            times as the bracket has nats, which trains the classifier, and can turn the sign of the encoder's gradient
+            (it does on a toy). With nothing detached the classifier needs a `classifier_weight` and, against noise, the
+            `control_variate`; of one class label the three train alike, of 18 binary ones see docs/faces.md.
         classifier_weight: multiplies log q(y_o|x). At 1 it is the bound, and the bound hardly pushes the
             classifier (scaling q(y|z) by a constant changes nothing, for -log q(y_o|z) and log q(y_o|x)
             cancel); above 1 is a documented departure.
@@ -51,9 +55,10 @@ class TraceCCVAE_ELBO(RowELBO):
             labels. At 1 it is the bound; above 1 is a documented departure that narrows the latents' channel.
         num_samples: K, the number of draws of z for q(y_o|x), from the guide alone and independent of the
             bracket's.
-        weights: how w is estimated from them. `"independent"`: q(y_o|z) over the mean of the K others; its mean is
-            above 1 (and falls to it as K grows) and nothing caps it. `"normalised"`: over the mean of all K + 1, the
-            bracket's own among them; its mean is 1 whatever K, and it is at most K + 1. Both are biased by O(1/K).
+        weights: how w is estimated from them. `"normalised"`: q(y_o|z) over the mean of all K + 1, the bracket's own
+            among them; its mean is 1 whatever K, and it is at most K + 1. `"independent"`, the papers': over the mean
+            of the K others; its mean is above 1 (and falls to it as K grows) and nothing caps it: with many labels the
+            bound starts thousands of nats too low, and training drowns. Both are biased by O(1/K).
         control_variate: whether the gradient of w is taken times the bracket less its mean over the batch's other
             labelled rows, instead of times the bracket. A bracket is minus thousands of nats (all of log p(x|z)), so
             that without it the classifier learns little but noise, and with `detach` the encoder is told thousands of
@@ -92,7 +97,7 @@ class TraceCCVAE_ELBO(RowELBO):
         detach: Literal["weight", "weighted-terms", "none"] = "weight",
         classifier_weight: float = 1.0,
         beta: float = 1.0,
-        weights: Literal["independent", "normalised"] = "independent",
+        weights: Literal["independent", "normalised"] = "normalised",
         control_variate: bool = False,
         num_samples: int = 20,
         regulariser_weight: float = 0.0,
@@ -202,6 +207,8 @@ class TraceCCVAE_ELBO(RowELBO):
                 raise InputError(f"label '{label}': no latent or data site of the model depends on it")
             if self.marginal == "exact":
                 summed = torch.logsumexp(factor + prior, dim)
+                # Without its prior (masked) a label is summed with even odds, so that a row that is masked has 0.
+                summed = summed - (1 - masked(torch.ones_like(summed), site)) * math.log(len(values))
             else:
                 log_q = self._classifier(run, label).narrow(self.particle_dim, 0, 1)
                 inside = factor + prior - log_q
@@ -268,9 +275,9 @@ class TraceCCVAE_ELBO(RowELBO):
         total: Tensor | float = 0.0
         for label in run.roles.labels:
             log_q, site = self._classifier(run, label).narrow(self.particle_dim, 0, 1), run.guide.nodes[label]
-            rows = row_dim(site)
-            prior = log_prob(run.model.nodes[label]).narrow(rows, 0, 1)  # (C, 1, 1 [, L]), the same in every row
-            missing = run.where_missing(label, torch.ones_like(log_q[:1]))
+            rows, of_model = row_dim(site), run.model.nodes[label]
+            prior = of_model["fn"].log_prob(of_model["value"]).narrow(rows, 0, 1)  # (C, 1, 1 [, L]), as in every row
+            missing = masked(run.where_missing(label, torch.ones_like(log_q[:1])), site)
             mean = (log_q.exp() * missing / missing.sum(rows, keepdim=True).clamp(min=1)).sum(rows, keepdim=True)
             log_mean = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()  # no row may be missing
             total = total + (mean * (log_mean - prior)).sum()

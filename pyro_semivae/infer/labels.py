@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer.base import RowELBO, Rows, advantage, joined, log_prob, plate_dims, row_scale
+from pyro_semivae.infer.base import RowELBO, Rows, advantage, joined, log_prob, masked, plate_dims, row_scale
 from pyro_semivae.infer.handlers import LabelledFirst
 from pyro_semivae.infer.labelled import Run
 from pyro_semivae.infer.roles import assign_roles
@@ -98,13 +98,15 @@ class TraceLabels_ELBO(RowELBO):
             beta = 1.0 if name in self.unscaled else self.beta
             terms[f"p({name})"] = beta * self._expected(run, tables, sites[name])
             terms[f"q({name})"] = -beta * self._expected(run, tables, run.guide.nodes[name])
-        if self.labels == "score":
-            terms |= self._scores(run, sum(terms.values()))
-        for label in roles.labels:
-            terms |= self._label_terms(run, label, tables[label])
+        of_labels = {label: self._label_terms(run, label, tables[label]) for label in roles.labels}
+        for part in of_labels.values():
+            terms |= part
         for label, y in run.observed.items():
             log_q = select(tables[label].log_q, tables[label].values, y, -tables[label].log_q.dim())
-            terms[f"q({label}|x)"] = self.classifier_weight * self.to_rows(log_q, run.guide.nodes[label])
+            site = run.guide.nodes[label]
+            terms[f"q({label}|x)"] = self.classifier_weight * self.to_rows(masked(log_q, site), site)
+        if self.labels == "score":
+            terms |= self._scores(run, sum(terms.values()), of_labels)
         return Rows(terms, row_scale(run.model, roles.data + roles.latents))
 
     def _run(self, model: Callable, guide: Callable, args: tuple, kwargs: dict, complete: bool = False) -> Run:
@@ -141,21 +143,26 @@ class TraceLabels_ELBO(RowELBO):
 
     def _label_terms(self, run: Run, label: str, table: _Table) -> dict[str, Tensor]:
         """log p(y), and -log q(y|.) of missing labels; both times beta where the label is missing."""
-        site = run.model.nodes[label]
+        site, classifier = run.model.nodes[label], run.guide.nodes[label]
         log_p, log_q = (table.weights * site["fn"].log_prob(table.values)).sum(0), (table.weights * table.log_q).sum(0)
         missing = run.where_missing(label, torch.ones_like(log_q))
         log_p = (1 + (self.beta - 1) * missing) * log_p
         return {
-            f"p({label})": self.to_rows(log_p, site),
-            f"q({label})": self.to_rows(-self.beta * missing * log_q, site),
+            f"p({label})": self.to_rows(masked(log_p, site), site),
+            f"q({label})": self.to_rows(masked(-self.beta * missing * log_q, classifier), site),
         }
 
-    def _scores(self, run: Run, reward: Tensor) -> dict[str, Tensor]:
-        """The surrogates whose value is 0 and whose gradient is that of the drawn labels' probabilities."""
-        reward, terms = advantage(reward), {}
+    def _scores(self, run: Run, total: Tensor, of_labels: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The surrogates whose value is 0 and whose gradient is that of the drawn labels' probabilities.
+
+        A draw's reward is all that it may change: the total less the label's own terms, which are exact means over its
+        values. (Other labels' terms may depend on it, where it is their parent.)
+        """
+        terms = {}
         for label in run.roles.labels:
             site = run.guide.nodes[label]
-            log_q = self.to_rows(run.where_missing(label, site["fn"].log_prob(site["value"])), site)
+            reward = advantage(total - sum(of_labels[label].values()))
+            log_q = self.to_rows(run.where_missing(label, log_prob(site)), site)
             terms[f"score({label})"] = reward * (log_q - log_q.detach())
         return terms
 

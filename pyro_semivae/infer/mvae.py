@@ -12,7 +12,7 @@ from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.infer.base import RowELBO, Rows, joined, log_prob, reduce_plates, row_dim, row_scale
 from pyro_semivae.infer.handlers import LabelledFirst, Until
 from pyro_semivae.infer.roles import assign_roles
-from pyro_semivae.labels import MISSING, is_missing, select
+from pyro_semivae.labels import MISSING, as_labels, is_missing, select
 
 
 class TraceMVAE_ELBO(RowELBO):
@@ -58,7 +58,7 @@ class TraceMVAE_ELBO(RowELBO):
         if y is None:
             terms, scale, _ = self._elbos(model, guide, x, [None])
             return Rows({name: value[0] for name, value in terms.items()}, scale)
-        number = LabelledFirst.number_now()
+        y, number = as_labels(y), LabelledFirst.number_now()
         if 0 < number < len(x):
             with LabelledFirst(0):
                 labelled = self.rows(model, guide, x[:number], y[:number])

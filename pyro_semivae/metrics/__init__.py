@@ -9,6 +9,7 @@ from pyro_semivae.metrics.classifier import (
     independent_posterior,
     logistic_regression,
 )
+from pyro_semivae.metrics.diversity import class_precision_recall, precision_recall, variance_share
 from pyro_semivae.metrics.extraction import Extraction, assign, distinct_classes, extraction
 from pyro_semivae.metrics.frechet import frechet_distance
 from pyro_semivae.metrics.generation import generation_accuracy
@@ -16,9 +17,11 @@ from pyro_semivae.metrics.interventions import (
     condition_number,
     intervention_accuracy,
     intervention_matrix,
+    intervention_pairs,
     selectivity,
 )
 from pyro_semivae.metrics.mutual_information import LastLayerGP, image_mutual_information, mutual_information
+from pyro_semivae.metrics.style import image_statistics, kept, rest_explained
 from pyro_semivae.metrics.swap import log_prob_of_labels, swap_difference
 
 __all__ = [
@@ -31,20 +34,27 @@ __all__ = [
     "balanced_label_accuracy",
     "calibration_error",
     "characteristic_capture",
+    "class_precision_recall",
     "condition_number",
     "distinct_classes",
     "extraction",
     "frechet_distance",
     "generation_accuracy",
     "image_mutual_information",
+    "image_statistics",
     "independent_classifier",
     "independent_posterior",
     "intervention_accuracy",
     "intervention_matrix",
+    "intervention_pairs",
+    "kept",
     "label_accuracy",
     "log_prob_of_labels",
     "logistic_regression",
     "mutual_information",
+    "precision_recall",
+    "rest_explained",
     "selectivity",
     "swap_difference",
+    "variance_share",
 ]

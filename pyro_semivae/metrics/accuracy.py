@@ -5,29 +5,47 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_semivae.errors import InputError, as_tensor
+from pyro_semivae.labels import is_missing
+from pyro_semivae.metrics.checks import check_binary, check_classes, check_probs
+
 
 def accuracy(probs: Tensor, y: Tensor) -> float:
-    """The fraction of rows whose most probable class is the true one.
+    """The fraction of the rows with a known label whose most probable class is that; NaN where no label is known.
 
     Args:
-        probs: `(..., B, C)` probabilities or logits. y: `(B,)` labels; leading dimensions are averaged.
+        probs: `(..., N, C)` probabilities, log-probabilities or logits; leading dimensions are averaged.
+        y: `(N,)` classes, -1 where missing.
 
-    >>> accuracy(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 0]))
+    >>> accuracy(torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]]), torch.tensor([0, 0, -1]))
     0.5
+
+    Raises:
+        InputError: `probs` has NaN; the shapes do not fit; `y` is outside of -1 to C - 1.
     """
-    return (probs.argmax(-1) == y).double().mean().item()
+    probs = as_tensor("probs", probs)
+    if probs.isnan().any():
+        raise InputError(f"probs: got NaN in shape {tuple(probs.shape)}; accepted are probabilities or logits")
+    y = check_classes("probs", probs, y, leading=True)
+    right = probs.argmax(-1) == y
+    return right[..., ~is_missing(y)].double().mean().item()
 
 
 def label_accuracy(probs: Tensor, y: Tensor) -> Tensor:
     """The fraction of rows in which each binary label is right (on where its probability is above 1/2), `(L,)`.
 
     Args:
-        probs: `(B, L)` probabilities of on. y: `(B, L)`, 0 or 1; missing ones (NaN) do not count, and a label that is
+        probs: `(N, L)` probabilities of on. y: `(N, L)`, 0 or 1; missing ones (NaN) do not count, and a label that is
             missing everywhere gets NaN.
 
     >>> label_accuracy(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
     tensor([0.5000, 1.0000], dtype=torch.float64)
+
+    Raises:
+        InputError: `probs` is outside of [0, 1]; the shapes differ; `y` has other values.
     """
+    probs = check_probs("probs", probs, of_classes=False)
+    y = check_binary("probs", probs, y)
     right = ((probs > 0.5) == (y > 0.5)).double()
     return right.where(~y.isnan(), torch.nan).nanmean(0)
 
@@ -40,5 +58,10 @@ def balanced_label_accuracy(probs: Tensor, y: Tensor) -> Tensor:
 
     >>> balanced_label_accuracy(torch.tensor([[0.1], [0.2], [0.3]]), torch.tensor([[1.0], [0.0], [0.0]]))
     tensor([0.5000], dtype=torch.float64)
+
+    Raises:
+        InputError: see `label_accuracy`.
     """
+    probs = check_probs("probs", probs, of_classes=False)
+    y = check_binary("probs", probs, y)
     return sum(label_accuracy(probs, y.where(y == value, torch.nan)) for value in (0, 1)) / 2

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.errors import check_count
+from pyro_semivae.labels import is_missing
+from pyro_semivae.metrics.checks import check_classes, check_probs
 
 
 def calibration_error(probs: Tensor, y: Tensor, *, bins: int = 15) -> float:
@@ -15,19 +19,25 @@ def calibration_error(probs: Tensor, y: Tensor, *, bins: int = 15) -> float:
     al., *On Calibration of Modern Neural Networks*, ICML 2017, Eq. 3).
 
     Args:
-        probs: `(N, C)`. y: `(N,)` classes.
+        probs: `(N, C)` probabilities. y: `(N,)` classes; rows where it is missing (-1) do not count.
+
+    Returns NaN where no label is known.
 
     >>> round(calibration_error(torch.tensor([[0.9, 0.1], [0.9, 0.1]]), torch.tensor([0, 1])), 6)
     0.4
 
     Raises:
-        InputError: `bins` is not 1, 2, ..., or there are other numbers of probabilities and classes.
+        InputError: `bins` is not 1, 2, ...; `probs` are no probabilities; the shapes do not fit; `y` is outside of -1
+            to C - 1.
     """
     check_count("bins", bins)
-    if len(probs) != len(y) or not len(y):
-        raise InputError(f"probs, y: got {len(probs)} and {len(y)} rows; accepted are as many of each, 1 or more")
-    confidence, found = probs.double().max(1)
-    right = (found == y).double()
+    probs = check_probs("probs", probs)
+    y = check_classes("probs", probs, y)
+    known = ~is_missing(y)
+    confidence, found = probs[known].double().max(1)
+    if not len(confidence):
+        return math.nan
+    right = (found == y[known]).double()
     which = (confidence * bins).ceil().long().clamp(1, bins) - 1  # bins (k / n, (k + 1) / n]
     gaps = torch.zeros(bins, dtype=torch.double, device=probs.device).index_add_(0, which, confidence - right)
-    return gaps.abs().sum().item() / len(y)
+    return gaps.abs().sum().item() / len(right)

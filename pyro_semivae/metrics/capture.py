@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.linear_model import RidgeCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVR
 from torch import Tensor
 
-from pyro_semivae.errors import InputError
+from pyro_semivae.errors import InputError, as_tensor, check_count
+from pyro_semivae.metrics.checks import check_finite
+from pyro_semivae.metrics.regression import held_out_r2
 
 
 @dataclass(frozen=True)
@@ -41,14 +39,22 @@ def characteristic_capture(own: Tensor, others: Tensor, strengths: Tensor, *, mi
         own: `(N, L)` or `(N, L, d)`, entry i being the latents of label i.
         others: `(N, D)`, the rest; the other labels' latents are added to it.
         strengths: `(N, L)` in [0, 1], NaN where the label is off.
-        min_rows: a label that is on in fewer rows gets NaN.
+        min_rows: a label that is on in fewer rows gets NaN; four or more.
 
     Raises:
-        InputError: the three do not have as many rows, or `own` and `strengths` as many labels.
+        InputError: the three do not have as many rows, or `own` and `strengths` as many labels; latents are not finite,
+            or strengths not in [0, 1].
     """
-    if own.shape[:2] != strengths.shape or len(others) != len(own):
+    check_count("min_rows", min_rows, 4)
+    own, others = check_finite("own", own), check_finite("others", others)
+    strengths = as_tensor("strengths", strengths)
+    outside = strengths[(strengths < 0) | (strengths > 1)]
+    if outside.numel():
+        raise InputError(f"strengths: got {outside[:5].tolist()}; accepted are 0 to 1, and NaN where a label is off")
+    fits = own.dim() in (2, 3) and own.shape[:2] == strengths.shape and others.dim() == 2
+    if not fits or len(others) != len(own):
         shapes = ", ".join(str(tuple(part.shape)) for part in (own, others, strengths))
-        raise InputError(f"own, others, strengths: got shapes {shapes}; accepted are (N, L, ...), (N, D), (N, L)")
+        raise InputError(f"own, others, strengths: got shapes {shapes}; accepted are (N, L[, d]), (N, D), (N, L)")
     own, others, strengths = (t.detach().cpu().double().numpy() for t in (own, others, strengths))
     own = own.reshape(*own.shape[:2], -1)
     scores: dict[str, list[float]] = {name: [] for name in Capture.__dataclass_fields__}
@@ -58,14 +64,7 @@ def characteristic_capture(own: Tensor, others: Tensor, strengths: Tensor, *, mi
         for whose, features in (("own", own[:, i]), ("others", rest)):
             for kind in ("linear", "nonlinear"):
                 enough = on.sum() >= min_rows and features.shape[1] > 0
-                score = _held_out_r2(features[on], strengths[on, i], kind) if enough else np.nan
+                last = np.arange(on.sum()) >= on.sum() // 2
+                score = held_out_r2(features[on], strengths[on, i], last, kind) if enough else np.nan
                 scores[f"{whose}_{kind}"].append(score)
     return Capture(**{name: np.array(values) for name, values in scores.items()})
-
-
-def _held_out_r2(features: np.ndarray, target: np.ndarray, kind: str) -> float:
-    regressor = RidgeCV(np.logspace(-3, 3, 7)) if kind == "linear" else SVR(C=0.2, epsilon=0.05)
-    regressor = make_pipeline(StandardScaler(), regressor)
-    half = len(target) // 2
-    regressor.fit(features[:half], target[:half])
-    return max(0.0, regressor.score(features[half:], target[half:]))

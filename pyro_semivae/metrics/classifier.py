@@ -20,11 +20,12 @@ from pyro_semivae.caches import cache_folder, cached_checkpoint
 from pyro_semivae.checkpoints import load_weights
 from pyro_semivae.data import ImageData, to_unit
 from pyro_semivae.digests import digest
-from pyro_semivae.errors import InputError
+from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.files import check_fields, check_finite
-from pyro_semivae.labels import Binary
+from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.metrics.accuracy import accuracy as class_accuracy
 from pyro_semivae.metrics.accuracy import label_accuracy
+from pyro_semivae.metrics.checks import known_rows
 from pyro_semivae.metrics.mutual_information import LastLayerGP
 from pyro_semivae.progress import steps_of
 
@@ -34,13 +35,19 @@ VERSION = 2  # of the architecture and its training; a cached file of another ve
 class ImageClassifier(nn.Module):
     """Convolutions, 128 features, logits of classes or of binary labels.
 
-    Shapes: images `(B, C, H, W)` float or uint8, H and W divisible by 4 (from 48 on: by 8); logits `(B, num_labels)`.
+    Shapes: images `(B, C, H, W)` float or uint8, H and W 4 or more; logits `(B, num_labels)`.
+
+    Raises:
+        InputError: `x_shape` is something else or smaller, `num_labels` no count; images are of another shape.
     """
 
     def __init__(self, x_shape: tuple[int, int, int], num_labels: int, *, binary: bool = False):
         super().__init__()
+        if len(x_shape) != 3 or min(x_shape) < 1 or min(x_shape[1:]) < 4:
+            raise InputError(f"x_shape: got {tuple(x_shape)}; accepted is (C, H, W), H and W 4 or more")
+        check_count("num_labels", num_labels)
         channels, height, width = x_shape
-        self.binary = binary
+        self.binary, self.x_shape = binary, tuple(x_shape)
         if min(height, width) < 48:
             layers = [nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
             layers += [nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
@@ -54,12 +61,17 @@ class ImageClassifier(nn.Module):
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, num_labels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(to_unit(x)))
+        return self.head(self._features(x))
+
+    def _features(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or tuple(x.shape[1:]) != self.x_shape:
+            raise InputError(f"x: got shape {tuple(x.shape)}; accepted is (B, {', '.join(map(str, self.x_shape))})")
+        return self.features(to_unit(x))
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
         """The penultimate features, `(B, 128)`."""
-        return torch.cat([self.features(to_unit(part)) for part in x.split(1000)])
+        return torch.cat([self._features(part) for part in x.split(1000)])
 
     @torch.no_grad()
     def classify(self, x: Tensor) -> Tensor:
@@ -84,19 +96,25 @@ def independent_classifier(
 ) -> tuple[ImageClassifier, float]:
     """The classifier of a data set and its test accuracy (binary labels: the mean one), trained once and cached.
 
+    Missing labels (-1, NaN) count neither in its training nor in its accuracy, which is NaN where none is known.
+
     Args:
         steps: Adam steps on batches of 200 with a cosine learning rate from 1e-3.
         cache: the folder of cached classifiers: default `$PYRO_SEMIVAE_CACHE`, else `~/.cache/pyro_semivae`.
+
+    Raises:
+        InputError: labels are outside of the data set's space, or no training label is known.
     """
+    rows, y = known_rows("data.y", data.labels, data.y)
     several = isinstance(data.labels, Binary)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         classifier = ImageClassifier(data.x_shape, len(data.label_names), binary=several).to(device)
 
         def make() -> dict[str, Any]:
-            _train(classifier, data, steps, progress)
+            _train(classifier, data, rows, y, steps, progress)
             probs = classifier.classify(data.x_test.to(device)).cpu()
-            measure = class_accuracy if not several else lambda p, y: label_accuracy(p, y).mean().item()
+            measure = class_accuracy if not several else lambda p, y: label_accuracy(p, y).nanmean().item()
             weights = {name: value.cpu() for name, value in classifier.state_dict().items()}
             return {"weights": weights, "test_accuracy": measure(probs, data.y_test)}
 
@@ -124,15 +142,20 @@ def independent_posterior(
 
     Args:
         judge: of the same data; a cached GP is for the very same weights.
-        num_rows: of the training rows, drawn once and for all. steps, progress: see `LastLayerGP`.
+        num_rows: of the training rows with a known label, drawn once and for all. steps, progress: see `LastLayerGP`.
         cache: see `independent_classifier`.
+
+    Raises:
+        InputError: `num_rows` is no count; no training label is known.
     """
+    check_count("num_rows", num_rows)
 
     def make() -> dict[str, Any]:
-        rows = torch.randperm(len(data.x), generator=torch.Generator().manual_seed(0))[:num_rows]
+        known, y = known_rows("data.y", data.labels, data.y)
+        rows = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:num_rows]]
         features = judge.embed(data.x[rows].to(next(judge.parameters()).device))
         classes = None if judge.binary else len(data.label_names)
-        return LastLayerGP(features, data.y[rows], classes, steps=steps, progress=progress).state()
+        return LastLayerGP(features, y[rows], classes, steps=steps, progress=progress).state()
 
     of_judge = hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in judge.parameters())).hexdigest()
     path = _path("posterior", data, cache, of_judge, num_rows, steps)
@@ -150,15 +173,25 @@ def logistic_regression(
 ) -> tuple[Callable[[Tensor], Tensor], float]:
     """A logistic regression on the pixels of class-labelled images, and its test accuracy; fitted once and cached.
 
+    Missing labels (-1) count neither in the fit nor in the accuracy, which is NaN where none is known.
+
     Args:
         iterations: of L-BFGS at most. cache: see `independent_classifier`.
 
     Returns a function from images `(B, C, H, W)` to probabilities `(B, num_labels)`, 0 for classes that are not there.
+
+    Raises:
+        InputError: the labels are binary ones, or those that are known are of one class.
     """
+    check_count("iterations", iterations)
+    rows, y = known_rows("data.y", data.labels, data.y)
+    if not isinstance(data.labels, Classes) or len(y[rows].unique()) < 2:
+        raise InputError(f"data: got {data.name} with labels of {data.labels}; accepted are two or more known classes")
 
     def make() -> dict[str, Any]:
         print(f"NOTE: fitting a logistic regression on {data.name}", file=sys.stderr, flush=True)
-        found = LogisticRegression(max_iter=iterations).fit(to_unit(data.x).flatten(1).numpy(), data.y.numpy())
+        pixels = to_unit(data.x[rows]).flatten(1).numpy()
+        found = LogisticRegression(max_iter=iterations).fit(pixels, y[rows].numpy())
         coefficients, intercepts = torch.from_numpy(found.coef_), torch.from_numpy(found.intercept_)
         if len(found.classes_) == 2:  # one logit
             coefficients, intercepts = (torch.cat([-part / 2, part / 2]) for part in (coefficients, intercepts))
@@ -194,19 +227,20 @@ def _path(kind: str, data: ImageData, cache: str | Path | None, *settings: Any) 
     return cache_folder(cache) / name
 
 
-def _train(classifier: ImageClassifier, data: ImageData, steps: int, progress: bool) -> None:
+def _train(classifier: ImageClassifier, data: ImageData, known: Tensor, y: Tensor, steps: int, progress: bool) -> None:
+    """Trains on the `known` rows of the data, with labels `y` of all rows."""
     device = next(classifier.parameters()).device
     classifier.train()
     optimiser = torch.optim.Adam(classifier.parameters(), 1e-3, fused=True)
     for step in steps_of(steps, f"independent classifier on {data.name}", progress):
         optimiser.param_groups[0]["lr"] = 5e-4 * (1 + math.cos(math.pi * step / steps))
-        rows = torch.randint(len(data.x), (200,))
-        logits, y = classifier(data.x[rows].to(device)), data.y[rows].to(device)
+        rows = known[torch.randint(len(known), (200,))]
+        logits, target = classifier(data.x[rows].to(device)), y[rows].to(device)
         if classifier.binary:  # of the labels that are known
-            known = (~y.isnan()).to(logits)
-            loss = F.binary_cross_entropy_with_logits(logits, y.nan_to_num(), known, reduction="sum") / known.sum()
+            weight, target = (~target.isnan()).to(logits), target.nan_to_num()
+            loss = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum") / weight.sum()
         else:
-            loss = F.cross_entropy(logits, y)
+            loss = F.cross_entropy(logits, target)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from pyro_semivae.labels import as_labels
 from pyro_semivae.metrics.accuracy import accuracy, label_accuracy
 
 
@@ -18,10 +19,14 @@ def generation_accuracy(
         generate: labels `(B,)` or `(B, L)` -> images `(B, C, H, W)`.
         classify: images -> probabilities of the classes `(B, C)` or that labels are on `(B, L)`, of a classifier
             trained on real images.
-        y: the labels to generate; missing binary ones (NaN) are left to `generate`, and do not count.
+        y: the labels to generate; missing ones (-1, NaN) are left to `generate`, and do not count.
 
-    Returns the accuracy (of binary labels: their mean accuracy) and the images.
+    Returns the accuracy (of binary labels: their mean accuracy; NaN where all are missing) and the images.
+
+    Raises:
+        InputError: see `accuracy` and `label_accuracy`, of what `classify` returns.
     """
+    y = as_labels(y)
     images = generate(y)
     probs = classify(images)
-    return accuracy(probs, y) if y.dim() == 1 else label_accuracy(probs, y).nanmean().item(), images
+    return label_accuracy(probs, y).nanmean().item() if y.is_floating_point() else accuracy(probs, y), images

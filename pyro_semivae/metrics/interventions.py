@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyro_semivae.errors import InputError, as_tensor, check_count
+from pyro_semivae.labels import Classes, as_binary, as_labels, is_missing
+from pyro_semivae.metrics.checks import check_binary, check_classes, check_finite, check_probs, check_rows
+
 
 def intervention_matrix(
     intervene: Callable[[Tensor, Tensor], Tensor],
@@ -27,16 +31,46 @@ def intervention_matrix(
     Args:
         intervene: images, labels to set `(B, L)` with NaN where kept -> images. reconstruct: images -> images.
         logits: images -> an independent classifier's logits `(B, L)`.
-        x: `(B, C, H, W)`. y: `(B, L)`; a row whose label c is missing (NaN) does not count in column c.
+        x: `(B, C, H, W)`. y: `(B, L)`; a row whose label c is missing (NaN) does not count in column c, which is NaN
+            where that is every row.
+
+    Raises:
+        InputError: `y` is no binary labels `(B, L)`; logits are not finite, or of another shape.
     """
-    before = F.logsigmoid(logits(reconstruct(x)))
-    columns = []
+
+    def log_p(images: Tensor) -> Tensor:
+        found = check_finite("logits", logits(images))
+        check_binary("logits", found, y)
+        return F.logsigmoid(found)
+
+    y = as_binary(y)
+    x = check_rows("x", x, y)
+    before, columns = log_p(reconstruct(x)), []
     for c in range(y.shape[1]):
         switched = torch.full_like(y, torch.nan)
         switched[:, c] = 1 - y[:, c]
-        change = F.logsigmoid(logits(intervene(x, switched))) - before
+        change = log_p(intervene(x, switched)) - before
         columns.append(((2 * switched[:, c] - 1)[:, None] * change).double().nanmean(0))
     return torch.stack(columns, 1)
+
+
+def intervention_pairs(y: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Every image whose class is known set to every other class, class by class.
+
+    Args:
+        y: `(B,)` classes; images of an unknown one (-1), which may be any, are left out.
+
+    Returns which image each intervention is of and the class to set, `(M,)` each, M = (known images) x (classes - 1).
+
+    >>> intervention_pairs(torch.tensor([1, -1, 0]), 2)
+    (tensor([0, 2]), tensor([0, 1]))
+
+    Raises:
+        InputError: `y` is not `(B,)` or outside of -1 to `num_classes` - 1.
+    """
+    y = Classes(check_count("num_classes", num_classes, 2)).validate(y)
+    set_to, rows = ((y != torch.arange(num_classes, device=y.device)[:, None]) & ~is_missing(y)).nonzero().T
+    return rows, set_to
 
 
 def intervention_accuracy(
@@ -50,31 +84,52 @@ def intervention_accuracy(
 
     Args:
         intervene: images, classes to set `(B,)` -> images. probs: images -> an independent classifier's `(B, C)`.
-        x: `(B, C, H, W)`. y: `(B,)` their classes.
+        x: `(B, C, H, W)`. y: `(B,)` their classes; images of an unknown one (-1) are left out.
+
+    The interventions are those of `intervention_pairs`, a class at a time. Returns NaN where no label is known.
+
+    Raises:
+        InputError: see `intervention_pairs`; `x` has other rows; `probs` returns no probabilities `(B, num_classes)`.
     """
-    right = []
-    for c in range(num_classes):
-        others = x[y != c]
-        set_to = torch.full((len(others),), c, device=y.device)
-        right.append((probs(intervene(others, set_to)).argmax(-1) == c).double())
-    return torch.cat(right).mean().item()
+    rows, set_to = intervention_pairs(y, num_classes)
+    x, right = check_rows("x", x, as_labels(y)), []
+    for c in set_to.unique():
+        y_new = set_to[set_to == c]
+        found = check_probs("probs", probs(intervene(x[rows[set_to == c]], y_new)))
+        right.append((found.argmax(-1) == check_classes("probs", found, y_new)).double())
+    return torch.cat(right).mean().item() if right else math.nan
 
 
 def condition_number(matrix: Tensor) -> float:
     """The ratio of the largest to the smallest singular value; 1 for a multiple of an orthogonal matrix.
 
-    Infinite for a singular matrix, NaN for one with entries that are not finite.
+    Infinite for a singular matrix, NaN where entries are not finite (those of a label that is missing everywhere).
+
+    Raises:
+        InputError: it is no `(N, M)` matrix.
+
+    >>> condition_number(torch.tensor([[0.0, 2.0], [1.0, 0.0]]))
+    2.0
     """
-    matrix = matrix.cpu().numpy()
+    matrix = as_tensor("matrix", matrix).cpu().numpy()
+    if matrix.ndim != 2 or not matrix.size:
+        raise InputError(f"matrix: got shape {matrix.shape}; accepted is (N, M)")
     return float(np.linalg.cond(matrix)) if np.isfinite(matrix).all() else math.nan
 
 
 def selectivity(matrix: Tensor) -> float:
     """The mean |diagonal| over the mean |off-diagonal|; infinite for a diagonal matrix, NaN for a single label.
 
+    Entries that are NaN (of a label that is missing everywhere) do not count.
+
     >>> selectivity(torch.tensor([[2.0, 0.5], [-0.5, 2.0]]))
     4.0
+
+    Raises:
+        InputError: the matrix is not square.
     """
-    size = len(matrix)
-    off = ~torch.eye(size, dtype=torch.bool, device=matrix.device)
-    return (matrix.diagonal().abs().mean() / matrix[off].abs().mean()).item()
+    matrix = as_tensor("matrix", matrix)
+    if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise InputError(f"matrix: got shape {tuple(matrix.shape)}; accepted is (L, L)")
+    off = ~torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)
+    return (matrix.diagonal().abs().nanmean() / matrix[off].abs().nanmean()).item()

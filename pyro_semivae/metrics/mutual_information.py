@@ -13,6 +13,9 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 
+from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.labels import Binary, Classes, as_binary
+from pyro_semivae.metrics.checks import check_finite, check_probs, check_rows, known_rows
 from pyro_semivae.progress import steps_of
 
 
@@ -35,13 +38,17 @@ class LastLayerGP:
     """A sparse variational GP in the place of a classifier's last layer (CCVAE C.3, D.6: 200 inducing points).
 
     Args:
-        features: `(N, F)` penultimate features of real images. y: their labels, `(N,)` classes or `(N, L)` binary ones,
-            NaN where missing.
+        features: `(N, F)` penultimate features of real images. y: their labels, `(N,)` classes or `(N, L)` binary ones.
+            Rows whose class is missing (-1) are left out, binary labels (NaN) entry by entry.
         num_classes: C latent functions with a softmax; `None` for binary labels, L functions with a sigmoid.
         num_inducing: inducing points, drawn from the features.
         steps: Adam steps on batches of 500.
 
     Everything is in float64 on the CPU. Features are standardised; the kernel is RBF with a length scale per feature.
+
+    Raises:
+        InputError: features are not `(N, F)` or not finite; labels do not fit them, or fewer than two are known; a
+            number is not 1, 2, ...
     """
 
     def __init__(
@@ -56,9 +63,19 @@ class LastLayerGP:
         seed: int = 0,
         progress: bool = True,
     ):
-        features = features.detach().cpu().double()
-        y = y.cpu() if num_classes else y.cpu().double().T  # Pyro's batch of outputs is on the left
+        check_count("num_inducing", num_inducing)
+        check_count("steps", steps, 0)
         self.binary = num_classes is None
+        labels = Binary(as_binary(y).shape[1]) if self.binary else Classes(check_count("num_classes", num_classes, 2))
+        known, y = known_rows("y", labels, y, least=2)
+        features = check_finite("features", features, 2).detach().cpu().double()
+        if len(features) != len(y):
+            shapes = f"{tuple(features.shape)} and {tuple(y.shape)}"
+            raise InputError(f"features, y: got shapes {shapes}; accepted are as many rows of each")
+        features, y = (
+            features[known],
+            y[known].double().T if self.binary else y[known],
+        )  # Pyro's outputs are on the left
         self.mean, self.std = features.mean(0), features.std(0).clamp(min=1e-6)
         features = (features - self.mean) / self.std
         with torch.random.fork_rng(), _own_parameters():
@@ -99,8 +116,9 @@ class LastLayerGP:
     def from_state(cls, state: dict[str, Any]) -> LastLayerGP:
         """The GP that `state` was taken of."""
         size, outputs, inducing = (state["shape"][name] for name in ("size", "outputs", "inducing"))
-        features = torch.zeros(inducing, size)
-        y = torch.zeros(inducing, outputs) if state["binary"] else torch.zeros(inducing, dtype=torch.long)
+        rows = max(2, inducing)
+        features = torch.zeros(rows, size)
+        y = torch.zeros(rows, outputs) if state["binary"] else torch.zeros(rows, dtype=torch.long)
         found = cls(features, y, None if state["binary"] else outputs, num_inducing=inducing, steps=0, progress=False)
         found.gp.load_state_dict(state["weights"])
         found.mean, found.std = state["mean"], state["std"]
@@ -109,7 +127,15 @@ class LastLayerGP:
     @torch.no_grad()
     @_own_parameters()
     def sample_probs(self, features: Tensor, num_samples: int = 64, seed: int = 0) -> Tensor:
-        """p(y | x, omega) for draws of omega, `(num_samples, B, C)`; of binary labels `(num_samples, B, L, 2)`."""
+        """p(y | x, omega) for draws of omega, `(num_samples, B, C)`; of binary labels `(num_samples, B, L, 2)`.
+
+        Raises:
+            InputError: features are not `(B, F)` or not finite; `num_samples` is not 1, 2, ...
+        """
+        check_count("num_samples", num_samples)
+        features = check_finite("features", features, 2)
+        if features.shape[1] != len(self.mean):
+            raise InputError(f"features: got shape {tuple(features.shape)}; accepted is (B, {len(self.mean)})")
         features = (features.cpu().double() - self.mean) / self.std
         generator = torch.Generator().manual_seed(seed)
         out = []
@@ -129,9 +155,15 @@ def mutual_information(probs: Tensor) -> Tensor:
 
     Returns `(...)`.
 
+    Raises:
+        InputError: `probs` are no probabilities, or fewer than two dimensions.
+
     >>> mutual_information(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])).item()  # sure, and of two minds: log 2
     0.6931471824645996
     """
+    probs = check_probs("probs", probs)
+    if probs.dim() < 2:
+        raise InputError(f"probs: got shape {tuple(probs.shape)}; accepted is (S, ..., C)")
     return _entropy(probs.mean(0)) - _entropy(probs).mean(0)
 
 
@@ -142,5 +174,14 @@ def _entropy(probs: Tensor) -> Tensor:
 def image_mutual_information(
     images: Tensor, embed: Callable[[Tensor], Tensor], posterior: LastLayerGP, num_samples: int = 64
 ) -> float:
-    """The mean mutual information of images (and binary labels) under features and a `LastLayerGP` on them, in nats."""
+    """The mean mutual information of images (and binary labels) under features and a `LastLayerGP` on them, in nats.
+
+    Args:
+        images: `(B, C, H, W)`, one or more; no labels are needed. embed: images -> features `(B, F)`.
+
+    Raises:
+        InputError: there is no image; the features are not those that the posterior was fitted to.
+    """
+    if not len(check_rows("images", images)):
+        raise InputError("images: got none; accepted are one or more")
     return mutual_information(posterior.sample_probs(embed(images), num_samples)).mean().item()

@@ -10,13 +10,19 @@ from torch.nn import functional as F
 
 from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.labels import is_missing
+from pyro_semivae.metrics.checks import check_finite, check_labels, check_rows
 
 
 def log_prob_of_labels(logits: Tensor, y: Tensor) -> Tensor:
     """log p(y) of labels under a classifier's logits; NaN where y is missing.
 
-    Shapes: binary labels `y` `(B, L)`, logits `(B, L)`, the result `(B, L)`; class labels `(B,)`, `(B, C)`, `(B,)`.
+    Shapes: binary labels `y` `(N, L)`, logits `(N, L)`, the result `(N, L)`; class labels `(N,)`, `(N, C)`, `(N,)`.
+
+    Raises:
+        InputError: the shapes do not fit, `y` is outside of the label space, or logits are not finite.
     """
+    logits = check_finite("logits", logits)
+    y = check_labels("logits", logits, y)
     if not y.is_floating_point():
         log_prob = logits.log_softmax(-1).gather(-1, y.clamp(min=0).unsqueeze(-1)).squeeze(-1)
         return log_prob.where(~is_missing(y), torch.nan)
@@ -44,12 +50,13 @@ def swap_difference(
         x: `(B, C, H, W)` images, two or more. y: their labels, `(B, L)` or `(B,)`; missing ones do not count.
         num_partners: how many partners every image gets (REVAE: 20), never itself. seed: of their choice.
 
-    The images are swapped 500 at a time, so that many need little memory.
+    The images are swapped 500 at a time, so that many need little memory. Returns NaN where no label is known.
 
     Raises:
-        InputError: there are no partners, or only one image.
+        InputError: there are no partners, or only one image; otherwise see `log_prob_of_labels`.
     """
     check_count("num_partners", num_partners)
+    x = check_rows("x", x)
     if len(x) < 2:
         raise InputError(f"x: got {len(x)} images; accepted are two or more, for a partner is another image")
     generator = torch.Generator().manual_seed(seed)

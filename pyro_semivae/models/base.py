@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyro
-import torch
 from pyro import poutine
 from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from torch import Tensor, nn
 
 from pyro_semivae.data.batches import to_unit
-from pyro_semivae.errors import InputError
+from pyro_semivae.data.checks import check_images
+from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.infer.handlers import ROW_PLATE, LocalParameters
 from pyro_semivae.labels import Binary, Classes
@@ -40,6 +41,7 @@ class SemiVAE(nn.Module, ABC):
     Attributes:
         x_shape, labels: as given.
         characteristic: names of the sites that carry the labels' characteristics.
+        warm_up: the fraction of training over which `fit` lets the objective's beta rise from 0, unless it is told.
 
     Raises:
         InputError: `x_shape` or `labels` is something else.
@@ -48,14 +50,17 @@ class SemiVAE(nn.Module, ABC):
     x_shape: tuple[int, int, int]
     labels: Classes | Binary
     characteristic: tuple[str, ...] = ()
+    warm_up: float = 0.0
 
     def __init__(self, x_shape: tuple[int, int, int], labels: Classes | Binary):
         super().__init__()
-        if len(x_shape) != 3 or min(x_shape) < 1:
-            raise InputError(f"x_shape: got {x_shape}; accepted is (C, H, W)")
+        if not isinstance(x_shape, Sequence) or len(x_shape) != 3:
+            raise InputError(f"x_shape: got {x_shape!r}; accepted is (C, H, W)")
         if not isinstance(labels, Classes | Binary):
-            raise InputError(f"labels: got {labels!r}; accepted are Classes(number) and Binary(number)")
-        self.x_shape, self.labels = tuple(x_shape), labels
+            old = type(labels).__name__ in ("Classes", "Binary")
+            got = f"{labels!r}, of a module that was reloaded since" if old else repr(labels)
+            raise InputError(f"labels: got {got}; accepted are Classes(number) and Binary(number)")
+        self.x_shape, self.labels = tuple(check_count("x_shape", size) for size in x_shape), labels
 
     @property
     def max_plate_nesting(self) -> int:
@@ -121,40 +126,45 @@ class SemiVAE(nn.Module, ABC):
             raise InputError("x, y: got no rows; accepted are batches of one or more")
         return pyro.plate(ROW_PLATE, size, dim=-self.max_plate_nesting)
 
-    def validate(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
-        """Checks a batch once, outside of the training loop.
+    def validate(self, x: Any = None, y: Any = None) -> tuple[Tensor | None, Tensor | None]:
+        """Checks a batch and returns what is to be used from there on, on the devices where they are.
+
+        Args:
+            x: images, uint8 or float in [0, 1], `(B, *x_shape)`. y: labels, some missing. Tensors, numpy arrays, lists.
+
+        Returns x, uint8 or float as it is, and y, int64, or floats of the parameters' dtype.
 
         Raises:
-            ValueError: `x` is not a float `(B, *x_shape)` in [0, 1] or uint8 of that shape; `y` is outside of
-                the label space; their lengths differ.
+            InputError: `x` is something else; `y` is outside of the label space; their lengths differ.
         """
         if x is not None:
-            accepted = f"a float tensor (B, {', '.join(map(str, self.x_shape))}) in [0, 1], or uint8"
-            if not isinstance(x, Tensor) or not (x.is_floating_point() or x.dtype == torch.uint8):
-                got = f"dtype {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-                raise InputError(f"x: got {got}; accepted is {accepted}")
-            if x.dim() != 4 or tuple(x.shape[1:]) != self.x_shape:
-                raise InputError(f"x: got shape {tuple(x.shape)}; accepted is {accepted}")
-            if x.is_floating_point():
-                outside = ~((x >= 0) & (x <= 1)).flatten(1).all(1)
-                if outside.any():
-                    rows = outside.nonzero()[:5, 0].tolist()
-                    low, high = x[rows].min().item(), x[rows].max().item()
-                    raise InputError(f"x: got pixels from {low:g} to {high:g} at rows {rows}; accepted is {accepted}")
+            x = check_images(x, self.x_shape)
         if y is not None:
-            self.labels.validate(y)
+            y = self._labels(y, "y")
         if x is not None and y is not None and len(x) != len(y):
             raise InputError(f"x, y: got {len(x)} images and {len(y)} labels; accepted are as many of one as the other")
+        return x, y
 
-    def images(self, x: Tensor) -> Tensor:
+    def images(self, x: Any) -> Tensor:
         """Images as the model takes them: checked, float in [0, 1], of the parameters' dtype and on their device.
 
         Raises:
             InputError: as `validate`.
         """
-        self.validate(x)
         parameter = next(self.parameters())
-        return to_unit(x.to(parameter.device), parameter.dtype)
+        return to_unit(self.validate(x)[0].to(parameter.device), parameter.dtype)
+
+    def label_values(self, y: Any, name: str = "y") -> Tensor:
+        """Labels as the model takes them: checked, int64 or of the parameters' dtype, on the parameters' device.
+
+        Raises:
+            InputError: as `validate`; the message names the argument `name`.
+        """
+        return self._labels(y, name).to(next(self.parameters()).device)
+
+    def _labels(self, y: Any, name: str) -> Tensor:
+        y = self.labels.validate(y, name)
+        return y.to(next(self.parameters()).dtype) if y.is_floating_point() else y
 
     def show(self, x: Tensor | None = None, y: Tensor | None = None, *, path: str | None = None) -> Figure:
         """Draws model and guide with what is observed, summed and sampled; prints factorisations and bound.
@@ -186,6 +196,8 @@ class SemiVAE(nn.Module, ABC):
             stored = f"{name}{_MODULE_NAMESPACE_DIVIDER}{parameter_name}"
             if stored in store and store[stored] is not parameter:
                 raise RuntimeError(
-                    f"Pyro's parameter store holds the parameters of another {type(self).__name__}, which SVI would "
-                    f"train instead of this one's: call pyro.clear_param_store() first, or train with fit()"
+                    f"Pyro's parameter store holds other parameters under the name '{name}', loaded ones or another "
+                    f"{type(self).__name__}'s, which SVI would train instead of this one's: to go on with them, call "
+                    f"pyro.module('{name}', vae, update_module_params=True) first; to discard them, "
+                    f"pyro.clear_param_store(). fit() leaves the store alone"
                 )

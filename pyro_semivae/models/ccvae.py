@@ -131,3 +131,13 @@ class CCVAE(SemiVAE):
     def elbo(self, **options) -> TraceCCVAE_ELBO:
         """The CCVAE bound; see `TraceCCVAE_ELBO` for its options."""
         return TraceCCVAE_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
+
+    def elbo_for(self, y: Tensor | None) -> TraceCCVAE_ELBO:
+        """The recipe's: Jensen's bound; with a class label a classifier weight of 1 + 1000 N / N_labelled and beta 4,
+        with binary ones 1 + N / N_labelled and 1. The paper's is `elbo(weights="independent")`."""
+        if isinstance(self.labels, Binary):
+            alpha, more = parts.classifier_weight(1.0, y), {}
+        else:
+            more = parts.recipe_weights(self.labels, y)
+            alpha = more.pop("classifier_weight")
+        return self.elbo(marginal="jensen", classifier_weight=1 + alpha, **more)

@@ -33,8 +33,8 @@ class DIVA(SemiVAE):
     Args:
         x_shape, labels, z_c, z_s, networks, likelihood, prior, label_hidden, separation: see `CCVAE`.
 
-    The objective is `TraceLabels_ELBO` with beta and with alpha = `classifier_weight` (1 in `elbo()`, 10 N /
-    N_labelled in `elbo_for(y)`) on log q(y | z_c) of observed labels (CCVAE C.4, whose last line attaches the
+    The objective is `TraceLabels_ELBO` with beta and with alpha = `classifier_weight` (1 in `elbo()`, more
+    in `elbo_for(y)`, which `fit` takes) on log q(y | z_c) of observed labels (CCVAE C.4, whose last line attaches the
     classifier to unlabelled rows: a slip). An observed label reaches the encoder through p(z_c | y) and the
     classifier; CCVAE's weights q(y|z_c) / q(y|x) are missing.
 
@@ -98,5 +98,6 @@ class DIVA(SemiVAE):
         return TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **{"classifier_weight": 1.0, **options})
 
     def elbo_for(self, y: Tensor | None) -> TraceLabels_ELBO:
-        """The objective with alpha = 10 N / N_labelled, ours: the papers give none."""
-        return self.elbo(classifier_weight=parts.classifier_weight(10.0, y))
+        """The recipe's weights: alpha = 1000 N / N_labelled and beta 4 with a class label, 100 N / N_labelled and 1
+        with binary ones."""
+        return self.elbo(**parts.recipe_weights(self.labels, y))

@@ -94,5 +94,8 @@ class M1M2(SemiVAE):
         return TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
 
     def elbo_for(self, y: Tensor | None) -> TraceLabels_ELBO:
-        """The objective with alpha = 0.1 N / N_labelled, as in the authors' code."""
-        return self.elbo(classifier_weight=parts.classifier_weight(0.1, y))
+        """The recipe's: alpha = 1000 N / N_labelled with a class label, 100 N / N_labelled with binary ones; beta is 1.
+
+        The authors' code has alpha = 0.1 N / N_labelled.
+        """
+        return self.elbo(**{**parts.recipe_weights(self.labels, y), "beta": 1.0})

@@ -42,7 +42,7 @@ class M2(SemiVAE):
         z: D_z. networks, likelihood, prior: see `CCVAE`.
 
     The objective is `TraceLabels_ELBO`: Kingma et al.'s Eqs. 6 to 9, whose alpha is its `classifier_weight`: 1 in
-    `elbo()`, and 0.1 N / N_labelled, as in their code, in `elbo_for(y)`, which `fit` maximises. A missing class
+    `elbo()`, and more in `elbo_for(y)`, which `fit` maximises. A missing class
     label is summed. Missing binary labels, all parents of x at once, would make 2^L terms, and are drawn: relaxed
     by default, or with the score function (`labels="score"`).
 
@@ -106,5 +106,8 @@ class M2(SemiVAE):
         return TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
 
     def elbo_for(self, y: Tensor | None) -> TraceLabels_ELBO:
-        """The objective with alpha = 0.1 N / N_labelled, as in the authors' code."""
-        return self.elbo(classifier_weight=parts.classifier_weight(0.1, y))
+        """The recipe's: alpha = 1000 N / N_labelled and beta 4 with a class label, 100 N / N_labelled with binary ones.
+
+        The authors' code has alpha = 0.1 N / N_labelled.
+        """
+        return self.elbo(**parts.recipe_weights(self.labels, y))

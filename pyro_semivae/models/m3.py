@@ -34,8 +34,8 @@ class M3(SemiVAE):
         x_shape, labels, z_c, z_s, networks, likelihood, label_hidden: see `CCVAE`.
 
     The objective is `TraceLabels_ELBO`: the VAE's ELBO on all rows, and alpha log q(y | z_c) on observed labels,
-    alpha being its `classifier_weight`, 1 in `elbo()` and 10 N / N_labelled in `elbo_for(y)` (CCVAE Eq. 2; REVAE's
-    Eq. 3 writes a labelled bound L(x, y) where only the VAE's L(x) can stand).
+    alpha being its `classifier_weight`, 1 in `elbo()` and more in `elbo_for(y)`, which `fit` takes (CCVAE Eq. 2;
+    REVAE's Eq. 3 writes a labelled bound L(x, y) where only the VAE's L(x) can stand).
 
     >>> from pyro_semivae.nn import MLPs
     >>> import torch
@@ -89,5 +89,6 @@ class M3(SemiVAE):
         return TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **{"classifier_weight": 1.0, **options})
 
     def elbo_for(self, y: Tensor | None) -> TraceLabels_ELBO:
-        """The objective with alpha = 10 N / N_labelled, ours: the papers give none."""
-        return self.elbo(classifier_weight=parts.classifier_weight(10.0, y))
+        """The recipe's weights: alpha = 1000 N / N_labelled and beta 4 with a class label, 100 N / N_labelled and 1
+        with binary ones."""
+        return self.elbo(**parts.recipe_weights(self.labels, y))

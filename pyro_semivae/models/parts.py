@@ -60,6 +60,20 @@ def classifier_weight(alpha: float, y: Tensor | None) -> float:
     return alpha * len(y) / known if known else alpha
 
 
+# The weights of the examples' recipe: of a class label, of binary ones. ALPHA weighs a classifier, see above.
+ALPHA, BETA = (1000.0, 100.0), (4.0, 1.0)
+
+
+def recipe_weights(labels: Labels, y: Tensor | None) -> dict[str, float]:
+    """The weights of the examples' recipe for objectives with a classifier beside the bound.
+
+    >>> recipe_weights(Classes(3), torch.tensor([0, -1]))
+    {'classifier_weight': 2000.0, 'beta': 4.0}
+    """
+    kind = int(isinstance(labels, Binary))
+    return {"classifier_weight": classifier_weight(ALPHA[kind], y), "beta": BETA[kind]}
+
+
 def frozen(module: nn.Module) -> nn.Module:
     """A copy whose parameters are buffers: kept and saved, and trained by nothing."""
     module = copy.deepcopy(module)
@@ -96,7 +110,7 @@ class KnownValues(nn.Module):
         self.register_buffer("table", table, persistent=False)
 
     def forward(self, y: Tensor) -> Tensor:
-        return torch.cat([y == 0, y == 1], -1).to(self.table) if y.is_floating_point() else self.table[y]
+        return torch.cat([y == 0, y == 1], -1).to(self.table) if y.is_floating_point() else self.table[y.long()]
 
 
 def characteristic_size(labels: Labels, z_c: int) -> int:

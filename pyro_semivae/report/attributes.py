@@ -15,7 +15,7 @@ from pyro_semivae.data import ImageData
 from pyro_semivae.files import user_path
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
-from pyro_semivae.report.common import bound_per_row, seeded
+from pyro_semivae.report.common import bound_per_row, missing_labels, seeded
 from pyro_semivae.train import History
 
 
@@ -41,7 +41,7 @@ def measure_attributes(
     `intervention_condition_number`, `intervention_selectivity` and `intervention_matrix` (rows: what changes); where
     the data has strengths `characteristic_capture` (mean held-out R^2, on latents of training images) and
     `characteristic_capture_per_label` (of the label's own latent, by ridge and non-linear regression);
-    `judge_accuracy`.
+    `judge_accuracy`; `test_labels_missing`, where any is.
     """
     device = next(vae.parameters()).device
     x, y = data.x_test.to(device), data.y_test.to(device)
@@ -86,7 +86,7 @@ def measure_attributes(
         out["characteristic_capture"] = capture.mean()
         both = zip(data.label_names, capture.own_linear.tolist(), capture.own_nonlinear.tolist(), strict=True)
         out["characteristic_capture_per_label"] = {name: [linear, other] for name, linear, other in both}
-    return out
+    return out | missing_labels(y)
 
 
 def _to_bytes(images: Tensor) -> Tensor:

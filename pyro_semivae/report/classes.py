@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +15,10 @@ from pyro_semivae import metrics, tasks
 from pyro_semivae.check import descendants
 from pyro_semivae.data import ImageData
 from pyro_semivae.files import user_path
+from pyro_semivae.labels import is_missing
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
-from pyro_semivae.report.common import bound_per_row, seeded
+from pyro_semivae.report.common import bound_per_row, missing_labels, seeded
 from pyro_semivae.train import History
 
 
@@ -26,8 +29,10 @@ def measure_classes(
     corrupt: Callable[[Tensor], Tensor] | None = None,
     quick: bool = False,
     seed: int = 0,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Accuracies of q(y | x) on the test set, and what an independent classifier makes of generated images.
+
+    Missing labels (-1) count nowhere.
 
     Args:
         vae: a trained model, on the device to compute on. data: the data set.
@@ -41,37 +46,116 @@ def measure_classes(
     `generation_accuracy` (of the independent classifier, on 200 images a class), `swap_difference` (nats, see
     `metrics.swap_difference`), `intervention_accuracy` (how often it says the class that was set; 1000 images, each set
     to every other class), `mutual_information` of the generations
-    and `mutual_information_real` of test images (nats), and `judge_accuracy`, the independent classifier's own.
+    and `mutual_information_real` of test images (nats), and `judge_accuracy`, the independent classifier's own;
+    `test_labels_missing`, where any is.
+
+    Of the generations' diversity within a class, beside as many test images: `generation_variance_share`,
+    `generation_precision`, `generation_recall` (means over classes; see `metrics.variance_share` and
+    `metrics.precision_recall`, the latter in the independent classifier's features) and `generation_per_class` (the
+    three of each class). Of what the interventions keep: `kept` by each of `metrics.image_statistics` (see
+    `metrics.kept`), `kept_by_fresh_samples` (the same for generations of the new class in the place of interventions,
+    what 0 looks like) and, where the model has latents beside the label and its characteristic ones, `rest_explained`
+    (see `metrics.rest_explained`).
     """
-    device = next(vae.parameters()).device
-    x, y = data.x_test.to(device), data.y_test.to(device)
+    device, names = next(vae.parameters()).device, data.label_names
+    x, y = data.x_test.to(device), data.labels.validate(data.y_test, "y_test").to(device)
     judge, judge_accuracy = metrics.independent_classifier(data, device=device, steps=20 if quick else 900)
+    few = (~is_missing(y)).nonzero()[: 100 if quick else 1000, 0]
     with seeded(seed, device):
-        labels = torch.arange(len(data.label_names), device=device).repeat(10 if quick else 200)
+        labels = torch.arange(len(names), device=device).repeat(10 if quick else 200)
         generation, images = metrics.generation_accuracy(lambda y: tasks.generate(vae, y)[0], judge.classify, labels)
         hows = ({"corrupt": corrupt}, {}, {"mean": True})
         sampled, clean, mean = (tasks.in_batches(partial(tasks.classify, vae, **how), x) for how in hows)
         per_row = bound_per_row(vae, x)
         swap = partial(tasks.in_batches, partial(tasks.swap, vae))
         swap_difference = metrics.swap_difference(swap, judge.logits, x, y, num_partners=1)
-        few = slice(100 if quick else 1000)
         intervene = partial(tasks.in_batches, lambda x, y: tasks.intervene(vae, x, y)[0])
-        of_interventions = metrics.intervention_accuracy(
-            intervene, judge.classify, x[few], y[few], len(data.label_names)
-        )
+        changed: list[dict[str, Tensor]] = []  # the statistics of every intervention, class by class
+
+        def judged(results: Tensor) -> Tensor:
+            changed.append(metrics.image_statistics(results))
+            return judge.classify(results)
+
+        of_interventions = metrics.intervention_accuracy(intervene, judged, x[few], y[few], len(names))
+        kept = _kept(vae, x[few], y[few], changed, metrics.image_statistics(images), labels)
     posterior = metrics.independent_posterior(data, judge, steps=5 if quick else 300)
+    share = metrics.variance_share(x, y, images, labels, len(names))
+    rows = torch.cat([(y == c).nonzero()[: int((labels == c).sum()), 0] for c in labels.unique()])
+    embedded = judge.embed(x[rows]), y[rows], judge.embed(images), labels
+    precision, recall = metrics.class_precision_recall(*embedded, len(names))
     return {
         "bound_per_row": per_row,
         "test_accuracy": metrics.accuracy(sampled, y),
         "test_accuracy_clean": metrics.accuracy(clean, y),
         "test_accuracy_mean": metrics.accuracy(mean, y),
         "generation_accuracy": generation,
+        "generation_variance_share": share.nanmean().item(),
+        "generation_precision": precision.nanmean().item(),
+        "generation_recall": recall.nanmean().item(),
+        "generation_per_class": {
+            name: {"variance_share": v, "precision": p, "recall": r}
+            for name, v, p, r in zip(names, share.tolist(), precision.tolist(), recall.tolist(), strict=True)
+        },
         "swap_difference": swap_difference,
         "intervention_accuracy": of_interventions,
+        **kept,
         "mutual_information": metrics.image_mutual_information(images, judge.embed, posterior),
         "mutual_information_real": metrics.image_mutual_information(x[:2000], judge.embed, posterior),
         "judge_accuracy": judge_accuracy,
+        **missing_labels(y),
     }
+
+
+def _kept(
+    vae: SemiVAE,
+    x: Tensor,
+    y: Tensor,
+    changed: Sequence[dict[str, Tensor]],
+    generated: dict[str, Tensor],
+    labels: Tensor,
+) -> dict[str, dict[str, float]]:
+    """`kept`, `kept_by_fresh_samples` and `rest_explained`, see `measure_classes`.
+
+    Args:
+        x, y: images and their classes, all known. changed: statistics of the interventions of each
+            `metrics.intervention_pairs`, class by class, none where no class is known. generated: those of generations
+            of `labels`.
+    """
+    if not changed:
+        nothing = dict.fromkeys(generated, math.nan)
+        return {"kept": nothing, "kept_by_fresh_samples": nothing}
+    rows, set_to = metrics.intervention_pairs(y, vae.labels.num_classes)
+    before = {name: value[rows] for name, value in metrics.image_statistics(vae.images(x)).items()}
+    after = {name: torch.cat([part[name] for part in changed]) for name in before}
+    fresh = torch.empty_like(set_to)  # which generation, of the class that was set
+    for c in labels.unique():
+        choice = torch.randint(int((labels == c).sum()), (int((set_to == c).sum()),)).to(labels.device)
+        fresh[set_to == c] = (labels == c).nonzero()[choice, 0]
+    out = {
+        "kept": metrics.kept(before, after, y[rows], set_to),
+        "kept_by_fresh_samples": metrics.kept(
+            before, {name: value[fresh] for name, value in generated.items()}, y[rows], set_to
+        ),
+    }
+    rest = _rest(vae, x)
+    if rest.shape[1]:
+        out["rest_explained"] = metrics.rest_explained(rest, after, y[rows], set_to, rows)
+    return out
+
+
+def _rest(vae: SemiVAE, x: Tensor) -> Tensor:
+    """The posterior means of what the label does not reach: all latents but the characteristic ones, `(B, D)`."""
+    parts = [_kept_latents(vae, part) for part in x.split(500)]
+    joined = [torch.cat(values).flatten(1) for values in zip(*(part.values() for part in parts), strict=True)]
+    return torch.cat([vae.images(x).new_empty(len(x), 0), *joined], 1)
+
+
+def _kept_latents(vae: SemiVAE, x: Tensor) -> dict[str, Tensor]:
+    """The latents of images that interventions keep, by site: the guide's means; none where labels are evidence."""
+    if tasks.infers_from_labels(vae):  # then all there is descends from the label
+        return {}
+    varied = {*vae.characteristic, *descendants(vae, vae.images(x))}
+    return {name: z for name, z in tasks.infer(vae, x).items() if name not in varied}
 
 
 # Neighbours between which the papers interpolate (REVAE Fig. 7, CCVAE Fig. 21), where the data set has them.
@@ -82,28 +166,28 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
     """The papers' figures for multi-class data, as PNG files in `out`.
 
     `reconstructions`, `generations` (per class, all but the characteristic latents fixed), `interventions` (a test
-    image per class, its label set to every class, the rest kept), `interpolation` (between four classes' prior
-    means) and `training` (the bound's terms).
+    image per class, its label set to every class; the title says which latents are kept, if any), `interpolation`
+    (between four classes' prior means; of two or three classes some twice) and `training` (the bound's terms). Where no
+    test label is known, the first images stand for the classes.
     """
     device, out = next(vae.parameters()).device, user_path(out, "out")
-    present = data.y_test.unique()  # the classes
+    y_test = data.labels.validate(data.y_test, "y_test")
     labels = torch.arange(len(data.label_names), device=device)
-    first = torch.stack([(data.y_test == c).nonzero()[0, 0] for c in present])
-    x = vae.images(data.x_test[first])  # one test image per class
-    names = [data.label_names[c] for c in present]
+    first = {c: (y_test == c).nonzero()[0, 0] for c in y_test[~is_missing(y_test)].unique().tolist()}
+    rows = torch.stack([*first.values()]) if first else torch.arange(min(len(y_test), len(labels)))
+    x = vae.images(data.x_test[rows])  # one test image per class
+    names = [data.label_names[c] for c in first] or ["class unknown"] * len(rows)
 
     both = torch.stack([x, tasks.reconstruct(vae, x)])
     image_grid(both, rows=["x", "reconstruction"], columns=names, path=out / "reconstructions.png")
 
-    varied = {*vae.characteristic, *descendants(vae, x)}
-    rest = {name: z[:1] for name, z in tasks.infer(vae, x).items() if name not in varied}
-    if tasks.infers_from_labels(vae):  # then all there is descends from the label
-        rest = {}
+    kept = {name: z for name, z in _kept_latents(vae, x).items() if z.numel()}
+    rest, of_rest = {name: z[:1] for name, z in kept.items()}, ", ".join(kept)
     drawn = tasks.generate(vae, labels, 8, given=rest).transpose(0, 1)
     image_grid(
         drawn,
         rows=data.label_names,
-        title="p(x | y): the characteristic varies, the rest is fixed",
+        title=f"samples of p(x | y){f', {of_rest} fixed' if rest else ''}",
         path=out / "generations.png",
     )
 
@@ -112,14 +196,15 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
         torch.stack([x, *changed], 1),
         rows=names,
         columns=["x", *data.label_names],
-        title="interventions: y set to the column, the rest kept",
+        title=f"y set to the column, {f'{of_rest} kept' if kept else 'nothing of x kept: all is sampled anew'}",
         path=out / "interventions.png",
     )
 
     training_curves(history, path=out / "training.png")
     if not set(vae.characteristic) <= descendants(vae, x):  # nothing to interpolate: the label has no latents below it
         return
-    corners = next((names for names in CORNERS if set(names) <= set(data.label_names)), data.label_names[:4])
+    first_four = (data.label_names * 2)[:4]  # a set of two or three classes has some twice
+    corners = next((names for names in CORNERS if set(names) <= set(data.label_names)), first_four)
     y = torch.tensor([data.label_names.index(name) for name in corners], device=device)
     title = f"between the prior means of {', '.join(corners)}"
     image_grid(tasks.interpolate(vae, y), title=title, path=out / "interpolation.png")

@@ -1,4 +1,4 @@
-"""What the measures have in common: draws of their own seed, the bound of rows without labels."""
+"""What the measures have in common: draws of their own seed, the bound of rows without labels, missing labels."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_semivae import tasks
+from pyro_semivae.labels import is_missing
 from pyro_semivae.models import SemiVAE
 
 
@@ -28,3 +29,9 @@ def bound_per_row(vae: SemiVAE, x: Tensor) -> float:
         return sum(vae.elbo().terms(vae.model, vae.guide, vae.images(x)).values())
 
     return tasks.in_batches(bound, x).double().mean().item()
+
+
+def missing_labels(y: Tensor) -> dict[str, int]:
+    """`test_labels_missing`: how many entries of the test labels are missing and count nowhere; {} where none is."""
+    missing = int(is_missing(y).sum())
+    return {"test_labels_missing": missing} if missing else {}

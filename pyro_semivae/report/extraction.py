@@ -11,10 +11,12 @@ from torch import Tensor
 
 from pyro_semivae import metrics, tasks
 from pyro_semivae.data import ImageData
+from pyro_semivae.errors import InputError, as_tensor
 from pyro_semivae.files import user_path
+from pyro_semivae.labels import is_missing
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
-from pyro_semivae.report.common import bound_per_row, seeded
+from pyro_semivae.report.common import bound_per_row, missing_labels, seeded
 from pyro_semivae.train import History
 
 MANIFOLD = 7  # steps of z down and across
@@ -25,11 +27,16 @@ def canonical_images(vae: SemiVAE, data: ImageData, labelled_rows: Tensor) -> Te
     """E[x | y, z] for each value of y, z the mean of q(z | x, y) over the labelled rows (Gemp et al. 2017, Section 3).
 
     Args:
-        labelled_rows: of the training set.
+        labelled_rows: of the training set, one or more, their labels known.
 
     Returns `(C, ...)`, an image a value of the label.
+
+    Raises:
+        InputError: there is no row, or the label of one is missing.
     """
-    device = next(vae.parameters()).device
+    device, labelled_rows = next(vae.parameters()).device, as_tensor("labelled_rows", labelled_rows)
+    if not len(labelled_rows) or is_missing(data.y[labelled_rows]).any():
+        raise InputError(f"labelled_rows: got {len(labelled_rows)} rows; accepted are one or more with known labels")
 
     def latents(rows: Tensor) -> Tensor:
         return tasks.infer(vae, data.x[rows].to(device), data.y[rows].to(device))["z"]
@@ -51,9 +58,10 @@ def measure_extraction(
         labelled_rows: of the training set.
 
     Returns `bound_per_row`, `test_accuracy` (on the classes with labels), `cross_entropy_unseen` and `accuracy_unseen`
-    (nats; on the others, under the paper's greedy assignment), both `.._optimal` (the best assignment),
-    `calibration_error_unseen`, `distinct_digits` (how many classes the canonical images show), `assigned`,
-    `judge_accuracy`; and the canonical images `(C, ...)`.
+    (nats; on the others, under the paper's greedy assignment) and `calibration_error_unseen`, each also as
+    `.._pairwise` and `.._optimal` (the other assignments of `metrics.assign`), `distinct_digits` (how many classes the
+    canonical images show), `assigned`, `judge_accuracy`, `test_labels_missing`, where any is; and the canonical images
+    `(C, ...)`.
     """
     judge, judge_accuracy = metrics.logistic_regression(data)
     device = next(vae.parameters()).device
@@ -61,23 +69,22 @@ def measure_extraction(
     canonical = canonical_images(vae, data, labelled_rows)
     scores = judge(canonical)
     log_probs = tasks.in_batches(partial(tasks.log_classify, vae), vae.images(x))
-    greedy, optimal = (metrics.extraction(log_probs, y, scores, num_known, how) for how in ("greedy", "optimal"))
+    hows = {"": "greedy", "_pairwise": "pairwise", "_optimal": "optimal"}
+    found = {end: metrics.extraction(log_probs, y, scores, num_known, how) for end, how in hows.items()}
     with seeded(seed, device):
         per_row = bound_per_row(vae, x)
-    known = y < num_known
+    known = y < num_known  # or missing, which does not count
     out = {
         "bound_per_row": per_row,
         "test_accuracy": metrics.accuracy(log_probs[known].exp(), y[known]),
-        "cross_entropy_unseen": greedy.cross_entropy,
-        "cross_entropy_unseen_optimal": optimal.cross_entropy,
-        "accuracy_unseen": greedy.accuracy,
-        "accuracy_unseen_optimal": optimal.accuracy,
-        "calibration_error_unseen": greedy.calibration_error,
+        **{f"cross_entropy_unseen{end}": under.cross_entropy for end, under in found.items()},
+        **{f"accuracy_unseen{end}": under.accuracy for end, under in found.items()},
+        **{f"calibration_error_unseen{end}": under.calibration_error for end, under in found.items()},
         "distinct_digits": metrics.distinct_classes(scores),
-        "assigned": greedy.assigned,
+        "assigned": found[""].assigned,
         "judge_accuracy": judge_accuracy,
     }
-    return out, canonical
+    return out | missing_labels(y), canonical
 
 
 def draw_extraction(

@@ -13,7 +13,7 @@ from pyro_semivae.files import user_path
 from pyro_semivae.labels import Binary
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
-from pyro_semivae.report.common import bound_per_row, seeded
+from pyro_semivae.report.common import bound_per_row, missing_labels, seeded
 from pyro_semivae.train import History
 
 
@@ -21,7 +21,7 @@ def measure_images(vae: SemiVAE, data: ImageData, *, seed: int = 0) -> dict[str,
     """Of a model that no label generates (VAE, M1), on the test set.
 
     Returns `bound_per_row` (nats), `reconstruction_error` (|x - x'| a pixel) and, where the guide has a classifier,
-    `test_accuracy`.
+    `test_accuracy`, of the labels that are known; `test_labels_missing`, where any is.
     """
     device = next(vae.parameters()).device
     x, y = data.x_test.to(device), data.y_test.to(device)
@@ -35,7 +35,7 @@ def measure_images(vae: SemiVAE, data: ImageData, *, seed: int = 0) -> dict[str,
             out["test_accuracy"] = (
                 metrics.label_accuracy(probs, y).nanmean().item() if several else metrics.accuracy(probs, y)
             )
-    return out
+    return out | missing_labels(y)
 
 
 def draw_images(vae: SemiVAE, data: ImageData, history: History, out: str | Path, *, seed: int = 0) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_semivae.check import descendants
-from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.errors import InputError, as_tensor, check_count
 from pyro_semivae.infer import Mean, sample_sites
 from pyro_semivae.labels import Binary, enumerates, is_missing
 from pyro_semivae.models import SemiVAE
@@ -58,7 +59,7 @@ def generate(
         ValueError: the model has neither a label nor characteristic latents (VAE, M1).
     """
     check_told(vae, "generate")
-    y, given, out, of_labels = vae.labels.validate(y), given or {}, [], infers_from_labels(vae)
+    y, given, out, of_labels = vae.label_values(y), given or {}, [], infers_from_labels(vae)
     for _ in range(check_count("num_samples", num_samples)):
         trace = run_model(vae, {**(abduct(vae, None, y, mean=False)[0] if of_labels else {}), **given}, y, len(y))
         if not any(enumerates(site) for _, site in sample_sites(trace)):
@@ -82,13 +83,13 @@ def intervene(vae: SemiVAE, x: Tensor, y_new: Tensor, num_samples: int = 1, *, c
         ValueError: the model has neither a label nor characteristic latents (VAE, M1).
     """
     check_told(vae, "intervene")
-    y_new = vae.labels.validate(y_new, "y_new")
-    draws = range(check_count("num_samples", num_samples))
+    y_new = vae.label_values(y_new, "y_new")
+    draws, x = range(check_count("num_samples", num_samples)), vae.images(x)
     check_rows(x=x, y_new=y_new)
     if infers_from_labels(vae):
         return torch.stack([decode(vae, infer(vae, x, y_new, mean=False), y_new) for _ in draws])
     latents, y = abduct(vae, x)
-    is_set = ~is_missing(y_new).to(next(vae.parameters()).device)
+    is_set = ~is_missing(y_new)
     if not has_label(vae):  # new characteristics for the labels that are set, by the guide's classifier
         out = []
         for _ in draws:
@@ -99,7 +100,7 @@ def intervene(vae: SemiVAE, x: Tensor, y_new: Tensor, num_samples: int = 1, *, c
     redrawn = descendants(vae, vae.images(x)) & set(latents)
     kept = {name: value for name, value in latents.items() if name not in redrawn}
     inferred = {name: latents[name] for name in redrawn}
-    y = y_new if y is None else torch.where(is_set, y_new.to(y), y)
+    y = y_new if y is None else torch.where(is_set, y_new, y)
     with _Redraw(inferred, is_set):
         return torch.stack([image_of(run_model(vae, kept, y, len(x))) for _ in draws])
 
@@ -115,6 +116,7 @@ def swap(vae: SemiVAE, x_characteristics: Tensor, x_rest: Tensor) -> Tensor:
         ValueError: the model has no characteristics (VAE, M1).
     """
     check_told(vae, "swap")
+    x_characteristics, x_rest = vae.images(x_characteristics), vae.images(x_rest)
     check_rows(x_characteristics=x_characteristics, x_rest=x_rest)
     if infers_from_labels(vae):
         probs = classify(vae, x_characteristics, mean=True)
@@ -130,12 +132,18 @@ def swap(vae: SemiVAE, x_characteristics: Tensor, x_rest: Tensor) -> Tensor:
 
 @task
 def traverse(vae: SemiVAE, x: Tensor, site: str, index: int, values: Tensor) -> Tensor:
-    """Images along one coordinate of one latent, the rest kept, `(len(values), B, C, H, W)`; see `walk`.
+    """Images along one coordinate of one latent, the rest kept, `(T, B, C, H, W)`; see `walk`.
+
+    Args:
+        site, index: the latent and its coordinate. values: `(T,)`, what it is set to.
 
     Raises:
-        ValueError: there is no such site or coordinate.
+        InputError: there is no such site or coordinate; values are something else.
     """
-    return walk(vae, x, site, (index,), torch.as_tensor(values).unsqueeze(-1))
+    values = as_tensor("values", values)
+    if values.dim() != 1:
+        raise InputError(f"values: got shape {tuple(values.shape)}; accepted is (T,)")
+    return walk(vae, x, site, (index,), values.unsqueeze(-1))
 
 
 @task
@@ -143,20 +151,27 @@ def walk(vae: SemiVAE, x: Tensor, site: str, indices: Sequence[int], values: Ten
     """Images with several coordinates of one latent set, the rest kept; what descends from it is its mean given it.
 
     Args:
-        site, indices: the latent and n of its coordinates.
-        values: `(T, n)`, what they are set to.
+        site, indices: the latent and n of its coordinates, each once.
+        values: `(T, n)`, what they are set to, T one or more.
 
     Returns `(T, B, C, H, W)`.
+
+    Raises:
+        InputError: there is no such site or coordinate; values are something else, or not finite.
     """
     latents, y = abduct(vae, x)
     if site not in latents:
         raise InputError(f"site: got {site!r}; accepted are {', '.join(map(repr, latents))}")
     size = latents[site].shape[-1]
-    if not all(-size <= index < size for index in indices):
-        accepted = f"0 to {size - 1}" if size else "none, it is empty,"
-        raise InputError(f"indices: got {tuple(indices)}; accepted are {accepted} for site {site!r}")
-    if values.dim() != 2 or values.shape[1] != len(indices):
-        raise InputError(f"values: got shape {tuple(values.shape)}; accepted is (T, {len(indices)})")
+    whole = all(isinstance(index, Integral) and -size <= index < size for index in indices)
+    if not whole or len({index % size for index in indices}) < len(indices):
+        accepted = f"0 to {size - 1} for site {site!r}, each once" if size else f"none for site {site!r}, it is empty"
+        raise InputError(f"indices: got {tuple(indices)}; accepted are {accepted}")
+    values = as_tensor("values", values)
+    if values.dim() != 2 or values.shape[1] != len(indices) or not len(values) or not values.isfinite().all():
+        raise InputError(
+            f"values: got shape {tuple(values.shape)}; accepted is (T, {len(indices)}), T 1 or more, of finite numbers"
+        )
     out, below = [], descendants(vae, vae.images(x), [site])
     kept = {name: z for name, z in latents.items() if name not in below}
     for point in values:
@@ -177,9 +192,12 @@ def interpolate(vae: SemiVAE, y: Tensor, steps: int = 8) -> Tensor:
     The characteristic latents are interpolated linearly, the others stay at their prior means.
 
     Raises:
-        ValueError: the model has no latents below its labels (all but CCVAE and DIVA).
+        InputError: the model has no latents below its labels (all but CCVAE and DIVA); there are not four labels, or
+            `steps` is not 1, 2, ...
     """
     check_characteristic_latents(vae, "interpolate", below_labels=True)
+    check_count("steps", steps)
+    y = vae.labels.validate(y)
     if len(y) != 4:
         raise InputError(f"y: got {len(y)} labels; accepted are the four corners' labels")
     with Mean():

@@ -15,7 +15,7 @@ from pyro.poutine.condition_messenger import ConditionMessenger
 from torch import Tensor
 
 from pyro_semivae.check import descendants
-from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.errors import InputError, as_tensor, check_count
 from pyro_semivae.infer import LocalParameters, Mean, Particles, Until, sample_sites
 from pyro_semivae.labels import Binary, Impute, enumerates
 from pyro_semivae.models import SemiVAE
@@ -53,9 +53,11 @@ def abduct(
     vae: SemiVAE, x: Tensor | None, y: Tensor | None = None, *, mean: bool = True
 ) -> tuple[Latents, Tensor | None]:
     """The latents of images, and their labels where the guide has any, the missing ones being the guide's."""
-    vae.validate(x, y)
+    x, y = None if x is None else vae.images(x), None if y is None else vae.label_values(y)
+    if x is not None and y is not None:
+        check_rows(x=x, y=y)
     with LocalParameters(), Impute(most_probable=mean), Mean() if mean else nullcontext():
-        trace = poutine.trace(vae.guide).get_trace(None if x is None else vae.images(x), y)
+        trace = poutine.trace(vae.guide).get_trace(x, y)
     sites = dict(sample_sites(trace))
     labels = [site["value"] for site in sites.values() if enumerates(site)]
     latents = {name: site["value"] for name, site in sites.items() if not (enumerates(site) or site["is_observed"])}
@@ -128,10 +130,9 @@ def log_classify(vae: SemiVAE, x: Tensor, *, num_samples: int = 100, mean: bool 
 
 def run_model(vae: SemiVAE, latents: Latents, y: Tensor | None, num_rows: int) -> Trace:
     """A trace of the model on `num_rows` rows with latents (and labels) set and no image observed."""
-    y = vae.labels.missing(num_rows) if y is None else vae.labels.validate(y)
+    y = vae.label_values(vae.labels.missing(num_rows) if y is None else y)
     parameter = next(vae.parameters())
-    y = y.to(parameter.device)
-    latents = {name: value.to(parameter) if value.is_floating_point() else value for name, value in latents.items()}
+    latents = {name: as_tensor(f"latents[{name!r}]", value).to(parameter) for name, value in latents.items()}
     with LocalParameters(), Impute(), poutine.trace() as trace, Given(latents):
         vae.model(None, y)
     known = [name for name, site in sample_sites(trace.trace) if is_latent(site)]
@@ -144,10 +145,12 @@ class Given(ConditionMessenger):
     """Sets latents, which may lack the plate of labels that they are outside of: `(B, D)` for `(B, 1, D)`.
 
     Raises:
-        InputError: a latent has another shape than its site.
+        InputError: a latent has another shape than its site, or the site is no latent.
     """
 
     def _pyro_sample(self, msg) -> None:
+        if msg["name"] in self.data and not is_latent(msg):
+            raise InputError(f"latents: got {[msg['name']]}; accepted are latents, neither labels nor images")
         super()._pyro_sample(msg)
         if msg["name"] not in self.data:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from numbers import Real
 
 import pyro
 import torch
@@ -45,7 +46,7 @@ def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws:
     check_characteristic_latents(vae, "characterise")
     check_confidence(confidence)
     check_count("max_draws", max_draws)
-    y = vae.labels.validate(y).to(next(vae.parameters()).device)
+    y = vae.label_values(y)
     missing, best, found = is_missing(y), torch.full(y.shape, -1.0, device=y.device), {}
     blank, at_once = vae.images(torch.zeros(len(y), *vae.x_shape)), 50
     samples = pyro.plate("samples", at_once, dim=-1 - vae.max_plate_nesting)
@@ -74,8 +75,8 @@ def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws:
 
 def check_confidence(confidence: float) -> None:
     """Raises an InputError unless it is a probability between 0 and 1."""
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence: got {confidence}; accepted is a number between 0 and 1")
+    if not isinstance(confidence, Real) or not 0 < confidence < 1:
+        raise InputError(f"confidence: got {confidence!r}; accepted is a number between 0 and 1")
 
 
 def where_rows(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -104,12 +105,13 @@ def closest_change(
     Raises:
         ValueError: the classifier reads no characteristic latents (VAE, M1, M2, MVAE).
     """
-    y_new = vae.labels.validate(y_new, "y_new").to(next(vae.parameters()).device)
-    check_rows(x=x, y_new=y_new)
+    y_new = vae.label_values(y_new, "y_new")
+    images = vae.images(x)
+    check_rows(x=images, y_new=y_new)
     check_confidence(confidence)
     check_characteristic_latents(vae, "closest_change")
     latents, _ = abduct(vae, x)
-    (name,), images = vae.characteristic, vae.images(x)
+    (name,) = vae.characteristic
     start, missing, odds = latents[name], is_missing(y_new), math.log(confidence / (1 - confidence))
     wanted, entries = torch.where(missing, 0, y_new), start.dim() == y_new.dim() and y_new.is_floating_point()
 

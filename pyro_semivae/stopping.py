@@ -1,0 +1,63 @@
+"""Early stopping: training ends when a value of its history gets no better, and the best epoch's weights stay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pyro_semivae.errors import InputError, check_count, check_number
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Ends training after `patience` epochs without a better value.
+
+    Args:
+        monitor: the name of the value in an epoch's record: what `on_epoch` returns (an accuracy on held-out rows,
+            say), or one of `fit`'s, such as `"bound"`. A value that is not finite is never the best.
+        patience: how many epochs to wait for a better value.
+        maximise: whether larger is better.
+        least_gain: by how much a value must be better to count.
+
+    Raises:
+        InputError: an argument is not one of these.
+
+    >>> stop = EarlyStopping("accuracy", patience=2)
+    >>> history = [{"accuracy": 0.5}, {"accuracy": 0.8}, {"accuracy": 0.7}, {"accuracy": 0.79}]
+    >>> stop.best(history), stop.is_over(history), stop.is_over(history[:3])
+    (1, True, False)
+    """
+
+    monitor: str
+    patience: int = 5
+    maximise: bool = True
+    least_gain: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_count("patience", self.patience)
+        check_number("least_gain", self.least_gain, least=0)
+        if not isinstance(self.monitor, str):
+            raise InputError(f"monitor: got {self.monitor!r}; accepted is the name of a value in the history")
+
+    def best(self, history: Sequence[dict[str, float]]) -> int | None:
+        """The index of the best epoch, the first of equals; None if no epoch has a finite value.
+
+        Raises:
+            InputError: the records have no such value.
+        """
+        found, value = None, -math.inf
+        for epoch, record in enumerate(history):
+            if self.monitor not in record:
+                raise InputError(
+                    f"early_stopping: got the monitor {self.monitor!r}; accepted are {', '.join(map(repr, record))}"
+                )
+            now = record[self.monitor] if self.maximise else -record[self.monitor]
+            if math.isfinite(now) and now > value + (self.least_gain if found is not None else 0.0):
+                found, value = epoch, now
+        return found
+
+    def is_over(self, history: Sequence[dict[str, float]]) -> bool:
+        """Whether the patience has run out."""
+        best = self.best(history)
+        return len(history) > self.patience + (-1 if best is None else best)

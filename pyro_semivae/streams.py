@@ -1,0 +1,61 @@
+"""Random numbers of training's own: the caller's generators go on as if nothing had been drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class RandomStreams:
+    """States of torch's global generators, the CPU's and one GPU's, that are in place inside of `with streams:` only.
+
+    Attributes:
+        state: the states as a checkpoint can hold them, `{"cpu": tensor}`, with a GPU also `"cuda"`.
+
+    >>> streams = RandomStreams(0)
+    >>> torch.manual_seed(1).initial_seed()
+    1
+    >>> with streams:
+    ...     first = torch.rand(1)
+    >>> torch.manual_seed(0).initial_seed(), torch.rand(1) == first
+    (0, tensor([True]))
+    """
+
+    def __init__(self, seed: int, device: torch.device | str = "cpu"):
+        self.device = torch.device(device)
+        self.state = {"cpu": torch.Generator().manual_seed(seed).get_state()}
+        if self.device.type == "cuda":
+            self.state["cuda"] = torch.Generator(self.device).manual_seed(seed).get_state()
+        self._callers = self.state
+
+    def now(self) -> dict[str, torch.Tensor]:
+        """The states that torch's generators have at this moment, inside of `with streams:` its own."""
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
+
+    def _set(self, states: dict[str, torch.Tensor]) -> None:
+        torch.set_rng_state(states["cpu"])
+        if self.device.type == "cuda" and "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"], self.device)
+
+    def __enter__(self) -> RandomStreams:
+        self._callers = self.now()
+        self._set(self.state)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.state = self.now()
+        self._set(self._callers)
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """Inside of `with streams:`, the caller's generators for a while."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()

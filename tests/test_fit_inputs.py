@@ -1,0 +1,334 @@
+"""What `fit` takes, what it leaves alone, and what it says at its end."""
+
+import os
+import signal
+from functools import partial
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro.infer import SVI
+from torch.testing import assert_close
+from training import make, options, rows, same_weights, untimed
+
+from pyro_semivae import CCVAE, tasks
+from pyro_semivae.data import Batches
+from pyro_semivae.errors import InputError
+from pyro_semivae.labels import Binary, Classes
+from pyro_semivae.models import M2, MVAE, VAE, InvertedVAE
+from pyro_semivae.nn import MLPs
+from pyro_semivae.train import Interrupted, fit
+from pyro_semivae.watch import signs_of_failure
+
+INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32)
+
+
+def small(model, labels, **options):
+    torch.manual_seed(0)
+    if model is InvertedVAE:
+        return model((1, 2, 2), labels, classifier_hidden=(5,), encoder_hidden=(4,), decoder_hidden=(3,), **options)
+    return model((1, 2, 2), labels, networks=MLPs((7,)), **options)
+
+
+@pytest.mark.parametrize("model", [CCVAE, M2, MVAE, InvertedVAE])
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_labels_of_any_integer_type_are_the_same_labels(model, dtype):
+    """A uint8 tensor is a mask where it is an index: MVAE's experts were chosen by it, M2's training failed."""
+    x, y, few = torch.rand(6, 1, 2, 2), torch.tensor([1, 2, 1, 2, 0, 2]), options(epochs=2, batch_size=3)
+    results = []
+    for labels in (y, y.to(dtype), y.to(dtype).numpy(), y.tolist()):
+        vae = small(model, Classes(3))
+        torch.manual_seed(1)
+        found = [*tasks.infer(vae, x, labels).values(), tasks.generate(vae, labels), tasks.intervene(vae, x, labels)]
+        fit(vae, x, labels, **few)
+        results.append([*found, *vae.state_dict().values()])
+    for others in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], others, strict=True))
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_objectives_and_batches_take_small_integers(dtype):
+    x, y = torch.rand(4, 1, 2, 2), torch.tensor([1, 2, 1, 0])
+    for model in (M2, MVAE):
+        vae, terms = small(model, Classes(3)), []
+        for labels in (y, y.to(dtype)):
+            torch.manual_seed(1)
+            terms.append(vae.elbo().terms(vae.model, vae.guide, x, labels))
+        assert all(torch.equal(terms[0][name], terms[1][name]) for name in terms[0])
+    assert next(Batches(x, y.to(dtype), batch_size=2).epoch(0)).y.dtype == torch.int64
+
+
+@pytest.mark.parametrize("model", [CCVAE, M2, MVAE, InvertedVAE])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_binary_labels_take_the_models_dtype(model, dtype):
+    y = torch.tensor([[0, 1], [1, 1], [torch.nan, 0], [0, torch.nan]], dtype=dtype)
+    vae = small(model, Binary(2)).float()
+    fit(vae, torch.rand(4, 1, 2, 2), y, **options(epochs=1, batch_size=2))
+    assert tasks.generate(vae, y).dtype == torch.float32
+
+
+def test_numpy_arrays_and_lists_train_as_tensors_do():
+    x, y, _ = rows()
+    first = make()
+    fit(first, x, y, **options(epochs=1))
+    for images, labels in ((x.numpy(), y.numpy()), (x.double().div(255).tolist(), y.tolist())):
+        other = make()
+        fit(other, images, labels, **options(epochs=1, seed=np.int64(0), batch_size=np.int64(8)))
+        assert same_weights(first, other)
+
+
+def test_latents_handed_to_tasks_take_the_models_dtype():
+    vae = small(M2, Classes(3), z=2).float()
+    y = torch.tensor([0, 1])
+    expected = tasks.decode(vae, {"z": torch.tensor([[1.0, 2.0], [0.0, 1.0]])}, y)
+    for z in (torch.tensor([[1, 2], [0, 1]]), np.array([[1.0, 2.0], [0.0, 1.0]]), [[1, 2], [0, 1]]):
+        assert_close(tasks.decode(vae, {"z": z}, y), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": None}, "x: got nothing"),
+        ({"x": "images"}, "x: got str"),
+        ({"x": torch.rand(4, 1, 4, 7).to_sparse()}, "x: got torch.sparse_coo"),
+        ({"x": [[1.0], [1.0, 2.0]]}, "x: got list"),
+        ({"y": [[1], [2, 3]]}, "y: got list"),
+        ({"y": []}, "y: got dtype torch.float64"),
+        ({"y": [1, 2]}, "x, y: got 60 images and 2 labels"),
+        ({"y": torch.ones(60, dtype=torch.bool)}, "y: got dtype torch.bool"),
+        ({"batch_size": 2.5}, "batch_size: got 2.5"),
+        ({"epochs": 2.5}, "epochs: got 2.5"),
+        ({"lr": "a"}, "lr: got 'a'"),
+        ({"clip": 1.0}, r"clip: got 1.0; accepted is a function, e.g. partial\(torch"),
+        ({"schedule": "linear"}, "schedule: got 'linear'; accepted are 'constant', 'cosine'"),
+        ({"schedule": 0.5}, "schedule: got 0.5; accepted is a function"),
+        ({"corrupt": 1}, "corrupt: got 1"),
+        ({"on_epoch": 1}, "on_epoch: got 1"),
+        ({"seed": -1}, "seed: got -1"),
+        ({"seed": 10**20}, "seed: got 1"),
+        ({"precision": "bf16-true"}, "precision: got 'bf16-true'; accepted are '64-true'"),
+        ({"precision": "16-mixed"}, "precision: got '16-mixed' on the CPU"),
+    ],
+)
+def test_what_fit_does_not_take_is_named(change, message):
+    x, y, _ = rows()
+    given = {"x": x, "y": y, **options(), **change}
+    with pytest.raises(InputError, match=message):
+        fit(make(), **given)
+
+
+def test_models_that_cannot_be_trained_are_named():
+    x, y, _ = rows()
+    with pytest.raises(InputError, match="no parameter requires a gradient"):
+        fit(make().requires_grad_(False), x, y, **options())
+    with torch.inference_mode():
+        vae = make()
+        with pytest.raises(InputError, match="inside of torch"):
+            fit(vae, x, y, **options())
+
+
+def test_frozen_parameters_stay_and_the_others_train():
+    x, y, _ = rows()
+    vae, start = make(), make()
+    vae.p_x.requires_grad_(False)
+    fit(vae, x, y, **options(epochs=1, average=0.5), clip=partial(torch.nn.utils.clip_grad_norm_, max_norm=1.0))
+    assert same_weights(vae.p_x, start.p_x) and not same_weights(vae.q_z, start.q_z)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_fit_trains_where_gradients_are_off(mode):
+    x, y, _ = rows()
+    first, second = make(), make()
+    fit(first, x, y, **options(epochs=1))
+    with mode():
+        fit(second, x.clone(), y.clone(), **options(epochs=1))
+        assert not torch.is_grad_enabled()
+    assert same_weights(first, second)
+
+
+def test_images_that_require_gradients_get_none():
+    x = torch.rand(8, 1, 4, 7, requires_grad=True)
+    fit(make(), x, torch.arange(8) % 5, **options(epochs=1))
+    assert x.grad is None
+
+
+def test_the_callers_random_numbers_go_on_as_if_nothing_had_happened():
+    x, y, _ = rows()
+    vae = make()
+    torch.manual_seed(3)
+    expected = torch.rand(5)
+    torch.manual_seed(3)
+    first = torch.rand(2)
+    fit(vae, x, y, **options(epochs=1))
+    assert torch.equal(torch.cat([first, torch.rand(3)]), expected)
+
+
+def test_a_callback_changes_nothing():
+    """Neither what it draws, nor what the caller had drawn before, nor the modes it leaves the model in."""
+    x, y, _ = rows()
+    runs = []
+
+    def callback(epoch, vae):
+        tasks.classify(vae, x)
+        torch.manual_seed(epoch)
+
+    for draws, on_epoch in ((0, None), (7, callback)):
+        vae = make()
+        torch.rand(draws)
+        runs.append((vae, untimed(fit(vae, x, y, **options(average=0.5), on_epoch=on_epoch))))
+    assert same_weights(runs[0][0], runs[1][0]) and runs[0][1] == runs[1][1]
+
+
+def test_an_average_that_is_not_finite_is_named(tmp_path):
+    x, y, _ = rows()
+    vae = make()
+
+    def spoil(epoch, vae):  # the averages are in place while the callback runs
+        with torch.no_grad():
+            vae.q_z.net.layers[0].bias[0] = torch.nan
+
+    with pytest.raises(FloatingPointError, match=r"average of q_z.net.layers.0.bias: not finite after epoch 1"):
+        fit(vae, x, y, **options(average=0.5), checkpoint=tmp_path / "c.pt", on_epoch=spoil)
+    assert not (tmp_path / "c.pt").exists()
+
+
+def test_ctrl_c_keeps_the_history_and_leaves_the_averages(ctrl_c):
+    x, y, _ = rows()
+    vae, whole, seen = make(), make(), []
+
+    def stop(epoch, vae):
+        seen.append({name: value.clone() for name, value in vae.state_dict().items()})
+        if epoch == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        fit(vae, x, y, **options(average=0.9), on_epoch=stop)
+    history = fit(whole, x, y, **options(average=0.9, epochs=4))
+    assert isinstance(stopped.value, Interrupted) and untimed(stopped.value.history) == untimed(history[:2])
+    assert all(torch.equal(seen[1][name], value) for name, value in vae.state_dict().items())
+
+
+def test_layers_compute_in_half_precision_and_images_and_scales_do_not(monkeypatch):
+    x, y, _ = rows()
+    vae, seen = make().float(), []
+    elbo = vae.elbo()
+    run = elbo.rows
+
+    def spy(*args):
+        result = run(*args)
+        seen.append((args[2], result.scale, result.total()))
+        return result
+
+    elbo.rows = spy
+    monkeypatch.setattr(torch, "get_default_dtype", lambda: torch.float32)
+    fit(vae, x, y, elbo=elbo, precision="bf16-mixed", **options(epochs=1))
+    levels = x.unique().float() / 255
+    for images, scale, total in seen:
+        assert images.dtype == scale.dtype == total.dtype == torch.float32
+        assert torch.isin(images, levels).all()
+        assert_close(scale.double().sum(), torch.tensor(1.0, dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+def test_gradients_are_clipped_after_a_scaler_has_unscaled_them(monkeypatch):
+    """As with 16-mixed on a GPU: the clip sees the gradients, not 65,536 times as much."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.precision import MixedPrecision
+
+    class Scaled(MixedPrecision):
+        def __init__(self):
+            super().__init__("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+
+        def forward_context(self):
+            return torch.autocast("cpu", enabled=False)
+
+    norms, x, y = [], *rows()[:2]
+
+    def clip(parameters):
+        norms.append(torch.nn.utils.clip_grad_norm_([*parameters], 1e-3).item())
+
+    monkeypatch.setattr("pyro_semivae.train._check_precision", lambda precision, accelerator: None)
+    plain, scaled = make(), make()
+    fit(plain, x, y, **options(epochs=1), clip=clip)
+    monkeypatch.setattr(
+        "pyro_semivae.train.Fabric", lambda **options: Fabric(accelerator="cpu", devices=1, plugins=Scaled())
+    )
+    fit(scaled, x, y, **options(epochs=1), clip=clip, precision="16-mixed")
+    half = len(norms) // 2
+    assert_close(norms[:half], norms[half:], rtol=1e-6, atol=0)
+    for a, b in zip(plain.parameters(), scaled.parameters(), strict=True):
+        assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_small_sets_take_as_many_steps_as_large_ones(monkeypatch):
+    x, y, _ = rows()
+    monkeypatch.setattr("pyro_semivae.train.STEPS", 60)
+    assert len(fit(make(), x, y, batch_size=8, progress=False)) == 12  # 40 unlabelled rows are five steps
+    assert len(fit(make(), x, y, batch_size=4, progress=False)) == 10  # ten passes at least
+
+
+def test_what_was_not_learnt_is_said(capsys):
+    x, y, _ = rows(200, labelled=100)
+    vae = make()
+    fit(vae, x, y, **{**options(epochs=1, lr=1e-7), "progress": True})
+    said = capsys.readouterr().err
+    assert "NOTE: accuracy on labelled training rows is" in said and "NOTE: KL(q(z_c, z_s | x) || p) is" in said
+    torch.manual_seed(0)
+    x = torch.zeros(200, 1, 4, 7)
+    x.flatten(1)[torch.arange(200), torch.arange(200) % 5] = 1.0
+    vae = make()
+    fit(vae, x, torch.arange(200) % 5, elbo=vae.elbo(classifier_weight=9.0), epochs=20, batch_size=20, lr=1e-2)
+    assert signs_of_failure(vae, x, torch.arange(200) % 5) == []
+    assert "NOTE" not in capsys.readouterr().err
+    torch.manual_seed(0)
+    plain = VAE((1, 2, 2), Classes(3), z=1, networks=MLPs((5,)))
+    notes = signs_of_failure(plain, torch.rand(9, 1, 2, 2), None)
+    assert len(notes) == 1 and notes[0].startswith("KL(q(z | x) || p) is")
+
+
+def test_binary_labels_that_were_not_learnt_are_said():
+    vae, y = small(CCVAE, Binary(2)), torch.tensor([[1.0, 0.0], [1.0, torch.nan], [1.0, 1.0], [0.0, torch.nan]])
+    notes = signs_of_failure(vae, torch.rand(4, 1, 2, 2), y)
+    assert any("always saying the most frequent value has 0.67" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "message"),
+    [
+        (784, "x_shape: got 784"),
+        ((28, 28), r"x_shape: got \(28, 28\)"),
+        ((1, 0, 2), "x_shape: got 0"),
+        ("abc", "x_shape: got 'a'"),
+    ],
+)
+def test_shapes_that_are_no_images(x_shape, message):
+    with pytest.raises(InputError, match=message):
+        M2(x_shape, Classes(3))
+
+
+def test_label_spaces_of_a_reloaded_module_are_said_to_be_so():
+    """The class of a name is another one after `importlib.reload`."""
+    old = type("Classes", (), {"__repr__": lambda self: "Classes(3)"})()
+    with pytest.raises(InputError, match=r"labels: got Classes\(3\), of a module that was reloaded since"):
+        M2((1, 2, 2), old)
+
+
+def test_loaded_parameters_go_on_as_the_message_says(tmp_path):
+    def build(seed):
+        torch.manual_seed(seed)
+        return M2((1, 2, 2), Classes(3), networks=MLPs((5,)))
+
+    x, y, store = torch.rand(4, 1, 2, 2), torch.tensor([0, 1, -1, 2]), pyro.get_param_store()
+    first = build(0)
+    SVI(first.model, first.guide, pyro.optim.Adam({"lr": 0.1}), first.elbo()).step(x, y)
+    saved = [p.detach().clone() for p in first.parameters()]
+    store.save(tmp_path / "store.pt")
+    pyro.clear_param_store()
+    store.load(tmp_path / "store.pt")
+    vae = build(1)
+    with pytest.raises(RuntimeError, match=r"call pyro.module\('m2', vae, update_module_params=True\) first"):
+        SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.1}), vae.elbo()).step(x, y)
+    pyro.module("m2", vae, update_module_params=True)
+    assert all(torch.equal(a, b) for a, b in zip(saved, vae.parameters(), strict=True))
+    SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.1}), vae.elbo()).step(x, y)
+    assert not any(torch.equal(a, b) for a, b in zip(saved, vae.parameters(), strict=True))
