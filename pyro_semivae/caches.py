@@ -43,7 +43,8 @@ def cached_checkpoint(
         try:
             return use(load_checkpoint(path, model))
         except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OSError) as error:
-            note(f"made anew: {path} ({_first_line(error)})")
+            reason = _first_line(error)
+            note(f"made anew: {reason if str(path) in reason else f'{path} ({reason})'}")
     state = {"model": model, **make()}
     try:
         writable_folder(path.parent, CACHE_ENV)

@@ -85,7 +85,7 @@ class Checkpoint:
         """Writes the state after the epochs of `history`.
 
         Args:
-            random: the state of the run's random numbers: tensors, in dicts and lists.
+            random: the state of the run's random numbers: of the CPU's generator as `"cpu"`, and others; tensors.
 
         Raises:
             FloatingPointError: a weight, an average or the optimiser's state is not finite. InputError: the file cannot
@@ -159,6 +159,11 @@ class Checkpoint:
         """Checks what the next step needs beside the weights: those in training, the optimiser's state, the epochs."""
         _check_tensors(state["in_training"], self.averaged.parameters, path, "in_training")
         _check_tensors(state["averages"], self.averaged.values, path, "averages")
+        check_fields(state["random"], path, {"cpu": Tensor}, "random")
+        try:
+            torch.Generator().set_state(state["random"]["cpu"])
+        except (RuntimeError, TypeError) as error:
+            raise InputError(f"checkpoint: {path}: random['cpu'] is no state of a generator ({error})") from error
         history = state["history"]
         check_fields(history, path, dict.fromkeys(range(len(history)), dict), "history")
         if len(history) != state["epoch"]:

@@ -152,6 +152,9 @@ FIRST = "p_z_c.net.1.layers.0.weight"
         (changed("epoch", value=True), "'epoch' is of type bool; accepted is int"),
         (changed("epoch", value=1), "'history' has 2 epochs, not 1"),
         (changed("labelled", value=[1]), "'labelled' is of type list; accepted is Tensor"),
+        (changed("random", "cpu", delete=True), r"has no random\['cpu'\]"),
+        (changed("random", "cpu", value=lambda state: state[:-1]), r"random\['cpu'\] is no state of a generator"),
+        (changed("random", "cpu", value=lambda state: state.float()), r"random\['cpu'\] is no state of a generator"),
         (changed("history", 1), r"history\[1\] is of type NoneType; accepted is dict"),
         (changed("weights", FIRST, delete=True), rf"does not fit this CCVAE: no {FIRST}$"),
         (changed("weights", "more", value=torch.ones(2)), "does not fit this CCVAE: unknown more$"),
@@ -410,6 +413,10 @@ def test_a_checkpoint_of_other_data_or_another_objective_is_refused(tmp_path):
     again = {**options(), "checkpoint": path, "resume": True}
     with pytest.raises(ValueError, match="other data"):
         fit(make(), 255 - x, y, elbo=vae.elbo(), **again)
+    swapped, j = y.clone(), (y[:20] != y[0]).nonzero()[0, 0]
+    swapped[0], swapped[j] = y[j], y[0]
+    with pytest.raises(ValueError, match="other labels"):
+        fit(make(), x, swapped, elbo=vae.elbo(), **again)
     with pytest.raises(ValueError, match="other labels"):
         fit(make(), x, torch.where(y == MISSING, y, 4 - y), elbo=vae.elbo(), **again)
     with pytest.raises(ValueError, match=r"other objective: .*beta 1\.0.*, now .*beta 2\.0"):

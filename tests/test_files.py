@@ -163,7 +163,26 @@ def test_the_digest_is_of_types_shapes_and_content():
     x = torch.arange(6)
     values = [
         *(x, x.float(), x.int(), x.reshape(2, 3), x.reshape(3, 2), x.flip(0), [x], (x,), {"x": x}, {"y": x}),
-        *(0, 0.0, -0.0, False, None, "0", "", [], {}, [[]], [0], ["0"], ["a", "b"], ["ab"], [1, [2]], [[1], 2]),
+        *(
+            0,
+            0.0,
+            -0.0,
+            False,
+            None,
+            "0",
+            "",
+            [],
+            {},
+            [[]],
+            [0],
+            ["0"],
+            ["a", "b"],
+            ["ab"],
+            [1, [2]],
+            [[1], 2],
+            [1, 12],
+            [11, 2],
+        ),
         *({"a": 1, "b": 2}, {"a": 2, "b": 1}, {1: 2}, {"1": 2}, torch.tensor(1), torch.tensor([1]), torch.tensor(True)),
         *(torch.zeros(0), torch.zeros(0, 2), torch.tensor(1.0).bfloat16(), torch.tensor(1.0).half()),
     ]

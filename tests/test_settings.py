@@ -77,6 +77,7 @@ def with_method(body):
     return type("Local", (), {"__call__": body, "__module__": __name__})()
 
 
+FIRST, SECOND = (lambda x: x), (lambda x: -x)
 PAIRS = {
     "lambdas": (lambda x: x, lambda x: 0 * x),
     "constants": (lambda x: 1 * x, lambda x: 1.0 * x),
@@ -97,6 +98,7 @@ PAIRS = {
     "partials": (partial(data.shift, pixels=1), partial(data.shift, pixels=2)),
     "partials of lambdas": (partial(lambda x, a: x, a=1), partial(lambda x, a: a, a=1)),
     "an order": ([lambda x: x, lambda x: -x], [lambda x: -x, lambda x: x][:2]),
+    "how often": ([FIRST, FIRST, SECOND], [FIRST, SECOND, SECOND]),
     "structures": ([1, [2]], [[1], 2]),
     "texts": (["a, b"], ["a", "b"]),
     "numbers as text": ({"a": 1}, {"a": "1"}),
