@@ -28,11 +28,38 @@ def test_a_judge_learns_from_the_training_rows_and_is_measured_on_the_test_rows(
     data = ImageData("made", ("a", "b", "c"), x, labels, x[:90], wrong)
     judge, accuracy = metrics.independent_classifier(data, steps=40, cache=tmp_path, progress=False)
     assert accuracy == 0
+    assert_close(judge.embed(x), judge.embed(x / 255))
     probs = judge.classify(x)
     assert (metrics.label_accuracy(probs, labels) == 1).all() if binary else metrics.accuracy(probs, y) == 1
     if not binary:
         regression, accuracy = metrics.logistic_regression(data, cache=tmp_path)
         assert accuracy == 0 and metrics.accuracy(regression(x), y) == 1
+
+
+def test_a_judge_learns_nothing_of_missing_labels(tmp_path):
+    """Two thirds of the labels that are on are missing: it still says that they are on."""
+    torch.set_default_dtype(torch.float32)
+    y = (torch.arange(240) % 2)[:, None].float()
+    x = (y.view(-1, 1, 1, 1) * 200).to(torch.uint8).expand(240, 1, 8, 8)
+    some = y.where((y == 0) | (torch.arange(240) % 3 == 0)[:, None], torch.nan)
+    data = ImageData("made", ("a",), x, some, x, y)
+    _, accuracy = metrics.independent_classifier(data, steps=30, cache=tmp_path, progress=False)
+    assert accuracy == 1
+
+
+def test_the_judges_learning_rate_is_half_a_cosine(monkeypatch, tmp_path):
+    rates = []
+
+    class Recording(torch.optim.Adam):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "Adam", Recording)
+    x, y = torch.zeros(6, 1, 4, 4, dtype=torch.uint8), torch.arange(6) % 2
+    data = ImageData("made", ("a", "b"), x, y, x, y)
+    metrics.independent_classifier(data, steps=4, cache=tmp_path, progress=False)
+    assert rates == pytest.approx([1e-3 * (1 + np.cos(np.pi * k / 4)) / 2 for k in range(4)])
 
 
 def gp(binary, count=600, batch=500, steps=5):
@@ -89,6 +116,7 @@ def test_capture_is_scored_on_rows_that_fitted_nothing():
         fitted = make_pipeline(StandardScaler(), regressor()).fit(x[:half], y[:half])
         assert getattr(capture, f"own_{kind}")[1] == pytest.approx(fitted.score(x[half:], y[half:]))
     assert 0.3 < capture.own_linear[1] < 0.7
+    assert min(part.min() for part in vars(capture).values()) == 0, "worse than the mean counts as 0"
 
 
 def test_what_the_other_labels_latents_know_is_captured_by_others():
@@ -123,3 +151,23 @@ def test_a_process_learns_from_the_labels_that_are_known_alone():
         posterior = metrics.LastLayerGP(features, y, None, num_inducing=20, steps=60, lr=0.05, progress=False)
     probs = posterior.sample_probs(features).mean(0)[:, 0, 1]
     assert probs[:300].mean() > 0.8 and probs[300:].mean() > 0.45
+
+
+def test_partners_of_many_images_are_others_of_all_of_them():
+    """More than are swapped at a time: every image is a partner once."""
+    x, partners = torch.arange(1203.0)[:, None], []
+
+    def swap(a, b):
+        assert len(a) == len(b) <= 500 and (a != b).all()
+        partners.append(b)
+        return a
+
+    metrics.swap_difference(swap, lambda x: x, x, torch.ones(1203, 1), num_partners=1)
+    assert torch.equal(torch.cat(partners).sort(0).values, x) and len(partners) == 3
+
+
+def test_the_calibration_of_extracted_classes_is_by_the_values_that_stand_for_them():
+    scores = torch.eye(4)[[0, 1, 3, 2]]  # value 2 stands for class 3, and 3 for 2
+    probs = torch.tensor([[0.05, 0.05, 0.8, 0.1], [0.05, 0.05, 0.2, 0.7], [0.9, 0.1, 0, 0]])
+    found = metrics.extraction(probs.clamp(min=1e-9).log(), torch.tensor([3, 2, 0]), scores, 2)
+    assert found.accuracy == 1 and found.calibration_error == pytest.approx((0.2 + 0.3) / 2)

@@ -12,7 +12,7 @@ from pyro.poutine.mask_messenger import MaskMessenger
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from pyro_semivae.infer import TraceCCVAE_ELBO
+from pyro_semivae.infer import LabelledFirst, TraceCCVAE_ELBO
 from pyro_semivae.labels import MISSING, Binary, Classes, is_missing
 from pyro_semivae.models import CCVAE, DIVA, M1, M1M2, M2, M3, MVAE, InvertedVAE
 from pyro_semivae.nn import MLPs
@@ -177,17 +177,18 @@ def test_masked_sites_do_not_count(name, kind):
         assert value.shape == (6,) and plain[f"p({site})"].all()
 
 
+@pytest.mark.parametrize("given", [True, False])
 @pytest.mark.parametrize("kind", LABELS)
 @pytest.mark.parametrize("model", [CCVAE, DIVA, M2, M1M2, InvertedVAE])
-def test_the_prior_is_that_of_labels(model, kind):
-    """The model's term log p(y) of an observed label is the logarithm of the prior that the model was made with."""
-    prior = PRIOR[kind]
+def test_the_prior_is_that_of_labels(model, kind, given):
+    """The term log p(y) of an observed label is the logarithm of the prior that the model was made with, or uniform."""
+    prior = PRIOR[kind] if given else None
     if model is M1M2:
         m1, x = make(kind, M1, z=3)
         vae = M1M2(m1, z=2, hidden=(6,), prior=prior)
     else:
         vae, x = make(kind, model, prior=prior)
-    y = Y[kind]
+    y, prior = Y[kind], prior if given else torch.full_like(PRIOR[kind], 1 / 5 if kind == "classes" else 1 / 2)
     terms = vae.elbo().terms(vae.model, vae.guide, x, y)
     each = prior[y] if kind == "classes" else torch.where(y == 1, prior, 1 - prior)
     each = torch.where(is_missing(y), 1.0, each).log().reshape(6, -1).sum(1)
@@ -309,3 +310,11 @@ def test_two_class_labels_of_which_rows_have_one_both_or_none():
         log_q_x = log_q[1:].logsumexp(0) - math.log(k)
         total.append((log_q[0] - log_q_x).exp() * (bracket - log_q[0]) + log_q_x + log_p)
     assert_close(sum(terms.values()), torch.stack(total))
+
+
+def test_the_innermost_handler_says_how_many_rows_have_labels():
+    with LabelledFirst(3):
+        with LabelledFirst(0):
+            assert LabelledFirst.number_now() == 0
+        assert LabelledFirst.number_now() == 3
+    assert LabelledFirst.number_now() == 0

@@ -99,6 +99,18 @@ def test_what_is_reported_is_of_the_test_rows(kind, judged):
             assert sum(one[name] for one in (found, *of_labels)) == pytest.approx(1)
 
 
+def test_the_seed_is_of_the_draws_and_the_callers_stream_goes_on(judged):
+    data = made(binary=False)
+    torch.manual_seed(0)
+    vae = MODELS["classes"](data)
+    torch.manual_seed(5)
+    one, again, other = (report.measure(vae, data, quick=True, seed=seed) for seed in (1, 1, 2))
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(3))
+    assert one == again and one["bound_per_row"] != other["bound_per_row"]
+
+
 def test_each_number_is_what_its_name_says(judged):
     """A world where the first pixels are the class: a quarter of the test labels are of the next class."""
     y = torch.arange(N) % 3
@@ -237,8 +249,9 @@ def test_walks_go_from_one_deviation_below_off_to_one_above_on(grids, monkeypatc
     assert_close(values, torch.cartesian_prod(first, second))
 
 
-def test_figures_show_what_their_titles_say(grids, tmp_path):
-    data = made(binary=True)
+def test_figures_show_what_their_titles_say(grids, monkeypatch, tmp_path):
+    data, generate, asked = made(binary=True), tasks.generate, []
+    monkeypatch.setattr(tasks, "generate", lambda vae, y, *args: (asked.append(y), generate(vae, y, *args))[1])
     torch.manual_seed(0)
     vae = MODELS["attributes"](data)
     with torch.no_grad():  # what is drawn are the prior's means, far from what is inferred
@@ -257,6 +270,11 @@ def test_figures_show_what_their_titles_say(grids, tmp_path):
         z_c[:, c] = torch.where(y[:, c] == 1, loc[0, c], loc[1, c])  # switched
         expected = tasks.decode(vae, {**latents, "z_c": z_c})
         assert_close(images[:, 2 + c], expected, atol=0.02, rtol=0)
+
+    images, *_ = grids["generations"]
+    assert images.shape == (8, 8, *SHAPE) and len(asked) == 1
+    assert_close(images[:, 0], x)
+    assert_close(asked[0], y)
 
     images, *_ = grids["swaps"]
     assert_close(images[0, 1:], x)

@@ -10,8 +10,8 @@ from torch.testing import assert_close
 from pyro_semivae import tasks
 from pyro_semivae.conditionals import Categorical
 from pyro_semivae.labels import MISSING, Binary, Classes
-from pyro_semivae.models import CCVAE, DIVA, M3, MVAE
-from pyro_semivae.nn import MLPs
+from pyro_semivae.models import CCVAE, DIVA, M1, M2, M3, MVAE
+from pyro_semivae.nn import MLPs, OneHot
 
 SHAPE = (1, 2, 3)
 
@@ -111,3 +111,33 @@ def test_dropout_is_the_encoders():
     x, z = torch.rand(2, *SHAPE), torch.randn(2, 2)
     assert_close(vae.p_x.net(z, z), vae.p_x.net(z, z))
     assert not torch.equal(vae.q_z(x)[0].mean, vae.q_z(x)[0].mean)
+
+
+def test_a_swap_has_the_label_of_one_image_and_the_latent_of_the_other():
+    """M2 that reads the label off a pixel and z off another one, and draws both."""
+    vae = M2(SHAPE, Classes(2), z=1, networks=MLPs(()))
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.zero_()
+        vae.q_y.net.layers[0].weight[1, 0], vae.q_y.net.layers[0].bias[1] = 40.0, -20.0
+        vae.q_z.net.layers[0].weight[0, 1] = 1.0
+        vae.p_x.net.layers[0].weight[0, 1], vae.p_x.net.layers[0].weight[1, 2] = 3.0, 1.0  # parents: off, on, z
+    x = torch.zeros(4, *SHAPE)
+    x.flatten(1)[:, :2] = torch.tensor([[1.0, 0.2], [0, 0.5], [1, 0.7], [0, 0.9]])
+    swapped = tasks.swap(vae, x, x[[1, 0, 3, 2]]).logit().flatten(1)
+    assert_close(swapped[:, 0], 3 * x.flatten(1)[:, 0])
+    assert_close(swapped[:, 1], x.flatten(1)[[1, 0, 3, 2], 1])
+
+
+def test_a_label_that_is_always_on_has_its_frequency():
+    """By the rule of succession, as one that is always off."""
+    vae, x = M1(SHAPE, Binary(3), z=2, networks=MLPs((5,))), torch.rand(8, *SHAPE)
+    with pytest.warns(UserWarning, match="have one value at most"):
+        vae.fit_classifier(x, torch.tensor([[1.0, 0.0, torch.nan]]).expand(8, 3))
+    expected = torch.tensor([9 / 10, 1 / 10, 1 / 2]).expand(8, 3)
+    assert_close(tasks.classify(vae, x, mean=True), expected)
+
+
+def test_a_missing_label_is_no_class_to_a_network():
+    code = OneHot(3)(torch.tensor([2, MISSING]))
+    assert code[0].tolist() == [0, 0, 1] and code[1].isnan().all()
