@@ -15,7 +15,6 @@ import torch
 from lightning_fabric import Fabric
 from pyro import poutine
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pyro_semivae.checkpoints import Average, Checkpoint, History
 from pyro_semivae.data.batches import Batch, Batches
@@ -24,6 +23,7 @@ from pyro_semivae.files import check_plain, writable_file
 from pyro_semivae.infer import LabelledFirst, ObjectiveModule, RowELBO, RowScale
 from pyro_semivae.labels import is_missing
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.progress import epoch_bar, epoch_line, show_terms
 from pyro_semivae.settings import setting
 from pyro_semivae.stopping import EarlyStopping
 from pyro_semivae.streams import RandomStreams
@@ -214,11 +214,11 @@ def fit(
                     if early_stopping is not None and early_stopping.is_over(history):
                         break
                     start, sums = time.perf_counter(), None
-                    with _bar(steps, epoch, epochs, progress) as bar:
+                    with epoch_bar(steps, epoch, epochs, progress) as bar:
                         for i, batch in enumerate(batches.epoch(epoch)):
                             means = learn(batch, (epoch * steps + i) / total, f"epoch {epoch + 1}, step {i + 1}")
                             sums = means if sums is None else sums + means
-                            _show(bar, i, sums, step.names)
+                            show_terms(bar, i, sums, step.names)
                         watch.check(step.names)
                         history.append(_record(epoch, sums / steps, step, time.perf_counter() - start))
                         if on_epoch is not None:
@@ -227,7 +227,7 @@ def fit(
                             history[-1].update({name: float(value) for name, value in said.items()})
                     every = -(-epochs // 20)  # at most twenty lines
                     if progress and not sys.stderr.isatty() and ((epoch + 1) % every == 0 or epoch + 1 == epochs):
-                        print(_line(history[-1], epochs), file=sys.stderr, flush=True)
+                        print(epoch_line(history[-1], epochs), file=sys.stderr, flush=True)
                     check_weights(vae, averaged.values, epoch + 1)
                     if early_stopping is not None and early_stopping.best(history) == epoch:
                         with averaged.in_place():
@@ -376,33 +376,3 @@ def _record(epoch: int, means: Tensor, module: _Step, seconds: float) -> dict[st
         **{f"monitor/{name}": value for name, value in zip(module.monitors, monitors, strict=True)},
         "seconds": seconds,
     }
-
-
-def _bar(steps: int, epoch: int, epochs: int, progress: bool) -> tqdm:
-    return tqdm(
-        total=steps,
-        desc=f"epoch {epoch + 1}/{epochs}",
-        disable=not (progress and sys.stderr.isatty()),
-        mininterval=0.5,
-        leave=epoch + 1 == epochs,
-    )
-
-
-def _show(bar: tqdm, step: int, sums: Tensor, names: Sequence[str]) -> None:
-    if bar.disable:
-        return
-    if time.time() - bar.last_print_t >= bar.mininterval or step + 1 == bar.total:
-        terms = (sums[: len(names)] / (step + 1)).tolist()
-        shown = {"bound": sum(terms), **dict(zip(names, terms, strict=True))}
-        bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items()}, refresh=False)
-    bar.update()
-
-
-def _line(record: dict[str, float], epochs: int) -> str:
-    """A readable line per epoch, for output that goes to a file."""
-    shown = " ".join(
-        f"{name.removeprefix('term/').removeprefix('monitor/')} {value:.4g}"
-        for name, value in record.items()
-        if name != "epoch"
-    )
-    return f"epoch {record['epoch']}/{epochs}: {shown}"
