@@ -189,8 +189,15 @@ def _remove_stale(path: Path) -> None:
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
-    """Writes `value` as JSON; NaN and infinity are errors."""
-    text = json.dumps(value, indent=indent, allow_nan=False) + "\n"
+    """Writes `value` as JSON.
+
+    Raises:
+        InputError: it holds what JSON has not (NaN and infinity among it), or cannot be written; an older file is left.
+    """
+    try:
+        text = json.dumps(value, indent=indent, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: cannot be written as JSON ({error})") from error
     with open_beside(user_path(path, "path")) as file:
         file.write(text.encode())
 

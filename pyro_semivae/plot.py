@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from pyro_semivae.check import Graph, factorisation, inspect_model
-from pyro_semivae.files import user_path
+from pyro_semivae.files import open_beside, user_path
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.train import History
 
@@ -84,7 +84,8 @@ def training_curves(history: History, *, path: str | Path | None = None) -> Figu
 
 def _finish(figure: Figure, path: str | Path | None) -> Figure:
     if path is not None:
-        figure.savefig(user_path(path, "path"), dpi=130, bbox_inches="tight")
+        with open_beside(user_path(path, "path")) as file:
+            figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
     return figure
 
 

@@ -1,5 +1,6 @@
 """Files under real conditions: killed and concurrent writers, full disks, flipped bits, locked and used folders."""
 
+import math
 import os
 import random
 import signal
@@ -333,3 +334,12 @@ def test_a_run_that_is_there_is_overwritten_only_if_asked_to(other, tmp_path, ca
     holder = other(FolderLock, out, "--out")
     with pytest.raises(InputError, match=f"--out: .* in use by process {holder}"):
         run_of(tmp_path, "--overwrite")
+
+
+@pytest.mark.parametrize("value", [math.nan, {1, 2}, {"a": torch.ones(1)}])
+def test_what_json_cannot_hold_is_one_error(tmp_path, value):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(InputError, match=r"a.json: cannot be written as JSON \("):
+        write_json(path, {"a": value})
+    assert read_json(path) == {"a": 1}

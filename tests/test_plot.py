@@ -75,3 +75,18 @@ def test_graphs_point_from_parents_to_children_in_the_colours_of_what_happens_th
         colour = {place[tuple(dot.get_offsets()[0])]: tuple(dot.get_facecolor()[0]) for dot in axis.collections}
         kinds = {"x": "observed", "y": "summed where missing", "z_c": "sampled", "z_s": "sampled"}
         assert colour == {name: to_rgba(KINDS[kind]) for name, kind in kinds.items()}
+
+
+def test_a_figure_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    image_grid(torch.rand(1, 2, 1, 4, 4), path=path)
+    before = path.read_bytes()
+
+    def half(self, file, **_):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", half)
+    with pytest.raises(KeyboardInterrupt):
+        image_grid(torch.rand(1, 2, 1, 4, 4), path=path)
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
