@@ -28,17 +28,20 @@ MEASURES = {
 
 # The quiet gradient of the weights, with the classifier's weight that it then needs.
 CONTROL = {"marginal": "jensen", "control_variate": True, "detach": "none", "alpha": 100.0}
+# The gradient of the bound as it is, with the recipe's weight on the classifier.
+NOTHING_DETACHED = {"marginal": "jensen", "control_variate": True, "detach": "none"}
 DEFAULT_PRESET = "demo"
 
 
 def parts(rate: str) -> dict[str, dict[str, Any]]:
-    """The three marginals (one where no label is missing); at 6 % also partly labelled rows, used or dropped, and the
-    control variate.
+    """The three marginals (one where no label is missing); at 6 % also partly labelled rows, used or dropped, the
+    control variate, and nothing detached.
     """
     parts = {marginal: {"marginal": marginal} for marginal in (MARGINALS if rate != "1.0" else ("jensen",))}
     if rate != "0.06":
         return parts
-    return parts | {f"partly {what}": {"partly": what} for what in ("keep", "drop")} | {"control variate": CONTROL}
+    parts |= {f"partly {what}": {"partly": what} for what in ("keep", "drop")}
+    return parts | {"control variate": CONTROL, "nothing detached": NOTHING_DETACHED}
 
 
 def job_of(rate: str, preset: str, seed: int, part: str) -> Job:
