@@ -86,7 +86,7 @@ def test_draws_of_a_process_have_its_mean_and_deviation(binary):
         loc, variance = (loc[1:] - loc[:1]).T, variance.sum(0)[:, None]
     for i, k in np.ndindex(*loc.shape):
         law = stats.norm(loc[i, k].item(), variance[i, k].sqrt().item())
-        assert stats.kstest(odds[:, i, k].numpy(), law.cdf).pvalue > 1e-4, (i, k)
+        assert stats.kstest(odds[:, i, k].numpy(), law.cdf).pvalue > 1e-5, (i, k)
 
 
 @pytest.mark.parametrize(("count", "scale"), [(2000, 4.0), (300, 1.0)])
