@@ -43,6 +43,12 @@ class Average:
             self.parameters[name].copy_(value)
             value.copy_(weight)
 
+    def weights(self, vae: SemiVAE) -> dict[str, Tensor]:
+        """The model's state with the averages in it, under every name that a parameter has; nothing is copied."""
+        averages = {id(self.parameters[name]): value for name, value in self.values.items()}
+        named = vae.named_parameters(remove_duplicate=False)
+        return {**vae.state_dict(), **{name: averages[id(p)] for name, p in named if id(p) in averages}}
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """The model has the averages for a while."""
@@ -94,8 +100,8 @@ class Checkpoint:
         averaged = self.averaged
         state = {
             "model": type(self.vae).__name__,
-            "weights": self.best or {**self.vae.state_dict(), **averaged.values},
-            "in_training": {name: parameter.detach() for name, parameter in averaged.parameters.items()},
+            "weights": self.best or averaged.weights(self.vae),
+            "in_training": dict(self.vae.state_dict()),  # its buffers too: those of `weights` may be an older epoch's
             "averages": averaged.values,
             "steps": averaged.steps,
             "scaler": self.precision.state_dict(),
@@ -113,8 +119,9 @@ class Checkpoint:
             )
         save_checkpoint(path, state)
 
-    def restore(self, path: str | Path, epochs: int) -> tuple[History, dict[str, Any]]:
-        """Takes up the state of a file; returns the epochs that are done and the state of the run's random numbers.
+    def restore(self, path: str | Path, epochs: int) -> tuple[History, dict[str, Any], dict[str, Tensor]]:
+        """Takes up the state of a file; returns the epochs that are done, the state of the run's random numbers and the
+        file's `weights`, which are `best` where an epoch was.
 
         Everything is compared first: where an error is raised nothing has changed.
 
@@ -134,14 +141,13 @@ class Checkpoint:
             raise InputError(f"epochs: got {epochs}; {path} has been trained for {state['epoch']} already")
         self._check_training(state, path)
         check_finite(self._numbers(state), path)
-        self.vae.load_state_dict({**state["weights"], **state["in_training"]})
+        self.vae.load_state_dict(state["in_training"])
         self.averaged.steps = state["steps"]
         for name, value in self.averaged.values.items():
             value.copy_(state["averages"][name])
         self.precision.load_state_dict(state["scaler"])
-        self.best = state["weights"]
         self.optimiser.load_state_dict(state["optimiser"])
-        return list(state["history"]), state["random"]
+        return list(state["history"]), state["random"], state["weights"]
 
     def _numbers(self, state: dict[str, Any]) -> dict[str, Tensor]:
         """The tensors of a state that must be finite, by a name for messages."""
@@ -157,7 +163,7 @@ class Checkpoint:
 
     def _check_training(self, state: dict[str, Any], path: str | Path) -> None:
         """Checks what the next step needs beside the weights: those in training, the optimiser's state, the epochs."""
-        _check_tensors(state["in_training"], self.averaged.parameters, path, "in_training")
+        _check_tensors(state["in_training"], self.vae.state_dict(), path, "in_training")
         _check_tensors(state["averages"], self.averaged.values, path, "averages")
         check_fields(state["random"], path, {"cpu": Tensor}, "random")
         try:

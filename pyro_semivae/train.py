@@ -182,7 +182,9 @@ def fit(
         state = Checkpoint(vae, averaged, optimiser, batches, kept, config or {}, fabric.strategy.precision)
         if resume and checkpoint is not None:
             if checkpoint.exists():
-                history, streams.state = state.restore(checkpoint, epochs)
+                history, streams.state, kept_weights = state.restore(checkpoint, epochs)
+                if early_stopping is not None and early_stopping.best(history) is not None:
+                    state.best = kept_weights
             else:
                 print(f"no checkpoint at {checkpoint}: starting at epoch 1", file=sys.stderr, flush=True)
         step = _Step(elbo(vae.model, vae.guide if corrupt is None else _corrupted(vae.guide, corrupt)))
