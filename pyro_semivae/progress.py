@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 
+from torch import Tensor
 from tqdm import tqdm
 
 
@@ -14,3 +16,39 @@ def steps_of(steps: int, what: str, shown: bool = True) -> Iterable[int]:
     if shown and not on_terminal:
         print(f"{what}: {steps} steps", file=sys.stderr, flush=True)
     return tqdm(range(steps), desc=what, disable=not (shown and on_terminal))
+
+
+def epoch_bar(steps: int, epoch: int, epochs: int, progress: bool) -> tqdm:
+    """The bar of an epoch's steps, on a terminal."""
+    return tqdm(
+        total=steps,
+        desc=f"epoch {epoch + 1}/{epochs}",
+        disable=not (progress and sys.stderr.isatty()),
+        mininterval=0.5,
+        leave=epoch + 1 == epochs,
+    )
+
+
+def show_terms(bar: tqdm, step: int, sums: Tensor, names: Sequence[str]) -> None:
+    """Writes the terms' means so far beside the bar, and moves it on by one step.
+
+    Args:
+        step: the number of the step, from 0. sums: over the steps so far, `(T + M,)`, the first `(T,)` those of terms.
+    """
+    if bar.disable:
+        return
+    if time.time() - bar.last_print_t >= bar.mininterval or step + 1 == bar.total:
+        terms = (sums[: len(names)] / (step + 1)).tolist()
+        shown = {"bound": sum(terms), **dict(zip(names, terms, strict=True))}
+        bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items()}, refresh=False)
+    bar.update()
+
+
+def epoch_line(record: dict[str, float], epochs: int) -> str:
+    """A readable line per epoch, for output that goes to a file."""
+    shown = " ".join(
+        f"{name.removeprefix('term/').removeprefix('monitor/')} {value:.4g}"
+        for name, value in record.items()
+        if name != "epoch"
+    )
+    return f"epoch {record['epoch']}/{epochs}: {shown}"
