@@ -24,7 +24,7 @@ from pyro_semivae.errors import InputError
 from pyro_semivae.files import FolderLock, check_fields, load_checkpoint, writable_folder, write_json
 from pyro_semivae.flags import Parser, count, naming, number
 from pyro_semivae.infer import RowELBO
-from pyro_semivae.labels import Binary, frequencies, is_missing
+from pyro_semivae.labels import Binary, any_known, frequencies
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.models.parts import ALPHA, BETA, classifier_weight
 from pyro_semivae.nn import Convs, MLPs
@@ -262,7 +262,7 @@ class Run:
     def relabel(self, y: Tensor) -> None:
         """Takes other labels for training, fewer of them: the labelled rows are those with any that is left."""
         self.y = y
-        self.labelled_rows = (~is_missing(y)).reshape(len(y), -1).any(1).nonzero()[:, 0]
+        self.labelled_rows = any_known(y).nonzero()[:, 0]
 
     def prior(self) -> Tensor | None:
         """p(y) of binary labels, from the labelled rows; None for class labels, whose prior is uniform."""

@@ -36,6 +36,16 @@ def is_missing(y: Tensor) -> Tensor:
     return y.isnan() if y.is_floating_point() else y == MISSING
 
 
+def any_known(y: Tensor) -> Tensor:
+    """Boolean mask `(N,)` of the rows of `y`, `(N,)` or `(N, L)`, in which any label is known.
+
+    >>> any_known(torch.tensor([3, -1])), any_known(torch.tensor([[0.0, torch.nan], [torch.nan, torch.nan]]))
+    (tensor([ True, False]), tensor([ True, False]))
+    """
+    known = ~is_missing(y)
+    return known if known.dim() == 1 else known.any(1)
+
+
 def as_labels(y: Any, name: str = "y", accepted: str = "integers (classes) or floats (binary labels)") -> Tensor:
     """Labels as this library computes with them: integers of any type as int64, floats as they are.
 
@@ -90,8 +100,7 @@ class Classes:
     num_classes: int
 
     def __post_init__(self) -> None:
-        if self.num_classes < 2:
-            raise InputError(f"num_classes: got {self.num_classes}; accepted are 2, 3, ...")
+        check_count("num_classes", self.num_classes, 2)
 
     def prior(self, probs: Tensor | None = None) -> Tensor:
         """Checked probabilities of the classes, `(num_classes,)`; uniform where not given.
@@ -101,7 +110,7 @@ class Classes:
         """
         if probs is None:
             return torch.full((self.num_classes,), 1 / self.num_classes)
-        probs = torch.as_tensor(probs)
+        probs = as_tensor("prior", probs)
         if probs.shape != (self.num_classes,) or not (probs > 0).all() or abs(probs.sum() - 1) > 1e-4:
             raise InputError(f"prior: got {probs}; accepted are {self.num_classes} positive numbers that sum to 1")
         return probs
@@ -155,7 +164,7 @@ class Binary:
         """
         if probs is None:
             return torch.full((self.num_labels,), 0.5)
-        probs = torch.as_tensor(probs)
+        probs = as_tensor("prior", probs)
         if probs.shape != (self.num_labels,) or not ((probs > 0) & (probs < 1)).all():
             raise InputError(f"prior: got {probs}; accepted are {self.num_labels} probabilities in (0, 1)")
         return probs

@@ -19,7 +19,7 @@ def steps_of(steps: int, what: str, shown: bool = True) -> Iterable[int]:
 
 
 def epoch_bar(steps: int, epoch: int, epochs: int, progress: bool) -> tqdm:
-    """A bar over the steps of an epoch; none where standard error is no terminal."""
+    """The bar of an epoch's steps, on a terminal."""
     return tqdm(
         total=steps,
         desc=f"epoch {epoch + 1}/{epochs}",
@@ -30,7 +30,11 @@ def epoch_bar(steps: int, epoch: int, epochs: int, progress: bool) -> tqdm:
 
 
 def show_terms(bar: tqdm, step: int, sums: Tensor, names: Sequence[str]) -> None:
-    """Moves the bar on by a step and shows the means of the terms so far, from their `sums`."""
+    """Writes the terms' means so far beside the bar, and moves it on by one step.
+
+    Args:
+        step: the number of the step, from 0. sums: over the steps so far, `(T + M,)`, the first `(T,)` those of terms.
+    """
     if bar.disable:
         return
     if time.time() - bar.last_print_t >= bar.mininterval or step + 1 == bar.total:

@@ -37,6 +37,8 @@ class EarlyStopping:
     def __post_init__(self) -> None:
         check_count("patience", self.patience)
         check_number("least_gain", self.least_gain, least=0)
+        if not isinstance(self.maximise, bool):
+            raise InputError(f"maximise: got {self.maximise!r}; accepted are True, False")
         if not isinstance(self.monitor, str):
             raise InputError(f"monitor: got {self.monitor!r}; accepted is the name of a value in the history")
 

@@ -136,6 +136,8 @@ def fit(
         Interrupted: by Ctrl-C; it has the history, and is a KeyboardInterrupt.
     """
     with torch.inference_mode(False), torch.enable_grad():
+        if not isinstance(vae, SemiVAE):
+            raise InputError(f"vae: got {vae!r:.50}; accepted is a SemiVAE, such as CCVAE")
         x, y = vae.validate(x, y)
         if x is None:
             raise InputError("x: got nothing; accepted are images")
@@ -143,7 +145,7 @@ def fit(
         elbo = vae.elbo_for(y) if elbo is None else elbo
         warm_up = vae.warm_up if warm_up is None else warm_up
         schedule = SCHEDULES[check_choice("schedule", schedule, SCHEDULES)] if isinstance(schedule, str) else schedule
-        _check(vae, elbo, lr, eps, warm_up, average, precision, accelerator)
+        _check(vae, elbo, lr, eps, warm_up, average)
         _check_callables(clip=clip, schedule=schedule, corrupt=corrupt, on_epoch=on_epoch)
         if not isinstance(early_stopping, EarlyStopping | None):
             raise InputError(f"early_stopping: got {early_stopping!r}; accepted is an EarlyStopping")
@@ -151,9 +153,12 @@ def fit(
         labels_alone = (
             None if labels_alone is None else _check_alone(vae.label_values(labels_alone, "labels_alone"), elbo)
         )
-        check_plain(config or {}, "config")
+        config = {} if config is None else config
+        if not isinstance(config, dict):
+            raise InputError(f"config: got {type(config).__name__}; accepted is a dict")
+        check_plain(config, "config")
         checkpoint = None if checkpoint is None else writable_file(checkpoint, "checkpoint")
-        fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+        fabric = _fabric(accelerator, precision)
         batches = Batches(
             x,
             y,
@@ -179,7 +184,7 @@ def fit(
         of_optimiser = {"lr": lr, "schedule": schedule, "warm_up": warm_up, "corrupt": corrupt, "average": average}
         of_optimiser |= {"precision": precision, "eps": eps, "clip": clip, "early_stopping": str(early_stopping)}
         kept = {} if checkpoint is None else setting(vae, elbo, x, batches, of_batches, of_optimiser)
-        state = Checkpoint(vae, averaged, optimiser, batches, kept, config or {}, fabric.strategy.precision)
+        state = Checkpoint(vae, averaged, optimiser, batches, kept, config, fabric.strategy.precision)
         if resume and checkpoint is not None:
             if checkpoint.exists():
                 history, streams.state, kept_weights = state.restore(checkpoint, epochs)
@@ -225,8 +230,7 @@ def fit(
                         history.append(_record(epoch, sums / steps, step, time.perf_counter() - start))
                         if on_epoch is not None:
                             with _evaluating(vae), averaged.in_place(), streams.outside():
-                                said = on_epoch(epoch + 1, vae) or {}
-                            history[-1].update({name: float(value) for name, value in said.items()})
+                                history[-1].update(_values(on_epoch(epoch + 1, vae)))
                     every = -(-epochs // 20)  # at most twenty lines
                     if progress and not sys.stderr.isatty() and ((epoch + 1) % every == 0 or epoch + 1 == epochs):
                         print(epoch_line(history[-1], epochs), file=sys.stderr, flush=True)
@@ -255,8 +259,6 @@ def _check(
     eps: float,
     warm_up: float,
     average: float,
-    precision: str | None,
-    accelerator: str,
 ) -> None:
     check_number("lr", lr, above=0)
     check_number("eps", eps, above=0)
@@ -264,7 +266,6 @@ def _check(
     check_number("average", average, least=0, below=1)
     if not isinstance(elbo, RowELBO):
         raise InputError(f"elbo: got {type(elbo).__name__}; accepted are this library's objectives, e.g. vae.elbo()")
-    _check_precision(precision, accelerator)
     if not any(parameter.requires_grad for parameter in vae.parameters()):
         raise InputError("vae: got a model of which no parameter requires a gradient: there is nothing to train")
     if any(parameter.is_inference() for parameter in vae.parameters()):
@@ -273,11 +274,29 @@ def _check(
         )
 
 
-def _check_precision(precision: str | None, accelerator: str) -> None:
+def _fabric(accelerator: str, precision: str | None) -> Fabric:
+    """One device, and what computes in a lower precision there."""
     if precision is not None:
         check_choice("precision", precision, PRECISIONS)
-        if precision == "16-mixed" and accelerator == "cpu":
-            raise InputError("precision: got '16-mixed' on the CPU, which has none; accepted there is 'bf16-mixed'")
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=1, precision=None if precision == "16-mixed" else precision)
+    except (RuntimeError, ValueError, ImportError) as error:
+        raise InputError(
+            f"accelerator: got {accelerator!r} ({error}); accepted is one that this machine has, such as 'cpu'"
+        ) from error
+    if precision != "16-mixed":
+        return fabric
+    if fabric.device.type == "cpu":  # Fabric would take another one
+        raise InputError("precision: got '16-mixed' on the CPU, which has none; accepted there is 'bf16-mixed'")
+    return Fabric(accelerator=accelerator, devices=1, precision=precision)
+
+
+def _values(said: Any) -> dict[str, float]:
+    """What a callback says, as numbers."""
+    try:
+        return {name: float(value) for name, value in ({} if said is None else said).items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"on_epoch: returned {said!r:.50}; accepted is None, or a dict of numbers by name") from error
 
 
 def _check_callables(**values: Any) -> None:
@@ -334,8 +353,11 @@ def _warming_up(elbo: RowELBO, until: float) -> Iterator[Callable[[float], None]
 def _corrupted(guide: Callable, corrupt: Callable[[Tensor], Tensor]) -> Callable:
     def guide_of_corrupted(x: Tensor | None, y: Tensor | None = None) -> None:
         with poutine.block():  # noise may ask the model
-            x = None if x is None else corrupt(x)
-        return guide(x, y)
+            seen = None if x is None else corrupt(x)
+        if x is not None and (not isinstance(seen, Tensor) or seen.shape != x.shape):
+            got = tuple(seen.shape) if isinstance(seen, Tensor) else type(seen).__name__
+            raise InputError(f"corrupt: returned {got}; accepted are images of the shape {tuple(x.shape)} that it gets")
+        return guide(seen, y)
 
     return guide_of_corrupted
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyro_semivae import tasks
 from pyro_semivae.check import inspect_model
-from pyro_semivae.labels import is_missing
+from pyro_semivae.labels import any_known
 from pyro_semivae.models import SemiVAE
 
 LEAST_KL = 1.0  # nats; below it latents are as good as unused
@@ -78,7 +78,7 @@ def signs_of_failure(vae: SemiVAE, x: Tensor, y: Tensor | None, *, seed: int = 0
     notes, device = [], next(vae.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
         torch.manual_seed(seed)
-        known = [] if y is None else (~is_missing(y)).reshape(len(y), -1).any(1).nonzero()[:1000, 0]
+        known = [] if y is None else any_known(y).nonzero()[:1000, 0]
         if len(known) and vae.characteristic and (tasks.classifies(vae) or tasks.infers_from_labels(vae)):
             accuracy, chance, error = _against_chance(
                 tasks.classify(vae, x[known.to(x.device)], mean=True).cpu(), y[known]

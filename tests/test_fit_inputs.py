@@ -21,6 +21,7 @@ from pyro_semivae.files import load_checkpoint
 from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.models import M2, MVAE, VAE, InvertedVAE
 from pyro_semivae.nn import MLPs
+from pyro_semivae.stopping import EarlyStopping
 from pyro_semivae.train import Interrupted, fit
 from pyro_semivae.watch import signs_of_failure
 
@@ -112,13 +113,61 @@ def test_latents_handed_to_tasks_take_the_models_dtype():
         ({"seed": 10**20}, "seed: got 1"),
         ({"precision": "bf16-true"}, "precision: got 'bf16-true'; accepted are '64-true'"),
         ({"precision": "16-mixed"}, "precision: got '16-mixed' on the CPU"),
+        ({"vae": torch.nn.Linear(1, 1)}, "vae: got Linear"),
+        ({"vae": CCVAE}, "vae: got <class"),
+        ({"x": torch.zeros(0, 1, 4, 7), "y": torch.zeros(0).long()}, "x: got 0 rows"),
+        ({"config": ["a"]}, "config: got list; accepted is a dict"),
+        ({"accelerator": "abacus"}, "accelerator: got 'abacus'"),
+        ({"accelerator": "mps"}, "accelerator: got 'mps'"),
+        ({"on_epoch": lambda *_: 0.5}, "on_epoch: returned 0.5; accepted is None, or a dict"),
+        ({"on_epoch": lambda *_: {"a": "b"}}, "on_epoch: returned {'a': 'b'}"),
+        ({"corrupt": lambda x: x[:1]}, r"corrupt: returned \(1, 1, 4, 7\); accepted are images of the shape \(13,"),
+        ({"corrupt": lambda x: None}, "corrupt: returned NoneType"),
     ],
 )
 def test_what_fit_does_not_take_is_named(change, message):
     x, y, _ = rows()
-    given = {"x": x, "y": y, **options(), **change}
+    given = {"vae": make(), "x": x, "y": y, **options(), **change}
     with pytest.raises(InputError, match=message):
-        fit(make(), **given)
+        fit(**given)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="auto is the GPU then")
+def test_half_precision_is_not_replaced_in_silence():
+    x, y, _ = rows()
+    with pytest.raises(InputError, match="precision: got '16-mixed' on the CPU"):
+        fit(make(), x, y, **options(), accelerator="auto", precision="16-mixed")
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (lambda: Classes(2.5), "num_classes: got 2.5; accepted are 2, 3"),
+        (lambda: Classes("3"), "num_classes: got '3'"),
+        (lambda: small(M2, Classes(3), z=2.5), "z: got 2.5; accepted are 1, 2"),
+        (lambda: small(CCVAE, Classes(3), z_s=True), "z_s: got True; accepted are 0, 1"),
+        (lambda: small(M2, Classes(3), prior="a"), "prior: got str"),
+        (lambda: small(CCVAE, Binary(2), prior=None).labels.prior("a"), "prior: got str"),
+        (lambda: small(CCVAE, Classes(3)).elbo(beta="a"), "beta: got 'a'; accepted is a finite number from 0"),
+        (lambda: small(M2, Classes(3)).elbo(temperature=None), "temperature: got None; accepted is a finite number"),
+        (lambda: small(MVAE, Classes(3)).elbo(label_weight="a"), "label_weight: got 'a'"),
+        (lambda: small(InvertedVAE, Classes(3)).elbo(image_weight="a"), "image_weight: got 'a'"),
+        (lambda: EarlyStopping("bound", maximise="no"), "maximise: got 'no'; accepted are True, False"),
+    ],
+)
+def test_options_of_another_type_are_named(run, message):
+    with pytest.raises(InputError, match=message):
+        run()
+
+
+@pytest.mark.parametrize("task", [tasks.classify, tasks.infer, tasks.reconstruct])
+@pytest.mark.parametrize("model", [CCVAE, M2, MVAE])
+def test_tasks_without_images_say_so(task, model):
+    if model is not MVAE or task is tasks.classify:  # whose labels are evidence enough
+        with pytest.raises(InputError, match=r"x: got .*; accepted"):
+            task(small(model, Classes(3)), None)
+    else:
+        task(small(model, Classes(3)), None, torch.tensor([1, 2]))
 
 
 def test_models_that_cannot_be_trained_are_named():
@@ -245,13 +294,11 @@ class Scaled(MixedPrecision):
 
 @pytest.fixture
 def scaled(monkeypatch):
-    monkeypatch.setattr("pyro_semivae.train._check_precision", lambda precision, accelerator: None)
-
-    def fabric(precision, **options):
+    def fabric(accelerator, precision):
         how = {"plugins": Scaled()} if precision == "16-mixed" else {"precision": precision}
-        return Fabric(**options, **how)
+        return Fabric(accelerator=accelerator, devices=1, **how)
 
-    monkeypatch.setattr("pyro_semivae.train.Fabric", fabric)
+    monkeypatch.setattr("pyro_semivae.train._fabric", fabric)
 
 
 def test_gradients_are_clipped_after_a_scaler_has_unscaled_them(scaled):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_semivae.errors import InputError, as_tensor, check_count, check_number
-from pyro_semivae.labels import as_labels, is_missing
+from pyro_semivae.labels import any_known, as_labels
 
 STAGE = 64 << 20  # bytes
 
@@ -88,7 +88,7 @@ class Batches:
         seed = check_count("seed", seed, 0, 2**32 - 1)
         dtype = dtype or torch.get_default_dtype()
         device = torch.device(device)
-        observed = torch.zeros(n, dtype=torch.bool) if y is None else ~is_missing(y).reshape(n, -1).all(1).cpu()
+        observed = torch.zeros(n, dtype=torch.bool) if y is None else any_known(y).cpu()
         self.labelled = observed.nonzero()[:, 0]  # (N_l,)
         self.unlabelled = (~observed).nonzero()[:, 0]  # (N_u,)
         n_l, n_u = len(self.labelled), len(self.unlabelled)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_semivae.errors import InputError, as_tensor
-from pyro_semivae.labels import MISSING, as_binary, as_labels, is_missing
+from pyro_semivae.errors import InputError, as_tensor, check_count
+from pyro_semivae.labels import MISSING, any_known, as_binary, as_labels
 
 
 def parse_labelled(value: str) -> int | float:
@@ -47,7 +47,7 @@ def labelled_rows(y: Tensor, labelled: int | float, seed: int) -> Tensor:
             no labels.
     """
     y = _rows_of_labels(y)
-    n, known = len(y), (~is_missing(y)).reshape(len(y), -1).any(1)
+    n, known = len(y), any_known(y)
     if isinstance(labelled, bool) or not isinstance(labelled, Real):
         raise InputError(f"labelled: got {labelled!r}; accepted are a fraction such as 0.1 or a count such as 240")
     if not isinstance(labelled, Integral):
@@ -60,7 +60,7 @@ def labelled_rows(y: Tensor, labelled: int | float, seed: int) -> Tensor:
             raise InputError(f"labelled: got {got}; accepted are 1 to {n}, or a fraction such as 0.1")
     if count > known.sum():
         raise InputError(f"labelled: got {got}, {count}; accepted are up to {int(known.sum())}, whose labels are known")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_count("seed", seed, 0, 2**32 - 1))
     shuffled = torch.randperm(n, generator=generator)
     shuffled = shuffled[known.cpu()[shuffled]]
     if y.dim() > 1:
@@ -113,7 +113,7 @@ def lose_labels(y: Tensor, seed: int, *, rows: float = 0.5, entries: float = 0.5
     for name, value in (("rows", rows), ("entries", entries)):
         if not isinstance(value, Real) or not 0 <= value <= 1:
             raise InputError(f"{name}: got {value!r}; accepted is a fraction, 0 to 1")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_count("seed", seed, 0, 2**32 - 1))
     lost = (torch.rand(len(y), 1, generator=generator) < rows) & (torch.rand(y.shape, generator=generator) < entries)
     return torch.where(lost, torch.nan, y)
 

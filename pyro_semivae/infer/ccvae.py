@@ -10,12 +10,12 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.errors import InputError, check_choice, check_count, check_number
 from pyro_semivae.infer.base import RowELBO, Rows, log_prob, masked, plate_dims, reduce_plates, row_dim, row_scale
 from pyro_semivae.infer.handlers import Particles
 from pyro_semivae.infer.labelled import Run
 from pyro_semivae.infer.roles import Roles, assign_roles
-from pyro_semivae.labels import Evidence, is_missing, select
+from pyro_semivae.labels import Evidence, any_known, is_missing, select
 
 
 class TraceCCVAE_ELBO(RowELBO):
@@ -112,8 +112,7 @@ class TraceCCVAE_ELBO(RowELBO):
             ("detach", detach, ("weight", "weighted-terms", "none")),
             ("weights", weights, ("independent", "normalised")),
         ):
-            if value not in accepted:
-                raise InputError(f"{name}: got {value!r}; accepted are {', '.join(map(repr, accepted))}")
+            check_choice(name, value, accepted)
         factors = {
             "classifier_weight": classifier_weight,
             "beta": beta,
@@ -123,8 +122,7 @@ class TraceCCVAE_ELBO(RowELBO):
             "balance_weight": balance_weight,
         }
         for name, value in factors.items():
-            if not 0 <= value < math.inf:
-                raise InputError(f"{name}: got {value}; accepted is a finite number from 0")
+            check_number(name, value, least=0)
         self.marginal = marginal
         self.detach = detach
         self.classifier_weight = classifier_weight
@@ -162,7 +160,7 @@ class TraceCCVAE_ELBO(RowELBO):
         if not observed:
             return Rows({**terms, **after}, scale)
 
-        labelled = torch.stack([~is_missing(y).reshape(len(y), -1).all(1) for y in observed.values()]).any(0)
+        labelled = torch.stack([any_known(y) for y in observed.values()]).any(0)
         log_q_z = self._log_q_observed(run)  # log q(y_o|z), (particles, B)
         log_q_x = torch.logsumexp(log_q_z[1 : 1 + self.num_samples], 0) - math.log(self.num_samples)
         log_q_x = torch.where(labelled, log_q_x, 0.0)  # exactly, whatever the rounding

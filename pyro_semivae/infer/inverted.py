@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -10,7 +9,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_semivae.errors import InputError
+from pyro_semivae.errors import check_number
 from pyro_semivae.infer.base import RowELBO, Rows
 from pyro_semivae.infer.handlers import LabelledFirst
 from pyro_semivae.infer.labels import TraceLabels_ELBO
@@ -64,8 +63,7 @@ class TraceInverted_ELBO(RowELBO):
     ):
         super().__init__(max_plate_nesting=max_plate_nesting)
         for name, value in (("image_weight", image_weight), ("reverse_weight", reverse_weight)):
-            if not 0 <= value < math.inf:
-                raise InputError(f"{name}: got {value}; accepted is a finite number from 0")
+            check_number(name, value, least=0)
         shared = {"temperature": temperature, "max_plate_nesting": max_plate_nesting}
         self.image_weight, self.reverse_weight = image_weight, reverse_weight
         self.forward = TraceLabels_ELBO(classifier_weight=classifier_weight, beta=beta, labels=labels, **shared)

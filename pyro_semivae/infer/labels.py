@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_semivae.errors import InputError
+from pyro_semivae.errors import InputError, check_choice, check_number
 from pyro_semivae.infer.base import RowELBO, Rows, advantage, joined, log_prob, masked, plate_dims, row_scale
 from pyro_semivae.infer.handlers import LabelledFirst
 from pyro_semivae.infer.labelled import Run
@@ -66,13 +65,10 @@ class TraceLabels_ELBO(RowELBO):
         max_plate_nesting: int = 1,
     ):
         super().__init__(max_plate_nesting=max_plate_nesting)
-        if labels not in ("sum", "score", "relaxed"):
-            raise InputError(f"labels: got {labels!r}; accepted are 'sum', 'score', 'relaxed'")
+        check_choice("labels", labels, ("sum", "score", "relaxed"))
         for name, value in (("classifier_weight", classifier_weight), ("beta", beta)):
-            if not 0 <= value < math.inf:
-                raise InputError(f"{name}: got {value}; accepted is a finite number from 0")
-        if not 0 < temperature < math.inf:
-            raise InputError(f"temperature: got {temperature}; accepted is a finite number above 0")
+            check_number(name, value, least=0)
+        check_number("temperature", temperature, above=0)
         self.classifier_weight = classifier_weight
         self.beta = beta
         self.unscaled = tuple(unscaled)

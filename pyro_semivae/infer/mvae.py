@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.errors import InputError, check_count, check_number
 from pyro_semivae.infer.base import RowELBO, Rows, joined, log_prob, reduce_plates, row_dim, row_scale
 from pyro_semivae.infer.handlers import LabelledFirst, Until
 from pyro_semivae.infer.roles import assign_roles
@@ -50,8 +49,7 @@ class TraceMVAE_ELBO(RowELBO):
     def __init__(self, *, label_weight: float = 1.0, subsets: int = 1, beta: float = 1.0, max_plate_nesting: int = 1):
         super().__init__(max_plate_nesting=max_plate_nesting)
         for name, value in (("label_weight", label_weight), ("beta", beta)):
-            if not 0 <= value < math.inf:
-                raise InputError(f"{name}: got {value}; accepted is a finite number from 0")
+            check_number(name, value, least=0)
         self.label_weight, self.subsets, self.beta = label_weight, check_count("subsets", subsets, 0), beta
 
     def rows(self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None) -> Rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,7 +15,7 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 
 from pyro_semivae.distributions import RelaxedLogits
-from pyro_semivae.errors import InputError
+from pyro_semivae.errors import InputError, check_choice, check_number
 from pyro_semivae.infer.base import RowELBO, Rows, advantage, log_prob, row_scale
 from pyro_semivae.infer.roles import sample_sites
 from pyro_semivae.labels import Impute, enumerates, is_missing
@@ -66,10 +65,8 @@ class TraceReverse_ELBO(RowELBO):
         max_plate_nesting: int = 1,
     ):
         super().__init__(max_plate_nesting=max_plate_nesting)
-        if gradient not in GRADIENTS:
-            raise InputError(f"gradient: got {gradient!r}; accepted are {', '.join(map(repr, GRADIENTS))}")
-        if not 0 < temperature < math.inf:
-            raise InputError(f"temperature: got {temperature}; accepted is a finite number above 0")
+        check_choice("gradient", gradient, GRADIENTS)
+        check_number("temperature", temperature, above=0)
         self.observed, self.gradient, self.temperature = tuple(observed), gradient, temperature
 
     def rows(self, model: Callable, guide: Callable, *args, **kwargs) -> Rows:

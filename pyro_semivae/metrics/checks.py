@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_semivae.errors import InputError, as_tensor
-from pyro_semivae.labels import Binary, Classes, as_labels, is_missing
+from pyro_semivae.labels import Binary, Classes, any_known, as_labels
 
 ROUNDING = 1e-3  # how far sums of probabilities may be from 1
 
@@ -110,7 +110,7 @@ def known_rows(name: str, labels: Classes | Binary, y: Any, least: int = 1) -> t
     tensor([0, 2])
     """
     y = labels.validate(y, name).cpu()
-    known = (~is_missing(y)).reshape(len(y), -1).any(1).nonzero()[:, 0]
+    known = any_known(y).nonzero()[:, 0]
     if len(known) < least:
         raise InputError(f"{name}: got {len(y)} labels, {len(known)} rows of them known; accepted are {least} or more")
     return known, y

@@ -149,10 +149,10 @@ class SemiVAE(nn.Module, ABC):
         """Images as the model takes them: checked, float in [0, 1], of the parameters' dtype and on their device.
 
         Raises:
-            InputError: as `validate`.
+            InputError: as `validate`, or `x` is None.
         """
         parameter = next(self.parameters())
-        return to_unit(self.validate(x)[0].to(parameter.device), parameter.dtype)
+        return to_unit(check_images(x, self.x_shape).to(parameter.device), parameter.dtype)
 
     def label_values(self, y: Any, name: str = "y") -> Tensor:
         """Labels as the model takes them: checked, int64 or of the parameters' dtype, on the parameters' device.

@@ -14,7 +14,7 @@ from pyro_semivae.conditionals import (
     GreyBernoulliImage,
     StandardNormal,
 )
-from pyro_semivae.errors import InputError
+from pyro_semivae.errors import check_choice
 from pyro_semivae.infer import TraceCCVAE_ELBO
 from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.models import parts
@@ -97,8 +97,7 @@ class CCVAE(SemiVAE):
         separation: float = 4.0,
     ):
         super().__init__(x_shape, labels)
-        if classifier not in ("network", "bayes"):
-            raise InputError(f"classifier: got {classifier!r}; accepted are 'network', 'bayes'")
+        check_choice("classifier", classifier, ("network", "bayes"))
         parts.check_sizes(z_c=z_c, z_s=z_s)
         networks = MLPs() if networks is None else networks
         self.p_y = parts.label_prior(labels, prior)

@@ -18,8 +18,8 @@ from pyro_semivae.conditionals import (
     PerLabelGaussian,
     SplitGaussian,
 )
-from pyro_semivae.errors import InputError
-from pyro_semivae.labels import Binary, Classes, is_missing
+from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.labels import Binary, Classes, any_known
 from pyro_semivae.nn import MLP, Networks, OneHot, Shape
 
 Labels = Classes | Binary
@@ -29,12 +29,10 @@ def check_sizes(**sizes: int) -> None:
     """Checks sizes of latents: all from 1, but `z_s`, the rest, from 0.
 
     Raises:
-        InputError: one is smaller.
+        InputError: one is smaller, or no whole number.
     """
     for name, size in sizes.items():
-        least = 0 if name == "z_s" else 1
-        if size < least:
-            raise InputError(f"{name}: got {size}; accepted are {least}, {least + 1}, ...")
+        check_count(name, size, 0 if name == "z_s" else 1)
 
 
 def drawn_labels(labels: Labels, options: dict) -> dict:
@@ -56,7 +54,7 @@ def classifier_weight(alpha: float, y: Tensor | None) -> float:
     >>> classifier_weight(0.1, torch.tensor([3, -1, -1, 0]))
     0.2
     """
-    known = 0 if y is None else int((~is_missing(y)).reshape(len(y), -1).any(1).sum())
+    known = 0 if y is None else int(any_known(y).sum())
     return alpha * len(y) / known if known else alpha
 
 

@@ -52,7 +52,13 @@ def infer(vae: SemiVAE, x: Tensor, y: Tensor | None = None, *, mean: bool = True
 def abduct(
     vae: SemiVAE, x: Tensor | None, y: Tensor | None = None, *, mean: bool = True
 ) -> tuple[Latents, Tensor | None]:
-    """The latents of images, and their labels where the guide has any, the missing ones being the guide's."""
+    """The latents of images, and their labels where the guide has any, the missing ones being the guide's.
+
+    Raises:
+        InputError: there are no images, and labels are not evidence on the latents (all but MVAE).
+    """
+    if x is None and not infers_from_labels(vae):
+        raise InputError("x: got nothing; accepted are images")
     x, y = None if x is None else vae.images(x), None if y is None else vae.label_values(y)
     if x is not None and y is not None:
         check_rows(x=x, y=y)
