@@ -363,6 +363,12 @@ def test_binary_labels_that_were_not_learnt_are_said():
     assert any("always saying the most frequent value has 0.67" in note for note in notes)
 
 
+@pytest.mark.parametrize("labels", [Classes(3), Binary(2)])
+def test_labels_of_one_value_say_nothing_about_a_classifier(labels):
+    y = torch.ones(9).long() if labels == Classes(3) else torch.ones(9, 2)
+    assert not any("accuracy" in note for note in signs_of_failure(small(CCVAE, labels), torch.rand(9, 1, 2, 2), y))
+
+
 @pytest.mark.parametrize(
     ("x_shape", "message"),
     [
