@@ -18,7 +18,7 @@ from torch import Tensor
 from pyro_semivae import CCVAE, cli, tasks
 from pyro_semivae.cli import by_label
 from pyro_semivae.data import adversarial, drop_partly_labelled, in_turn, jitter, lose_labels, where_learning
-from pyro_semivae.flags import count, number
+from pyro_semivae.flags import count, naming, number
 from pyro_semivae.train import SCHEDULES
 
 RECIPE = {"marginal": "jensen", "z_c": 30, "lr": 1e-3, "schedule": "cosine", "average": 0.998}
@@ -45,9 +45,9 @@ WEIGHTS = {
     "consistency": "weight of the consistency loss",
     "entropy": "weight of entropy minimisation",
     "balance": "weight of class balance",
-    "turn": "rotate what the encoder sees in training by at most N degrees",
     "adversarial": "L2 radius of the virtual adversarial perturbation, on half of the images in training",
 }
+DEGREES = {"turn": "rotate what the encoder sees in training by at most N degrees"}
 FRACTIONS = {
     "zoom": "zoom what the encoder sees in training by at most this fraction",
     "dropout": "dropout of the encoder's hidden units",
@@ -76,7 +76,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--shift", type=count(0), help=what)
     cli.add_average(parser)
     parser.set_defaults(average=0.0)
-    for names, kind in ((WEIGHTS, number(least=0)), (FRACTIONS, number(least=0, below=1))):
+    kinds = (WEIGHTS, number(least=0)), (DEGREES, number(least=0, most=360)), (FRACTIONS, number(least=0, below=1))
+    for names, kind in kinds:
         for name, meaning in names.items():
             parser.add_argument(f"--{name}", type=kind, default=0.0, help=meaning)
     return parser.parse(PRESETS, argv)
@@ -84,7 +85,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def partly_labelled(args: argparse.Namespace, job: cli.Run) -> Tensor:
     """The labels, after half of the labelled rows lost half of theirs: the rest is kept, or dropped with its row."""
-    y = lose_labels(job.y, args.seed)
+    with naming("--partly", "y"):
+        y = lose_labels(job.y, args.seed)
     return drop_partly_labelled(y) if args.partly == "drop" else y
 
 

@@ -86,10 +86,10 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for part, sizes in (("classifier", [50, 50]), ("encoder", [10, 10]), ("decoder", [250, 500])):
         what = f"hidden sizes of the {part}"
         parser.add_argument(f"--{part}-hidden", type=count(), nargs="+", default=sizes, help=what)
+    kinds = {"zoom": number(least=0, below=1), "turn": number(least=0, most=360)}
     for flag, what in NOISE.items():
         what = f"noise of what q(y|x) sees in training: {what}"
-        kind = number(least=0, below=1) if flag == "zoom" else number(least=0)
-        parser.add_argument(f"--{flag}", type=kind, default=0.0, help=what)
+        parser.add_argument(f"--{flag}", type=kinds.get(flag, number(least=0)), default=0.0, help=what)
     parser.add_argument("--activation", choices=ACTIVATIONS, default="tanh", help="of the hidden layers")
     parser.add_argument("--box", type=number(above=0), default=1.5, help="z is in [-box, box]^2")
     parser.add_argument(

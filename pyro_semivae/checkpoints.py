@@ -232,6 +232,8 @@ def _check_tensors(found: dict[str, Any], own: dict[str, Tensor], path: str | Pa
 def replace_weights(path: str | Path, vae: SemiVAE) -> None:
     """Puts a model's weights of now into a checkpoint of it: after a stage that is not `fit`'s.
 
+    A run that goes on from there has its buffers as well (M1's classifier); its parameters are those in training.
+
     Raises:
         FloatingPointError: a parameter is not finite. InputError: the file is damaged, or cannot be written. It is left
             as it was.
@@ -239,7 +241,11 @@ def replace_weights(path: str | Path, vae: SemiVAE) -> None:
     state = load_checkpoint(path, type(vae).__name__)
     if bad := not_finite(dict(vae.named_parameters())):
         raise FloatingPointError(f"{', '.join(bad[:5])} not finite; {path} is left as it was")
-    save_checkpoint(path, {**state, "weights": vae.state_dict()})
+    weights, trained = vae.state_dict(), dict(vae.named_parameters(remove_duplicate=False))
+    if "in_training" in state:
+        buffers = {name: value for name, value in weights.items() if name not in trained}
+        state["in_training"] = {**state["in_training"], **buffers}
+    save_checkpoint(path, {**state, "weights": weights})
 
 
 def load_weights(vae: nn.Module, state: dict[str, Any], path: str | Path = "checkpoint") -> None:

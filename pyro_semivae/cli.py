@@ -20,7 +20,7 @@ from pyro_semivae import data, flags, report
 from pyro_semivae.checkpoints import replace_weights
 from pyro_semivae.conditionals import GreyBernoulliImage, LaplaceImage
 from pyro_semivae.data.chexpert import POLICIES
-from pyro_semivae.errors import InputError
+from pyro_semivae.errors import InputError, check_number
 from pyro_semivae.files import FolderLock, check_fields, load_checkpoint, writable_folder, write_json
 from pyro_semivae.flags import Parser, count, naming, number
 from pyro_semivae.infer import RowELBO
@@ -165,6 +165,8 @@ class Run:
         with naming("--labelled", "labelled"):
             self.labelled_rows = data.labelled_rows(self.data.y, data.parse_labelled(args.labelled), args.seed)
         self.y: Tensor = data.hide(self.data.y, self.labelled_rows)
+        for name in ("shift", "shear"):  # the longer side of an image: all of it is out of sight then
+            check_number(f"--{name}", getattr(args, name, 0), least=0, most=max(self.data.x_shape[1:]))
         preset = getattr(args, "preset", "demo")
         name = f"{Path(sys.argv[0]).stem}-{self.data.name}" + (f"-{preset}" if preset != "demo" else "")
         self.out = writable_folder(args.out or Path("runs") / name, "--out")

@@ -88,8 +88,11 @@ def check_number(
         and (most is None or value <= most)
     ):
         low = f" above {above:g}" if above is not None else f" from {least:g}" if least is not None else ""
-        high = f" below {below:g}" if below is not None else f" to {most:g}" if most is not None else ""
-        raise InputError(f"{name}: got {value!r}; accepted is a finite number{low}{' and' * bool(low and below)}{high}")
+        high = f" below {below:g}" if below is not None else f" up to {most:g}" if most is not None else ""
+        if least is not None and most is not None:
+            high = high.removeprefix(" up")
+        join = " and" if low and high and not high.startswith(" to") else ""
+        raise InputError(f"{name}: got {value!r}; accepted is a finite number{low}{join}{high}")
     return float(value)
 
 

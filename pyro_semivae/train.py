@@ -327,7 +327,8 @@ def _training(vae: SemiVAE) -> Iterator[None]:
 def _evaluating(vae: SemiVAE) -> Iterator[None]:
     vae.eval()
     try:
-        yield
+        with torch.enable_grad():  # what is switched off inside is on again outside
+            yield
     finally:
         vae.train()
 

@@ -83,7 +83,7 @@ def signs_of_failure(vae: SemiVAE, x: Tensor, y: Tensor | None, *, seed: int = 0
             accuracy, chance, error = _against_chance(
                 tasks.classify(vae, x[known.to(x.device)], mean=True).cpu(), y[known]
             )
-            if accuracy <= chance + 2 * error:
+            if chance < 1 and accuracy <= chance + 2 * error:  # one value alone tells nothing
                 notes.append(
                     f"accuracy on labelled training rows is {accuracy:.2f}, and always saying the most frequent value "
                     f"has {chance:.2f}: the classifier has learnt nothing. Try more epochs, a larger classifier_weight "

@@ -16,7 +16,8 @@ from pyro_semivae.data.batches import Batches
 from pyro_semivae.digests import digest
 from pyro_semivae.errors import InputError
 from pyro_semivae.files import load_checkpoint, save_checkpoint
-from pyro_semivae.labels import MISSING
+from pyro_semivae.labels import MISSING, Classes
+from pyro_semivae.models import M1
 from pyro_semivae.nn import MLPs
 from pyro_semivae.stopping import EarlyStopping
 from pyro_semivae.train import cosine, fit
@@ -357,6 +358,18 @@ def test_without_a_checkpoint_nothing_is_hashed(monkeypatch):
     monkeypatch.setattr("pyro_semivae.settings.digest", None)
     x, y, _ = rows()
     fit(make(), x, y, **options(epochs=1))
+
+
+def test_a_second_stage_is_there_after_a_resume_with_nothing_left(tmp_path):
+    x, y, _ = rows()
+    path, given, models = tmp_path / "checkpoint.pt", options(epochs=2, average=0.9), []
+    for stage in (1, 2):
+        torch.manual_seed(stage)
+        models.append(M1((1, 4, 7), Classes(5), networks=MLPs((11,))))
+        fit(models[-1], x, y, **given, checkpoint=path, resume=True)
+        if stage == 1:
+            replace_weights(path, models[0].fit_classifier(x, y))
+    assert models[0].q_y.net.weight.any() and same_weights(*models)
 
 
 def test_loading_runs_no_data(tmp_path):

@@ -195,6 +195,7 @@ def test_two_runs_side_by_side(example, monkeypatch, tmp_path):
         ("--zoom", 1.0, "accepted is a finite number from 0 and below 1"),
         ("--turn", "nan", "accepted is a finite number from 0"),
         ("--shift", -1.0, "accepted is a finite number from 0"),
+        ("--turn", 400.0, "accepted is a finite number from 0 to 360"),
         ("--shear", "inf", "accepted is a finite number from 0"),
         ("--clip", -1.0, "accepted is a finite number from 0"),
         ("--clip-norm", "nan", "accepted is a finite number from 0"),

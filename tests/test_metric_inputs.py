@@ -246,3 +246,13 @@ def test_what_rounds_is_a_probability():
         checks.check_finite("features", torch.rand(3), 2)
     with pytest.raises(InputError, match=r"x: got shapes \(\)"):
         checks.check_rows("x", torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float16, torch.bfloat16])
+def test_matrices_of_any_type(dtype):
+    matrix = torch.tensor([[2, 1], [1, 2]], dtype=dtype)
+    assert metrics.selectivity(matrix) == 2 and metrics.condition_number(matrix) == pytest.approx(3)
+
+
+def test_statistics_of_no_images_are_none():
+    assert all(value.shape == (0,) for value in metrics.image_statistics(torch.rand(0, 1, 4, 4)).values())

@@ -111,7 +111,7 @@ def condition_number(matrix: Tensor) -> float:
     >>> condition_number(torch.tensor([[0.0, 2.0], [1.0, 0.0]]))
     2.0
     """
-    matrix = as_tensor("matrix", matrix).cpu().numpy()
+    matrix = as_tensor("matrix", matrix).double().cpu().numpy()
     if matrix.ndim != 2 or not matrix.size:
         raise InputError(f"matrix: got shape {matrix.shape}; accepted is (N, M)")
     return float(np.linalg.cond(matrix)) if np.isfinite(matrix).all() else math.nan
@@ -128,7 +128,7 @@ def selectivity(matrix: Tensor) -> float:
     Raises:
         InputError: the matrix is not square.
     """
-    matrix = as_tensor("matrix", matrix)
+    matrix = as_tensor("matrix", matrix).double()
     if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
         raise InputError(f"matrix: got shape {tuple(matrix.shape)}; accepted is (L, L)")
     off = ~torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)

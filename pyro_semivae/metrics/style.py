@@ -42,7 +42,7 @@ def image_statistics(x: Tensor) -> dict[str, Tensor]:
     x = to_unit(check_finite("x", x, 4)).double().mean(1)  # (B, H, W)
     mass = x.sum((1, 2))
     row, column = (torch.arange(size, dtype=x.dtype, device=x.device) for size in x.shape[1:])
-    places = {"row": row[:, None].expand_as(x[0]), "column": column.expand_as(x[0])}
+    places = {"row": row[:, None].expand(x.shape[1:]), "column": column.expand(x.shape[1:])}
     off = {name: place - (x * place).sum((1, 2), keepdim=True) / mass[:, None, None] for name, place in places.items()}
 
     def moment(a: str, b: str) -> Tensor:
