@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import torch
@@ -69,7 +69,7 @@ def fit(
     clip: Callable[[Iterable[nn.Parameter]], Any] | None = None,
     schedule: str | Callable[[float], float] = "cosine",
     warm_up: float | None = None,
-    corrupt: Callable[[Tensor], Tensor] | None = None,
+    corrupt: Callable[[Tensor], Tensor] | Literal["recipe"] | None = "recipe",
     average: float = 0.998,
     seed: int = 0,
     accelerator: str = "cpu",
@@ -85,8 +85,7 @@ def fit(
     """Trains a model and its guide with Adam; labels may be missing in any pattern.
 
     What is not said is the recipe of the examples: the objective's weights, the number of steps, the learning rate and
-    its schedule, averaged weights, the model's warm-up. (Noise on what the encoder sees, `corrupt` and the networks'
-    dropout, is left to you.)
+    its schedule, averaged weights, the model's warm-up, a shift of what the guide sees (not its dropout).
 
     Args:
         vae: the model. It is trained in place and left on the device; Pyro's parameter store is not used. Parameters
@@ -106,8 +105,9 @@ def fit(
             `partial(torch.nn.utils.clip_grad_value_, clip_value=1.0)`.
         warm_up: the fraction of training over which the objective's `beta` rises linearly from 0 to what it is
             (default: the model's `warm_up`).
-        corrupt: noise on the images that the guide sees, e.g. `data.shift`; the model scores the clean ones. Since any
-            q(z | corrupt(x)) is a guide, what is maximised is a bound still (Im et al., AAAI 2017).
+        corrupt: noise on the images that the guide sees, e.g. `data.shift` (default: the model's `corruption()`; `None`
+            for none); the model scores the clean ones. Since any q(z | corrupt(x)) is a guide, what is maximised is a
+            bound still (Im et al., AAAI 2017).
         average: the decay of a moving average of the weights over steps (Polyak and Juditsky, 1992), which
             is what the model has after training, after every epoch and in the checkpoint; 0 for the last weights.
         seed: seeds the order of the rows and the noise. Training has random streams of its own: torch's global
@@ -144,6 +144,7 @@ def fit(
         x = x.detach()
         elbo = vae.elbo_for(y) if elbo is None else elbo
         warm_up = vae.warm_up if warm_up is None else warm_up
+        corrupt = vae.corruption() if corrupt == "recipe" else corrupt
         schedule = SCHEDULES[check_choice("schedule", schedule, SCHEDULES)] if isinstance(schedule, str) else schedule
         _check(vae, elbo, lr, eps, warm_up, average)
         _check_callables(clip=clip, schedule=schedule, corrupt=corrupt, on_epoch=on_epoch)

@@ -19,7 +19,7 @@ from pyro_semivae.data import Batches
 from pyro_semivae.errors import InputError
 from pyro_semivae.files import load_checkpoint
 from pyro_semivae.labels import Binary, Classes
-from pyro_semivae.models import M2, MVAE, VAE, InvertedVAE
+from pyro_semivae.models import DIVA, M2, M3, MVAE, VAE, InvertedVAE
 from pyro_semivae.nn import MLPs
 from pyro_semivae.stopping import EarlyStopping
 from pyro_semivae.train import Interrupted, fit
@@ -409,3 +409,22 @@ def test_loaded_parameters_go_on_as_the_message_says(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(saved, vae.parameters(), strict=True))
     SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.1}), vae.elbo()).step(x, y)
     assert not any(torch.equal(a, b) for a, b in zip(saved, vae.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("model", [CCVAE, M2, M3, DIVA])
+def test_the_guide_sees_moved_images_unless_told_otherwise(model):
+    """By a pixel in 28 with a class label; small images, binary labels and models without the recipe: as they are."""
+    torch.manual_seed(0)
+    x, y = torch.rand(6, 1, 28, 30), torch.tensor([0, 1, 2, -1, -1, -1])
+    vae, seen = model(x.shape[1:], Classes(3), networks=MLPs((3,))), []
+    known = {tuple(image.tolist()) for image in x.flatten(1)}
+    vae.guide = lambda x, y=None, run=vae.guide: (seen.extend(map(tuple, x.flatten(1).tolist())), run(x, y))[1]
+    for corrupt, moved in (("recipe", True), (None, False)):
+        seen.clear()
+        fit(vae, x, y, epochs=1, batch_size=3, progress=False, corrupt=corrupt)
+        assert any(image not in known for image in seen) == moved
+    assert model((1, 8, 8), Classes(3), networks=MLPs((3,))).corruption() is None
+    assert model((1, 28, 28), Binary(3), networks=MLPs((3,))).corruption() is None
+    assert MVAE((1, 28, 28), Classes(3), networks=MLPs((3,))).corruption() is None
+    with pytest.raises(InputError, match="corrupt: got 'noise'; accepted is a function"):
+        fit(vae, x, y, corrupt="noise")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +107,10 @@ class SemiVAE(nn.Module, ABC):
         `elbo()`, but for models with a classifier beside the bound, whose weight depends on how many rows have labels.
         """
         return self.elbo()
+
+    def corruption(self) -> Callable[[Tensor], Tensor] | None:
+        """Noise on the images that the guide sees in training, which `fit` takes unless it is told; none here."""
+        return None
 
     def rows(self, x: Tensor | None, y: Tensor | None) -> pyro.plate:
         """The plate "data" over the rows of whichever of `x` and `y` is given; one row if none is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import pyro
@@ -87,7 +88,7 @@ class CCVAE(SemiVAE):
         x_shape: tuple[int, int, int],
         labels: Classes | Binary,
         *,
-        z_c: int = 10,
+        z_c: int = 30,
         z_s: int = 0,
         networks: Networks | None = None,
         likelihood: type[Conditional] = GreyBernoulliImage,
@@ -140,3 +141,7 @@ class CCVAE(SemiVAE):
             more = parts.recipe_weights(self.labels, y)
             alpha = more.pop("classifier_weight")
         return self.elbo(marginal="jensen", classifier_weight=1 + alpha, **more)
+
+    def corruption(self) -> Callable[[Tensor], Tensor] | None:
+        """The recipe's: see `parts.recipe_corruption`."""
+        return parts.recipe_corruption(self.labels, self.x_shape)

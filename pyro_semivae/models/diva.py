@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyro
 from torch import Tensor
 
@@ -101,3 +103,7 @@ class DIVA(SemiVAE):
         """The recipe's weights: alpha = 1000 N / N_labelled and beta 4 with a class label, 100 N / N_labelled and 1
         with binary ones."""
         return self.elbo(**parts.recipe_weights(self.labels, y))
+
+    def corruption(self) -> Callable[[Tensor], Tensor] | None:
+        """The recipe's: see `parts.recipe_corruption`."""
+        return parts.recipe_corruption(self.labels, self.x_shape)

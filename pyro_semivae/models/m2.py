@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyro
 from torch import Tensor
 
@@ -111,3 +113,7 @@ class M2(SemiVAE):
         The authors' code has alpha = 0.1 N / N_labelled.
         """
         return self.elbo(**parts.recipe_weights(self.labels, y))
+
+    def corruption(self) -> Callable[[Tensor], Tensor] | None:
+        """The recipe's: see `parts.recipe_corruption`."""
+        return parts.recipe_corruption(self.labels, self.x_shape)

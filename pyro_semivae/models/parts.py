@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from pyro_semivae.conditionals import (
     PerLabelGaussian,
     SplitGaussian,
 )
+from pyro_semivae.data.noise import shift
 from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.labels import Binary, Classes, any_known
 from pyro_semivae.nn import MLP, Networks, OneHot, Shape
@@ -70,6 +73,12 @@ def recipe_weights(labels: Labels, y: Tensor | None) -> dict[str, float]:
     """
     kind = int(isinstance(labels, Binary))
     return {"classifier_weight": classifier_weight(ALPHA[kind], y), "beta": BETA[kind]}
+
+
+def recipe_corruption(labels: Labels, x_shape: Shape) -> Callable[[Tensor], Tensor] | None:
+    """The recipe's noise on what the guide sees: with a class label a shift by up to a pixel in 28, else none."""
+    pixels = 0 if isinstance(labels, Binary) else round(min(x_shape[1:]) / 28)
+    return partial(shift, pixels=pixels) if pixels else None
 
 
 def frozen(module: nn.Module) -> nn.Module:
