@@ -12,6 +12,7 @@ from pyro_semivae import tasks
 from pyro_semivae.check import inspect_model
 from pyro_semivae.labels import any_known
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.streams import RandomStreams
 
 LEAST_KL = 1.0  # nats; below it latents are as good as unused
 
@@ -76,8 +77,7 @@ def signs_of_failure(vae: SemiVAE, x: Tensor, y: Tensor | None, *, seed: int = 0
         x, y: training rows as `fit` takes them. seed: of the draws, which leave the global generators alone.
     """
     notes, device = [], next(vae.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
-        torch.manual_seed(seed)
+    with RandomStreams(seed, device), torch.no_grad():
         known = [] if y is None else any_known(y).nonzero()[:1000, 0]
         if len(known) and vae.characteristic and (tasks.classifies(vae) or tasks.infers_from_labels(vae)):
             accuracy, chance, error = _against_chance(

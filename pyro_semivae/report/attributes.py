@@ -15,7 +15,8 @@ from pyro_semivae.data import ImageData
 from pyro_semivae.files import user_path
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
-from pyro_semivae.report.common import bound_per_row, missing_labels, seeded
+from pyro_semivae.report.common import bound_per_row, missing_labels
+from pyro_semivae.streams import RandomStreams
 from pyro_semivae.train import History
 
 
@@ -47,7 +48,7 @@ def measure_attributes(
     x, y = data.x_test.to(device), data.y_test.to(device)
     judge, judge_accuracy = metrics.independent_classifier(data, device=device, steps=20 if quick else 900)
     few, hows = slice(0, 50 if quick else 500), ({"corrupt": corrupt}, {}, {"mean": True})
-    with seeded(seed, device):
+    with RandomStreams(seed, device):
         generate = partial(tasks.in_batches, lambda y: _to_bytes(tasks.generate(vae, y)[0]))
         generation, images = metrics.generation_accuracy(generate, judge.classify, y)
         sampled, clean, mean = (tasks.in_batches(partial(tasks.classify, vae, **how), x) for how in hows)
@@ -122,7 +123,7 @@ def draw_attributes(vae: SemiVAE, data: ImageData, history: History, out: str | 
     """
     device, out = next(vae.parameters()).device, user_path(out, "out")
     names = data.label_names
-    with seeded(seed, device):
+    with RandomStreams(seed, device):
         x, y = vae.images(data.x_test[:8].to(device)), data.y_test[:8].to(device)
         _draw_interventions(vae, x, y, names, out)
         if len(names) > 1 and vae.characteristic[0] in tasks.infer(vae, x[:1]):  # M2 has no latent to walk along

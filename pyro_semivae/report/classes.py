@@ -18,7 +18,8 @@ from pyro_semivae.files import user_path
 from pyro_semivae.labels import is_missing
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
-from pyro_semivae.report.common import bound_per_row, missing_labels, seeded
+from pyro_semivae.report.common import bound_per_row, missing_labels
+from pyro_semivae.streams import RandomStreams
 from pyro_semivae.train import History
 
 
@@ -61,7 +62,7 @@ def measure_classes(
     x, y = data.x_test.to(device), data.labels.validate(data.y_test, "y_test").to(device)
     judge, judge_accuracy = metrics.independent_classifier(data, device=device, steps=20 if quick else 900)
     few = (~is_missing(y)).nonzero()[: 100 if quick else 1000, 0]
-    with seeded(seed, device):
+    with RandomStreams(seed, device):
         labels = torch.arange(len(names), device=device).repeat(10 if quick else 200)
         generation, images = metrics.generation_accuracy(lambda y: tasks.generate(vae, y)[0], judge.classify, labels)
         hows = ({"corrupt": corrupt}, {}, {"mean": True})

@@ -1,9 +1,6 @@
-"""What the measures have in common: draws of their own seed, the bound of rows without labels, missing labels."""
+"""What the measures have in common: the bound of rows without labels, missing labels."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -11,14 +8,6 @@ from torch import Tensor
 from pyro_semivae import tasks
 from pyro_semivae.labels import is_missing
 from pyro_semivae.models import SemiVAE
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draws from `seed`, and leaves the caller's random state as it was."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 @torch.no_grad()

@@ -16,7 +16,8 @@ from pyro_semivae.files import user_path
 from pyro_semivae.labels import is_missing
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
-from pyro_semivae.report.common import bound_per_row, missing_labels, seeded
+from pyro_semivae.report.common import bound_per_row, missing_labels
+from pyro_semivae.streams import RandomStreams
 from pyro_semivae.train import History
 
 MANIFOLD = 7  # steps of z down and across
@@ -71,7 +72,7 @@ def measure_extraction(
     log_probs = tasks.in_batches(partial(tasks.log_classify, vae), vae.images(x))
     hows = {"": "greedy", "_pairwise": "pairwise", "_optimal": "optimal"}
     found = {end: metrics.extraction(log_probs, y, scores, num_known, how) for end, how in hows.items()}
-    with seeded(seed, device):
+    with RandomStreams(seed, device):
         per_row = bound_per_row(vae, x)
     known = y < num_known  # or missing, which does not count
     out = {

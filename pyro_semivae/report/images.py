@@ -13,7 +13,8 @@ from pyro_semivae.files import user_path
 from pyro_semivae.labels import Binary
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
-from pyro_semivae.report.common import bound_per_row, missing_labels, seeded
+from pyro_semivae.report.common import bound_per_row, missing_labels
+from pyro_semivae.streams import RandomStreams
 from pyro_semivae.train import History
 
 
@@ -25,7 +26,7 @@ def measure_images(vae: SemiVAE, data: ImageData, *, seed: int = 0) -> dict[str,
     """
     device = next(vae.parameters()).device
     x, y = data.x_test.to(device), data.y_test.to(device)
-    with seeded(seed, device):
+    with RandomStreams(seed, device):
         per_row = bound_per_row(vae, x)
         rebuilt = tasks.in_batches(partial(tasks.reconstruct, vae), x)
         out = {"bound_per_row": per_row, "reconstruction_error": (vae.images(x) - rebuilt).abs().double().mean().item()}
@@ -44,7 +45,7 @@ def draw_images(vae: SemiVAE, data: ImageData, history: History, out: str | Path
     x = vae.images(data.x_test[:10].to(device))
     both = torch.stack([x, tasks.reconstruct(vae, x)])
     image_grid(both, rows=["x", "reconstruction"], path=out / "reconstructions.png")
-    with seeded(seed, device):
+    with RandomStreams(seed, device):
         drawn = tasks.decode(vae, {}, data.labels.missing(80, device)).unflatten(0, (8, 10))
     image_grid(drawn, title="draws from the model", path=out / "generations.png")
     training_curves(history, path=out / "training.png")
