@@ -127,7 +127,7 @@ def labels_ratio(steps: int, device: str, few: int = 5, many: int = 40, rows: in
 
 def ccvae() -> tuple[SemiVAE, RowELBO]:
     vae = CCVAE((1, 28, 28), Classes(10))
-    return vae, vae.elbo(marginal="jensen", num_samples=K)
+    return vae, vae.elbo(marginal="jensen", weights="independent", num_samples=K)
 
 
 def m2() -> tuple[SemiVAE, RowELBO]:

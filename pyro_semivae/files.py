@@ -169,10 +169,10 @@ def _new_beside(path: Path) -> tuple[Path, BinaryIO]:
         except OSError as error:
             raise OSError(error.errno, error.strerror) from error
         try:
-            _lock(file.fileno())
+            locked = _lock(file.fileno())
         except OSError:  # no locks here: nobody removes it either
             return beside, file
-        if beside.exists():  # if not, it was taken for a stale one before it was locked
+        if locked and beside.exists():  # if not, it is taken for a stale one, or was, before it was locked
             return beside, file
         file.close()
 

@@ -59,7 +59,7 @@ def decoded(vae):
 @pytest.mark.parametrize("model", [M3, CCVAE, DIVA])
 def test_generations_have_the_latents_that_are_given(model, labels):
     torch.manual_seed(0)
-    vae = model(SHAPE, labels, z_s=4, networks=MLPs((5,)))
+    vae = model(SHAPE, labels, z_c=10, z_s=4, networks=MLPs((5,)))
     several = isinstance(labels, Binary)
     y = torch.tensor([[1.0, 0], [0, 1], [1, torch.nan]]) if several else torch.tensor([0, 2, MISSING])
     size = 2 if several else 10
