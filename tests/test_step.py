@@ -22,7 +22,9 @@ def test_a_plain_loop_has_the_bound_of_the_objective_it_is_compared_with(monkeyp
     torch.manual_seed(0)
     vae = model((1, 3, 5), Classes(10), networks=MLPs((11,)))
     options = (
-        {"num_samples": STEP["K"], "marginal": "jensen"} if model is CCVAE else {"classifier_weight": STEP["ALPHA"]}
+        {"num_samples": STEP["K"], "marginal": "jensen", "weights": "independent"}
+        if model is CCVAE
+        else {"classifier_weight": STEP["ALPHA"]}
     )
     y = torch.tensor([3, 9, -1, -1, -1, -1, -1])
     batch = Batch(torch.rand(7, 1, 3, 5), y, torch.ones(7), torch.arange(7), labelled=2)
