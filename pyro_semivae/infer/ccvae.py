@@ -44,9 +44,8 @@ class TraceCCVAE_ELBO(RowELBO):
         detach: where the latents are detached in q(y_o|z). `"weight"`: in w (the authors' PyTorch code; CCVAE
             C.3.1). `"weighted-terms"`: in w and in -log q(y_o|z) (their Pyro code). `"none"`: nowhere, the gradient of
             the bound. What is half-detached is another gradient: w's denominator still pushes log q(y_o|x) up, as many
-            times as the bracket has nats, which trains the classifier, and can turn the sign of the encoder's gradient
-            (it does on a toy). With nothing detached the classifier needs a `classifier_weight` and, against noise, the
-            `control_variate`; of one class label the three train alike, of 18 binary ones see docs/faces.md.
+            times as the bracket has nats, which trains the classifier and moves the encoder. With nothing detached the
+            classifier needs a `classifier_weight` and, against noise, the `control_variate` (docs/ccvae.md, detail 3).
         classifier_weight: multiplies log q(y_o|x). At 1 it is the bound, and the bound hardly pushes the
             classifier (scaling q(y|z) by a constant changes nothing, for -log q(y_o|z) and log q(y_o|x)
             cancel); above 1 is a documented departure.
