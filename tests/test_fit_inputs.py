@@ -428,3 +428,15 @@ def test_the_guide_sees_moved_images_unless_told_otherwise(model):
     assert MVAE((1, 28, 28), Classes(3), networks=MLPs((3,))).corruption() is None
     with pytest.raises(InputError, match="corrupt: got 'noise'; accepted is a function"):
         fit(vae, x, y, corrupt="noise")
+
+
+def test_the_models_warm_up_is_taken_unless_told_otherwise():
+    x, y, _ = rows()
+    for warm_up, expected in ((None, MVAE.warm_up), (0.0, 0.0)):
+        vae, seen = MVAE((1, 4, 7), Classes(5), networks=MLPs((3,))), []
+        elbo = vae.elbo_for(y)
+        elbo.rows = lambda *args, run=elbo.rows, of=elbo, seen=seen: (seen.append(of.beta), run(*args))[1]
+        fit(vae, x, y, elbo=elbo, warm_up=warm_up, **options())
+        steps = len(seen)
+        assert_close(seen, [min(1.0, step / steps / expected) if expected else 1.0 for step in range(steps)])
+    assert MVAE.warm_up > 0 and CCVAE.warm_up == 0
