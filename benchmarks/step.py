@@ -30,9 +30,9 @@ from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.data import Batch, Batches, hide
 from pyro_semivae.files import write_json
 from pyro_semivae.infer import LabelledFirst, RowELBO, RowScale
-from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.models import M2, SemiVAE
 from pyro_semivae.nn import Convs
+from pyro_semivae.spaces import Binary, Classes
 from pyro_semivae.train import fit
 
 K, ALPHA = 20, 1.0

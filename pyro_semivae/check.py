@@ -17,9 +17,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_semivae.infer import LocalParameters, RowELBO, assign_roles, sample_sites
+from pyro_semivae.infer.evidence import Impute, enumerates
 from pyro_semivae.infer.handlers import ROW_PLATE
-from pyro_semivae.labels import Impute, enumerates, is_missing
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.spaces import is_missing
 
 Graph = dict[str, tuple[str, ...]]
 

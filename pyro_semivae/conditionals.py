@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pyro_semivae.distributions import GreyBernoulli, SquashedNormal
 from pyro_semivae.nn import positive
+from pyro_semivae.spaces import Labels
 
 
 class Conditional(nn.Module, ABC):
@@ -152,56 +153,74 @@ class SquashedGaussian(Conditional):
         return SquashedNormal(loc, positive(raw), self.low, self.high).to_event(1)
 
 
-class Categorical(Conditional):
-    """p(y | parents) over `C` classes; `net` maps the parents to logits `batch + (C,)`."""
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    def forward(self, *parents: Tensor) -> dist.TorchDistribution:
-        return dist.Categorical(logits=self.net(*parents))
-
-
-class CategoricalPrior(Conditional):
-    """A fixed p(y) over classes; no parents. Batch shape `()`.
+class Label(Conditional):
+    """p(y | parents) over a space of labels; `net` maps the parents to its raw parameters, `batch + (raw_size,)`.
 
     Args:
-        probs: the `C` class probabilities. They are kept in the state dict.
+        space: of the labels. A label with entries has a plate of its own: `batch` then ends in its dimension, 1, and
+            the batch shape is `(..., B, E)`.
 
-    >>> CategoricalPrior(torch.tensor([0.25, 0.75]))().probs
+    >>> from pyro_semivae.nn import MLP
+    >>> from pyro_semivae.spaces import Binary, Classes
+    >>> Label(Classes(3), MLP([(5,)], [8], (3,)))(torch.zeros(7, 5)).batch_shape
+    torch.Size([7])
+    >>> Label(Binary(3), MLP([(5,)], [8], (3,)))(torch.zeros(7, 1, 5)).batch_shape
+    torch.Size([7, 3])
+    """
+
+    def __init__(self, space: Labels, net: nn.Module):
+        super().__init__()
+        self.space, self.net = space, net
+
+    def extra_repr(self) -> str:
+        return str(self.space)
+
+    def forward(self, *parents: Tensor) -> dist.TorchDistribution:
+        return self.space.distribution(self.net(*parents))
+
+
+class LabelPrior(Conditional):
+    """A fixed p(y) over a space of labels; no parents. Batch shape `()`, or `(E,)` of a label with entries.
+
+    Args:
+        space: of the labels. given: its parameters, see the space's `prior`: probabilities of the classes, that labels
+            are on, or means and deviations. They are kept in the state dict.
+
+    >>> from pyro_semivae.spaces import Classes
+    >>> LabelPrior(Classes(2), torch.tensor([0.25, 0.75]))().probs
     tensor([0.2500, 0.7500])
     """
 
-    def __init__(self, probs: Tensor):
+    def __init__(self, space: Labels, given: Tensor | None = None):
         super().__init__()
-        self.register_buffer("logits", probs.log())
+        self.space = space
+        self.register_buffer("logits", space.logits(space.prior(given)))
+
+    def extra_repr(self) -> str:
+        return str(self.space)
 
     def forward(self) -> dist.TorchDistribution:
-        return dist.Categorical(logits=self.logits)
+        return self.space.prior_distribution(self.logits)
 
 
-class BayesCategorical(Conditional):
+class BayesLabel(Conditional):
     """The classifier that Bayes' rule gives: q(y | z) = p(z | y) p(y) / sum_y' p(z | y') p(y').
 
     It has no parameters of its own: it reads the `p_z` and `p_y` that it was made with (a model that replaces
     them must make it anew), so that the Jensen bound with this q(y | z) is the exact marginal.
 
     Args:
-        p_z: conditional of z given an integer label.
-        p_y: the `CategoricalPrior`.
+        p_z: conditional of z given a label; of a label with entries, of a scalar for each entry.
+        p_y: the label's prior.
     """
 
-    def __init__(self, p_z: Conditional, p_y: CategoricalPrior):
+    def __init__(self, p_z: Conditional, p_y: LabelPrior):
         super().__init__()
         self._parts = (p_z, p_y)  # a tuple: the modules stay registered once, with the model
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         p_z, p_y = self._parts
-        prior = p_y()
-        y = torch.arange(prior.logits.shape[-1], device=z.device)  # (C,)
-        log_joint = p_z(y).log_prob(z.unsqueeze(-2)) + prior.logits  # (..., C)
-        return dist.Categorical(logits=log_joint)
+        return p_y.space.posterior(p_z, p_y.logits, z)
 
 
 class GreyBernoulliImage(Conditional):
@@ -307,49 +326,15 @@ class PerLabelBernoulli(Conditional):
         return dist.Bernoulli(logits=self.slope * z + self.bias)
 
 
-class Bernoullis(Conditional):
-    """q(y_i | parents) = Ber(sigmoid(net_i)) for each of L labels; `net` maps the parents to logits `batch + (L,)`."""
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    def forward(self, *parents: Tensor) -> dist.TorchDistribution:
-        return dist.Bernoulli(logits=self.net(*parents))
-
-
-class BernoulliPrior(Conditional):
-    """A fixed p(y_i = 1) for each of L labels, `probs` `(L,)`; no parents. It is kept in the state dict."""
-
-    def __init__(self, probs: Tensor):
-        super().__init__()
-        self.register_buffer("logits", probs.logit())
-
-    def forward(self) -> dist.TorchDistribution:
-        return dist.Bernoulli(logits=self.logits)
-
-
-class BayesBernoulli(Conditional):
-    """q(y_i | z^i) as Bayes' rule gives it from p(z^i | y_i) and p(y_i), without parameters; see `BayesCategorical`."""
-
-    def __init__(self, p_z: PerLabelGaussian, p_y: BernoulliPrior):
-        super().__init__()
-        self._parts = (p_z, p_y)
-
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
-        p_z, p_y = self._parts
-        off, on = (p_z(torch.full_like(z[..., :1], value)).log_prob(z) for value in (0.0, 1.0))
-        return dist.Bernoulli(logits=p_y().logits + on - off)
-
-
 class PerLabelAndRestGaussian(Conditional):
     """q(z_c, z_s | x) where z_c has a scalar for each label of a plate and z_s is a vector of its own.
 
     Args:
-        net: maps the parents to `batch + (2 * (L + D_s),)`. num_labels: L. rest: D_s.
+        net: maps the parents `batch` to `batch + (2 * (L + D_s),)`, the last dimension of `batch` being the labels', 1.
+        num_labels: L. rest: D_s.
 
-    Returns q(z_c | .) of batch shape `batch + (L,)`, event shape `()`, and q(z_s | .) of batch shape `batch + (1,)`,
-    event shape `(D_s,)`: outside of the plate of labels its dimension is 1.
+    Returns q(z_c | .) of batch shape `(..., B, L)`, event shape `()`, and q(z_s | .) of batch shape `(..., B, 1)`,
+    event shape `(D_s,)`.
     """
 
     def __init__(self, net: nn.Module, num_labels: int, rest: int):
@@ -360,4 +345,4 @@ class PerLabelAndRestGaussian(Conditional):
     def forward(self, *parents: Tensor) -> tuple[dist.TorchDistribution, dist.TorchDistribution]:
         loc, raw = self.net(*parents).chunk(2, -1)
         (loc_c, loc_s), (scale_c, scale_s) = loc.split(self.sizes, -1), positive(raw).split(self.sizes, -1)
-        return dist.Normal(loc_c, scale_c), dist.Normal(loc_s.unsqueeze(-2), scale_s.unsqueeze(-2)).to_event(1)
+        return dist.Normal(loc_c.squeeze(-2), scale_c.squeeze(-2)), dist.Normal(loc_s, scale_s).to_event(1)

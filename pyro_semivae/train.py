@@ -21,10 +21,10 @@ from pyro_semivae.data.batches import Batch, Batches
 from pyro_semivae.errors import InputError, check_choice, check_count, check_number
 from pyro_semivae.files import check_plain, writable_file
 from pyro_semivae.infer import LabelledFirst, ObjectiveModule, RowELBO, RowScale
-from pyro_semivae.labels import is_missing
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.progress import epoch_bar, epoch_line, show_terms
 from pyro_semivae.settings import setting
+from pyro_semivae.spaces import is_missing
 from pyro_semivae.stopping import EarlyStopping
 from pyro_semivae.streams import RandomStreams
 from pyro_semivae.watch import FiniteWatch, check_weights, signs_of_failure

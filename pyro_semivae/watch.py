@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pyro_semivae import tasks
 from pyro_semivae.check import inspect_model
-from pyro_semivae.labels import any_known
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.spaces import Labels, any_known, is_missing
 from pyro_semivae.streams import RandomStreams
 
 LEAST_KL = 1.0  # nats; below it latents are as good as unused
@@ -80,9 +80,8 @@ def signs_of_failure(vae: SemiVAE, x: Tensor, y: Tensor | None, *, seed: int = 0
     with RandomStreams(seed, device), torch.no_grad():
         known = [] if y is None else any_known(y).nonzero()[:1000, 0]
         if len(known) and vae.characteristic and (tasks.classifies(vae) or tasks.infers_from_labels(vae)):
-            accuracy, chance, error = _against_chance(
-                tasks.classify(vae, x[known.to(x.device)], mean=True).cpu(), y[known]
-            )
+            probs = tasks.classify(vae, x[known.to(x.device)], mean=True).cpu()
+            accuracy, chance, error = _against_chance(vae.labels, probs, y[known].cpu())
             if chance < 1 and accuracy <= chance + 2 * error:  # one value alone tells nothing
                 notes.append(
                     f"accuracy on labelled training rows is {accuracy:.2f}, and always saying the most frequent value "
@@ -101,14 +100,9 @@ def signs_of_failure(vae: SemiVAE, x: Tensor, y: Tensor | None, *, seed: int = 0
     return notes
 
 
-def _against_chance(probs: Tensor, y: Tensor) -> tuple[float, float, float]:
-    """Accuracy on known labels, that of always saying the (or each binary) label's more frequent value, its error."""
-    if y.is_floating_point():
-        known, on = ~y.isnan(), y > 0.5
-        right = ((probs > 0.5) == on)[known].double().mean().item()
-        frequent = ((y.nanmean(0) > 0.5) == on)[known].double().mean().item()
-        count = int(known.sum())
-    else:
-        right, count = (probs.argmax(1) == y).double().mean().item(), len(y)
-        frequent = (y.bincount().max() / count).item()
-    return right, frequent, (frequent * (1 - frequent) / count) ** 0.5
+def _against_chance(labels: Labels, probs: Tensor, y: Tensor) -> tuple[float, float, float]:
+    """Accuracy on known labels, that of always saying the (or each entry's) most frequent value, its error."""
+    known = ~is_missing(y)
+    right = (labels.most_probable(probs) == y)[known].double().mean().item()
+    frequent = (labels.most_probable(labels.frequencies(y)) == y)[known].double().mean().item()
+    return right, frequent, (frequent * (1 - frequent) / int(known.sum())) ** 0.5

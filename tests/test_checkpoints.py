@@ -16,9 +16,9 @@ from pyro_semivae.data.batches import Batches
 from pyro_semivae.digests import digest
 from pyro_semivae.errors import InputError
 from pyro_semivae.files import load_checkpoint, save_checkpoint
-from pyro_semivae.labels import MISSING, Classes
 from pyro_semivae.models import M1
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import MISSING, Classes
 from pyro_semivae.stopping import EarlyStopping
 from pyro_semivae.train import cosine, fit
 

@@ -7,7 +7,7 @@ import torch
 
 from pyro_semivae import data
 from pyro_semivae.errors import InputError
-from pyro_semivae.labels import MISSING, Classes
+from pyro_semivae.spaces import MISSING, Classes, to_unit
 
 
 def write_idx(path, array):
@@ -257,10 +257,10 @@ def test_a_batch_has_at_most_all_rows():
 
 
 def test_only_bytes_and_floats_become_images_in_the_unit_interval():
-    assert data.to_unit(torch.tensor([0, 51], dtype=torch.uint8)).tolist() == [0.0, 0.2]
+    assert to_unit(torch.tensor([0, 51], dtype=torch.uint8)).tolist() == [0.0, 0.2]
     for x in (torch.tensor([0, 51]), torch.tensor([True])):
         with pytest.raises(InputError, match=f"x: got dtype {x.dtype}; accepted are floats"):
-            data.to_unit(x)
+            to_unit(x)
 
 
 @pytest.mark.parametrize(

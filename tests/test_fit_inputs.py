@@ -18,9 +18,9 @@ from pyro_semivae import CCVAE, tasks
 from pyro_semivae.data import Batches
 from pyro_semivae.errors import InputError
 from pyro_semivae.files import load_checkpoint
-from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.models import DIVA, M2, M3, MVAE, VAE, InvertedVAE
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import Binary, Classes
 from pyro_semivae.stopping import EarlyStopping
 from pyro_semivae.train import Interrupted, fit
 from pyro_semivae.watch import signs_of_failure

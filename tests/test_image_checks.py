@@ -9,7 +9,7 @@ import torch
 from pyro_semivae import data
 from pyro_semivae.data import check_images, checks
 from pyro_semivae.errors import InputError
-from pyro_semivae.labels import Binary, Classes
+from pyro_semivae.spaces import Binary, Classes
 
 SHAPE = (3, 8, 6)
 

@@ -19,9 +19,9 @@ from training import options
 
 from pyro_semivae.cli import for_dataset
 from pyro_semivae.infer import LabelledFirst, LocalParameters, RowScale, TraceInverted_ELBO
-from pyro_semivae.labels import MISSING
 from pyro_semivae.models import M2
 from pyro_semivae.settings import described
+from pyro_semivae.spaces import MISSING
 from pyro_semivae.train import fit
 
 OBSERVED = torch.tensor([2, MISSING, 0, 4, MISSING, 2])

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from pyro_semivae.infer import LabelledFirst, TraceCCVAE_ELBO
-from pyro_semivae.labels import MISSING, Binary, Classes, is_missing
 from pyro_semivae.models import CCVAE, DIVA, M1, M1M2, M2, M3, MVAE, InvertedVAE
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import MISSING, Binary, Classes, is_missing
 
 SHAPE, C, L, D_C, D_S, K, NAN = (1, 2, 7), 5, 3, 2, 4, 6, torch.nan
 LABELS = {"classes": Classes(C), "binary": Binary(L)}

@@ -9,9 +9,10 @@ import torch
 from torch.testing import assert_close
 
 from pyro_semivae import metrics, report, tasks
-from pyro_semivae.data import ImageData, to_unit
+from pyro_semivae.data import ImageData
 from pyro_semivae.models import CCVAE, M1, M2, M3, MVAE, VAE, InvertedVAE
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import to_unit
 
 SHAPE, NAMES, N, N_TEST = (1, 4, 4), ("a", "b", "c"), 40, 24
 HISTORY = [{"epoch": 1, "bound": -2.0, "term/p(x)": -2.0, "seconds": 1.0}]

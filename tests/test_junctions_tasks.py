@@ -9,9 +9,9 @@ from torch.testing import assert_close
 
 from pyro_semivae import tasks
 from pyro_semivae.conditionals import Categorical
-from pyro_semivae.labels import MISSING, Binary, Classes
 from pyro_semivae.models import CCVAE, DIVA, M1, M2, M3, MVAE
 from pyro_semivae.nn import MLPs, OneHot
+from pyro_semivae.spaces import MISSING, Binary, Classes
 
 SHAPE = (1, 2, 3)
 

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from pyro_semivae.infer import LabelledFirst, LocalParameters, Mean, RowScale, TraceLabels_ELBO
-from pyro_semivae.labels import MISSING, Binary, Classes
 from pyro_semivae.models import DIVA, M2, M3, VAE
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import MISSING, Binary, Classes
 from pyro_semivae.train import fit
 
 C, L, D, SHAPE, NAN = 5, 3, 4, (1, 2, 7), torch.nan

@@ -17,8 +17,8 @@ from pyro_semivae import CCVAE, cli, data, report, tasks
 from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.files import load_checkpoint
 from pyro_semivae.infer import LocalParameters
-from pyro_semivae.labels import Binary, frequencies
 from pyro_semivae.nn import Convs
+from pyro_semivae.spaces import Binary
 from pyro_semivae.train import fit
 
 NAN = torch.nan
@@ -256,8 +256,8 @@ def test_swaps_take_the_characteristics_of_one_and_the_rest_of_the_other():
 
 def test_frequencies_of_what_is_observed():
     on = Y[:, 1].nansum() + 1, (~Y[:, 1].isnan()).sum() + 2
-    torch.testing.assert_close(frequencies(Y)[1], on[0] / on[1])
-    assert ((frequencies(torch.full_like(Y, NAN))) == 0.5).all()
+    torch.testing.assert_close(Binary(Y.shape[1]).frequencies(Y)[1], on[0] / on[1])
+    assert ((Binary(Y.shape[1]).frequencies(torch.full_like(Y, NAN))) == 0.5).all()
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from torch.testing import assert_close
 
 from pyro_semivae import tasks
 from pyro_semivae.infer import LabelledFirst, LocalParameters, Mean, RowScale, TraceMVAE_ELBO
-from pyro_semivae.labels import MISSING, Binary, Classes, is_missing
 from pyro_semivae.models import CCVAE, MVAE
 from pyro_semivae.nn import MLPs, positive
+from pyro_semivae.spaces import MISSING, Binary, Classes, is_missing
 
 SHAPE, C, L, D = (1, 4, 7), 5, 3, 2
 N = float("nan")

@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_semivae.infer import RowScale, TraceCCVAE_ELBO
-from pyro_semivae.labels import MISSING
+from pyro_semivae.spaces import MISSING
 
 
 class Own(nn.Module):

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from pyro_semivae.infer import LocalParameters, TraceReverse_ELBO
-from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.models import M2, InvertedVAE
+from pyro_semivae.spaces import Binary, Classes
 
 C, L, D, SHAPE = 5, 3, 2, (1, 2, 7)
 Y = {

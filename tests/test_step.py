@@ -9,9 +9,9 @@ from torch.testing import assert_close
 
 from pyro_semivae.data import Batch
 from pyro_semivae.infer import LabelledFirst, LocalParameters
-from pyro_semivae.labels import Classes
 from pyro_semivae.models import CCVAE, M2
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import Classes
 
 STEP = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "step.py"))
 

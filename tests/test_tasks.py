@@ -9,8 +9,8 @@ import torch
 from torch.testing import assert_close
 
 from pyro_semivae import CCVAE, tasks
-from pyro_semivae.labels import Classes
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import Classes
 
 B, C, D_C, D_S, SHAPE = 6, 5, 2, 3, (1, 4, 7)
 

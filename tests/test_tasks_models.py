@@ -6,9 +6,9 @@ from sklearn.linear_model import LogisticRegression
 from torch.testing import assert_close
 
 from pyro_semivae import tasks
-from pyro_semivae.labels import MISSING, Binary, Classes
 from pyro_semivae.models import DIVA, M1, M1M2, M2, M3, MVAE, VAE
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import MISSING, Binary, Classes
 
 SHAPE, C, L = (1, 4, 7), 5, 3
 

@@ -7,7 +7,7 @@ from training import make, options, rows, same_weights, untimed
 from pyro_semivae import data, tasks
 from pyro_semivae.distributions import GreyBernoulli
 from pyro_semivae.files import load_checkpoint
-from pyro_semivae.labels import MISSING
+from pyro_semivae.spaces import MISSING
 from pyro_semivae.train import fit
 from pyro_semivae.watch import FiniteWatch
 

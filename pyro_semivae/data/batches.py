@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_semivae.errors import InputError, as_tensor, check_count, check_number
-from pyro_semivae.labels import any_known, as_labels
+from pyro_semivae.spaces import any_known, as_labels, to_unit
 
 STAGE = 64 << 20  # bytes
 
@@ -148,19 +148,6 @@ class Batches:
             chunk = (chunk.pin_memory() if self.device.type == "cuda" else chunk).to(self.device, non_blocking=True)
             for index, position in zip(part, back.reshape(part.shape).to(self.device), strict=True):
                 yield index, chunk[position]
-
-
-def to_unit(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """uint8 images to floats in [0, 1] of `dtype` (default: torch's); floats as they are, in `dtype` if given.
-
-    Raises:
-        InputError: images of another type.
-    """
-    if x.dtype == torch.uint8:
-        return x.to(dtype or torch.get_default_dtype()) / 255
-    if not x.is_floating_point():
-        raise InputError(f"x: got dtype {x.dtype}; accepted are floats in [0, 1], or uint8")
-    return x if dtype is None else x.to(dtype)
 
 
 def _rows(name: str, value: Any) -> Tensor:

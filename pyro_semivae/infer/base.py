@@ -21,9 +21,9 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from pyro_semivae.errors import InputError
+from pyro_semivae.infer.evidence import Evidence, enumerates
 from pyro_semivae.infer.handlers import ROW_PLATE, LocalParameters, Particles
 from pyro_semivae.infer.roles import sample_sites
-from pyro_semivae.labels import Evidence, enumerates
 
 
 @dataclass

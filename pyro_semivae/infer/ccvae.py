@@ -12,10 +12,11 @@ from torch import Tensor
 
 from pyro_semivae.errors import InputError, check_choice, check_count, check_number
 from pyro_semivae.infer.base import RowELBO, Rows, log_prob, masked, plate_dims, reduce_plates, row_dim, row_scale
+from pyro_semivae.infer.evidence import Evidence, select
 from pyro_semivae.infer.handlers import Particles
 from pyro_semivae.infer.labelled import Run
 from pyro_semivae.infer.roles import Roles, assign_roles
-from pyro_semivae.labels import Evidence, any_known, is_missing, select
+from pyro_semivae.spaces import any_known, is_missing
 
 
 class TraceCCVAE_ELBO(RowELBO):

@@ -10,7 +10,7 @@ from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_semivae.labels import enumerates
+from pyro_semivae.infer.evidence import enumerates
 
 ROW_PLATE = "data"
 

@@ -11,11 +11,12 @@ from torch.nn import functional as F
 
 from pyro_semivae.errors import check_number
 from pyro_semivae.infer.base import RowELBO, Rows
+from pyro_semivae.infer.evidence import Impute
 from pyro_semivae.infer.handlers import LabelledFirst
 from pyro_semivae.infer.labels import TraceLabels_ELBO
 from pyro_semivae.infer.reverse import Gradient, TraceReverse_ELBO
 from pyro_semivae.infer.roles import sample_sites
-from pyro_semivae.labels import Impute, is_missing
+from pyro_semivae.spaces import is_missing
 
 
 class TraceInverted_ELBO(RowELBO):

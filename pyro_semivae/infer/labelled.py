@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer.roles import Roles
-from pyro_semivae.labels import is_missing
+from pyro_semivae.spaces import is_missing
 
 
 @dataclass(frozen=True)

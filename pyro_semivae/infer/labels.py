@@ -14,10 +14,11 @@ from torch.nn import functional as F
 
 from pyro_semivae.errors import InputError, check_choice, check_number
 from pyro_semivae.infer.base import RowELBO, Rows, advantage, joined, log_prob, masked, plate_dims, row_scale
+from pyro_semivae.infer.evidence import Evidence, enumerates, select
 from pyro_semivae.infer.handlers import LabelledFirst
 from pyro_semivae.infer.labelled import Run
 from pyro_semivae.infer.roles import assign_roles
-from pyro_semivae.labels import Evidence, enumerates, is_missing, select
+from pyro_semivae.spaces import is_missing
 
 
 class TraceLabels_ELBO(RowELBO):

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from pyro_semivae.errors import InputError, check_count, check_number
 from pyro_semivae.infer.base import RowELBO, Rows, joined, log_prob, reduce_plates, row_dim, row_scale
+from pyro_semivae.infer.evidence import select
 from pyro_semivae.infer.handlers import LabelledFirst, Until
 from pyro_semivae.infer.roles import assign_roles
-from pyro_semivae.labels import MISSING, as_labels, is_missing, select
+from pyro_semivae.spaces import all_missing, any_known, as_labels, entry_by_entry
 
 
 class TraceMVAE_ELBO(RowELBO):
@@ -61,8 +62,7 @@ class TraceMVAE_ELBO(RowELBO):
             with LabelledFirst(0):
                 labelled = self.rows(model, guide, x[:number], y[:number])
             return joined(labelled, self.rows(model, guide, x[number:]))
-        nothing = torch.full_like(y, torch.nan if y.is_floating_point() else MISSING)
-        alone = [y] if y.dim() == 1 else [torch.where(_is_entry(i, y), y, nothing) for i in range(y.shape[1])]
+        nothing, alone = all_missing(y), entry_by_entry(y)
         some = [_half(y, nothing) for _ in range(self.subsets if len(alone) > 1 else 0)]
         with_image, without = [y, nothing, *some[::2]], [*alone, *some[1::2]]
         seen, scale, labels = self._elbos(model, guide, x, with_image)
@@ -119,12 +119,7 @@ def _of(labels: tuple[str, ...]) -> set[str]:
 
 def _where_known(y: Tensor, values: Tensor) -> Tensor:
     """`values` `(parts, B)`, 0 in rows where no label of `y`, `(B, ...)` or `(parts, B, ...)`, is known."""
-    known = ~is_missing(y)
-    return torch.where(known.any(-1) if y.is_floating_point() else known, values, 0.0)
-
-
-def _is_entry(i: int, y: Tensor) -> Tensor:
-    return torch.arange(y.shape[-1], device=y.device) == i
+    return torch.where(any_known(y), values, 0.0)
 
 
 def _half(y: Tensor, nothing: Tensor) -> Tensor:

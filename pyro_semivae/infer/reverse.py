@@ -17,8 +17,9 @@ from pyro.poutine.messenger import Messenger
 from pyro_semivae.distributions import RelaxedLogits
 from pyro_semivae.errors import InputError, check_choice, check_number
 from pyro_semivae.infer.base import RowELBO, Rows, advantage, log_prob, row_scale
+from pyro_semivae.infer.evidence import Impute, enumerates
 from pyro_semivae.infer.roles import sample_sites
-from pyro_semivae.labels import Impute, enumerates, is_missing
+from pyro_semivae.spaces import is_missing
 
 Gradient = Literal["relaxed", "score", "mean", "hard"]
 GRADIENTS = ("relaxed", "score", "mean", "hard")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -12,82 +12,98 @@ from pyro import poutine
 from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from torch import Tensor, nn
 
-from pyro_semivae.data.batches import to_unit
-from pyro_semivae.data.checks import check_images
-from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.errors import InputError
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.infer.handlers import ROW_PLATE, LocalParameters
-from pyro_semivae.labels import Binary, Classes
+from pyro_semivae.spaces import Data, Images, Labels, Space
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 class SemiVAE(nn.Module, ABC):
-    """A model and a guide over images `x` and labels `y`, either of which may be missing.
+    """A model and a guide over data and labels, any of which may be missing.
 
-    A subclass is two lists of `pyro.sample` lines (`model`, `guide`), its paper's objective (`elbo`), and the
-    statement of which sites carry what a label stands for (`characteristic`). Subclasses are siblings: none
-    inherits another.
+    A subclass states the spaces of what is observed, and is two lists of `pyro.sample` lines (`model`, `guide`), its
+    paper's objective (`elbo`), and the statement of which sites carry what a label stands for (`characteristic`).
+    Subclasses are siblings: none inherits another.
 
-    One list of lines serves one class label and several binary ones. With a class label the plate "data" is dim -1;
-    with L binary labels it is dim -2 and a plate "labels" (dim -1) lies inside of it. `label_plate`, `as_vector`,
-    `as_labels`, `as_data` and `as_image` are where the two differ.
+    One list of lines serves one class label and several binary ones. `rows` is the plate of rows: dim -1, or dim -2
+    where a label has entries of its own, which live in the plate that `entries` is, dim -1 inside of it. `rows` returns
+    what it is given in that layout; networks take labels, and latents of entries, as vectors (see `nn.MLP`).
 
     Args:
-        x_shape: the shape `(C, H, W)` of one image.
-        labels: the label space.
+        spaces: site name -> space of what is observed, in the order in which `model` and `guide` take them. Three sizes
+            are those of `Images`.
 
     Attributes:
-        x_shape, labels: as given.
+        spaces: as given.
         characteristic: names of the sites that carry the labels' characteristics.
         warm_up: the fraction of training over which `fit` lets the objective's beta rise from 0, unless it is told.
 
     Raises:
-        InputError: `x_shape` or `labels` is something else.
+        InputError: a space is something else.
     """
 
-    x_shape: tuple[int, int, int]
-    labels: Classes | Binary
+    spaces: dict[str, Space]
     characteristic: tuple[str, ...] = ()
     warm_up: float = 0.0
 
-    def __init__(self, x_shape: tuple[int, int, int], labels: Classes | Binary):
+    def __init__(self, **spaces: Space | Sequence[int]):
         super().__init__()
-        if not isinstance(x_shape, Sequence) or len(x_shape) != 3:
-            raise InputError(f"x_shape: got {x_shape!r}; accepted is (C, H, W)")
-        if not isinstance(labels, Classes | Binary):
-            old = type(labels).__name__ in ("Classes", "Binary")
-            got = f"{labels!r}, of a module that was reloaded since" if old else repr(labels)
-            raise InputError(f"labels: got {got}; accepted are Classes(number) and Binary(number)")
-        self.x_shape, self.labels = tuple(check_count("x_shape", size) for size in x_shape), labels
+        self.spaces = {name: _space(name, space) for name, space in spaces.items()}
+
+    @property
+    def labels(self) -> Labels:
+        """The space of the label, in a model that has one."""
+        return self._only(Labels)
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """The shape of one row of the data, in a model that has one site of it."""
+        return self._only(Data).shape
+
+    def _only(self, kind: type[Space]) -> Any:
+        """The one space of data, or of labels."""
+        found = [space for space in self.spaces.values() if isinstance(space, kind)]
+        if len(found) != 1:
+            what = kind.__name__.lower()
+            raise InputError(
+                f"{type(self).__name__} has {len(found)} sites of {what}, in {self.spaces}; here is one meant"
+            )
+        return found[0]
 
     @property
     def max_plate_nesting(self) -> int:
-        """1 where the plate "data" is dim -1, 2 where it is dim -2."""
-        return 2 if isinstance(self.labels, Binary) else 1
+        """1 where the plate of rows is dim -1, 2 where it is dim -2, around the entries of a label."""
+        return max(space.nesting for space in self.spaces.values())
 
-    def label_plate(self) -> AbstractContextManager:
-        """The plate "labels" of binary labels, dim -1; nothing with a class label."""
-        if isinstance(self.labels, Binary):
-            return pyro.plate("labels", self.labels.num_labels, dim=-1)
-        return nullcontext()
+    @contextmanager
+    def rows(self, *values: Tensor | None) -> Iterator[tuple[Tensor | None, ...]]:
+        """The plate of the rows that are given, or of one row if none is; returns them as the model's sites take them.
 
-    def as_vector(self, z: Tensor) -> Tensor:
-        """What lives in the plate "labels", `(..., B, L)`, as a parent of what does not, `(..., B, 1, L)`."""
-        return z.unsqueeze(-2) if isinstance(self.labels, Binary) else z
+        Args:
+            values: of the sites in `spaces`, in their order; None where all are missing. Labels may have batch
+                dimensions left of the rows' (several guesses at the same images).
 
-    def as_labels(self, z: Tensor) -> Tensor:
-        """What does not live in the plate "labels", `(..., B, 1, D)`, as a parent of what does, `(..., B, D)`."""
-        return z.squeeze(-2) if isinstance(self.labels, Binary) else z
+        Raises:
+            InputError: they have different numbers of rows, or none.
+        """
+        given = [(name, space, value) for (name, space), value in zip(self.spaces.items(), values, strict=True)]
+        sizes = {name: space.num_rows(value) for name, space, value in given if value is not None}
+        if len(set(sizes.values())) > 1:
+            got = f"{' and '.join(map(str, sizes.values()))} rows"
+            raise InputError(f"{', '.join(sizes)}: got {got}; accepted are as many of one as the other")
+        size = next(iter(sizes.values()), 1)
+        if size < 1:
+            raise InputError(f"{', '.join(sizes)}: got no rows; accepted are batches of one or more")
+        nesting = self.max_plate_nesting
+        with pyro.plate(ROW_PLATE, size, dim=-nesting):
+            yield tuple(None if value is None else space.arranged(value, nesting) for _, space, value in given)
 
-    def as_data(self, x: Tensor | None) -> Tensor | None:
-        """Images `(B, C, H, W)` as the value of a site in the plate "data": `(B, 1, C, H, W)` with binary labels."""
-        return x.unsqueeze(1) if x is not None and isinstance(self.labels, Binary) else x
-
-    def as_image(self, x: Tensor) -> Tensor:
-        """The value of a site of images as what networks take: the inverse of `as_data`."""
-        return x.squeeze(-4) if isinstance(self.labels, Binary) else x
+    def entries(self, label: str) -> AbstractContextManager:
+        """The plate of a label's entries, inside of `rows`: of several binary labels; nothing for a class label."""
+        return self.spaces[label].plate(f"entries of {label}")
 
     @abstractmethod
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
@@ -112,37 +128,20 @@ class SemiVAE(nn.Module, ABC):
         """Noise on the images that the guide sees in training, which `fit` takes unless it is told; none here."""
         return None
 
-    def rows(self, x: Tensor | None, y: Tensor | None) -> pyro.plate:
-        """The plate "data" over the rows of whichever of `x` and `y` is given; one row if none is.
-
-        Labels may have batch dimensions left of the rows' (several guesses at the same images).
-
-        Raises:
-            ValueError: they have different numbers of rows, or none.
-        """
-        images = None if x is None else len(x)
-        labels = None if y is None else y.shape[-min(self.max_plate_nesting, y.dim())]
-        sizes = {images, labels} - {None}
-        if len(sizes) > 1:
-            raise InputError(f"x, y: got {images} images and {labels} labels; accepted are as many of one as the other")
-        size = sizes.pop() if sizes else 1
-        if size < 1:
-            raise InputError("x, y: got no rows; accepted are batches of one or more")
-        return pyro.plate(ROW_PLATE, size, dim=-self.max_plate_nesting)
-
     def validate(self, x: Any = None, y: Any = None) -> tuple[Tensor | None, Tensor | None]:
         """Checks a batch and returns what is to be used from there on, on the devices where they are.
 
         Args:
-            x: images, uint8 or float in [0, 1], `(B, *x_shape)`. y: labels, some missing. Tensors, numpy arrays, lists.
+            x: data, as its space says: images, uint8 or float in [0, 1], `(B, *x_shape)`. y: labels, some missing.
+                Tensors, numpy arrays, lists.
 
-        Returns x, uint8 or float as it is, and y, int64, or floats of the parameters' dtype.
+        Returns x, as it is, and y, int64, or floats of the parameters' dtype.
 
         Raises:
-            InputError: `x` is something else; `y` is outside of the label space; their lengths differ.
+            InputError: `x` is outside of its space, `y` of the label space; their lengths differ.
         """
         if x is not None:
-            x = check_images(x, self.x_shape)
+            x = self._only(Data).validate(x, "x")
         if y is not None:
             y = self._labels(y, "y")
         if x is not None and y is not None and len(x) != len(y):
@@ -150,13 +149,13 @@ class SemiVAE(nn.Module, ABC):
         return x, y
 
     def images(self, x: Any) -> Tensor:
-        """Images as the model takes them: checked, float in [0, 1], of the parameters' dtype and on their device.
+        """Data as the model takes them: checked, of the parameters' dtype and on their device; images in [0, 1].
 
         Raises:
             InputError: as `validate`, or `x` is None.
         """
-        parameter = next(self.parameters())
-        return to_unit(check_images(x, self.x_shape).to(parameter.device), parameter.dtype)
+        parameter, space = next(self.parameters()), self._only(Data)
+        return space.floats(space.validate(x, "x").to(parameter.device), parameter.dtype)
 
     def label_values(self, y: Any, name: str = "y") -> Tensor:
         """Labels as the model takes them: checked, int64 or of the parameters' dtype, on the parameters' device.
@@ -167,8 +166,7 @@ class SemiVAE(nn.Module, ABC):
         return self._labels(y, name).to(next(self.parameters()).device)
 
     def _labels(self, y: Any, name: str) -> Tensor:
-        y = self.labels.validate(y, name)
-        return y.to(next(self.parameters()).dtype) if y.is_floating_point() else y
+        return self.labels.in_dtype(self.labels.validate(y, name), next(self.parameters()).dtype)
 
     def show(self, x: Tensor | None = None, y: Tensor | None = None, *, path: str | None = None) -> Figure:
         """Draws model and guide with what is observed, summed and sampled; prints factorisations and bound.
@@ -205,3 +203,15 @@ class SemiVAE(nn.Module, ABC):
                     f"pyro.module('{name}', vae, update_module_params=True) first; to discard them, "
                     f"pyro.clear_param_store(). fit() leaves the store alone"
                 )
+
+
+def _space(name: str, space: Any) -> Space:
+    if isinstance(space, Sequence) and len(space) == 3:
+        return Images(*space)
+    if not isinstance(space, Space):
+        old = type(space).__module__ == Space.__module__
+        got = f"{space!r}, of a module that was reloaded since" if old else repr(space)
+        accepted = "Images, Vectors, Counts, or (C, H, W)" if name == "x" else "Classes(number), Binary(number)"
+        name = {"x": "x_shape", "y": "labels"}.get(name, name)
+        raise InputError(f"{name}: got {got}; accepted are {accepted}")
+    return space

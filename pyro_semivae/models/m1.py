@@ -10,13 +10,13 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from pyro_semivae.conditionals import Bernoullis, Categorical, Conditional, Gaussian, GreyBernoulliImage, StandardNormal
+from pyro_semivae.conditionals import Conditional, Gaussian, GreyBernoulliImage, Label, StandardNormal
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import TraceLabels_ELBO
-from pyro_semivae.labels import Binary, Classes, is_missing
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
 from pyro_semivae.nn import MLPs, Networks
+from pyro_semivae.spaces import Data, Labels, is_missing
 
 
 class _Line(nn.Module):
@@ -65,33 +65,32 @@ class M1(SemiVAE):
 
     def __init__(
         self,
-        x_shape: tuple[int, int, int],
-        labels: Classes | Binary,
+        x_shape: tuple[int, int, int] | Data,
+        labels: Labels,
         *,
         z: int = 20,
         networks: Networks | None = None,
         likelihood: type[Conditional] = GreyBernoulliImage,
     ):
-        super().__init__(x_shape, labels)
+        super().__init__(x=x_shape, y=labels)
         parts.check_sizes(z=z)
         networks = MLPs() if networks is None else networks
         self.p_z = StandardNormal(z)
-        self.p_x = likelihood(networks.decoder([z], x_shape))
-        self.q_z = Gaussian(networks.encoder(x_shape, 2 * z))
-        self.q_y = (Bernoullis if isinstance(labels, Binary) else Categorical)(_Line(z, labels.code_size))
+        self.p_x = likelihood(networks.decoder([z], self.x_shape))
+        self.q_z = Gaussian(networks.encoder(self.x_shape, 2 * z))
+        self.q_y = Label(labels, _Line(z, labels.raw_size))
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         self.register()
-        with self.rows(x, y):
+        with self.rows(x, y) as (x, y):
             z = pyro.sample("z", self.p_z())
-            return pyro.sample("x", self.p_x(z), obs=self.as_data(x))
+            return pyro.sample("x", self.p_x(z), obs=x)
 
     def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
-        with self.rows(x, y):
-            z = pyro.sample("z", self.q_z(self.as_data(x)))
-            q_y = self.q_y(self.as_labels(z))
-            with self.label_plate():
-                pyro.sample("y", q_y, obs=y, infer={"enumerate": "parallel", "is_auxiliary": True})
+        with self.rows(x, y) as (x, y):
+            z = pyro.sample("z", self.q_z(x))
+            with self.entries("y"):
+                pyro.sample("y", self.q_y(z), obs=y, infer={"enumerate": "parallel"})
 
     def elbo(self, **options) -> TraceLabels_ELBO:
         """The VAE's ELBO, the first stage; see `TraceLabels_ELBO` for its options."""

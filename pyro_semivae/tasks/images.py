@@ -12,8 +12,9 @@ from torch import Tensor
 from pyro_semivae.check import descendants
 from pyro_semivae.errors import InputError, as_tensor, check_count
 from pyro_semivae.infer import Mean, sample_sites
-from pyro_semivae.labels import Binary, enumerates, is_missing
+from pyro_semivae.infer.evidence import enumerates
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.spaces import is_missing
 from pyro_semivae.tasks.latents import (
     Latents,
     abduct,
@@ -119,9 +120,7 @@ def swap(vae: SemiVAE, x_characteristics: Tensor, x_rest: Tensor) -> Tensor:
     x_characteristics, x_rest = vae.images(x_characteristics), vae.images(x_rest)
     check_rows(x_characteristics=x_characteristics, x_rest=x_rest)
     if infers_from_labels(vae):
-        probs = classify(vae, x_characteristics, mean=True)
-        y = (probs > 0.5).to(probs) if isinstance(vae.labels, Binary) else probs.argmax(-1)
-        return reconstruct(vae, x_rest, y)
+        return reconstruct(vae, x_rest, vae.labels.most_probable(classify(vae, x_characteristics, mean=True)))
     (characteristics, y), (rest, _) = abduct(vae, x_characteristics), abduct(vae, x_rest)
     if not set(vae.characteristic) & set(rest):  # the label itself: what descends from it is drawn anew
         redrawn = descendants(vae, vae.images(x_rest))

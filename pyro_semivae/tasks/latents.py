@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_semivae.check import descendants
 from pyro_semivae.errors import InputError, as_tensor, check_count
 from pyro_semivae.infer import LocalParameters, Mean, Particles, Until, sample_sites
-from pyro_semivae.labels import Binary, Impute, enumerates
+from pyro_semivae.infer.evidence import Impute, enumerates
 from pyro_semivae.models import SemiVAE
 
 Latents = dict[str, Tensor]
@@ -99,7 +99,7 @@ def classify(
         x = vae.images(x)
         return sum(classify(vae, corrupt(x), num_samples=-(-num_samples // 30), mean=mean) for _ in range(30)) / 30
     probs = log_classify(vae, vae.images(x), num_samples=num_samples, mean=mean).exp()
-    return probs[..., 1] if isinstance(vae.labels, Binary) else probs
+    return vae.labels.probabilities(probs)
 
 
 def log_classify(vae: SemiVAE, x: Tensor, *, num_samples: int = 100, mean: bool = False) -> Tensor:
@@ -193,15 +193,20 @@ def _num_rows(latents: Latents, y: Tensor | None) -> int:
     return len(y) if y is not None else len(next(iter(latents.values())))
 
 
+def blank_images(vae: SemiVAE, num_rows: int = 1) -> Tensor:
+    """Data without content, for those who look at a graph alone."""
+    return vae.images(torch.zeros(num_rows, *vae.x_shape))
+
+
 def infers_from_labels(vae: SemiVAE) -> bool:
     """Whether labels are evidence on the latents (MVAE): leaves of the model, and of the guide an input only."""
-    blank = vae.images(torch.zeros(1, *vae.x_shape))
+    blank = blank_images(vae)
     return has_label(vae) and not classifies(vae) and not descendants(vae, blank)
 
 
 def classifies(vae: SemiVAE) -> bool:
     """Whether the guide has a label site."""
-    return _samples_labels(vae, vae.guide, vae.images(torch.zeros(1, *vae.x_shape)))
+    return _samples_labels(vae, vae.guide, blank_images(vae))
 
 
 def has_label(vae: SemiVAE) -> bool:
@@ -244,7 +249,7 @@ def check_told(vae: SemiVAE, task: str) -> None:
 
 def check_characteristic_latents(vae: SemiVAE, task: str, *, below_labels: bool = False) -> None:
     """Raises an InputError unless the labels' characteristics are latents (below the labels, in the model)."""
-    blank = vae.images(torch.zeros(1, *vae.x_shape))
+    blank = blank_images(vae)
     names = descendants(vae, blank) if below_labels else set(abduct(vae, blank)[0])
     if not vae.characteristic or not set(vae.characteristic) <= names:
         which = "latents below its labels" if below_labels else "latents that its labels are read off"

@@ -1,0 +1,129 @@
+"""What is observed of labels becomes evidence: handlers for label sites, and what objectives read back.
+
+Models keep their one line, `y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})`; the handlers
+here turn the observed values of such a site, some of them missing, into evidence about an enumerated (or imputed) one.
+"""
+
+from __future__ import annotations
+
+import torch
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyro_semivae.errors import InputError
+from pyro_semivae.spaces import MISSING, is_missing
+
+
+def enumerates(site: dict) -> bool:
+    """Whether a site (or message) is a label to be summed: `infer={"enumerate": "parallel"}`."""
+    return site["infer"].get("enumerate") == "parallel"
+
+
+def _check_support(msg) -> None:
+    """With validation on, as Pyro does: one entry per row (and label), each missing or in the support.
+
+    Batch dimensions may be on the left of either, as everywhere.
+    """
+    y = msg["value"]
+    if is_validation_enabled():
+        accepted = tuple(msg["fn"].batch_shape)
+        dims = min(y.dim(), len(accepted))
+        if dims == 0 or y.shape[-dims:] != accepted[-dims:]:
+            accepted = accepted[-max(y.dim(), 1) :]
+            raise InputError(f"label '{msg['name']}': got shape {tuple(y.shape)}; accepted is {accepted}")
+        outside = ~(msg["fn"].support.check(y) | is_missing(y))
+        if outside.any():
+            raise InputError(
+                f"label '{msg['name']}': got {y[outside][:5].tolist()}; accepted are the values of "
+                f"{msg['fn'].support} and, for missing, {'NaN' if y.is_floating_point() else MISSING}"
+            )
+
+
+class Evidence(Messenger):
+    """Enumerates label sites that are passed values, and remembers the values.
+
+    A site with `infer={"enumerate": "parallel"}` and `obs=y` becomes an unobserved one, to be enumerated by
+    the handler outside of this one; `observed[name]` is then `y`, whose missing entries never reach a
+    `log_prob`. An objective reads the sum over the label back through `select` and `is_missing`.
+
+    Args:
+        complete: no entry is missing: the site has the values that were passed, and nothing is enumerated.
+    """
+
+    def __init__(self, *, complete: bool = False) -> None:
+        super().__init__()
+        self.complete = complete
+        self.observed: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg) -> None:
+        if msg["is_observed"] and enumerates(msg):
+            _check_support(msg)
+            self.observed[msg["name"]] = msg["value"]
+            msg["is_observed"] = False
+            if self.complete:
+                msg["done"] = True
+            else:
+                msg["value"] = None
+
+
+class Impute(Messenger):
+    """Draws the missing entries of label sites, and keeps the others.
+
+    Outside of objectives (tasks, prior sampling): `obs=y` with missing entries becomes a value in which they
+    are drawn from the site's own distribution. Enter it outside of plates, which expand that distribution.
+
+    Args:
+        most_probable: take the most probable value instead of a draw.
+    """
+
+    def __init__(self, *, most_probable: bool = False):
+        super().__init__()
+        self.most_probable = most_probable
+
+    def _pyro_sample(self, msg) -> None:
+        if enumerates(msg) and not (msg["done"] and not msg["is_observed"]):
+            drawn = _mode(msg["fn"]) if self.most_probable else msg["fn"].sample()
+            if msg["is_observed"]:
+                _check_support(msg)
+                drawn = torch.where(is_missing(msg["value"]), drawn, msg["value"])
+            msg["is_observed"], msg["value"], msg["done"] = False, drawn, True
+
+
+def _mode(fn) -> Tensor:
+    """The most probable value of a discrete distribution, of its batch shape."""
+    values = fn.enumerate_support(expand=False)
+    return values.expand(values.shape[:1] + fn.batch_shape).gather(0, fn.log_prob(values).argmax(0, keepdim=True))[0]
+
+
+def select(table: Tensor, values: Tensor, observed: Tensor, dim: int) -> Tensor:
+    """The entries of an enumerated table at the observed values; 0 where the value is missing.
+
+    Args:
+        table: `(C, ..., B)`, a function of the enumerated value.
+        values: the enumerated values, broadcastable to `table`.
+        observed: `(..., B)` values, some missing.
+        dim: the (negative) enumeration dimension of `table`, which is summed out.
+
+    >>> select(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[0], [1]]), torch.tensor([1, -1]), -2)
+    tensor([3., 0.])
+
+    Raises:
+        InputError: `dim` is not a dimension of `table` from the right, `values` does not have its size there,
+            `observed` has more than one entry there, or the three do not broadcast.
+    """
+    shapes = [tuple(part.shape) for part in (table, values, observed)]
+    if not -table.dim() <= dim < 0:
+        raise InputError(f"dim: got {dim} for a table of shape {shapes[0]}; accepted are {-table.dim()} to -1")
+    fits = values.dim() >= -dim and table.shape[dim] in (1, values.shape[dim])
+    fits = fits and (observed.dim() < -dim or observed.shape[dim] == 1)
+    try:
+        torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise InputError(
+            f"table, values, observed: got shapes {shapes[0]}, {shapes[1]}, {shapes[2]}; accepted are shapes that "
+            f"broadcast, the second with the first's size and the third with none or 1 at dimension {dim}"
+        )
+    return torch.where(values == observed, table, 0.0).sum(dim)
