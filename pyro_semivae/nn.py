@@ -245,7 +245,7 @@ class Networks(ABC):
 
     @abstractmethod
     def encoder(self, x_shape: Shape, out_size: int, extra: Sequence[int | Coded] = ()) -> nn.Module:
-        """Data `batch + x_shape` and vectors of the sizes, or labels of the spaces, `extra` to `batch + (out_size,)`."""
+        """Data `batch + x_shape`, and vectors or labels of the sizes or spaces `extra`, to `batch + (out_size,)`."""
 
     @abstractmethod
     def decoder(self, in_sizes: Sequence[int | Coded], x_shape: Shape) -> nn.Module:

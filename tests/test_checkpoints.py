@@ -166,7 +166,7 @@ def changed(*keys, value=None, delete=False):
     return change
 
 
-FIRST = "p_z_c.net.1.layers.0.weight"
+FIRST = "p_z_c.net.layers.0.weight"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from by_hand import through
 from ccvae_toy import gaussian, log_normal, recorded, seeded
 from pyro import poutine
 from torch.nn import functional as F
@@ -95,7 +96,7 @@ def test_terms_and_gradients_equal_the_formula_by_hand(marginal, classifier):
             return torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)])
         return torch.stack([log_normal_each(value, c) + log_p_y[c] for c in (0, 1)]).log_softmax(0)
 
-    picture = vae.p_x.net(z[0, :, :L], z_s).sigmoid()
+    picture = through(vae.p_x.net, z[0, :, :L], z_s).view_as(x).sigmoid()
     log_p_x = (-(x - picture).abs() - math.log(2)).sum((1, 2, 3))
     total = []
     for b in range(len(x)):
@@ -298,7 +299,7 @@ def test_normalised_weights_have_the_mean_one_and_a_cap():
     sure = torch.tensor([[1.0, 0, 1, 0, 1]])
     copies = 1000
     encoded = [t.detach().repeat(copies, 1) for t in gaussian(vae.q_z.net(x[:1]))]
-    vae.q_z.net = _Fixed(torch.cat([encoded[0], encoded[1].expm1().log()], 1))
+    vae.q_z.net = _Fixed(torch.cat([encoded[0], encoded[1].expm1().log()], 1).unsqueeze(1))
     x = x[:1].expand(copies, -1, -1, -1)
     means = {}
     for weights in ("independent", "normalised"):

@@ -139,11 +139,13 @@ class TraceCCVAE_ELBO(RowELBO):
     def rows(self, model: Callable, guide: Callable, *args, **kwargs) -> Rows:
         # Particle 0 is the bracket's z, particles 1 .. K those of q(y|x), the last one is z, detached.
         detached = self.detach != "none"
-        guide_trace, model_trace, observed = self.traces(
+        guide_trace, model_trace, evidence = self.traces(
             model, guide, args, kwargs, particles=1 + self.num_samples, detach_first=detached
         )
         roles = assign_roles(model_trace, guide_trace)
-        run = Run(guide_trace, model_trace, roles, observed)
+        run, observed = Run(guide_trace, model_trace, roles, evidence.observed), evidence.observed
+        if evidence.continuous:
+            raise InputError(f"labels {evidence.continuous} are continuous; accepted by this bound are discrete ones")
         densities, log_p_observed = self._model_densities(run)
         terms = {f"p({','.join(sites)})": self._weight(sites, roles) * value for sites, value in densities.items()}
         for name in roles.latents:
@@ -299,7 +301,11 @@ class TraceCCVAE_ELBO(RowELBO):
             run.guide.nodes[name]["fn"].log_prob(z.unsqueeze(1)) for name, z in draws.items()
         )
         nearest = log_q_z.masked_fill(is_missing(y), -math.inf).argmax(1)
-        with poutine.enum(first_available_dim=self.particle_dim - 1), Evidence(), poutine.condition(data=draws):
+        with (
+            poutine.enum(first_available_dim=self.particle_dim - 1),
+            Evidence().then_model(),
+            poutine.condition(data=draws),
+        ):
             classifier = poutine.trace(guide).get_trace().nodes[label]
         log_q_y = select(log_prob(classifier), classifier["value"], y[nearest], classifier["infer"]["_enumerate_dim"])
         return self.to_rows(log_q_y, classifier)

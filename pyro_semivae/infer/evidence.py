@@ -41,30 +41,59 @@ def _check_support(msg) -> None:
 
 
 class Evidence(Messenger):
-    """Enumerates label sites that are passed values, and remembers the values.
+    """Makes observed labels unobserved ones, for a run of a guide and then of the model, and remembers their values.
 
-    A site with `infer={"enumerate": "parallel"}` and `obs=y` becomes an unobserved one, to be enumerated by
-    the handler outside of this one; `observed[name]` is then `y`, whose missing entries never reach a
-    `log_prob`. An objective reads the sum over the label back through `select` and `is_missing`.
+    A discrete label, `infer={"enumerate": "parallel"}` and `obs=y`, is then enumerated by the handler outside of this
+    one. A continuous label, which the guide observes as well as the model, has the values that are known, and samples
+    from the guide where they are missing; the model is replayed with both. `observed[name]` is what was passed; its
+    missing entries never reach a `log_prob`.
 
     Args:
-        complete: no entry is missing: the site has the values that were passed, and nothing is enumerated.
+        complete: no entry of a discrete label is missing: it has the values that were passed, and is not enumerated.
+
+    Attributes:
+        observed: name -> values of the labels, some missing.
+        continuous: names of the continuous ones.
     """
 
     def __init__(self, *, complete: bool = False) -> None:
         super().__init__()
         self.complete = complete
         self.observed: dict[str, Tensor] = {}
+        self.continuous: list[str] = []
+        self.of_guide = True
+
+    def then_model(self) -> Evidence:
+        """The same handler, for the model: what it alone observes is data."""
+        self.of_guide = False
+        return self
 
     def _pyro_sample(self, msg) -> None:
-        if msg["is_observed"] and enumerates(msg):
+        if not msg["is_observed"]:
+            return
+        name, y = msg["name"], msg["value"]
+        if enumerates(msg):
             _check_support(msg)
-            self.observed[msg["name"]] = msg["value"]
+            self.observed[name] = y
             msg["is_observed"] = False
             if self.complete:
                 msg["done"] = True
             else:
                 msg["value"] = None
+        elif self.of_guide and is_continuous_label(msg):
+            self.observed[name] = y
+            self.continuous.append(name)
+            msg["value"] = torch.where(is_missing(y), msg["fn"].rsample(), y.nan_to_num())
+            msg["is_observed"], msg["done"] = False, True
+        elif name in self.continuous:
+            msg["is_observed"], msg["value"] = False, None
+
+
+def is_continuous_label(site: dict) -> bool:
+    """Whether an observed site of a *guide* is a continuous label: it is one unless it says that it is data."""
+    infer = site["infer"]
+    marked = enumerates(site) or infer.get("is_auxiliary") or infer.get("_deterministic")
+    return site["is_observed"] and not marked and getattr(site["fn"], "has_rsample", False)
 
 
 class Impute(Messenger):

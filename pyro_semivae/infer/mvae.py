@@ -88,7 +88,7 @@ class TraceMVAE_ELBO(RowELBO):
         them. Returns also the scale of the rows and the names of the label sites.
         """
         y = None if parts[0] is None else torch.stack(parts)
-        guide_trace, model_trace, observed = self.traces(model, guide, (x, y), {})
+        guide_trace, model_trace, evidence = self.traces(model, guide, (x, y), {})
         roles, sites = assign_roles(model_trace, guide_trace), model_trace.nodes
         if own := set(roles.labels) & set(guide_trace.nodes):
             raise InputError(f"labels {sorted(own)} are sites of the guide: this objective takes them as evidence")
@@ -98,9 +98,9 @@ class TraceMVAE_ELBO(RowELBO):
                 of_guide = guide_trace.nodes[name]
                 terms[f"p({name})"] = self.beta * _to_parts(log_prob(site), site)
                 terms[f"q({name})"] = -self.beta * _to_parts(log_prob(of_guide), of_guide)
-            elif name in observed:
+            elif name in evidence.observed:
                 dim = site["infer"]["_enumerate_dim"]
-                log_p = select(log_prob(site), site["value"], observed[name], dim)
+                log_p = select(log_prob(site), site["value"], evidence.observed[name], dim)
                 terms[f"p({name})"] = self.label_weight * _to_parts(log_p, site)
             elif name in roles.data:
                 terms[f"p({name})"] = _to_parts(log_prob(site), site)

@@ -96,7 +96,7 @@ class SemiVAE(nn.Module, ABC):
             raise InputError(f"{', '.join(sizes)}: got {got}; accepted are as many of one as the other")
         size = next(iter(sizes.values()), 1)
         if size < 1:
-            raise InputError(f"{', '.join(sizes)}: got no rows; accepted are batches of one or more")
+            raise InputError(f"{', '.join(self.spaces)}: got no rows; accepted are batches of one or more")
         nesting = self.max_plate_nesting
         with pyro.plate(ROW_PLATE, size, dim=-nesting):
             yield tuple(None if value is None else space.arranged(value, nesting) for _, space, value in given)
@@ -209,9 +209,9 @@ def _space(name: str, space: Any) -> Space:
     if isinstance(space, Sequence) and len(space) == 3:
         return Images(*space)
     if not isinstance(space, Space):
-        old = type(space).__module__ == Space.__module__
+        old = type(space).__name__ in {kind.__name__ for kind in (*Data.__subclasses__(), *Labels.__subclasses__())}
         got = f"{space!r}, of a module that was reloaded since" if old else repr(space)
-        accepted = "Images, Vectors, Counts, or (C, H, W)" if name == "x" else "Classes(number), Binary(number)"
+        accepted = "Images, Vectors, Counts, or (C, H, W)" if name == "x" else "Classes(number) and Binary(number)"
         name = {"x": "x_shape", "y": "labels"}.get(name, name)
         raise InputError(f"{name}: got {got}; accepted are {accepted}")
     return space

@@ -67,6 +67,7 @@ class CCVAE(SemiVAE):
     missing, not sampled; any single label may be missing; the prior's frequencies are probabilities (the Pyro code puts
     them through a sigmoid).
 
+    >>> from pyro_semivae.spaces import Binary, Classes
     >>> import torch
     >>> vae = CCVAE((1, 8, 8), Classes(10), networks=MLPs((16,)))
     >>> x, y = torch.rand(4, 1, 8, 8), torch.tensor([3, -1, -1, 0])

@@ -43,6 +43,7 @@ class DIVA(SemiVAE):
     Differs from the original: no domain latent; log p(y) - log q(y|z_c) of missing labels times beta, as in C.4; KL
     terms by one draw.
 
+    >>> from pyro_semivae.spaces import Classes
     >>> from pyro_semivae.nn import MLPs
     >>> import torch
     >>> vae = DIVA((1, 8, 8), Classes(10), networks=MLPs((16,)))

@@ -60,6 +60,7 @@ class InvertedVAE(SemiVAE):
     Differs from the reference code (github.com/all-umass/untapped): what it calls z2 is z; images are grey, not
     rounded; the box is the paper's (there: +- pi/2); labels are not softened, for the categorical scores observed ones.
 
+    >>> from pyro_semivae.spaces import Classes
     >>> import torch
     >>> vae = InvertedVAE((1, 8, 8), Classes(10))
     >>> x, y = torch.rand(4, 1, 8, 8), torch.tensor([3, -1, -1, 0])

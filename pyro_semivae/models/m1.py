@@ -56,6 +56,7 @@ class M1(SemiVAE):
 
     Differs from the original: logistic regression (there: a transductive SVM, or M2 on the latents).
 
+    >>> from pyro_semivae.spaces import Classes
     >>> from pyro_semivae.nn import MLPs
     >>> vae = M1((1, 8, 8), Classes(10), networks=MLPs((16,)))
     >>> x, y = torch.rand(20, 1, 8, 8), torch.arange(20) % 10
@@ -113,12 +114,13 @@ class M1(SemiVAE):
         training = self.training
         loc = torch.cat([self.eval().q_z(self.images(part)).mean for part in x.split(1000)]).cpu().numpy()
         self.train(training)
-        columns, net, lines, constant = (y[:, None] if y.dim() == 1 else y).cpu(), self.q_y.net, [], []
+        one = self.labels.entries is None
+        columns, net, lines, constant = (y[:, None] if one else y).cpu(), self.q_y.net, [], []
         for i in range(columns.shape[1]):
             known = ~is_missing(columns[:, i])
             values = columns[known, i].long().numpy()
             if len(np.unique(values)) < 2:
-                if y.dim() == 1:
+                if one:
                     raise InputError(f"y: got {len(np.unique(values))} classes with labels; accepted are two or more")
                 odds = (values.sum() + 1) / (len(values) - values.sum() + 1)
                 lines.append((torch.zeros_like(net.weight[:1]), torch.as_tensor([np.log(odds)]).to(net.bias)))
@@ -126,7 +128,7 @@ class M1(SemiVAE):
                 continue
             found = LogisticRegression(max_iter=2000).fit(loc[known.numpy()], values)
             lines.append(tuple(torch.as_tensor(a).to(net.weight) for a in (found.coef_, found.intercept_)))
-        if y.dim() == 1:
+        if one:
             self._set_classes(*lines[0], found.classes_)
         else:
             net.weight.copy_(torch.cat([weight for weight, _ in lines]))

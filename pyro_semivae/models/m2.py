@@ -51,6 +51,7 @@ class M2(SemiVAE):
     Differs from the original: 600-600 ReLU networks as the other models' (there: one or two softplus layers of 500 or
     600); no prior on the weights.
 
+    >>> from pyro_semivae.spaces import Classes
     >>> from pyro_semivae.nn import MLPs
     >>> import torch
     >>> vae = M2((1, 8, 8), Classes(10), networks=MLPs((16,)))

@@ -39,6 +39,7 @@ class M3(SemiVAE):
     alpha being its `classifier_weight`, 1 in `elbo()` and more in `elbo_for(y)`, which `fit` takes (CCVAE Eq. 2;
     REVAE's Eq. 3 writes a labelled bound L(x, y) where only the VAE's L(x) can stand).
 
+    >>> from pyro_semivae.spaces import Classes
     >>> from pyro_semivae.nn import MLPs
     >>> import torch
     >>> vae = M3((1, 8, 8), Classes(10), networks=MLPs((16,)))

@@ -49,6 +49,7 @@ class MVAE(SemiVAE):
     it); softplus scales; MLPs of 600-600 or CCVAE's convolutions. As there, beta should rise from 0 in the first part
     of training (`fit`'s `warm_up`): in a trial on the digits z was hardly used without.
 
+    >>> from pyro_semivae.spaces import Classes
     >>> from pyro_semivae.nn import MLPs
     >>> import torch
     >>> vae = MVAE((1, 8, 8), Classes(10), networks=MLPs((16,)))

@@ -49,6 +49,7 @@ def drawn_labels(labels: Labels, options: dict) -> dict:
 def classifier_weight(alpha: float, y: Tensor | None) -> float:
     """alpha N / N_labelled, on log q(y|.) of a labelled row: their total weight is alpha N however few they are.
 
+    >>> import torch
     >>> classifier_weight(0.1, torch.tensor([3, -1, -1, 0]))
     0.2
     """
@@ -63,6 +64,7 @@ ALPHA, BETA = (1000.0, 100.0), (4.0, 1.0)
 def recipe_weights(labels: Labels, y: Tensor | None) -> dict[str, float]:
     """The weights of the examples' recipe for objectives with a classifier beside the bound.
 
+    >>> import torch
     >>> from pyro_semivae.spaces import Classes
     >>> recipe_weights(Classes(3), torch.tensor([0, -1]))
     {'classifier_weight': 2000.0, 'beta': 4.0}

@@ -35,6 +35,7 @@ class VAE(SemiVAE):
 
     The objective is `TraceLabels_ELBO` without any label: the ELBO, and with its `beta` above 1 that of the beta-VAE.
 
+    >>> from pyro_semivae.spaces import Classes
     >>> from pyro_semivae.nn import MLPs
     >>> import torch
     >>> vae = VAE((1, 8, 8), Classes(10), networks=MLPs((16,)))

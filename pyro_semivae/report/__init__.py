@@ -37,8 +37,8 @@ __all__ = [
 
 
 # By what a space of labels says makes sense for it.
-MEASURES = {"classes": measure_classes, "attributes": measure_attributes}
-FIGURES = {"classes": draw_classes, "attributes": draw_attributes}
+MEASURE = {"classes": measure_classes, "attributes": measure_attributes}
+DRAW = {"classes": draw_classes, "attributes": draw_attributes}
 
 
 def measure(
@@ -52,7 +52,7 @@ def measure(
     """`measure_classes` or `measure_attributes`, as the labels are; `measure_images` where no label generates."""
     if not vae.characteristic:
         return measure_images(vae, data, seed=seed)
-    return MEASURES[data.labels.report](vae, data, corrupt=corrupt, quick=quick, seed=seed)
+    return MEASURE[data.labels.report](vae, data, corrupt=corrupt, quick=quick, seed=seed)
 
 
 def draw(vae: SemiVAE, data: ImageData, history: History, out: str | Path) -> None:
@@ -60,4 +60,4 @@ def draw(vae: SemiVAE, data: ImageData, history: History, out: str | Path) -> No
     if not vae.characteristic:
         draw_images(vae, data, history, out)
     else:
-        FIGURES[data.labels.report](vae, data, history, out)
+        DRAW[data.labels.report](vae, data, history, out)

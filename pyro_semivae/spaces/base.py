@@ -1,0 +1,169 @@
+"""What every space says of its values."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_semivae.spaces.missing import MISSING, is_missing
+
+
+class Space(ABC):
+    """The values of a site. Subclasses are frozen dataclasses: two spaces of the same kind and sizes are equal."""
+
+    @abstractmethod
+    def validate(self, values: Any, name: str) -> Tensor:
+        """The values as a tensor; what is used from there on.
+
+        Args:
+            values: a tensor, a numpy array or lists. name: the argument's, for errors.
+
+        Raises:
+            InputError: they are outside of the space.
+        """
+
+    nesting: ClassVar[int] = 1  # of plates, that values of this space need
+
+    @abstractmethod
+    def num_rows(self, values: Tensor) -> int:
+        """The number of rows B of values, which may have further dimensions left of the rows'."""
+
+    @abstractmethod
+    def arranged(self, values: Tensor, nesting: int) -> Tensor:
+        """Values in the layout of a model with so many nested plates: with two, a row has a dimension for entries."""
+
+
+class Data(Space):
+    """Abstract: what is observed and generated, with an event shape."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+
+    def num_rows(self, values: Tensor) -> int:
+        return values.shape[-1 - len(self.shape)]
+
+    def arranged(self, values: Tensor, nesting: int) -> Tensor:
+        return values.unsqueeze(-1 - len(self.shape)) if nesting > 1 else values
+
+    def floats(self, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Validated values as networks and densities take them, of `dtype` (default: torch's)."""
+        return values.to(dtype or torch.get_default_dtype())
+
+    def blank(self, num_rows: int) -> Tensor:
+        """Some values, for those who look at a graph and at no data: zeros."""
+        return torch.zeros(num_rows, *self.shape)
+
+
+class Labels(Space):
+    """Abstract: what may be known of a row, and may be missing.
+
+    Attributes:
+        entries: how many entries a row has, in a plate of their own; None where it is one value, outside of any.
+        num_values: how many values there are to sum over (of all entries together); None for continuous labels.
+        code_size: the size of a row's label as a vector, which networks take.
+        raw_size: the number of outputs that a network needs to say a distribution of it.
+        report: which measures and figures make sense: "classes", "attributes" or "values".
+    """
+
+    entries: int | None
+    num_values: int | None
+    code_size: int
+    raw_size: int
+    report: ClassVar[str]
+
+    @property
+    def nesting(self) -> int:
+        return 1 if self.entries is None else 2
+
+    def in_dtype(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        """Floats in `dtype`; integers as they are."""
+        return values.to(dtype) if values.is_floating_point() else values
+
+    def plate(self, name: str) -> AbstractContextManager:
+        """The plate of the entries, dim -1; nothing for a label without."""
+        return nullcontext() if self.entries is None else pyro.plate(name, self.entries, dim=-1)
+
+    def num_rows(self, values: Tensor) -> int:
+        return values.shape[-1 if self.entries is None else -2]
+
+    def arranged(self, values: Tensor, nesting: int) -> Tensor:
+        return values.unsqueeze(-1) if nesting > 1 and self.entries is None else values
+
+    def vector(self, values: Tensor) -> Tensor:
+        """Entries `(..., B, E)` of a plate as the vector of a row outside of it, `(..., B, 1, E)`; others as they are.
+
+        For whatever lives in the plate: labels, and latents of size 1 that belong to them.
+        """
+        return values if self.entries is None else values.unsqueeze(-2)
+
+    @abstractmethod
+    def code(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        """Labels `(..., B)` or `(..., B, E)` as vectors, `(..., B, code_size)` or `(..., B, 1, code_size)`."""
+
+    @abstractmethod
+    def prior(self, given: Any = None) -> Tensor:
+        """Checked parameters of a prior; the default where none are given.
+
+        Raises:
+            InputError: they are outside of the parameters' space.
+        """
+
+    @abstractmethod
+    def prior_distribution(self, parameters: Tensor) -> dist.TorchDistribution:
+        """The prior with the parameters that `prior` returned, mapped by `prior_parameters`."""
+
+    @abstractmethod
+    def distribution(self, raw: Tensor) -> dist.TorchDistribution:
+        """The distribution that a network's output `batch + (raw_size,)` stands for; with entries, `batch` ends in the
+        1 that is their dimension, and the batch shape is `(..., B, E)`."""
+
+    def missing(self, num_rows: int, device: torch.device | None = None) -> Tensor:
+        """`num_rows` rows of labels, all missing."""
+        shape = (num_rows,) if self.entries is None else (num_rows, self.entries)
+        return torch.full(shape, self.marker, device=device, dtype=None if self.marker != MISSING else torch.long)
+
+    @property
+    @abstractmethod
+    def marker(self) -> float:
+        """The value that says that one is missing."""
+
+    @abstractmethod
+    def frequencies(self, y: Any, smoothing: float = 1.0) -> Tensor:
+        """Parameters of the prior, as `prior` takes them, from the observed entries of labels `y`.
+
+        Raises:
+            InputError: `y` is outside of the space; `smoothing` is not a number above 0.
+        """
+
+    def accuracy(self, probs: Tensor, y: Tensor) -> float:
+        """The fraction of the labels that are known of which the most probable value is right; of entries, their mean.
+        NaN where none is known."""
+        right = torch.where(is_missing(y), torch.nan, (self.most_probable(probs) == y).double())
+        return right.nanmean(0).nanmean().item()
+
+    def log_prob(self, logits: Tensor, y: Tensor) -> Tensor:
+        """log p(y) of labels, of y's shape, under a classifier's logits, `(N, C)` or `(N, L)`; NaN where missing."""
+        known = ~is_missing(y)
+        log_prob = self.prior_distribution(logits).log_prob(torch.where(known, y, 0))
+        return log_prob.where(known, torch.nan)
+
+    @abstractmethod
+    def probabilities(self, table: Tensor) -> Tensor:
+        """Of probabilities of all values, `(..., values)`, those that tell: of each class, or that an entry is on."""
+
+    @abstractmethod
+    def most_probable(self, probs: Tensor) -> Tensor:
+        """The labels that have most of the probability that `probabilities` says."""
+
+
+def rows_of(outside: Tensor) -> list[int]:
+    """The first five rows of a mask `(B,)`."""
+    return outside.nonzero()[:5, 0].tolist()
