@@ -292,7 +292,7 @@ class Run:
             then()
             replace_weights(self.checkpoint, vae)
         how = {"corrupt": options["corrupt"], "quick": self.args.smoke_test, "seed": self.args.seed}
-        notes = signs_of_failure(vae, self.data.x, self.y, seed=self.args.seed)
+        notes = signs_of_failure(vae, vae.table(self.data.x, self.y), seed=self.args.seed)
         self.finish({**report.measure(vae, self.data, **how), **({"notes": notes} if notes else {})})
         report.draw(vae, self.data, history, self.out)
 

@@ -191,7 +191,7 @@ def test_a_guide_without_labels_cannot_classify(vae, x):
                 for name, q in zip(("z_c", "z_s"), self.q_z(x), strict=True):
                     pyro.sample(name, q)
 
-    with pytest.raises(ValueError, match="classify: the guide of NoLabel has no label; M1 fits"):
+    with pytest.raises(ValueError, match="classify: NoLabel has no label that its guide samples"):
         tasks.classify(NoLabel(SHAPE, Classes(C), z_c=D_C, z_s=D_S, networks=MLPs((11,))), x)
 
 

@@ -175,7 +175,7 @@ def test_bad_options_are_named(change, message):
         (torch.zeros(6, 1, 4, 7, dtype=torch.int64), None, "x: got dtype torch.int64"),
         (torch.rand(6, 1, 4, 7), torch.full((6,), 5), r"y: got \[5"),
         (torch.rand(6, 1, 4, 7), torch.zeros(6), "y: got dtype"),
-        (torch.rand(6, 1, 4, 7), torch.zeros(5, dtype=torch.long), "x, y: got 6 images and 5 labels"),
+        (torch.rand(6, 1, 4, 7), torch.zeros(5, dtype=torch.long), "x, y: got 6 rows of x and 5 rows of y"),
     ],
 )
 def test_bad_input_is_named_before_training(x, y, message):

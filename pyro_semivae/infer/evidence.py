@@ -6,6 +6,8 @@ here turn the observed values of such a site, some of them missing, into evidenc
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
@@ -103,15 +105,20 @@ class Impute(Messenger):
     are drawn from the site's own distribution. Enter it outside of plates, which expand that distribution.
 
     Args:
-        most_probable: take the most probable value instead of a draw.
+        most_probable: take the most probable value instead of a draw; of continuous labels the mean.
+        continuous: the names of continuous labels.
     """
 
-    def __init__(self, *, most_probable: bool = False):
+    def __init__(self, *, most_probable: bool = False, continuous: Collection[str] = ()):
         super().__init__()
-        self.most_probable = most_probable
+        self.most_probable, self.continuous = most_probable, frozenset(continuous)
 
     def _pyro_sample(self, msg) -> None:
-        if enumerates(msg) and not (msg["done"] and not msg["is_observed"]):
+        if msg["name"] in self.continuous and msg["is_observed"]:
+            drawn = msg["fn"].mean if self.most_probable else msg["fn"].sample()
+            msg["value"] = torch.where(is_missing(msg["value"]), drawn, msg["value"])
+            msg["is_observed"], msg["done"] = False, True
+        elif enumerates(msg) and not (msg["done"] and not msg["is_observed"]):
             drawn = _mode(msg["fn"]) if self.most_probable else msg["fn"].sample()
             if msg["is_observed"]:
                 _check_support(msg)

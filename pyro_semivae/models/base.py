@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyro
+import torch
 from pyro import poutine
 from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from torch import Tensor, nn
@@ -54,24 +55,37 @@ class SemiVAE(nn.Module, ABC):
         self.spaces = {name: _space(name, space) for name, space in spaces.items()}
 
     @property
+    def data_sites(self) -> tuple[str, ...]:
+        """The names of the sites of data."""
+        return tuple(name for name, space in self.spaces.items() if not space.is_label)
+
+    @property
+    def label_sites(self) -> tuple[str, ...]:
+        """The names of the sites of labels."""
+        return tuple(name for name, space in self.spaces.items() if space.is_label)
+
+    @property
+    def continuous_labels(self) -> tuple[str, ...]:
+        """The names of the sites of labels that no sum goes over."""
+        return tuple(name for name in self.label_sites if self.spaces[name].num_values is None)
+
+    @property
     def labels(self) -> Labels:
         """The space of the label, in a model that has one."""
-        return self._only(Labels)
+        return self.spaces[self._only(self.label_sites, "labels")]
 
     @property
     def x_shape(self) -> tuple[int, ...]:
         """The shape of one row of the data, in a model that has one site of it."""
-        return self._only(Data).shape
+        return self.spaces[self._only(self.data_sites, "data")].shape
 
-    def _only(self, kind: type[Space]) -> Any:
-        """The one space of data, or of labels."""
-        found = [space for space in self.spaces.values() if isinstance(space, kind)]
-        if len(found) != 1:
-            what = kind.__name__.lower()
+    def _only(self, names: tuple[str, ...], what: str) -> str:
+        if len(names) != 1:
             raise InputError(
-                f"{type(self).__name__} has {len(found)} sites of {what}, in {self.spaces}; here is one meant"
+                f"{type(self).__name__} has {len(names)} sites of {what}, {', '.join(names) or 'none'}; here one is "
+                f"meant: pass values of several as a mapping from site to values"
             )
-        return found[0]
+        return names[0]
 
     @property
     def max_plate_nesting(self) -> int:
@@ -128,45 +142,73 @@ class SemiVAE(nn.Module, ABC):
         """Noise on the images that the guide sees in training, which `fit` takes unless it is told; none here."""
         return None
 
-    def validate(self, x: Any = None, y: Any = None) -> tuple[Tensor | None, Tensor | None]:
-        """Checks a batch and returns what is to be used from there on, on the devices where they are.
+    def table(self, x: Any = None, y: Any = None) -> dict[str, Tensor]:
+        """Rows as a mapping from site to values, checked; what is to be used from there on, on the devices where it is.
 
         Args:
-            x: data, as its space says: images, uint8 or float in [0, 1], `(B, *x_shape)`. y: labels, some missing.
-                Tensors, numpy arrays, lists.
-
-        Returns x, as it is, and y, int64, or floats of the parameters' dtype.
+            x: a mapping from site to values (tensors, numpy arrays, lists), sites that are missing altogether left out
+                or None; or the values of the site of data, in a model that has one.
+            y: with the latter, those of its label.
 
         Raises:
-            InputError: `x` is outside of its space, `y` of the label space; their lengths differ.
+            InputError: values are outside of their space, or of no site; their numbers of rows differ.
         """
-        if x is not None:
-            x = self._only(Data).validate(x, "x")
-        if y is not None:
-            y = self._labels(y, "y")
-        if x is not None and y is not None and len(x) != len(y):
-            raise InputError(f"x, y: got {len(x)} images and {len(y)} labels; accepted are as many of one as the other")
-        return x, y
+        if isinstance(x, Mapping):
+            if y is not None:
+                raise InputError("y: got labels beside a mapping of all sites; accepted is one of the two")
+            given = dict(x)
+        else:
+            given = {} if x is None else {self._only(self.data_sites, "data"): x}
+            given |= {} if y is None else {self._only(self.label_sites, "labels"): y}
+        if unknown := [name for name in given if name not in self.spaces]:
+            raise InputError(f"x: got values of {unknown}; accepted are those of {', '.join(self.spaces)}")
+        dtype = next(self.parameters()).dtype
+        out = {}
+        for name, space in self.spaces.items():
+            if given.get(name) is not None:
+                values = space.validate(given[name], name)
+                out[name] = space.model_values(values, dtype) if space.is_label else values
+        sizes = [len(values) for values in out.values()]
+        if len(set(sizes)) > 1:
+            got = " and ".join(f"{size} rows of {name}" for name, size in zip(out, sizes, strict=True))
+            raise InputError(f"{', '.join(out)}: got {got}; accepted are as many of one as the other")
+        return out
+
+    def inputs(self, x: Any = None, y: Any = None) -> tuple[Tensor | None, ...]:
+        """Rows as `model` and `guide` take them, in the order of the spaces: checked (see `table`), on the parameters'
+        device, data as floats of their dtype."""
+        rows, parameter = self.table(x, y), next(self.parameters())
+        return tuple(
+            space.model_values(rows[name].to(parameter.device), parameter.dtype) if name in rows else None
+            for name, space in self.spaces.items()
+        )
+
+    def blank(self, num_rows: int = 1) -> tuple[Tensor, ...]:
+        """Rows without content, as `inputs` returns them, for those who look at the graph alone: zeros, no labels."""
+        rows = {
+            name: space.missing(num_rows) if space.is_label else torch.zeros(num_rows, *space.shape)
+            for name, space in self.spaces.items()
+        }
+        return self.inputs(rows)
 
     def images(self, x: Any) -> Tensor:
-        """Data as the model takes them: checked, of the parameters' dtype and on their device; images in [0, 1].
+        """Data of the one site of it as the model takes them: see `inputs`.
 
         Raises:
-            InputError: as `validate`, or `x` is None.
+            InputError: as `table`, or `x` is None.
         """
-        parameter, space = next(self.parameters()), self._only(Data)
-        return space.floats(space.validate(x, "x").to(parameter.device), parameter.dtype)
+        name, parameter = self._only(self.data_sites, "data"), next(self.parameters())
+        space = self.spaces[name]
+        return space.model_values(space.validate(x, name).to(parameter.device), parameter.dtype)
 
     def label_values(self, y: Any, name: str = "y") -> Tensor:
-        """Labels as the model takes them: checked, int64 or of the parameters' dtype, on the parameters' device.
+        """Labels of the one site of them as the model takes them: see `inputs`.
 
         Raises:
-            InputError: as `validate`; the message names the argument `name`.
+            InputError: as `table`; the message names the argument `name`.
         """
-        return self._labels(y, name).to(next(self.parameters()).device)
-
-    def _labels(self, y: Any, name: str) -> Tensor:
-        return self.labels.in_dtype(self.labels.validate(y, name), next(self.parameters()).dtype)
+        parameter = next(self.parameters())
+        return self.labels.model_values(self.labels.validate(y, name), parameter.dtype).to(parameter.device)
 
     def show(self, x: Tensor | None = None, y: Tensor | None = None, *, path: str | None = None) -> Figure:
         """Draws model and guide with what is observed, summed and sampled; prints factorisations and bound.

@@ -110,7 +110,8 @@ class M1(SemiVAE):
         Raises:
             ValueError: fewer than two classes are observed; images and labels are not as many.
         """
-        x, y = self.validate(x, y)
+        rows = self.table(x, y)
+        x, y = rows["x"], rows["y"]
         training = self.training
         loc = torch.cat([self.eval().q_z(self.images(part)).mean for part in x.split(1000)]).cpu().numpy()
         self.train(training)

@@ -155,7 +155,7 @@ def _kept_latents(vae: SemiVAE, x: Tensor) -> dict[str, Tensor]:
     """The latents of images that interventions keep, by site: the guide's means; none where labels are evidence."""
     if tasks.infers_from_labels(vae):  # then all there is descends from the label
         return {}
-    varied = {*vae.characteristic, *descendants(vae, vae.images(x))}
+    varied = {*vae.characteristic, *descendants(vae)}
     return {name: z for name, z in tasks.infer(vae, x).items() if name not in varied}
 
 
@@ -202,7 +202,7 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
     )
 
     training_curves(history, path=out / "training.png")
-    if not set(vae.characteristic) <= descendants(vae, x):  # nothing to interpolate: the label has no latents below it
+    if not set(vae.characteristic) <= descendants(vae):  # nothing to interpolate: the label has no latents below it
         return
     first_four = (data.label_names * 2)[:4]  # a set of two or three classes has some twice
     corners = next((names for names in CORNERS if set(names) <= set(data.label_names)), first_four)

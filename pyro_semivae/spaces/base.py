@@ -29,6 +29,7 @@ class Space(ABC):
         """
 
     nesting: ClassVar[int] = 1  # of plates, that values of this space need
+    is_label: ClassVar[bool] = False
 
     @abstractmethod
     def num_rows(self, values: Tensor) -> int:
@@ -37,6 +38,14 @@ class Space(ABC):
     @abstractmethod
     def arranged(self, values: Tensor, nesting: int) -> Tensor:
         """Values in the layout of a model with so many nested plates: with two, a row has a dimension for entries."""
+
+    @abstractmethod
+    def outward(self, values: Tensor, nesting: int) -> Tensor:
+        """The inverse of `arranged`."""
+
+    @abstractmethod
+    def model_values(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        """Validated values in the type in which models take them: floats of `dtype`, but for class labels."""
 
 
 class Data(Space):
@@ -53,13 +62,11 @@ class Data(Space):
     def arranged(self, values: Tensor, nesting: int) -> Tensor:
         return values.unsqueeze(-1 - len(self.shape)) if nesting > 1 else values
 
-    def floats(self, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Validated values as networks and densities take them, of `dtype` (default: torch's)."""
-        return values.to(dtype or torch.get_default_dtype())
+    def outward(self, values: Tensor, nesting: int) -> Tensor:
+        return values.squeeze(-1 - len(self.shape)) if nesting > 1 else values
 
-    def blank(self, num_rows: int) -> Tensor:
-        """Some values, for those who look at a graph and at no data: zeros."""
-        return torch.zeros(num_rows, *self.shape)
+    def model_values(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        return values.to(dtype)
 
 
 class Labels(Space):
@@ -78,13 +85,13 @@ class Labels(Space):
     code_size: int
     raw_size: int
     report: ClassVar[str]
+    is_label: ClassVar[bool] = True
 
     @property
     def nesting(self) -> int:
         return 1 if self.entries is None else 2
 
-    def in_dtype(self, values: Tensor, dtype: torch.dtype) -> Tensor:
-        """Floats in `dtype`; integers as they are."""
+    def model_values(self, values: Tensor, dtype: torch.dtype) -> Tensor:
         return values.to(dtype) if values.is_floating_point() else values
 
     def plate(self, name: str) -> AbstractContextManager:
@@ -96,6 +103,9 @@ class Labels(Space):
 
     def arranged(self, values: Tensor, nesting: int) -> Tensor:
         return values.unsqueeze(-1) if nesting > 1 and self.entries is None else values
+
+    def outward(self, values: Tensor, nesting: int) -> Tensor:
+        return values.squeeze(-1) if nesting > 1 and self.entries is None else values
 
     def vector(self, values: Tensor) -> Tensor:
         """Entries `(..., B, E)` of a plate as the vector of a row outside of it, `(..., B, 1, E)`; others as they are.

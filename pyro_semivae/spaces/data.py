@@ -40,8 +40,8 @@ class Images(Data):
     def validate(self, values: Any, name: str = "x") -> Tensor:
         return check_images(values, self.shape, name)
 
-    def floats(self, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        return to_unit(values, dtype or torch.get_default_dtype())
+    def model_values(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        return to_unit(values, dtype)
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import wraps
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pyro import poutine
@@ -14,13 +14,18 @@ from pyro.poutine import Trace
 from pyro.poutine.condition_messenger import ConditionMessenger
 from torch import Tensor
 
-from pyro_semivae.check import descendants
+from pyro_semivae.check import Values, by_site, descendants
 from pyro_semivae.errors import InputError, as_tensor, check_count
-from pyro_semivae.infer import LocalParameters, Mean, Particles, Until, sample_sites
-from pyro_semivae.infer.evidence import Impute, enumerates
+from pyro_semivae.infer import LocalParameters, Mean, Particles, Roles, Until, sample_sites
+from pyro_semivae.infer.base import log_prob
+from pyro_semivae.infer.evidence import Evidence, Impute, enumerates
+from pyro_semivae.infer.labelled import Run, log_sum
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.spaces import is_missing
 
 Latents = dict[str, Tensor]
+Labels = dict[str, Tensor]
+Images = Tensor | dict[str, Tensor]
 Out = TypeVar("Out")
 
 
@@ -41,7 +46,7 @@ def task(run: Callable[..., Out]) -> Callable[..., Out]:
 
 
 @task
-def infer(vae: SemiVAE, x: Tensor, y: Tensor | None = None, *, mean: bool = True) -> Latents:
+def infer(vae: SemiVAE, x: Any, y: Any = None, *, mean: bool = True) -> Latents:
     """The latents of images: site name -> `(B, ...)`, the guide's mean or, with `mean=False`, one draw.
 
     Labels are not among them. Where the guide uses them, missing ones are its most probable ones, or drawn as well.
@@ -49,48 +54,66 @@ def infer(vae: SemiVAE, x: Tensor, y: Tensor | None = None, *, mean: bool = True
     return abduct(vae, x, y, mean=mean)[0]
 
 
-def abduct(
-    vae: SemiVAE, x: Tensor | None, y: Tensor | None = None, *, mean: bool = True
-) -> tuple[Latents, Tensor | None]:
-    """The latents of images, and their labels where the guide has any, the missing ones being the guide's.
+def abduct(vae: SemiVAE, x: Any = None, y: Any = None, *, mean: bool = True) -> tuple[Latents, Any]:
+    """The latents of rows, and their labels where the guide has any, the missing ones being the guide's.
+
+    Args:
+        x, y: rows, as `SemiVAE.table` takes them.
+
+    Returns the latents by site, and the labels: of a model with one label its values (None where there are none), else
+    a mapping from site to values.
 
     Raises:
-        InputError: there are no images, and labels are not evidence on the latents (all but MVAE).
+        InputError: there are no data, and labels are not evidence on the latents (all but MVAE).
     """
-    if x is None and not infers_from_labels(vae):
-        raise InputError("x: got nothing; accepted are images")
-    x, y = None if x is None else vae.images(x), None if y is None else vae.label_values(y)
-    if x is not None and y is not None:
-        check_rows(x=x, y=y)
-    with LocalParameters(), Impute(most_probable=mean), Mean() if mean else nullcontext():
-        trace = poutine.trace(vae.guide).get_trace(x, y)
+    latents, labels = abduct_all(vae, vae.inputs(x, y), mean=mean)
+    return latents, next(iter(labels.values()), None) if len(vae.label_sites) < 2 else labels
+
+
+def abduct_all(vae: SemiVAE, values: Values, *, mean: bool = True) -> tuple[Latents, Labels]:
+    """As `abduct`, of a model's inputs; the labels by site."""
+    given = by_site(vae, values)
+    if any(given[name] is None for name in vae.data_sites) and not infers_from_labels(vae):
+        _check_data(vae, values)
+    impute = Impute(most_probable=mean, continuous=vae.continuous_labels)
+    with LocalParameters(), impute, Mean() if mean else nullcontext():
+        trace = poutine.trace(vae.guide).get_trace(*values)
     sites = dict(sample_sites(trace))
-    labels = [site["value"] for site in sites.values() if enumerates(site)]
-    latents = {name: site["value"] for name, site in sites.items() if not (enumerates(site) or site["is_observed"])}
-    return latents, labels[0] if labels else y
+    labels = {name: given[name] for name in vae.label_sites if given[name] is not None}
+    for name in set(vae.label_sites) & set(sites):
+        labels[name] = vae.spaces[name].outward(sites[name]["value"], vae.max_plate_nesting)
+    return {name: site["value"] for name, site in sites.items() if name not in vae.spaces}, labels
 
 
 @task
-def decode(vae: SemiVAE, latents: Latents, y: Tensor | None = None) -> Tensor:
-    """The mean of p(x | latents, y), `(B, C, H, W)`; latents that are not given are drawn from the prior."""
-    return image_of(run_model(vae, latents, y, _num_rows(latents, y)))
+def decode(vae: SemiVAE, latents: Latents, y: Any = None) -> Images:
+    """The mean of p(x | latents, y), `(B, C, H, W)`; latents that are not given are drawn from the prior.
+
+    Args:
+        y: labels; or a mapping from site to values, of labels and of data that the model does not generate.
+    """
+    return image_of(vae, run_model(vae, latents, y, _num_rows(latents, y)))
 
 
 @task
 def classify(
     vae: SemiVAE,
-    x: Tensor,
+    x: Any,
     *,
     num_samples: int = 100,
     mean: bool = False,
     corrupt: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
+) -> Any:
     """q(y | x) = E_q(z|x)[q(y | z)]: probabilities of the classes `(B, C)`, or that binary labels are on `(B, L)`.
 
     Args:
+        x: images; or a mapping from site to values, labels that are known among them.
         num_samples: draws of z for the expectation. mean: use the posterior mean of z instead.
         corrupt: the noise that the guide was trained with (see `fit`), whose guide is q(z|x) = E[q(z|corrupt(x))]:
             the draws are then spread over thirty corruptions.
+
+    Of a model with several labels, or a continuous one: a mapping from label to its probabilities given what is known,
+    other labels summed out; of continuous labels to the means of q, `(B, K)`.
 
     Raises:
         ValueError: neither guide nor model has a label site (VAE).
@@ -98,8 +121,11 @@ def classify(
     if corrupt is not None:
         x = vae.images(x)
         return sum(classify(vae, corrupt(x), num_samples=-(-num_samples // 30), mean=mean) for _ in range(30)) / 30
-    probs = log_classify(vae, vae.images(x), num_samples=num_samples, mean=mean).exp()
-    return vae.labels.probabilities(probs)
+    values = vae.inputs(x)
+    _check_data(vae, values)
+    if len(vae.label_sites) > 1 or vae.continuous_labels:
+        return _marginals(vae, values, num_samples, mean)
+    return vae.labels.probabilities(_log_classify(vae, values, num_samples=num_samples, mean=mean).exp())
 
 
 def log_classify(vae: SemiVAE, x: Tensor, *, num_samples: int = 100, mean: bool = False) -> Tensor:
@@ -111,37 +137,103 @@ def log_classify(vae: SemiVAE, x: Tensor, *, num_samples: int = 100, mean: bool 
     Raises:
         ValueError: the guide does not have one label site.
     """
+    data = vae.data_sites[0]
+    return _log_classify(vae, tuple(x if n == data else None for n in vae.spaces), num_samples=num_samples, mean=mean)
+
+
+def _log_classify(vae: SemiVAE, values: Values, *, num_samples: int, mean: bool) -> Tensor:
     dim, num_samples = -1 - vae.max_plate_nesting, check_count("num_samples", num_samples)
     draw = Mean() if mean else Particles(num_samples, dim)
     with LocalParameters(), Impute(most_probable=True), draw:
-        trace = poutine.trace(vae.guide).get_trace(x)
+        trace = poutine.trace(vae.guide).get_trace(*values)
         labels = [site for _, site in sample_sites(trace) if enumerates(site)]
         if not labels and infers_from_labels(vae):  # the model reads it off the latents
             latents = {name: site["value"] for name, site in sample_sites(trace)}
             with poutine.condition(data=latents), Until() as label:
-                vae.model(x)
+                vae.model(*values)
             labels = [*label.sites.values()]
-    if not labels:
+    if len(labels) != 1:
         raise InputError(
-            f"classify: the guide of {type(vae).__name__} has no label; M1 fits a classifier to a VAE's latents, and "
-            f"CCVAE, DIVA, M2, M1M2, M3 and MVAE are trained with one"
+            f"classify: {type(vae).__name__} has no label that its guide samples, {len(labels)} sites of labels there; "
+            f"accepted is a model with one"
         )
-    if len(labels) > 1:
-        raise InputError(f"classify: the guide of {type(vae).__name__} has {len(labels)} label sites; accepted is one")
     q = labels[0]["fn"]
     table = q.log_prob(q.enumerate_support(expand=False))  # (C [, particles], B) or (2 [, particles], B, L)
     table = table.reshape(table.shape[0], -1, *table.shape[-vae.max_plate_nesting :])
     return (torch.logsumexp(table, 1) - math.log(table.shape[1])).movedim(0, -1)
 
 
-def run_model(vae: SemiVAE, latents: Latents, y: Tensor | None, num_rows: int) -> Trace:
-    """A trace of the model on `num_rows` rows with latents (and labels) set and no image observed."""
-    y = vae.label_values(vae.labels.missing(num_rows) if y is None else y)
+def _marginals(vae: SemiVAE, values: Values, num_samples: int, mean: bool) -> dict[str, Tensor]:
+    """For each label its probabilities, or means, given data and known labels: see `classify`."""
+    nesting = vae.max_plate_nesting
+    dim, evidence = -1 - nesting, Evidence()
+    draw = Mean() if mean else Particles(check_count("num_samples", num_samples), dim)
+    with LocalParameters(), poutine.enum(first_available_dim=dim - 1), draw:
+        trace = poutine.trace(evidence(vae.guide)).get_trace(*values)
+    discrete = tuple(name for name, site in sample_sites(trace) if enumerates(site))
+    run = Run(trace, trace, Roles((), discrete, ()), evidence.observed)
+    log_q = {}
+    for name in discrete:
+        site = trace.nodes[name]
+        log_q[name] = torch.where(run.known(name, site["value"]), log_prob(site), -torch.inf)
+    out, given = {}, by_site(vae, values)
+    for name in vae.label_sites:
+        space, site = vae.spaces[name], trace.nodes.get(name)
+        if site is None:
+            continue
+        if name in discrete:
+            above = _ancestors(run, log_q, log_q[name]) - {name}
+            table = sum(log_sum(run, {key: log_q[key] for key in (*above, name)}, above))
+            table = table.movedim(run.enumeration_dim(name), 0)
+            table = table.reshape(table.shape[0], -1, *table.shape[-nesting:]).logsumexp(1)
+            probs = space.outward(table, nesting).log_softmax(0).movedim(0, -1).exp()
+            out[name] = space.probabilities(probs)
+        else:
+            table = site["fn"].mean
+            for parent in run.elimination_order(_ancestors(run, log_q, table)):
+                table = (log_q[parent].softmax(run.enumeration_dim(parent)) * table).sum(
+                    run.enumeration_dim(parent), keepdim=True
+                )
+            out[name] = table.reshape(-1, *table.shape[-nesting:]).mean(0)
+            if given[name] is not None:
+                out[name] = torch.where(is_missing(given[name]), out[name], given[name])
+    if not out:
+        raise InputError(f"classify: {type(vae).__name__} has no label that its guide samples")
+    return out
+
+
+def _ancestors(run: Run, log_q: Mapping[str, Tensor], table: Tensor) -> set[str]:
+    """The labels that a table varies with, and those that their classifiers depend on."""
+    found: set[str] = set()
+    todo = [*run.labels_of(table)]
+    while todo:
+        if (label := todo.pop()) not in found:
+            found.add(label)
+            todo += run.labels_of(log_q[label])
+    return found
+
+
+def _check_data(vae: SemiVAE, values: Values) -> None:
+    if lacking := [name for name, value in by_site(vae, values).items() if name in vae.data_sites and value is None]:
+        raise InputError(f"{lacking[0]}: got nothing; accepted are {vae.spaces[lacking[0]]}")
+
+
+def run_model(vae: SemiVAE, latents: Latents, y: Any, num_rows: int) -> Trace:
+    """A trace of the model on `num_rows` rows with latents set and none of the data that it generates.
+
+    Args:
+        y: labels, or a mapping from site to values: of labels, and of data that the model takes and does not generate.
+    """
+    given = dict(y) if isinstance(y, Mapping) else {} if y is None else {vae.label_sites[0]: y}
+    for name in vae.label_sites:
+        if given.get(name) is None:
+            given[name] = vae.spaces[name].missing(num_rows)
     parameter = next(vae.parameters())
     latents = {name: as_tensor(f"latents[{name!r}]", value).to(parameter) for name, value in latents.items()}
-    with LocalParameters(), Impute(), poutine.trace() as trace, Given(latents):
-        vae.model(None, y)
-    known = [name for name, site in sample_sites(trace.trace) if is_latent(site)]
+    impute, values = Impute(continuous=vae.continuous_labels), vae.inputs(given)
+    with LocalParameters(), impute, poutine.trace() as trace, Given(latents, vae.spaces):
+        vae.model(*values)
+    known = [name for name, _ in sample_sites(trace.trace) if name not in vae.spaces]
     if unknown := set(latents) - set(known):
         raise InputError(f"latents: got {sorted(unknown)}; accepted are {', '.join(map(repr, known))}")
     return trace.trace
@@ -150,12 +242,19 @@ def run_model(vae: SemiVAE, latents: Latents, y: Tensor | None, num_rows: int) -
 class Given(ConditionMessenger):
     """Sets latents, which may lack the plate of labels that they are outside of: `(B, D)` for `(B, 1, D)`.
 
+    Args:
+        data: the latents. observed: the names of sites that are none.
+
     Raises:
         InputError: a latent has another shape than its site, or the site is no latent.
     """
 
+    def __init__(self, data: Latents, observed: Collection[str]):
+        super().__init__(data)
+        self.observed = observed
+
     def _pyro_sample(self, msg) -> None:
-        if msg["name"] in self.data and not is_latent(msg):
+        if msg["name"] in self.data and msg["name"] in self.observed:
             raise InputError(f"latents: got {[msg['name']]}; accepted are latents, neither labels nor images")
         super()._pyro_sample(msg)
         if msg["name"] not in self.data:
@@ -170,14 +269,27 @@ class Given(ConditionMessenger):
             )
 
 
-def image_of(trace: Trace) -> Tensor:
-    """The mean of p(x | .) in a trace of a model, `(B, C, H, W)`."""
-    return next(site for name, site in sample_sites(trace) if name == "x")["fn"].mean.flatten(0, -4)  # (B, C, H, W)
+def image_of(vae: SemiVAE, trace: Trace) -> Images:
+    """The mean of what a model generates in a trace, `(B, C, H, W)`; of several sites by name."""
+    sites = {name: site for name, site in sample_sites(trace) if name in vae.data_sites and not site["is_observed"]}
+    means = {name: vae.spaces[name].outward(site["fn"].mean, vae.max_plate_nesting) for name, site in sites.items()}
+    return next(iter(means.values())) if len(means) == 1 else means
 
 
-def is_latent(site: dict) -> bool:
-    """Whether a model's random site is neither a label nor the image."""
-    return not enumerates(site) and site["name"] != "x"
+def stacked(images: Sequence[Images]) -> Images:
+    """Several results of `image_of`, `(S, B, C, H, W)`."""
+    if isinstance(images[0], Mapping):
+        return {name: torch.stack([of_sites[name] for of_sites in images]) for name in images[0]}
+    return torch.stack([*images])
+
+
+def covariates(vae: SemiVAE, values: Values) -> dict[str, Tensor]:
+    """Of a model's inputs the data that the model does not generate, by site: those without a site in it."""
+    if len(vae.data_sites) == 1:
+        return {}
+    with LocalParameters(), Impute(continuous=vae.continuous_labels):
+        sites = {name for name, _ in sample_sites(poutine.trace(vae.model).get_trace(*vae.blank()))}
+    return {name: v for name, v in by_site(vae, values).items() if name in vae.data_sites and name not in sites}
 
 
 def check_rows(**values: Tensor) -> None:
@@ -187,37 +299,33 @@ def check_rows(**values: Tensor) -> None:
         raise InputError(f"{', '.join(sizes)}: got {list(sizes.values())} rows; accepted are as many of each")
 
 
-def _num_rows(latents: Latents, y: Tensor | None) -> int:
+def _num_rows(latents: Latents, y: Any) -> int:
+    y = y or None if isinstance(y, Mapping) else y
     if y is None and not latents:
         raise InputError("latents, y: got neither; accepted are latents by site name, labels, or both")
+    y = next(iter(y.values())) if isinstance(y, Mapping) else y
     return len(y) if y is not None else len(next(iter(latents.values())))
-
-
-def blank_images(vae: SemiVAE, num_rows: int = 1) -> Tensor:
-    """Data without content, for those who look at a graph alone."""
-    return vae.images(torch.zeros(num_rows, *vae.x_shape))
 
 
 def infers_from_labels(vae: SemiVAE) -> bool:
     """Whether labels are evidence on the latents (MVAE): leaves of the model, and of the guide an input only."""
-    blank = blank_images(vae)
-    return has_label(vae) and not classifies(vae) and not descendants(vae, blank)
+    return has_label(vae) and not classifies(vae) and not descendants(vae)
 
 
 def classifies(vae: SemiVAE) -> bool:
     """Whether the guide has a label site."""
-    return _samples_labels(vae, vae.guide, blank_images(vae))
+    return _samples_labels(vae, vae.guide, *vae.blank())
 
 
 def has_label(vae: SemiVAE) -> bool:
     """Whether the generative model has a label site."""
-    return _samples_labels(vae, vae.model)
+    return _samples_labels(vae, vae.model, *vae.blank())
 
 
-def _samples_labels(vae: SemiVAE, fn: Callable, *args: Tensor) -> bool:
-    with torch.no_grad(), LocalParameters(), Impute(), Until() as label:
-        fn(*args)
-    return bool(label.sites)
+def _samples_labels(vae: SemiVAE, fn: Callable, *values: Tensor | None) -> bool:
+    with torch.no_grad(), LocalParameters(), Impute(continuous=vae.continuous_labels), Until() as label:
+        trace = poutine.trace(fn).get_trace(*values)
+    return bool(label.sites) or bool(set(vae.continuous_labels) & set(trace.nodes))
 
 
 def in_batches(task: Callable[..., Tensor], *images: Tensor, size: int = 500) -> Tensor:
@@ -249,8 +357,7 @@ def check_told(vae: SemiVAE, task: str) -> None:
 
 def check_characteristic_latents(vae: SemiVAE, task: str, *, below_labels: bool = False) -> None:
     """Raises an InputError unless the labels' characteristics are latents (below the labels, in the model)."""
-    blank = blank_images(vae)
-    names = descendants(vae, blank) if below_labels else set(abduct(vae, blank)[0])
+    names = descendants(vae) if below_labels else set(abduct_all(vae, vae.blank())[0])
     if not vae.characteristic or not set(vae.characteristic) <= names:
         which = "latents below its labels" if below_labels else "latents that its labels are read off"
         fit = "CCVAE and DIVA" if below_labels else "CCVAE, DIVA and M3"

@@ -19,7 +19,6 @@ from pyro_semivae.spaces import is_missing
 from pyro_semivae.tasks.latents import (
     Latents,
     abduct,
-    blank_images,
     check_characteristic_latents,
     check_rows,
     classify,
@@ -50,7 +49,7 @@ def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws:
     check_count("max_draws", max_draws)
     y = vae.label_values(y)
     missing, best, found = is_missing(y), torch.full(y.shape, -1.0, device=y.device), {}
-    blank, at_once = blank_images(vae, len(y)), 50
+    (blank, _), at_once = vae.blank(len(y)), 50
     samples = pyro.plate("samples", at_once, dim=-1 - vae.max_plate_nesting)
     for _ in range(-(-max_draws // at_once)):
         with LocalParameters(), Impute(), Until(vae.characteristic) as prior, samples:
