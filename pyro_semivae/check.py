@@ -314,7 +314,7 @@ def _check_flow(vae: SemiVAE, values: Values, graph: Graph) -> None:
         guide_trace = poutine.trace(vae.guide).get_trace(*values)
         sites = dict(sample_sites(poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*values)))
     for name, site in sites.items():
-        for parent in graph[name]:
+        for parent in set(graph[name]) & set(sites):  # others are given, and no sites
             value = sites[parent]["value"]
             if not (value.requires_grad and value.numel()):  # a label, drawn without a gradient, or empty
                 continue
@@ -337,7 +337,10 @@ def _check_shapes(vae: SemiVAE, values: Values, sizes: tuple[int, ...]) -> None:
                 fn = pyro.plate("samples", sizes[0], dim=-1 - nesting)(fn)
             return dict(sample_sites(poutine.trace(fn).get_trace(*values)))
 
-    generated = tuple(None if name in vae.data_sites else v for name, v in by_site(vae, values).items())
+    with LocalParameters(), Impute(continuous=vae.continuous_labels):
+        of_model = set(_guard("model", lambda: poutine.trace(vae.model).get_trace(*values)).nodes)
+    pairs = by_site(vae, values).items()
+    generated = tuple(None if name in vae.data_sites and name in of_model else value for name, value in pairs)
     for fn, inputs in ((vae.guide, values), (vae.model, generated)):
         what = f"{fn.__name__} under a plate of {sizes[0]} samples" if sizes else fn.__name__
         sites = _guard(what, lambda fn=fn, inputs=inputs: run(fn, inputs))

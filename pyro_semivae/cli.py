@@ -32,6 +32,16 @@ from pyro_semivae.train import SCHEDULES, fit
 from pyro_semivae.watch import signs_of_failure
 
 
+def few_flags(description: str, out: str) -> argparse.Namespace:
+    """The flags of a short script on data of its own: `smoke_test`, and `out`, a folder, which is made."""
+    flags = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--smoke-test", action="store_true", help="train for one epoch")
+    flags.add_argument("--out", type=Path, default=Path(out), help="the folder of the figures (default: %(default)s)")
+    args = flags.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    return args
+
+
 def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str]) -> Parser:
     """A parser with the flags that all examples have; a script adds its own.
 

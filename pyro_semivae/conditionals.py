@@ -24,6 +24,11 @@ from pyro_semivae.spaces import Labels
 class Conditional(nn.Module, ABC):
     """A conditional density p(child | parents), the parents being the arguments of `forward`."""
 
+    @classmethod
+    def raw_shape(cls, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape that a network's output must have for a child of this event shape: here the same."""
+        return tuple(shape)
+
     @abstractmethod
     def forward(self, *parents: Tensor) -> dist.TorchDistribution:
         """The distribution of the child given its parents `batch + event`."""
@@ -45,6 +50,11 @@ class Gaussian(Conditional):
     def __init__(self, net: nn.Module):
         super().__init__()
         self.net = net
+
+    @classmethod
+    def raw_shape(cls, shape: Sequence[int]) -> tuple[int, ...]:
+        (size,) = shape
+        return (2 * size,)
 
     def forward(self, *parents: Tensor) -> dist.TorchDistribution:
         loc, raw = self.net(*parents).chunk(2, -1)
@@ -151,6 +161,31 @@ class SquashedGaussian(Conditional):
     def forward(self, *parents: Tensor) -> dist.TorchDistribution:
         loc, raw = self.net(*parents).chunk(2, -1)
         return SquashedNormal(loc, positive(raw), self.low, self.high).to_event(1)
+
+
+class NegativeBinomialCounts(Conditional):
+    """p(x | size, parents) of counts, such as those of a cell's genes: independent negative binomials.
+
+    The mean is size * softmax(net(parents)), and the variance mean + mean^2 / r with an r for each entry, learned.
+
+    Args:
+        net: maps the parents, less the first, to `batch + (D,)`. num_entries: D.
+
+    `forward` takes the size, `batch + (1,)` and above 0, first: the sum of the counts, or whatever scales them.
+
+    >>> p_x = NegativeBinomialCounts(nn.Identity(), 3)
+    >>> p_x(torch.tensor([90.0]), torch.zeros(3)).mean
+    tensor([30.0000, 30.0000, 30.0000], grad_fn=<MulBackward0>)
+    """
+
+    def __init__(self, net: nn.Module, num_entries: int):
+        super().__init__()
+        self.net = net
+        self.log_r = nn.Parameter(torch.zeros(num_entries))
+
+    def forward(self, size: Tensor, *parents: Tensor) -> dist.TorchDistribution:
+        log_mean = self.net(*parents).log_softmax(-1) + size.log()
+        return dist.NegativeBinomial(self.log_r.exp(), logits=log_mean - self.log_r).to_event(1)
 
 
 class Label(Conditional):

@@ -1,20 +1,16 @@
 """Two class labels, one of which drives the other's prior, both partly missing, and images that depend on both.
 
-python examples/compose/two_labels.py [--smoke-test] [--out runs/two_labels]
-
 scikit-learn's 8x8 digits, painted red, green or blue: even digits are mostly red, odd ones mostly blue.
 """
-
-import argparse
-from pathlib import Path
 
 import pyro
 import torch
 
 from pyro_semivae import SemiVAE, data, metrics, tasks
-from pyro_semivae.conditionals import Gaussian, GreyBernoulliImage, Label, StandardNormal
+from pyro_semivae.cli import few_flags
+from pyro_semivae.conditionals import Gaussian, GreyBernoulliImage, Label, LabelPrior, StandardNormal
 from pyro_semivae.infer import TraceLabels_ELBO
-from pyro_semivae.nn import MLP, MLPs
+from pyro_semivae.nn import MLP
 from pyro_semivae.plot import image_grid
 from pyro_semivae.spaces import Classes, Images
 from pyro_semivae.train import fit
@@ -35,19 +31,17 @@ class Coloured(SemiVAE):
 
     def __init__(self, x: Images, digit: Classes, colour: Classes, z: int = 8):
         super().__init__(x=x, digit=digit, colour=colour)
-        nets = MLPs((200,))
-        self.p_digit, self.p_z = torch.nn.Parameter(torch.zeros(digit.num_classes)), StandardNormal(z)
+        self.p_digit, self.p_z = LabelPrior(digit), StandardNormal(z)
         self.p_colour = Label(colour, MLP([digit], [], (colour.raw_size,)))
-        self.p_x = GreyBernoulliImage(nets.decoder([digit, colour, z], x.shape))
-        self.q_digit = Label(digit, nets.encoder(x.shape, digit.raw_size))
-        self.q_colour = Label(colour, nets.encoder(x.shape, colour.raw_size, [digit]))
-        self.q_z = Gaussian(nets.encoder(x.shape, 2 * z, [digit, colour]))
+        self.p_x = GreyBernoulliImage(MLP([digit, colour, z], [200, 200], x.shape))
+        self.q_digit = Label(digit, MLP([x.shape], [200], (digit.raw_size,)))
+        self.q_colour = Label(colour, MLP([x.shape, digit], [200], (colour.raw_size,)))
+        self.q_z = Gaussian(MLP([x.shape, digit, colour], [200], (2 * z,)))
 
     def model(self, x=None, digit=None, colour=None):
         self.register()
         with self.rows(x, digit, colour) as (x, digit, colour):
-            prior = self.spaces["digit"].distribution(self.p_digit)
-            digit = pyro.sample("digit", prior, obs=digit, infer=ENUMERATE)
+            digit = pyro.sample("digit", self.p_digit(), obs=digit, infer=ENUMERATE)
             colour = pyro.sample("colour", self.p_colour(digit), obs=colour, infer=ENUMERATE)
             z = pyro.sample("z", self.p_z())
             return pyro.sample("x", self.p_x(digit, colour, z), obs=x)
@@ -58,37 +52,27 @@ class Coloured(SemiVAE):
             colour = pyro.sample("colour", self.q_colour(x, digit), obs=colour, infer=ENUMERATE)
             pyro.sample("z", self.q_z(x, digit, colour))
 
-    def elbo(self, **options):
-        return TraceLabels_ELBO(**{"classifier_weight": 100.0, **options})
+    def elbo(self, **options) -> TraceLabels_ELBO:
+        return TraceLabels_ELBO(**{"classifier_weight": 100.0, "beta": 2.0, **options})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke-test", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("runs/two_labels"))
-    args = parser.parse_args()
-    digits = data.load("digits")
+def painted(x, y):
+    colour = torch.where(torch.rand(len(y)) < 0.7, 2 * (y % 2), torch.randint(3, (len(y),)))
+    return x * torch.eye(3, dtype=torch.uint8)[colour][:, :, None, None], colour
+
+
+if __name__ == "__main__":
+    args, digits = few_flags(__doc__, "runs/two_labels"), data.load("digits")
     torch.manual_seed(0)
-
-    def painted(x, y):
-        colour = torch.where(torch.rand(len(y)) < 0.7, 2 * (y % 2), torch.randint(3, (len(y),)))
-        return x * torch.eye(3, dtype=torch.uint8)[colour][:, :, None, None], colour
-
     (x, colour), (x_test, colour_test) = painted(digits.x, digits.y), painted(digits.x_test, digits.y_test)
-    some = [torch.rand(len(x)) < 0.1 for _ in range(2)]  # a tenth of each label is known
-    rows = {"x": x, "digit": data.hide(digits.y, some[0]), "colour": data.hide(colour, some[1])}
-    torch.manual_seed(0)
+    known = torch.rand(2, len(x)) < 0.1  # a tenth of each label
+    rows = {"x": x, "digit": data.hide(digits.y, known[0]), "colour": data.hide(colour, known[1])}
     vae = Coloured(Images(3, 8, 8), Classes(10), Classes(3))
-    fit(vae, rows, elbo=vae.elbo(beta=4.0), epochs=1 if args.smoke_test else 200)
+    fit(vae, rows, epochs=1 if args.smoke_test else 200)
     found = tasks.classify(vae, {"x": x_test})
     for name, true in (("digit", digits.y_test), ("colour", colour_test)):
         print(f"{name}: accuracy {metrics.accuracy(found[name], true):.3f}")
-    args.out.mkdir(parents=True, exist_ok=True)
     every = {"digit": torch.arange(10).repeat(3), "colour": torch.arange(3).repeat_interleave(10)}
     image_grid(tasks.generate(vae, every)[0].unflatten(0, (3, 10)), path=args.out / "generations.png")
     changed = [x_test[:10] / 255, *(tasks.intervene(vae, {"x": x_test[:10]}, {"colour": c})[0] for c in range(3))]
     image_grid(torch.stack(changed), rows=["x", "red", "green", "blue"], path=args.out / "interventions.png")
-
-
-if __name__ == "__main__":
-    main()

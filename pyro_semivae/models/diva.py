@@ -75,7 +75,7 @@ class DIVA(SemiVAE):
         self.p_y = LabelPrior(labels, prior)
         self.p_z_c = parts.characteristic_prior(labels, z_c, label_hidden, separation)
         self.p_z_s = StandardNormal(z_s)
-        self.p_x = likelihood(networks.decoder([parts.characteristic(labels, z_c), z_s], self.x_shape))
+        self.p_x = parts.decoder(likelihood, networks, [parts.characteristic(labels, z_c), z_s], self.x_shape)
         self.q_z = parts.split_encoder(labels, networks, self.x_shape, z_c, z_s)
         self.q_y = parts.characteristic_classifier(labels, z_c, label_hidden, separation)
 

@@ -77,7 +77,7 @@ class M1(SemiVAE):
         parts.check_sizes(z=z)
         networks = MLPs() if networks is None else networks
         self.p_z = StandardNormal(z)
-        self.p_x = likelihood(networks.decoder([z], self.x_shape))
+        self.p_x = parts.decoder(likelihood, networks, [z], self.x_shape)
         self.q_z = Gaussian(networks.encoder(self.x_shape, 2 * z))
         self.q_y = Label(labels, _Line(z, labels.raw_size))
 

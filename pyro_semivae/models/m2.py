@@ -80,7 +80,7 @@ class M2(SemiVAE):
         networks = MLPs() if networks is None else networks
         self.p_y = LabelPrior(labels, prior)
         self.p_z = StandardNormal(z)
-        self.p_x = likelihood(networks.decoder([labels, z], self.x_shape))
+        self.p_x = parts.decoder(likelihood, networks, [labels, z], self.x_shape)
         self.q_y = Label(labels, networks.encoder(self.x_shape, labels.raw_size))
         self.q_z = Gaussian(networks.encoder(self.x_shape, 2 * z, [labels]))
 

@@ -66,7 +66,7 @@ class M3(SemiVAE):
         networks = MLPs() if networks is None else networks
         self.p_z_c = StandardNormal(z_c) if labels.entries is None else PerLabelNormal(labels.entries)
         self.p_z_s = StandardNormal(z_s)
-        self.p_x = likelihood(networks.decoder([parts.characteristic(labels, z_c), z_s], self.x_shape))
+        self.p_x = parts.decoder(likelihood, networks, [parts.characteristic(labels, z_c), z_s], self.x_shape)
         self.q_z = parts.split_encoder(labels, networks, self.x_shape, z_c, z_s)
         self.q_y = parts.characteristic_classifier(labels, z_c, label_hidden)
 

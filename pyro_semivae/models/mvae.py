@@ -78,7 +78,7 @@ class MVAE(SemiVAE):
         networks = MLPs() if networks is None else networks
         self.p_z = StandardNormal(z)
         self.p_y = Label(labels, MLP([z], label_hidden, (labels.raw_size,)))
-        self.p_x = likelihood(networks.decoder([z], self.x_shape))
+        self.p_x = parts.decoder(likelihood, networks, [z], self.x_shape)
         self.q_z = ProductOfExperts(networks.encoder(self.x_shape, 2 * z), labels.num_values, z)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from pyro_semivae.conditionals import (
 )
 from pyro_semivae.data.noise import shift
 from pyro_semivae.errors import InputError, check_count
-from pyro_semivae.nn import MLP, Entries, Networks, Shape
+from pyro_semivae.nn import MLP, Coded, Entries, Networks, Shape
 from pyro_semivae.spaces import Labels, any_known
 
 
@@ -87,6 +87,13 @@ def frozen(module: nn.Module) -> nn.Module:
             delattr(part, name)
             part.register_buffer(name, parameter.detach())
     return module
+
+
+def decoder(
+    likelihood: type[Conditional], networks: Networks, parents: Sequence[int | Coded], shape: Shape
+) -> Conditional:
+    """p(x | parents): a likelihood of data of this shape on a network with as many outputs as it needs."""
+    return likelihood(networks.decoder(parents, likelihood.raw_shape(shape)))
 
 
 def characteristic(labels: Labels, z_c: int) -> int | Entries:

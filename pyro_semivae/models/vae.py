@@ -56,7 +56,7 @@ class VAE(SemiVAE):
         parts.check_sizes(z=z)
         networks = MLPs() if networks is None else networks
         self.p_z = StandardNormal(z)
-        self.p_x = likelihood(networks.decoder([z], self.x_shape))
+        self.p_x = parts.decoder(likelihood, networks, [z], self.x_shape)
         self.q_z = Gaussian(networks.encoder(self.x_shape, 2 * z))
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
