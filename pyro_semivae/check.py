@@ -18,7 +18,6 @@ from torch import Tensor
 
 from pyro_semivae.infer import LocalParameters, RowELBO, assign_roles, sample_sites
 from pyro_semivae.infer.evidence import Impute, enumerates
-from pyro_semivae.infer.handlers import ROW_PLATE
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.spaces import is_missing
 
@@ -175,7 +174,8 @@ def check_model(vae: SemiVAE, x: Any, y: Any = None, elbo: RowELBO | None = None
     _guard("the sites of model and guide", lambda: elbo.terms(vae.model, vae.guide, *values))
     report = inspect_model(vae, x, y)
     for kind, code, letter in (("model", report.model, "p"), ("guide", report.guide, "q")):
-        _check_documented(kind, code, documented_graph(vae, letter))
+        if vae.states_graph:
+            _check_documented(kind, code, documented_graph(vae, letter))
     _check_owners(vae, elbo, values)
     _check_flow(vae, values, report.model)
     _check_entry_points(vae, elbo, values)
@@ -346,8 +346,10 @@ def _check_shapes(vae: SemiVAE, values: Values, sizes: tuple[int, ...]) -> None:
         sites = _guard(what, lambda fn=fn, inputs=inputs: run(fn, inputs))
         for name, site in sites.items():
             frames = {frame.dim: frame.size for frame in site["cond_indep_stack"]}
-            if ROW_PLATE not in {frame.name for frame in site["cond_indep_stack"]}:
-                raise ContractError(f"site '{name}' is outside of the plate '{ROW_PLATE}'")
+            if frames.get(-nesting) != number:
+                raise ContractError(
+                    f"site '{name}' is outside of the plate of rows, the one of size {number} at dim {-nesting}"
+                )
             expected = tuple(frames.get(dim, 1) for dim in range(min(frames), 0))
             got = tuple(site["fn"].batch_shape)
             if got != expected:

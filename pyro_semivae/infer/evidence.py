@@ -29,12 +29,13 @@ def _check_support(msg) -> None:
     """
     y = msg["value"]
     if is_validation_enabled():
-        accepted = tuple(msg["fn"].batch_shape)
+        accepted, one_hot = tuple(msg["fn"].shape()), msg["fn"].event_dim > 0
         dims = min(y.dim(), len(accepted))
         if dims == 0 or y.shape[-dims:] != accepted[-dims:]:
             accepted = accepted[-max(y.dim(), 1) :]
             raise InputError(f"label '{msg['name']}': got shape {tuple(y.shape)}; accepted is {accepted}")
-        outside = ~(msg["fn"].support.check(y) | is_missing(y))
+        missing = is_missing(y).any(-1) if one_hot else is_missing(y)
+        outside = ~(msg["fn"].support.check(y) | missing)
         if outside.any():
             raise InputError(
                 f"label '{msg['name']}': got {y[outside][:5].tolist()}; accepted are the values of "

@@ -68,20 +68,33 @@ class Run:
 
     def where_missing(self, label: str, values: Tensor) -> Tensor:
         """`values` where a label is missing, 0 where it is observed."""
-        return torch.where(is_missing(self.observed[label]), values, 0.0) if label in self.observed else values
+        return torch.where(self.missing(label), values, 0.0) if label in self.observed else values
 
     def where_beta(self, beta: float, label: str, values: Tensor) -> Tensor:
         """`values`, times beta where a label is missing."""
         if label not in self.observed:
             return beta * values
-        return (1 + (beta - 1) * is_missing(self.observed[label]).to(values)) * values
+        return (1 + (beta - 1) * self.missing(label).to(values)) * values
 
     def known(self, label: str, values: Tensor) -> Tensor:
         """Where the `values` of an enumerated label are what is observed of it; everywhere where it is missing."""
         if label not in self.observed:
             return torch.ones_like(values, dtype=torch.bool)
-        y = self.observed[label]
-        return is_missing(y) | (values == y)
+        return self.missing(label) | self.matches(label, values)
+
+    def missing(self, label: str) -> Tensor:
+        """Where an observed label is missing, of its batch shape: one-hot labels are missing as a whole."""
+        missing = is_missing(self.observed[label])
+        return missing.any(-1) if self._event_dim(label) else missing
+
+    def matches(self, label: str, values: Tensor) -> Tensor:
+        """Where the `values` of a label are the observed ones; nowhere where it is missing."""
+        same = values == self.observed[label]
+        return same.all(-1) if self._event_dim(label) else same
+
+    def _event_dim(self, label: str) -> int:
+        trace = self.guide if label in self.guide.nodes else self.model
+        return trace.nodes[label]["fn"].event_dim
 
     def elimination_order(self, labels: Iterable[str]) -> list[str]:
         """Labels as they are summed out: those of entries first, and children before their parents."""

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from pyro_semivae.errors import InputError, check_choice, check_count, check_number
 from pyro_semivae.infer.base import RowELBO, Rows, advantage, joined, log_prob, masked, plate_dims, row_dim, row_scale
-from pyro_semivae.infer.evidence import Evidence, enumerates, select
+from pyro_semivae.infer.evidence import Evidence, enumerates
 from pyro_semivae.infer.handlers import LabelledFirst
 from pyro_semivae.infer.labelled import Run, log_sum, varies
 from pyro_semivae.infer.roles import assign_roles
@@ -147,7 +147,8 @@ class TraceLabels_ELBO(RowELBO):
         factors = {label: sums.log_q_observed(label) for label in group}
         if len(group) == 1 and group[0] not in run.continuous:
             (label,) = group
-            log_q = select(sums.log_q[label], sums.values[label], run.observed[label], sums.dims[label])
+            at_known = torch.where(run.matches(label, sums.values[label]), sums.log_q[label], 0.0)
+            log_q = at_known.sum(sums.dims[label])
             return self.to_rows(masked(log_q, sites[label]), sites[label])
         outside = min(group, key=lambda label: len(plate_dims(sites[label])))
         left = log_sum(run, factors, [label for label in group if label not in run.continuous])
@@ -211,15 +212,14 @@ class _Sums:
         """log q(y|.) of the values that an observed label can have: -inf of others than the known one. Of a continuous
         label that of the known value; 0 where it is missing, which has been drawn."""
         if label in self.run.continuous:
-            return torch.where(is_missing(self.run.observed[label]), 0.0, self.log_q[label])
+            return torch.where(self.run.missing(label), 0.0, self.log_q[label])
         return torch.where(self.run.known(label, self.values[label]), self.log_q[label], -torch.inf)
 
     def weights(self, label: str) -> Tensor:
         log_q = self.log_q[label]
         if label not in self.run.observed:
             return log_q.exp()
-        y = self.run.observed[label]
-        return torch.where(is_missing(y), log_q.exp(), (self.values[label] == y).to(log_q))
+        return torch.where(self.run.missing(label), log_q.exp(), self.run.matches(label, self.values[label]).to(log_q))
 
     def mean(self, table: Tensor, site: dict, own: str | None = None) -> Tensor:
         """The mean of a site's table over all labels that it varies with; its dimensions for labels are then 1.

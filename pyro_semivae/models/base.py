@@ -40,6 +40,7 @@ class SemiVAE(nn.Module, ABC):
     Attributes:
         spaces: as given.
         characteristic: names of the sites that carry the labels' characteristics.
+        states_graph: whether the class's docstring has its factorisations, which `check_model` compares with the code.
         warm_up: the fraction of training over which `fit` lets the objective's beta rise from 0, unless it is told.
 
     Raises:
@@ -49,6 +50,7 @@ class SemiVAE(nn.Module, ABC):
     spaces: dict[str, Space]
     characteristic: tuple[str, ...] = ()
     warm_up: float = 0.0
+    states_graph: bool = True
 
     def __init__(self, **spaces: Space | Sequence[int]):
         super().__init__()
