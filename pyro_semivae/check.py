@@ -19,6 +19,7 @@ from torch import Tensor
 from pyro_semivae.infer import LocalParameters, RowELBO, assign_roles, sample_sites
 from pyro_semivae.infer.evidence import Impute, enumerates
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.models.base import of_size
 from pyro_semivae.spaces import is_missing
 
 Graph = dict[str, tuple[str, ...]]
@@ -332,7 +333,7 @@ def _check_shapes(vae: SemiVAE, values: Values, sizes: tuple[int, ...]) -> None:
     nesting, number = vae.max_plate_nesting, next(len(v) for v in values if v is not None)
 
     def run(fn: Callable, values: Values) -> dict:
-        with LocalParameters(), Impute(continuous=vae.continuous_labels):
+        with LocalParameters(), Impute(continuous=vae.continuous_labels), of_size(number):
             if sizes:
                 fn = pyro.plate("samples", sizes[0], dim=-1 - nesting)(fn)
             return dict(sample_sites(poutine.trace(fn).get_trace(*values)))

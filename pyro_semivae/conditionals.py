@@ -117,6 +117,39 @@ class ProductOfExperts(Conditional):
         return dist.Normal(weighted / precision, precision**-0.5).to_event(1)
 
 
+class GaussianExperts(Conditional):
+    """q(z | x_1, x_2, ...) = N(z | 0, I) prod_i q(z | x_i), normalised, over the x_i that are there.
+
+    Args:
+        nets: a network for each parent, to the raw parameters of its expert, `batch + (2 D_z,)`.
+        size: D_z.
+
+    `forward` takes as many parents as there are networks, each `batch + event`; a row of NaN, or `None`, is one that is
+    missing, and says nothing.
+
+    >>> experts = GaussianExperts([nn.Linear(3, 4), nn.Linear(2, 4)], 2)
+    >>> experts(torch.full((5, 3), torch.nan), None).mean.abs().max().item()
+    0.0
+    """
+
+    def __init__(self, nets: Sequence[nn.Module], size: int):
+        super().__init__()
+        self.nets, self.size = nn.ModuleList(nets), size
+        self.register_buffer("one", torch.ones(size), persistent=False)
+
+    def forward(self, *parents: Tensor | None) -> dist.TorchDistribution:
+        precision, weighted = self.one, torch.zeros_like(self.one)
+        for net, x in zip(self.nets, parents, strict=True):
+            if x is not None:
+                raw = net(x.nan_to_num())
+                events = x.dim() - (raw.dim() - 1)
+                there = ~x[(..., *(0,) * events)].isnan().unsqueeze(-1)
+                loc, raw = raw.chunk(2, -1)
+                of_x = torch.where(there, positive(raw) ** -2, 0.0)
+                precision, weighted = precision + of_x, weighted + of_x * loc
+        return dist.Normal(weighted / precision, precision**-0.5).to_event(1)
+
+
 class StandardNormal(Conditional):
     """N(z | 0, I) over vectors of `size` entries; no parents. Batch shape `()`."""
 

@@ -90,6 +90,16 @@ class Evidence(Messenger):
             msg["is_observed"], msg["done"] = False, True
         elif name in self.continuous:
             msg["is_observed"], msg["value"] = False, None
+        elif not self.of_guide and torch.is_floating_point(y) and msg["fn"].event_dim:
+            _leave_out_absent(msg)
+
+
+def _leave_out_absent(msg: dict) -> None:
+    """Masks the rows of data that are missing (NaN), and puts zeros there, whose density is not looked at."""
+    value, event_dim = msg["value"], msg["fn"].event_dim
+    absent = value[(..., *(0,) * event_dim)].isnan()
+    msg["value"] = torch.where(absent[(..., *(None,) * event_dim)], 0.0, value)
+    msg["mask"] = ~absent if msg["mask"] is None else msg["mask"] & ~absent
 
 
 def is_continuous_label(site: dict) -> bool:

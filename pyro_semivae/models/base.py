@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -20,6 +21,19 @@ from pyro_semivae.spaces import Data, Images, Labels, Space
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_rows_without_values: ContextVar[int] = ContextVar("rows_without_values", default=1)
+
+
+@contextmanager
+def of_size(num_rows: int) -> Iterator[None]:
+    """How many rows a model has that is given no values of any site (else one)."""
+    token = _rows_without_values.set(num_rows)
+    try:
+        yield
+    finally:
+        _rows_without_values.reset(token)
 
 
 class SemiVAE(nn.Module, ABC):
@@ -96,7 +110,7 @@ class SemiVAE(nn.Module, ABC):
 
     @contextmanager
     def rows(self, *values: Tensor | None) -> Iterator[tuple[Tensor | None, ...]]:
-        """The plate of the rows that are given, or of one row if none is; returns them as the model's sites take them.
+        """The plate of the rows that are given, or of one if none is (see `of_size`); returns them as sites take them.
 
         Args:
             values: of the sites in `spaces`, in their order; None where all are missing. Labels may have batch
@@ -110,7 +124,7 @@ class SemiVAE(nn.Module, ABC):
         if len(set(sizes.values())) > 1:
             got = f"{' and '.join(map(str, sizes.values()))} rows"
             raise InputError(f"{', '.join(sizes)}: got {got}; accepted are as many of one as the other")
-        size = next(iter(sizes.values()), 1)
+        size = next(iter(sizes.values()), _rows_without_values.get())
         if size < 1:
             raise InputError(f"{', '.join(self.spaces)}: got no rows; accepted are batches of one or more")
         nesting = self.max_plate_nesting

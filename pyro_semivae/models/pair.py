@@ -18,8 +18,8 @@ class Pair(SemiVAE):
 
     Args:
         model, guide: functions of the values of the sites in `spaces`, in that order, each `None` where it is missing,
-            as `SemiVAE.model` and `SemiVAE.guide` are; their plates are theirs. With a label of several entries (`Binary`,
-            `Real`) the plate of rows is dim -2 and data are `(B, 1, ...)`, see `SemiVAE`.
+            as `SemiVAE.model` and `SemiVAE.guide` are; their plates are theirs. With a label of several entries
+            (`Binary`, `Real`) the plate of rows is dim -2 and data are `(B, 1, ...)`, see `SemiVAE`.
         modules: the modules whose parameters are trained (default: those whose methods the functions are).
         elbo: makes the objective (default: `TraceLabels_ELBO` with a classifier weight of 1).
         characteristic: see `SemiVAE`; default: the labels.

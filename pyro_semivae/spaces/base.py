@@ -49,7 +49,7 @@ class Space(ABC):
 
 
 class Data(Space):
-    """Abstract: what is observed and generated, with an event shape."""
+    """Abstract: what is observed and generated, with an event shape; a row of floats that is all NaN is missing."""
 
     @property
     @abstractmethod
@@ -67,6 +67,10 @@ class Data(Space):
 
     def model_values(self, values: Tensor, dtype: torch.dtype) -> Tensor:
         return values.to(dtype)
+
+    def missing(self, num_rows: int) -> Tensor:
+        """`num_rows` rows that are missing: NaN in every entry."""
+        return torch.full((num_rows, *self.shape), torch.nan)
 
 
 class Labels(Space):
@@ -172,6 +176,16 @@ class Labels(Space):
     @abstractmethod
     def most_probable(self, probs: Tensor) -> Tensor:
         """The labels that have most of the probability that `probabilities` says."""
+
+
+def absent_rows(values: Tensor) -> Tensor:
+    """Mask `(N,)` of the rows of data that are missing: NaN in every entry."""
+    if not values.is_floating_point():
+        return torch.zeros(len(values), dtype=torch.bool, device=values.device)
+    absent = values.flatten(1)[:, 0].isnan()  # of the others one need not read more
+    found = absent.nonzero()[:, 0]
+    absent[found] = values[found].flatten(1).isnan().all(1)
+    return absent
 
 
 def rows_of(outside: Tensor) -> list[int]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_semivae.errors import InputError, as_tensor, check_count
-from pyro_semivae.spaces.base import Data, rows_of
+from pyro_semivae.spaces.base import Data, absent_rows, rows_of
 
 BLOCK = 64 << 20  # bytes that are looked at, at a time: a memory-mapped set takes no memory of its own
 ENOUGH = 64  # pixels: of so many, some are above 1 where the levels are 0 to 255
@@ -38,6 +38,10 @@ class Images(Data):
         return self.channels, self.height, self.width
 
     def validate(self, values: Any, name: str = "x") -> Tensor:
+        values = as_tensor(name, values, f"a float tensor (B, {', '.join(map(str, self.shape))}) in [0, 1], or uint8")
+        if values.dim() == 4 and len(values) and (absent := absent_rows(values)).any():
+            check_images(values[~absent], self.shape, name)
+            return values
         return check_images(values, self.shape, name)
 
     def model_values(self, values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -62,10 +66,11 @@ class Vectors(Data):
         return (self.size,)
 
     def validate(self, values: Any, name: str = "x") -> Tensor:
-        accepted = f"finite numbers (B, {self.size})"
+        accepted = f"finite numbers (B, {self.size}), or NaN throughout a row that is missing"
         values = _matrix(values, name, self.size, accepted)
-        if not (finite := values.isfinite().all(1)).all():
-            raise InputError(f"{name}: got NaN or infinity in rows {rows_of(~finite)}; accepted are {accepted}")
+        outside = ~(values.isfinite().all(1) | absent_rows(values))
+        if outside.any():
+            raise InputError(f"{name}: got NaN or infinity in rows {rows_of(outside)}; accepted are {accepted}")
         return values if values.is_floating_point() else values.to(torch.get_default_dtype())
 
 
@@ -88,9 +93,10 @@ class Counts(Data):
         return (self.size,)
 
     def validate(self, values: Any, name: str = "x") -> Tensor:
-        accepted = f"whole numbers from 0, (B, {self.size})"
+        accepted = f"whole numbers from 0, (B, {self.size}), or NaN throughout a row that is missing"
         values = _matrix(values, name, self.size, accepted)
         outside = ~((values >= 0) & (values == values.round()) & values.isfinite())
+        outside &= ~absent_rows(values)[:, None]
         if outside.any():
             got = values[outside][:5].tolist()
             raise InputError(f"{name}: got {got} in rows {rows_of(outside.any(1))}; accepted are {accepted}")

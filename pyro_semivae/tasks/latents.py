@@ -21,6 +21,7 @@ from pyro_semivae.infer.base import log_prob
 from pyro_semivae.infer.evidence import Evidence, Impute, enumerates
 from pyro_semivae.infer.labelled import Run, log_sum
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.models.base import of_size
 from pyro_semivae.spaces import is_missing
 
 Latents = dict[str, Tensor]
@@ -73,8 +74,8 @@ def abduct(vae: SemiVAE, x: Any = None, y: Any = None, *, mean: bool = True) -> 
 def abduct_all(vae: SemiVAE, values: Values, *, mean: bool = True) -> tuple[Latents, Labels]:
     """As `abduct`, of a model's inputs; the labels by site."""
     given = by_site(vae, values)
-    if any(given[name] is None for name in vae.data_sites) and not infers_from_labels(vae):
-        _check_data(vae, values)
+    if any(given[name] is not None for name in vae.data_sites) or not infers_from_labels(vae):
+        values = with_absent(vae, values)
     impute = Impute(most_probable=mean, continuous=vae.continuous_labels)
     with LocalParameters(), impute, Mean() if mean else nullcontext():
         trace = poutine.trace(vae.guide).get_trace(*values)
@@ -121,8 +122,7 @@ def classify(
     if corrupt is not None:
         x = vae.images(x)
         return sum(classify(vae, corrupt(x), num_samples=-(-num_samples // 30), mean=mean) for _ in range(30)) / 30
-    values = vae.inputs(x)
-    _check_data(vae, values)
+    values = with_absent(vae, vae.inputs(x))
     if len(vae.label_sites) > 1 or vae.continuous_labels:
         return _marginals(vae, values, num_samples, mean)
     return vae.labels.probabilities(_log_classify(vae, values, num_samples=num_samples, mean=mean).exp())
@@ -213,9 +213,20 @@ def _ancestors(run: Run, log_q: Mapping[str, Tensor], table: Tensor) -> set[str]
     return found
 
 
-def _check_data(vae: SemiVAE, values: Values) -> None:
-    if lacking := [name for name, value in by_site(vae, values).items() if name in vae.data_sites and value is None]:
-        raise InputError(f"{lacking[0]}: got nothing; accepted are {vae.spaces[lacking[0]]}")
+def with_absent(vae: SemiVAE, values: Values) -> Values:
+    """A model's inputs, with rows that are missing (NaN) at the sites of data that are not given.
+
+    Raises:
+        InputError: none is given.
+    """
+    given, parameter = by_site(vae, values), next(vae.parameters())
+    there = [given[name] for name in vae.data_sites if given[name] is not None]
+    if not there:
+        raise InputError(f"{vae.data_sites[0]}: got nothing; accepted are {vae.spaces[vae.data_sites[0]]}")
+    for name in vae.data_sites:
+        if given[name] is None:
+            given[name] = vae.spaces[name].missing(len(there[0])).to(parameter)
+    return (*given.values(),)
 
 
 def run_model(vae: SemiVAE, latents: Latents, y: Any, num_rows: int) -> Trace:
@@ -231,7 +242,7 @@ def run_model(vae: SemiVAE, latents: Latents, y: Any, num_rows: int) -> Trace:
     parameter = next(vae.parameters())
     latents = {name: as_tensor(f"latents[{name!r}]", value).to(parameter) for name, value in latents.items()}
     impute, values = Impute(continuous=vae.continuous_labels), vae.inputs(given)
-    with LocalParameters(), impute, poutine.trace() as trace, Given(latents, vae.spaces):
+    with LocalParameters(), impute, of_size(num_rows), poutine.trace() as trace, Given(latents, vae.spaces):
         vae.model(*values)
     known = [name for name, _ in sample_sites(trace.trace) if name not in vae.spaces]
     if unknown := set(latents) - set(known):
