@@ -78,7 +78,7 @@ class TraceCCVAE_ELBO(RowELBO):
             classes are to be as frequent as their prior says. One number a batch, not multiplied by the rows' scale.
             With `entropy_weight` it is information maximisation (Krause et al., NeurIPS 2010; Hu et al., ICML 2017): no
             part of the bound, it finds clusters where labels are too few to.
-        max_plate_nesting: 1 for one class label, 2 for the plate "labels" inside "data".
+        max_plate_nesting: 1 for class labels, 2 where a label has entries in a plate inside of the rows'.
 
     Terms (each `(B,)`, in nats, named by the sites; here for CCVAE's): `p(x)`, `p(z_s)`, `p(z_c)`, `q(z_s)`,
     `q(z_c)`, weighted by w, `q(..)` with minus; `p(z_c)` is log p(z_c|y_o) where y is observed and the marginal

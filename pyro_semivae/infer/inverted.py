@@ -39,7 +39,7 @@ class TraceInverted_ELBO(RowELBO):
         observed, gradient: of the reverse bound, see `TraceReverse_ELBO`; with z observed it is Eq. 17.
         labels: missing labels of images, `"sum"`, `"score"` or `"relaxed"`, see `TraceLabels_ELBO`.
         temperature: of relaxed labels and images.
-        max_plate_nesting: 1 for one class label, 2 for the plate "labels" inside of "data".
+        max_plate_nesting: 1 for class labels, 2 where a label has entries in a plate inside of the rows'.
 
     Terms: those of `TraceLabels_ELBO`, `image`, or those of `TraceReverse_ELBO`.
 

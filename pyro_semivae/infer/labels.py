@@ -48,7 +48,7 @@ class TraceLabels_ELBO(RowELBO):
         max_terms: how many values of labels together one site's sum may have.
         apart: whether labelled rows, where `LabelledFirst` says which (`fit` does), are run apart from the others with
             their labels not enumerated: faster where x depends on the label.
-        max_plate_nesting: 1 for one class label, 2 for the plate "labels" inside of "data".
+        max_plate_nesting: 1 for class labels, 2 where a label has entries in a plate inside of the rows'.
 
     Terms (each `(B,)`, in nats, named by the sites; here for M2's): `p(x)`, `p(z)`, `q(z)`, `p(y)`, `q(y)` (of missing
     labels, minus), `q(y|x)` = alpha log q(y_o|.), and with `"score"` the surrogate `score(y)`, whose value is 0.

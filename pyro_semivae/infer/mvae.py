@@ -33,7 +33,7 @@ class TraceMVAE_ELBO(RowELBO):
         subsets: k. A subset holds each label with probability 1/2, and the image in every other one (in the first, the
             third, ...). Without effect where there is one label only.
         beta: multiplies log p and log q of the latents.
-        max_plate_nesting: 1 for one class label, 2 for the plate "labels" inside of "data".
+        max_plate_nesting: 1 for class labels, 2 where a label has entries in a plate inside of the rows'.
 
     The model must sample its labels before its image: what is known without the image is scored without it. All in all,
     an image is encoded once a step and decoded 2 + ceil(k / 2) times, or once without labels where `LabelledFirst` says

@@ -44,7 +44,7 @@ class TraceReverse_ELBO(RowELBO):
             `"hard"`, a binary draw and no gradient through it (the reference code): what is left of the decoder's
             gradient has mean zero. Draws that can be reparameterised are, whatever is said here.
         temperature: of the relaxed Bernoullis.
-        max_plate_nesting: 1 for one class label, 2 for the plate "labels" inside of "data".
+        max_plate_nesting: 1 for class labels, 2 where a label has entries in a plate inside of the rows'.
 
     Terms (each `(B,)`, in nats, named by the sites): `reverse/q(x)`, `reverse/q(y)`, `reverse/q(z)`, `reverse/p(x)`,
     `reverse/p(z)` (where z is latent; minus), and with `"score"` the surrogate `reverse/score(x)`, whose value is 0.

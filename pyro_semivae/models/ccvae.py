@@ -41,7 +41,7 @@ class CCVAE(SemiVAE):
     ====  ====================  ==========================================  ==========================================
 
     With binary labels each has a latent of its own: p(y), p(z_c | y) and q(y | z_c) are products over labels of p(y_i),
-    p(z_c^i | y_i) and q(y_i | z_c^i), in a plate "labels" inside of "data", so that any single label may be missing and
+    p(z_c^i | y_i) and q(y_i | z_c^i), in a plate inside of the rows', so that any single label may be missing and
     summing the missing ones costs 2 L terms, not 2^L.
 
     Args:
