@@ -155,7 +155,7 @@ def swap(vae: SemiVAE, x_characteristics: Any, x_rest: Any) -> Images:
     if infers_from_labels(vae):
         return reconstruct(vae, x_rest, vae.labels.most_probable(classify(vae, x_characteristics, mean=True)))
     (characteristics, y), (rest, y_rest) = abduct_all(vae, values), abduct_all(vae, of_rest)
-    named, of_x = set(vae.characteristic), covariates(vae, of_rest)
+    named, of_x = set(vae.characteristic or vae.label_sites), covariates(vae, of_rest)
     labels = {name: (y if name in named or not named & set(y) else y_rest)[name] for name in y}
     if not named & set(rest):  # labels themselves: what descends from them is drawn anew
         redrawn = descendants(vae, named & set(vae.label_sites), kept=set(vae.label_sites) - named)

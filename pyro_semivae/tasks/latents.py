@@ -359,7 +359,7 @@ def prior_of_characteristics(vae: SemiVAE, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def check_told(vae: SemiVAE, task: str) -> None:
     """Raises an InputError unless the model has characteristics of labels, and can be told which they are."""
-    if not vae.characteristic:
+    if not vae.characteristic and not has_label(vae):
         raise InputError(
             f"{task}: {type(vae).__name__} has no label in its model, and latents that know nothing of labels: it "
             f"cannot be told any; use CCVAE, DIVA, M2, M1M2, M3 or MVAE"
