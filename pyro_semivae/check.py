@@ -16,6 +16,7 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_semivae.errors import InputError
 from pyro_semivae.infer import LocalParameters, RowELBO, assign_roles, sample_sites
 from pyro_semivae.infer.evidence import Impute, enumerates
 from pyro_semivae.models import SemiVAE
@@ -168,6 +169,9 @@ def check_model(vae: SemiVAE, x: Any, y: Any = None, elbo: RowELBO | None = None
     """
     elbo = vae.elbo() if elbo is None else elbo
     values = vae.inputs(x, y)
+    for name in vae.label_sites:
+        if by_site(vae, values)[name] is None:
+            raise InputError(f"{name}: got nothing; accepted are {vae.spaces[name]}, some observed and some missing")
     _check_labels(vae, values)
     for sizes in ((), (3,)):
         _check_shapes(vae, values, sizes)

@@ -6,14 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_semivae import tasks
+from pyro_semivae import SemiVAE, tasks
 from pyro_semivae.check import check_model
+from pyro_semivae.conditionals import Gaussian, Label, LabelPrior, PerLabelAndRestGaussian
+from pyro_semivae.infer import TraceLabels_ELBO
+from pyro_semivae.nn import MLP, Entries
 from pyro_semivae.plot import show
-from pyro_semivae.spaces import MISSING, Classes, Counts, Images, Real
+from pyro_semivae.spaces import MISSING, Binary, Classes, Counts, Images, Real, Vectors
 from pyro_semivae.train import fit
 
 FOLDER = Path(__file__).parents[1] / "examples" / "compose"
@@ -216,3 +221,139 @@ def test_a_missing_view_is_guessed_from_the_other_one():
     z = vae.q_z(rows["upper"][3:5], None).mean
     assert_close(guessed["lower"], vae.p_lower(z).mean.detach())
     assert guessed["upper"].shape == (2, 2, 3, 4)
+
+
+class Attributes(SemiVAE):
+    """A class above attributes, in the guide and in the model.
+
+    ::
+
+        p(c) p(a | c) p(z_a | a, r) p(r) p(x | z_a, c)
+        q(c | x) q(r | x) q(a | x, c, r) q(z_a | x)
+    """
+
+    characteristic = ("c", "a", "r")
+    L = 4
+
+    def __init__(self):
+        super().__init__(x=Vectors(6), c=Classes(3), a=Binary(self.L), r=Real(2))
+        self.p_c, self.p_r = LabelPrior(Classes(3)), LabelPrior(Real(2))
+        self.p_a, self.w = Label(Binary(self.L), MLP([Classes(3)], [], (self.L,))), torch.nn.Parameter(torch.randn(2))
+        self.p_x = Gaussian(MLP([Entries(self.L), Classes(3)], [5], (12,)))
+        self.q_c, self.q_r = Label(Classes(3), MLP([6], [], (3,))), Label(Real(2), MLP([6], [], (4,)))
+        self.q_a = Label(Binary(self.L), MLP([6, Classes(3), Real(2)], [], (self.L,)))
+        self.q_z = PerLabelAndRestGaussian(MLP([6], [], (2 * self.L,)), self.L, 0)
+
+    def model(self, x=None, c=None, a=None, r=None):
+        self.register()
+        with self.rows(x, c, a, r) as (x, c, a, r):
+            c = pyro.sample("c", self.p_c(), obs=c, infer={"enumerate": "parallel"})
+            with self.entries("a"):
+                a = pyro.sample("a", self.p_a(c), obs=a, infer={"enumerate": "parallel"})
+            with self.entries("r"):
+                r = pyro.sample("r", self.p_r(), obs=r)
+            with self.entries("a"):
+                z_a = pyro.sample("z_a", dist.Normal(a + (r @ self.w).unsqueeze(-1), 1.0))
+            pyro.sample("x", self.p_x(z_a, c), obs=x)
+
+    def guide(self, x=None, c=None, a=None, r=None):
+        with self.rows(x, c, a, r) as (x, c, a, r):
+            c = pyro.sample("c", self.q_c(x), obs=c, infer={"enumerate": "parallel"})
+            with self.entries("r"):
+                r = pyro.sample("r", self.q_r(x), obs=r)
+            with self.entries("a"):
+                pyro.sample("a", self.q_a(x, c, r), obs=a, infer={"enumerate": "parallel"})
+                pyro.sample("z_a", self.q_z(x)[0])
+
+    def elbo(self, **options):
+        return TraceLabels_ELBO(max_plate_nesting=2, classifier_weight=1.0, **options)
+
+
+def attributes():
+    torch.manual_seed(0)
+    vae = Attributes()
+    a = (torch.rand(B, vae.L) > 0.5).double().where(torch.rand(B, vae.L) > 0.4, NAN)
+    a[3] = NAN
+    r = torch.randn(B, 2).where(torch.rand(B, 2) > 0.4, NAN)
+    return vae, {"x": torch.randn(B, 6), "c": DIGIT, "a": a, "r": r}
+
+
+def test_probabilities_are_those_given_all_that_is_known():
+    """Against the sum over classes of the joint probability, entry by entry, with r known."""
+    vae, rows = attributes()
+    x, r = rows["x"].unsqueeze(1), torch.randn(B, 2)
+    log_c = vae.q_c(x).logits.log_softmax(-1)[:, 0]  # (B, C)
+    on = torch.stack([vae.q_a(x, torch.full((B, 1), c), r).probs for c in range(3)], 1).detach()  # (B, C, L)
+    for a in (None, rows["a"]):
+        joint = log_c.exp().clone()
+        if a is not None:
+            known = torch.where(a[:, None] == 1, on, 1 - on)
+            joint = joint * torch.where(a.isnan()[:, None], 1.0, known).prod(-1)
+        posterior = joint / joint.sum(1, keepdim=True)
+        found = tasks.classify(vae, {"x": rows["x"], "r": r} | ({} if a is None else {"a": a}))
+        assert_close(found["c"], posterior.detach())
+        expected = (posterior.unsqueeze(-1) * on).sum(1).detach()
+        assert_close(found["a"], expected if a is None else torch.where(a.isnan(), expected, a))
+        assert_close(found["r"], r)
+
+
+def test_missing_entries_of_continuous_labels_are_taken_as_if_left_out():
+    vae, rows = attributes()
+    once, again = (tasks.classify(vae, {"x": rows["x"], "r": rows["r"]}, mean=True) for _ in range(2))
+    assert all(torch.equal(once[name], again[name]) for name in once)
+    nothing = tasks.classify(vae, {"x": rows["x"], "r": torch.full((B, 2), NAN)}, mean=True)
+    left_out = tasks.classify(vae, {"x": rows["x"]}, mean=True)
+    assert all(torch.equal(nothing[name], left_out[name]) for name in nothing)
+
+
+def test_latents_of_entries_are_redrawn_below_their_own_entry_or_below_any_of_another_label():
+    vae, rows = attributes()
+    check_model(vae, rows)
+    seen = []
+    vae.p_x.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    data = {"x": rows["x"]}
+    before = tasks.abduct(vae, data)[0]["z_a"]
+    some = torch.full((B, vae.L), NAN)
+    some[:, 1] = 1.0
+    tasks.intervene(vae, data, {"a": some})
+    assert (seen[-1] != before).all(0).tolist() == [False, True, False, False]
+    angles = torch.full((B, 2), NAN)
+    angles[4, 0] = 0.5
+    tasks.intervene(vae, data, {"r": angles})
+    assert (seen[-1] != before).all(1).tolist() == [i == 4 for i in range(B)]
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "message"),
+    [
+        (
+            "two_labels",
+            lambda v, r: tasks.intervene(v, {"x": r["x"]}, {"colour": 1.7}),
+            r"y_new\['colour'\]: got dtype",
+        ),
+        (
+            "two_labels",
+            lambda v, r: tasks.intervene(v, {"x": r["x"]}, {"colour": True}),
+            r"y_new\['colour'\]: got dtype",
+        ),
+        ("two_labels", lambda v, r: tasks.intervene(v, {}, {"colour": 1}), "x: got nothing"),
+        ("two_labels", lambda v, r: tasks.generate(v, DIGIT), "has 2 sites of labels"),
+        ("two_labels", lambda v, r: tasks.decode(v, {"z": torch.zeros(B, 5)}, DIGIT), "has 2 sites of labels"),
+        ("two_labels", lambda v, r: tasks.generate(v, r), "x: got values of data that the model generates"),
+        ("two_labels", lambda v, r: check_model(v, {"x": r["x"]}), "digit: got nothing"),
+        ("counts", lambda v, r: tasks.generate(v, {"y": DIGIT}), "size: got nothing; accepted are Vectors"),
+        ("two_views", lambda v, r: tasks.classify(v, r), "classify: Views has no label"),
+        ("two_labels", lambda v, r: fit(v, r, elbo=v.elbo(apart=True), progress=False), "apart: got True"),
+    ],
+)
+def test_calls_that_make_no_sense_are_named(name, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(*build(name))
+
+
+def test_noise_on_what_a_classifier_sees_is_a_callable_or_one_for_each_site():
+    vae, rows = build("two_labels")
+    plain = tasks.classify(vae, {"x": rows["x"]}, mean=True)
+    for corrupt in (lambda x: x, {"x": lambda x: x}):
+        found = tasks.classify(vae, rows["x"], mean=True, corrupt=corrupt)
+        assert all(torch.allclose(found[name], plain[name]) for name in plain)

@@ -6,7 +6,8 @@ here turn the observed values of such a site, some of them missing, into evidenc
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import Any
 
 import torch
 from pyro.infer.util import is_validation_enabled
@@ -53,15 +54,16 @@ class Evidence(Messenger):
 
     Args:
         complete: no entry of a discrete label is missing: it has the values that were passed, and is not enumerated.
+        draw: what to take where a continuous label is missing, of its distribution; default: a sample.
 
     Attributes:
         observed: name -> values of the labels, some missing.
         continuous: names of the continuous ones.
     """
 
-    def __init__(self, *, complete: bool = False) -> None:
+    def __init__(self, *, complete: bool = False, draw: Callable[[Any], Tensor] | None = None) -> None:
         super().__init__()
-        self.complete = complete
+        self.complete, self.draw = complete, draw
         self.observed: dict[str, Tensor] = {}
         self.continuous: list[str] = []
         self.of_guide = True
@@ -86,12 +88,18 @@ class Evidence(Messenger):
         elif self.of_guide and is_continuous_label(msg):
             self.observed[name] = y
             self.continuous.append(name)
-            msg["value"] = torch.where(is_missing(y), msg["fn"].rsample(), y.nan_to_num())
+            drawn = msg["fn"].rsample() if self.draw is None else self.draw(msg["fn"])
+            msg["value"] = torch.where(is_missing(y), drawn, y.nan_to_num())
             msg["is_observed"], msg["done"] = False, True
         elif name in self.continuous:
             msg["is_observed"], msg["value"] = False, None
-        elif not self.of_guide and torch.is_floating_point(y) and msg["fn"].event_dim:
+        elif not self.of_guide and _may_be_absent(msg):
             _leave_out_absent(msg)
+
+
+def _may_be_absent(msg: dict) -> bool:
+    """Whether an observed site is one of data whose rows may be NaN throughout: of floats, with an event shape."""
+    return getattr(msg["fn"], "event_dim", 0) > 0 and msg["value"].is_floating_point()
 
 
 def _leave_out_absent(msg: dict) -> None:
@@ -129,6 +137,8 @@ class Impute(Messenger):
             drawn = msg["fn"].mean if self.most_probable else msg["fn"].sample()
             msg["value"] = torch.where(is_missing(msg["value"]), drawn, msg["value"])
             msg["is_observed"], msg["done"] = False, True
+        elif msg["is_observed"] and not enumerates(msg) and _may_be_absent(msg):
+            _leave_out_absent(msg)
         elif enumerates(msg) and not (msg["done"] and not msg["is_observed"]):
             drawn = _mode(msg["fn"]) if self.most_probable else msg["fn"].sample()
             if msg["is_observed"]:

@@ -43,7 +43,7 @@ class TraceLabels_ELBO(RowELBO):
             the gradient by the score function with the other rows' mean as the baseline, unbiased; `"relaxed"`, one
             draw of the relaxed (concrete) Bernoulli, less noisy, and no bound, for x is scored with labels between 0
             and 1; for a class label, of the relaxed one-hot (Gumbel-softmax). In both, -KL(q(y_i|.) || p(y_i)) is
-            exact.
+            exact; the last term is then the mean of log q(y_i|.) over draws of its parents.
         temperature: of the relaxed labels.
         max_terms: how many values of labels together one site's sum may have.
         apart: whether labelled rows, where `LabelledFirst` says which (`fit` does), are run apart from the others with
@@ -87,6 +87,8 @@ class TraceLabels_ELBO(RowELBO):
         if not number:
             return self._rows(self._run(model, guide, args, kwargs))
         known = self._run(model, guide, *_rows_of(slice(number), args, kwargs), complete=True)
+        if len(known.labels) > 1:  # of which some may be missing in these rows
+            raise InputError(f"apart: got True, and the labels {[*known.labels]}; accepted with several is False")
         rest = _rows_of(slice(number, None), args, kwargs)
         if not len(next(part for part in (*rest[0], *rest[1].values()) if isinstance(part, Tensor))):
             return self._rows(known)

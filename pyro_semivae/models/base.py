@@ -68,6 +68,7 @@ class SemiVAE(nn.Module, ABC):
 
     def __init__(self, **spaces: Space | Sequence[int]):
         super().__init__()
+        self._entries = {}
         self.spaces = {name: _space(name, space) for name, space in spaces.items()}
 
     @property
@@ -88,18 +89,23 @@ class SemiVAE(nn.Module, ABC):
     @property
     def labels(self) -> Labels:
         """The space of the label, in a model that has one."""
-        return self.spaces[self._only(self.label_sites, "labels")]
+        return self.spaces[self.only(self.label_sites, "labels")]
 
     @property
     def x_shape(self) -> tuple[int, ...]:
         """The shape of one row of the data, in a model that has one site of it."""
-        return self.spaces[self._only(self.data_sites, "data")].shape
+        return self.spaces[self.only(self.data_sites, "data")].shape
 
-    def _only(self, names: tuple[str, ...], what: str) -> str:
+    def only(self, names: tuple[str, ...], what: str) -> str:
+        """The one of some names of sites.
+
+        Raises:
+            InputError: there are several, or none.
+        """
         if len(names) != 1:
             raise InputError(
                 f"{type(self).__name__} has {len(names)} sites of {what}, {', '.join(names) or 'none'}; here one is "
-                f"meant: pass values of several as a mapping from site to values"
+                f"meant{': pass values of several as a mapping from site to values' if names else ''}"
             )
         return names[0]
 
@@ -129,11 +135,14 @@ class SemiVAE(nn.Module, ABC):
             raise InputError(f"{', '.join(self.spaces)}: got no rows; accepted are batches of one or more")
         nesting = self.max_plate_nesting
         with pyro.plate(ROW_PLATE, size, dim=-nesting):
+            self._entries: dict[str, AbstractContextManager] = {}
             yield tuple(None if value is None else space.arranged(value, nesting) for _, space, value in given)
 
     def entries(self, label: str) -> AbstractContextManager:
         """The plate of a label's entries, inside of `rows`: of several binary labels; nothing for a class label."""
-        return self.spaces[label].plate(f"entries of {label}")
+        if label not in self._entries:  # it may be entered again
+            self._entries[label] = self.spaces[label].plate(f"entries of {label}")
+        return self._entries[label]
 
     @abstractmethod
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
@@ -174,8 +183,8 @@ class SemiVAE(nn.Module, ABC):
                 raise InputError("y: got labels beside a mapping of all sites; accepted is one of the two")
             given = dict(x)
         else:
-            given = {} if x is None else {self._only(self.data_sites, "data"): x}
-            given |= {} if y is None else {self._only(self.label_sites, "labels"): y}
+            given = {} if x is None else {self.only(self.data_sites, "data"): x}
+            given |= {} if y is None else {self.only(self.label_sites, "labels"): y}
         if unknown := [name for name in given if name not in self.spaces]:
             raise InputError(f"x: got values of {unknown}; accepted are those of {', '.join(self.spaces)}")
         dtype = next(self.parameters()).dtype
@@ -213,7 +222,7 @@ class SemiVAE(nn.Module, ABC):
         Raises:
             InputError: as `table`, or `x` is None.
         """
-        name, parameter = self._only(self.data_sites, "data"), next(self.parameters())
+        name, parameter = self.only(self.data_sites, "data"), next(self.parameters())
         space = self.spaces[name]
         return space.model_values(space.validate(x, name).to(parameter.device), parameter.dtype)
 

@@ -157,6 +157,10 @@ class Labels(Space):
             InputError: `y` is outside of the space; `smoothing` is not a number above 0.
         """
 
+    def where_known(self, y: Tensor, found: Tensor) -> Tensor:
+        """What `classify` found of labels, and where they are known what they are: of classes certainty."""
+        return torch.where(is_missing(y), found, y)
+
     def accuracy(self, probs: Tensor, y: Tensor) -> float:
         """The fraction of the labels that are known of which the most probable value is right; of entries, their mean.
         NaN where none is known."""

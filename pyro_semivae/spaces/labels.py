@@ -113,6 +113,9 @@ class Classes(Labels):
     def probabilities(self, table: Tensor) -> Tensor:
         return table
 
+    def where_known(self, y: Tensor, found: Tensor) -> Tensor:
+        return torch.where(is_missing(y).unsqueeze(-1), found, self.known(y, found.dtype))
+
     def most_probable(self, probs: Tensor) -> Tensor:
         return probs.argmax(-1)
 

@@ -10,7 +10,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_semivae.check import descendants
+from pyro_semivae.check import by_site, descendants
 from pyro_semivae.errors import InputError, as_tensor, check_count
 from pyro_semivae.infer import Mean, sample_sites
 from pyro_semivae.models import SemiVAE
@@ -26,8 +26,8 @@ from pyro_semivae.tasks.latents import (
     decode,
     has_label,
     image_of,
-    infer,
     infers_from_labels,
+    num_rows,
     run_model,
     stacked,
     task,
@@ -64,9 +64,9 @@ def generate(
         ValueError: the model has neither a label nor characteristic latents (VAE, M1).
     """
     check_told(vae, "generate")
-    table = vae.table(y if isinstance(y, Mapping) else {vae.label_sites[0]: y})
+    table = vae.table(y if isinstance(y, Mapping) else {vae.only(vae.label_sites, "labels"): y})
     if not table:
-        raise InputError("y: got no values; accepted are labels, a mapping from site to values")
+        raise InputError("y: got no values; accepted are labels, or a mapping from site to values")
     number, given, out, of_labels = len(next(iter(table.values()))), given or {}, [], infers_from_labels(vae)
     read_off = not has_label(vae)
     for _ in range(check_count("num_samples", num_samples)):
@@ -95,11 +95,11 @@ def intervene(vae: SemiVAE, x: Any, y_new: Any, num_samples: int = 1, *, confide
     """
     check_told(vae, "intervene")
     draws, values = range(check_count("num_samples", num_samples)), vae.inputs(x)
-    number = next(len(value) for value in values if value is not None)
+    number = num_rows(vae, values)
     new = _labels_to_set(vae, y_new, number)
     if infers_from_labels(vae):
-        (y,) = new.values()
-        return stacked([decode(vae, infer(vae, x, y, mean=False), y) for _ in draws])
+        evidence = (*{**by_site(vae, values), **new}.values(),)
+        return stacked([decode(vae, abduct_all(vae, evidence, mean=False)[0], new) for _ in draws])
     latents, labels = abduct_all(vae, values)
     is_set = {name: ~is_missing(y) for name, y in new.items()}
     if not has_label(vae):  # new characteristics for the labels that are set, by the guide's classifier
@@ -110,7 +110,7 @@ def intervene(vae: SemiVAE, x: Any, y_new: Any, num_samples: int = 1, *, confide
             out.append(decode(vae, {**latents, **set_to}))
         return stacked(out)
     below = {name: descendants(vae, [name], kept=set(vae.label_sites) - {name}) for name in new}
-    redrawn = {site: [is_set[name] for name in new if site in below[name]] for site in latents}
+    redrawn = {site: {name: is_set[name] for name in new if site in below[name]} for site in latents}
     kept = {site: value for site, value in latents.items() if not redrawn[site]}
     inferred = {site: (latents[site], masks) for site, masks in redrawn.items() if masks}
     labels |= {name: torch.where(is_set[name], y, labels[name]) if name in labels else y for name, y in new.items()}
@@ -121,7 +121,7 @@ def intervene(vae: SemiVAE, x: Any, y_new: Any, num_samples: int = 1, *, confide
 
 def _labels_to_set(vae: SemiVAE, y_new: Any, number: int) -> dict[str, Tensor]:
     """New labels by site, checked, as many as there are rows."""
-    given = y_new if isinstance(y_new, Mapping) else {vae.label_sites[0]: y_new}
+    given = y_new if isinstance(y_new, Mapping) else {vae.only(vae.label_sites, "labels"): y_new}
     if unknown := [name for name in given if name not in vae.label_sites]:
         raise InputError(f"y_new: got {unknown}; accepted are {', '.join(vae.label_sites)}")
     out = {}
@@ -129,7 +129,7 @@ def _labels_to_set(vae: SemiVAE, y_new: Any, number: int) -> dict[str, Tensor]:
         space, device = vae.spaces[name], next(vae.parameters()).device
         if isinstance(y, Number):
             blank = space.missing(number)
-            y = torch.full(blank.shape, y, dtype=blank.dtype)
+            y = torch.full(blank.shape, float(y) if blank.is_floating_point() and not isinstance(y, bool) else y)
         argument = "y_new" if len(vae.label_sites) == 1 else f"y_new[{name!r}]"
         out[name] = space.model_values(space.validate(y, argument), next(vae.parameters()).dtype).to(device)
         if len(out[name]) != number:
@@ -149,11 +149,12 @@ def swap(vae: SemiVAE, x_characteristics: Any, x_rest: Any) -> Images:
     """
     check_told(vae, "swap")
     values, of_rest = vae.inputs(x_characteristics), vae.inputs(x_rest)
-    sizes = [next(len(v) for v in part if v is not None) for part in (values, of_rest)]
+    sizes = [num_rows(vae, part) for part in (values, of_rest)]
     if sizes[0] != sizes[1]:
         raise InputError(f"x_characteristics, x_rest: got {sizes} rows; accepted are as many of each")
     if infers_from_labels(vae):
-        return reconstruct(vae, x_rest, vae.labels.most_probable(classify(vae, x_characteristics, mean=True)))
+        y = vae.labels.most_probable(classify(vae, x_characteristics, mean=True))
+        return reconstruct(vae, {**by_site(vae, of_rest), vae.label_sites[0]: y})
     (characteristics, y), (rest, y_rest) = abduct_all(vae, values), abduct_all(vae, of_rest)
     named, of_x = set(vae.characteristic or vae.label_sites), covariates(vae, of_rest)
     labels = {name: (y if name in named or not named & set(y) else y_rest)[name] for name in y}
@@ -251,10 +252,10 @@ class _Redraw(Messenger):
     """Draws sites anew where a label above them was set, and takes their inferred values elsewhere.
 
     Args:
-        inferred: site -> its inferred value, and for each label above it where it was set, `(B,)` or `(B, L)`.
+        inferred: site -> its inferred value, and by label above it where that was set, `(B,)` or `(B, L)`.
     """
 
-    def __init__(self, inferred: dict[str, tuple[Tensor, list[Tensor]]]):
+    def __init__(self, inferred: dict[str, tuple[Tensor, dict[str, Tensor]]]):
         super().__init__()
         self.inferred = inferred
 
@@ -262,10 +263,11 @@ class _Redraw(Messenger):
         if msg["name"] in self.inferred:
             value, masks = self.inferred[msg["name"]]
             batch, anywhere = msg["fn"].batch_shape, False
-            for mask in masks:
-                if len(batch) == 2 and mask.dim() == 1:  # a label without entries
-                    mask = mask.unsqueeze(1)
-                elif mask.dim() == len(batch) == 2 and batch[1] == 1:  # below all entries, outside of their plate
+            plates = {frame.name for frame in msg["cond_indep_stack"]}
+            for label, mask in masks.items():
+                if mask.dim() == 1:  # a label without entries
+                    mask = mask.reshape(-1, *(1,) * (len(batch) - 1))
+                elif f"entries of {label}" not in plates:  # outside of its plate a site is below all entries
                     mask = mask.any(1, keepdim=True)
                 anywhere = mask | anywhere
             msg["value"] = where_rows(anywhere.expand(batch), msg["fn"].sample(), value)

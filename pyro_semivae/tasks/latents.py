@@ -17,12 +17,11 @@ from torch import Tensor
 from pyro_semivae.check import Values, by_site, descendants
 from pyro_semivae.errors import InputError, as_tensor, check_count
 from pyro_semivae.infer import LocalParameters, Mean, Particles, Roles, Until, sample_sites
-from pyro_semivae.infer.base import log_prob
+from pyro_semivae.infer.base import log_prob, plate_dims
 from pyro_semivae.infer.evidence import Evidence, Impute, enumerates
 from pyro_semivae.infer.labelled import Run, log_sum
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.models.base import of_size
-from pyro_semivae.spaces import is_missing
 
 Latents = dict[str, Tensor]
 Labels = dict[str, Tensor]
@@ -120,12 +119,32 @@ def classify(
         ValueError: neither guide nor model has a label site (VAE).
     """
     if corrupt is not None:
-        x = vae.images(x)
-        return sum(classify(vae, corrupt(x), num_samples=-(-num_samples // 30), mean=mean) for _ in range(30)) / 30
+        return _spread(lambda seen: classify(vae, seen, num_samples=-(-num_samples // 30), mean=mean), vae, x, corrupt)
+    if not vae.label_sites:
+        raise InputError(f"classify: {type(vae).__name__} has no label")
     values = with_absent(vae, vae.inputs(x))
     if len(vae.label_sites) > 1 or vae.continuous_labels:
         return _marginals(vae, values, num_samples, mean)
-    return vae.labels.probabilities(_log_classify(vae, values, num_samples=num_samples, mean=mean).exp())
+    probs = vae.labels.probabilities(_log_classify(vae, values, num_samples=num_samples, mean=mean).exp())
+    y = by_site(vae, values)[vae.label_sites[0]]
+    return probs if y is None else vae.labels.where_known(y, probs)
+
+
+def _spread(classify: Callable[[Any], Any], vae: SemiVAE, x: Any, corrupt: Any) -> Any:
+    """The mean of probabilities over thirty corruptions of data, as `fit` takes them."""
+    values = by_site(vae, vae.inputs(x))
+    noises = corrupt if isinstance(corrupt, Mapping) else {vae.only(vae.data_sites, "data"): corrupt}
+    if unknown := [name for name in noises if name not in vae.data_sites]:
+        raise InputError(f"corrupt: got noise on {unknown}; accepted are {', '.join(vae.data_sites)}")
+    total: Any = None
+    for _ in range(30):
+        seen = {name: noises[name](v) if name in noises and v is not None else v for name, v in values.items()}
+        found = classify(seen)
+        if isinstance(found, Mapping):
+            total = {name: part / 30 + (0 if total is None else total[name]) for name, part in found.items()}
+        else:
+            total = found + (0 if total is None else total)
+    return total if isinstance(total, Mapping) else total / 30
 
 
 def log_classify(vae: SemiVAE, x: Tensor, *, num_samples: int = 100, mean: bool = False) -> Tensor:
@@ -164,53 +183,68 @@ def _log_classify(vae: SemiVAE, values: Values, *, num_samples: int, mean: bool)
 
 
 def _marginals(vae: SemiVAE, values: Values, num_samples: int, mean: bool) -> dict[str, Tensor]:
-    """For each label its probabilities, or means, given data and known labels: see `classify`."""
+    """For each label its probabilities, or means, given data and known labels: see `classify`.
+
+    With Z the sum over all missing labels of the product of classifiers, the probability of a value is the derivative
+    of log Z by the logarithm of that value's factor, and the mean of t the derivative by s of log Z with a factor e^st.
+    """
     nesting = vae.max_plate_nesting
-    dim, evidence = -1 - nesting, Evidence()
+    dim = -1 - nesting
     draw = Mean() if mean else Particles(check_count("num_samples", num_samples), dim)
+    evidence = Evidence(draw=(lambda fn: fn.mean) if mean else draw.draw)
     with LocalParameters(), poutine.enum(first_available_dim=dim - 1), draw:
         trace = poutine.trace(evidence(vae.guide)).get_trace(*values)
-    discrete = tuple(name for name, site in sample_sites(trace) if enumerates(site))
-    run = Run(trace, trace, Roles((), discrete, ()), evidence.observed)
-    log_q = {}
-    for name in discrete:
-        site = trace.nodes[name]
-        log_q[name] = torch.where(run.known(name, site["value"]), log_prob(site), -torch.inf)
-    out, given = {}, by_site(vae, values)
-    for name in vae.label_sites:
-        space, site = vae.spaces[name], trace.nodes.get(name)
-        if site is None:
-            continue
+    sites = dict(sample_sites(trace))
+    discrete = tuple(name for name, site in sites.items() if enumerates(site))
+    run = Run(trace, trace, Roles((), discrete, ()), evidence.observed, tuple(evidence.continuous))
+    given, factors, wanted = by_site(vae, values), {}, {}
+    for name in (name for name in vae.label_sites if name in sites):
+        site = sites[name]
         if name in discrete:
-            above = _ancestors(run, log_q, log_q[name]) - {name}
-            table = sum(log_sum(run, {key: log_q[key] for key in (*above, name)}, above))
-            table = table.movedim(run.enumeration_dim(name), 0)
-            table = table.reshape(table.shape[0], -1, *table.shape[-nesting:]).logsumexp(1)
-            probs = space.outward(table, nesting).log_softmax(0).movedim(0, -1).exp()
-            out[name] = space.probabilities(probs)
+            table = log_prob(site)
+            for other in run.labels_of(table):
+                if plate_dims(sites[other]) - plate_dims(site):
+                    raise InputError(
+                        f"classify: '{name}' depends on all entries of the label '{other}' at once, 2^L terms"
+                    )
+            shape = [1] * table.dim()
+            shape[run.enumeration_dim(name)] = table.shape[run.enumeration_dim(name)]
+            shape[dim] = table.shape[dim]
+            shape[-nesting:] = table.shape[-nesting:]
+            wanted[name] = torch.zeros(shape, dtype=table.dtype, device=table.device, requires_grad=True)
+            factors[name] = torch.where(run.known(name, site["value"]), table, -torch.inf)
         else:
-            table = site["fn"].mean
-            for parent in run.elimination_order(_ancestors(run, log_q, table)):
-                table = (log_q[parent].softmax(run.enumeration_dim(parent)) * table).sum(
-                    run.enumeration_dim(parent), keepdim=True
-                )
-            out[name] = table.reshape(-1, *table.shape[-nesting:]).mean(0)
-            if given[name] is not None:
-                out[name] = torch.where(is_missing(given[name]), out[name], given[name])
-    if not out:
+            if name in run.continuous:
+                factors[name] = torch.where(run.missing(name), 0.0, log_prob(site))
+            t = site["fn"].mean
+            wanted[name] = torch.zeros(t.shape[-nesting:], dtype=t.dtype, device=t.device, requires_grad=True)
+            factors[f"{name}'s mean"] = t
+    if not wanted:
         raise InputError(f"classify: {type(vae).__name__} has no label that its guide samples")
+    with torch.enable_grad():
+        terms = {key: table.detach() for key, table in factors.items()}
+        for name, zero in wanted.items():
+            key = name if name in discrete else f"{name}'s mean"
+            terms[key] = terms[key] + zero if name in discrete else terms[key] * zero
+        left = log_sum(run, terms, discrete)
+        rows = [table.reshape(-1, *table.shape[-nesting:]) for table in left]  # (1 or S, B[, E])
+        rows = [table.sum(-1) if nesting > 1 else table for table in rows]
+        log_z = sum(rows)  # (1 or S, B)
+        # Draws count as likely as they make what is known of labels.
+        total = (log_z.logsumexp(0) - math.log(len(log_z))).sum()
+        found = dict(zip(wanted, torch.autograd.grad(total, [*wanted.values()]), strict=True))
+    out = {}
+    for name, table in found.items():
+        space = vae.spaces[name]
+        if name in discrete:
+            table = table.movedim(run.enumeration_dim(name), 0)
+            table = table.reshape(table.shape[0], -1, *table.shape[-nesting:]).sum(1)
+            out[name] = space.probabilities(space.outward(table, nesting).movedim(0, -1))
+        else:
+            out[name] = space.outward(table, nesting)
+        if given[name] is not None:
+            out[name] = space.where_known(given[name], out[name])
     return out
-
-
-def _ancestors(run: Run, log_q: Mapping[str, Tensor], table: Tensor) -> set[str]:
-    """The labels that a table varies with, and those that their classifiers depend on."""
-    found: set[str] = set()
-    todo = [*run.labels_of(table)]
-    while todo:
-        if (label := todo.pop()) not in found:
-            found.add(label)
-            todo += run.labels_of(log_q[label])
-    return found
 
 
 def with_absent(vae: SemiVAE, values: Values) -> Values:
@@ -235,7 +269,10 @@ def run_model(vae: SemiVAE, latents: Latents, y: Any, num_rows: int) -> Trace:
     Args:
         y: labels, or a mapping from site to values: of labels, and of data that the model takes and does not generate.
     """
-    given = dict(y) if isinstance(y, Mapping) else {} if y is None else {vae.label_sites[0]: y}
+    given = dict(y) if isinstance(y, Mapping) else {} if y is None else {vae.only(vae.label_sites, "labels"): y}
+    for name in covariate_sites(vae):
+        if given.get(name) is None:
+            raise InputError(f"{name}: got nothing; accepted are {vae.spaces[name]}, which the model takes as they are")
     for name in vae.label_sites:
         if given.get(name) is None:
             given[name] = vae.spaces[name].missing(num_rows)
@@ -244,7 +281,10 @@ def run_model(vae: SemiVAE, latents: Latents, y: Any, num_rows: int) -> Trace:
     impute, values = Impute(continuous=vae.continuous_labels), vae.inputs(given)
     with LocalParameters(), impute, of_size(num_rows), poutine.trace() as trace, Given(latents, vae.spaces):
         vae.model(*values)
-    known = [name for name, _ in sample_sites(trace.trace) if name not in vae.spaces]
+    sites = dict(sample_sites(trace.trace))
+    if told := [name for name in vae.data_sites if given.get(name) is not None and name in sites]:
+        raise InputError(f"{told[0]}: got values of data that the model generates; accepted are none")
+    known = [name for name in sites if name not in vae.spaces]
     if unknown := set(latents) - set(known):
         raise InputError(f"latents: got {sorted(unknown)}; accepted are {', '.join(map(repr, known))}")
     return trace.trace
@@ -294,13 +334,30 @@ def stacked(images: Sequence[Images]) -> Images:
     return torch.stack([*images])
 
 
-def covariates(vae: SemiVAE, values: Values) -> dict[str, Tensor]:
-    """Of a model's inputs the data that the model does not generate, by site: those without a site in it."""
+def covariate_sites(vae: SemiVAE) -> tuple[str, ...]:
+    """The data that a model takes and does not generate: those without a site in it."""
     if len(vae.data_sites) == 1:
-        return {}
+        return ()
     with LocalParameters(), Impute(continuous=vae.continuous_labels):
         sites = {name for name, _ in sample_sites(poutine.trace(vae.model).get_trace(*vae.blank()))}
-    return {name: v for name, v in by_site(vae, values).items() if name in vae.data_sites and name not in sites}
+    return tuple(name for name in vae.data_sites if name not in sites)
+
+
+def covariates(vae: SemiVAE, values: Values) -> dict[str, Tensor | None]:
+    """Of a model's inputs the data that it does not generate, by site."""
+    return {name: by_site(vae, values)[name] for name in covariate_sites(vae)}
+
+
+def num_rows(vae: SemiVAE, values: Values) -> int:
+    """The number of rows of a model's inputs.
+
+    Raises:
+        InputError: there are none.
+    """
+    for value in values:
+        if value is not None:
+            return len(value)
+    raise InputError(f"{vae.data_sites[0]}: got nothing; accepted are {vae.spaces[vae.data_sites[0]]}")
 
 
 def check_rows(**values: Tensor) -> None:
