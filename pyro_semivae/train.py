@@ -25,6 +25,7 @@ from pyro_semivae.models import SemiVAE
 from pyro_semivae.progress import epoch_bar, epoch_line, show_terms
 from pyro_semivae.settings import setting
 from pyro_semivae.spaces import is_missing
+from pyro_semivae.spaces.base import absent_rows, rows_of
 from pyro_semivae.stopping import EarlyStopping
 from pyro_semivae.streams import RandomStreams
 from pyro_semivae.watch import FiniteWatch, check_weights, signs_of_failure
@@ -146,6 +147,10 @@ def fit(
         if len(given) < len(vae.data_sites):
             lacking = next(name for name in vae.data_sites if name not in given)
             raise InputError(f"{lacking}: got nothing; accepted are {vae.spaces[lacking]}")
+        if len(given) == 1 and (absent := absent_rows(next(iter(given.values())))).any():
+            raise InputError(
+                f"{next(iter(given))}: got NaN in rows {rows_of(absent)}; accepted beside data of other sites alone"
+            )
         elbo = (
             vae.elbo_for(labels if len(vae.label_sites) != 1 else next(iter(labels.values()), None))
             if elbo is None

@@ -169,7 +169,7 @@ def test_bad_options_are_named(change, message):
     ("x", "y", "message"),
     [
         (torch.rand(6, 1, 4, 7) + 0.5, None, r"x: got pixels from .* accepted is .*\[0, 1\]"),
-        (torch.full((6, 1, 4, 7), float("nan")), None, "x: got pixels"),
+        (torch.full((6, 1, 4, 7), float("nan")), None, r"x: got NaN in rows \[0, 1, 2, 3, 4\]"),
         (torch.rand(6, 4, 7), None, r"x: got shape \(6, 4, 7\)"),
         (torch.rand(6, 3, 4, 7), None, r"x: got shape \(6, 3, 4, 7\)"),
         (torch.zeros(6, 1, 4, 7, dtype=torch.int64), None, "x: got dtype torch.int64"),

@@ -99,7 +99,8 @@ class Evidence(Messenger):
 
 def _may_be_absent(msg: dict) -> bool:
     """Whether an observed site is one of data whose rows may be NaN throughout: of floats, with an event shape."""
-    return getattr(msg["fn"], "event_dim", 0) > 0 and msg["value"].is_floating_point()
+    event = getattr(msg["fn"], "event_shape", ())
+    return len(event) > 0 and 0 not in event and msg["value"].is_floating_point()
 
 
 def _leave_out_absent(msg: dict) -> None:
