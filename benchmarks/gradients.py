@@ -27,8 +27,8 @@ from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.data import Batches
 from pyro_semivae.files import writable_folder, write_json
 from pyro_semivae.infer import RowScale
-from pyro_semivae.labels import Binary, frequencies
 from pyro_semivae.nn import Convs
+from pyro_semivae.spaces import Binary
 
 PARTS = {"encoder": "q_z", "classifier": "q_y", "conditional prior": "p_z_c"}
 VARIANTS = {
@@ -100,7 +100,7 @@ def main() -> None:
     device = "cuda" if args.cuda else "cpu"
     faces = data.load("faces")
     y = data.hide(faces.y, data.labelled_rows(faces.y, args.labelled, seed=0))
-    prior = frequencies(y)
+    prior = Binary(y.shape[1]).frequencies(y)
     batches = Batches(faces.x, y, batch_size=100, labelled_batch_size=50, device=device)
     found, norms = {}, {}
     x, known = faces.x[: args.rows].to(device) / 255, faces.y[: args.rows].to(device)

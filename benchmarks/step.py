@@ -30,9 +30,9 @@ from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.data import Batch, Batches, hide
 from pyro_semivae.files import write_json
 from pyro_semivae.infer import LabelledFirst, RowELBO, RowScale
-from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.models import M2, SemiVAE
 from pyro_semivae.nn import Convs
+from pyro_semivae.spaces import Binary, Classes
 from pyro_semivae.train import fit
 
 K, ALPHA = 20, 1.0
@@ -56,7 +56,7 @@ def plain_ccvae(vae: CCVAE, batch: Batch) -> Tensor:
     loc, scale = gaussian(encoder(x))
     z = loc + scale * torch.randn_like(scale)
     log_p_x = -F.binary_cross_entropy_with_logits(decoder(z), x, reduction="none").sum(-1)
-    log_p_zy = log_normal(z.unsqueeze(-2), *gaussian(vae.p_z_c.net[1].layers(vae.p_z_c.net[0].table[:-1])))
+    log_p_zy = log_normal(z.unsqueeze(-2), *gaussian(vae.p_z_c.net.layers(torch.eye(10))))
     inside = log_p_x - log_normal(z, loc, scale)
     log_prior = -math.log(log_p_zy.shape[-1])
 

@@ -20,7 +20,6 @@ import torch
 from pyro_semivae import CCVAE, data, metrics, tasks
 from pyro_semivae.cli import versions
 from pyro_semivae.files import write_json
-from pyro_semivae.labels import frequencies
 from pyro_semivae.models import M2
 from pyro_semivae.nn import MLPs
 from pyro_semivae.train import fit
@@ -59,7 +58,7 @@ def main() -> None:
                 rows, labelled = thinned(images.y, seed)
                 x, true = images.x[rows], images.y[rows]
                 torch.manual_seed(seed)
-                probs = frequencies(true, 10, smoothing=1e-6) if prior == "true" else None
+                probs = images.labels.frequencies(true, smoothing=1e-6) if prior == "true" else None
                 vae = model(images.x_shape, images.labels, prior=probs, networks=networks)
                 fit(vae, x, data.hide(true, labelled), seed=seed, progress=False)
                 found = tasks.in_batches(lambda part, vae=vae: tasks.classify(vae, part), images.x_test)

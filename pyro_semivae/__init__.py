@@ -1,7 +1,8 @@
 """Semi-supervised and disentangling VAEs as Pyro model/guide pairs with custom ELBOs."""
 
 from pyro_semivae.models import CCVAE, SemiVAE
+from pyro_semivae.models.pair import Pair
 
 __version__ = "0.1.0"
 
-__all__ = ["CCVAE", "SemiVAE", "__version__"]
+__all__ = ["CCVAE", "Pair", "SemiVAE", "__version__"]

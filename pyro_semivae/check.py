@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +16,15 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_semivae.errors import InputError
 from pyro_semivae.infer import LocalParameters, RowELBO, assign_roles, sample_sites
-from pyro_semivae.infer.handlers import ROW_PLATE
-from pyro_semivae.labels import Impute, enumerates, is_missing
+from pyro_semivae.infer.evidence import Impute, enumerates
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.models.base import of_size
+from pyro_semivae.spaces import is_missing
 
 Graph = dict[str, tuple[str, ...]]
+Values = tuple[Tensor | None, ...]
 
 
 class ContractError(AssertionError):
@@ -47,56 +50,80 @@ class Report:
         )
 
 
-def graph(fn: Callable, x: Tensor, y: Tensor | None = None) -> Graph:
+def graph(fn: Callable, values: Mapping[str, Tensor | None], impute: Impute | None = None) -> Graph:
     """The graph of a model or guide, from a run of it: each random site with the sites it depends on.
 
-    Images and labels that are no sites of `fn` (it is a guide) are parents named x and y.
+    Args:
+        values: its arguments in their order, by the names of their sites. Those that are no sites of `fn` (data in a
+            guide, covariates) are parents by these names.
     """
+    impute = Impute() if impute is None else impute
 
-    def given(*values: Tensor | None) -> None:
-        sites = {
-            name: pyro.sample(f"given {name}", dist.Normal(0.0, 1.0).expand(value.shape).to_event(), obs=value)
-            for name, value in zip("xy", values, strict=True)
-            if value is not None
-        }
-        fn(**sites)
+    def given(*inputs: Tensor | None) -> None:
+        sites = [
+            value
+            if value is None
+            else pyro.sample(f"given {name}", dist.Normal(0.0, 1.0).expand(value.shape).to_event(), obs=value)
+            for name, value in zip(values, inputs, strict=True)
+        ]
+        fn(*sites)
 
-    with LocalParameters(), Impute(), pyro.validation_enabled(False):  # labels may be missing, which no density allows
-        relations = get_model_relations(given, (x, y))["sample_sample"]
-        sites = {name for name, _ in sample_sites(poutine.trace(fn).get_trace(x, y))}
-    inputs = {"given x": "x", "given y": "y"}
+    inputs = (*values.values(),)
+    with LocalParameters(), impute, pyro.validation_enabled(False):  # labels may be missing, which no density allows
+        relations = get_model_relations(given, inputs)["sample_sample"]
+        sites = {name for name, _ in sample_sites(poutine.trace(fn).get_trace(*inputs))}
+    names = {f"given {name}": name for name in values}
     return {
-        name: tuple(inputs.get(parent, parent) for parent in parents if inputs.get(parent) not in relations)
+        name: tuple(names.get(parent, parent) for parent in parents if names.get(parent) not in relations)
         for name, parents in relations.items()
         if name in sites
     }
 
 
-def descendants(vae: SemiVAE, x: Tensor, of: Collection[str] | None = None) -> set[str]:
-    """The sites of the model that descend from some, or from a label, as it runs on the first of the images `x`.
+def by_site(vae: SemiVAE, values: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
+    """A model's inputs by the names of their sites."""
+    return dict(zip(vae.spaces, values, strict=True))
+
+
+def descendants(vae: SemiVAE, of: Collection[str] | None = None, *, kept: Collection[str] = ()) -> set[str]:
+    """The sites of the model that descend from some, or from a label.
 
     Args:
-        of: names of sites; `None` for the labels.
+        of: names of sites; `None` for the labels. kept: sites that are held as they are: what descends from them alone
+            is not counted, nor are they.
     """
-    x, y = x[:1], vae.labels.missing(1, x.device)
-    with LocalParameters(), Impute():
-        trace = poutine.trace(vae.model).get_trace(x, y)
-    origins = {name for name, site in sample_sites(trace) if enumerates(site)} if of is None else set(of)
+    values, impute = vae.blank(), Impute(continuous=vae.continuous_labels)
+    with LocalParameters(), impute:
+        trace = poutine.trace(vae.model).get_trace(*values)
+    labels = {name for name, _ in sample_sites(trace) if name in vae.label_sites}
+    origins = labels if of is None else set(of)
     found = set(origins)
-    for name, parents in graph(vae.model, x, y).items():  # parents come first
-        if set(parents) & found:
+    for name, parents in graph(vae.model, by_site(vae, values), impute).items():  # parents come first
+        if name not in kept and set(parents) & found:
             found.add(name)
     return found - origins
 
 
-def inspect_model(vae: SemiVAE, x: Tensor, y: Tensor | None = None) -> Report:
-    """The graphs and roles of a model and its guide, as they run on a batch; nothing is checked or changed."""
-    x = vae.images(x)
-    with LocalParameters(), Impute():
-        guide_trace = poutine.trace(vae.guide).get_trace(x, y)
-        model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(x, y)
-    roles = assign_roles(model_trace, guide_trace)
-    return Report(graph(vae.model, x, y), graph(vae.guide, x, y), roles.labels, roles.latents, roles.data)
+def inspect_model(vae: SemiVAE, x: Any = None, y: Any = None) -> Report:
+    """The graphs and roles of a model and its guide, as they run on a batch; nothing is checked or changed.
+
+    Args:
+        x, y: rows, as `SemiVAE.table` takes them (default: one row without content).
+    """
+    values = vae.blank() if x is None else vae.inputs(x, y)
+    impute = Impute(continuous=vae.continuous_labels)
+    with LocalParameters(), impute:
+        guide_trace = poutine.trace(vae.guide).get_trace(*values)
+        model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*values)
+    roles, given = assign_roles(model_trace, guide_trace), by_site(vae, values)
+    continuous = [name for name in roles.latents if name in vae.continuous_labels]
+    return Report(
+        graph(vae.model, given, impute),
+        graph(vae.guide, given, impute),
+        (*roles.labels, *continuous),
+        tuple(name for name in roles.latents if name not in continuous),
+        roles.data,
+    )
 
 
 def factorisation(sites: Graph, letter: str) -> str:
@@ -120,12 +147,13 @@ def documented_graph(vae: SemiVAE, letter: str) -> Graph:
     return found
 
 
-def check_model(vae: SemiVAE, x: Tensor, y: Tensor, elbo: RowELBO | None = None) -> Report:
+def check_model(vae: SemiVAE, x: Any, y: Any = None, elbo: RowELBO | None = None) -> Report:
     """Checks a model/guide pair and its objective on a batch with labelled and unlabelled rows.
 
     Args:
         vae: the model.
-        x: `(B, C, H, W)` images. y: labels, some observed and some missing; B must be no other size in the model.
+        x, y: rows, as `SemiVAE.table` takes them: images and labels, some observed and some missing, or a mapping;
+            their number must be no other size in the model.
         elbo: the objective (default: `vae.elbo()`).
 
     What is checked: labels are `infer={"enumerate": "parallel"}` sites that observe what they are given; `pyro.module`
@@ -140,20 +168,24 @@ def check_model(vae: SemiVAE, x: Tensor, y: Tensor, elbo: RowELBO | None = None)
         ContractError: the first of these that fails.
     """
     elbo = vae.elbo() if elbo is None else elbo
-    x = vae.images(x)
-    _check_labels(vae, x, y)
+    values = vae.inputs(x, y)
+    for name in vae.label_sites:
+        if by_site(vae, values)[name] is None:
+            raise InputError(f"{name}: got nothing; accepted are {vae.spaces[name]}, some observed and some missing")
+    _check_labels(vae, values)
     for sizes in ((), (3,)):
-        _check_shapes(vae, x, y, sizes)
-    _check_parameters(vae, x, y)
-    _guard("the sites of model and guide", lambda: elbo.terms(vae.model, vae.guide, x, y))
+        _check_shapes(vae, values, sizes)
+    _check_parameters(vae, values)
+    _guard("the sites of model and guide", lambda: elbo.terms(vae.model, vae.guide, *values))
     report = inspect_model(vae, x, y)
     for kind, code, letter in (("model", report.model, "p"), ("guide", report.guide, "q")):
-        _check_documented(kind, code, documented_graph(vae, letter))
-    _check_owners(vae, elbo, x, y)
-    _check_flow(vae, x, y, report.model)
-    _check_entry_points(vae, elbo, x, y)
-    without = _check_gradients(vae, elbo, x, y)
-    _check_state_dict(vae, elbo, x, y)
+        if vae.states_graph:
+            _check_documented(kind, code, documented_graph(vae, letter))
+    _check_owners(vae, elbo, values)
+    _check_flow(vae, values, report.model)
+    _check_entry_points(vae, elbo, values)
+    without = _check_gradients(vae, elbo, values)
+    _check_state_dict(vae, elbo, values)
     _check_characteristic(vae, report)
     return replace(report, without_gradient=without)
 
@@ -196,25 +228,37 @@ def _check_characteristic(vae: SemiVAE, report: Report) -> None:
         )
 
 
-def _check_labels(vae: SemiVAE, x: Tensor, y: Tensor) -> None:
+def _check_labels(vae: SemiVAE, values: Values) -> None:
     """With all labels given, the roles fit; and every label site observes the labels that it is given."""
-    y = torch.where(is_missing(y), 0, y)
+    given = by_site(vae, values)
+    labels = {
+        name: torch.where(is_missing(given[name]), 0, given[name])
+        for name in vae.label_sites
+        if given[name] is not None
+    }
+    values = (*{**given, **labels}.values(),)
 
     def run() -> tuple[Trace, Trace]:
-        guide_trace = poutine.trace(vae.guide).get_trace(x, y)
-        return guide_trace, poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(x, y)
+        guide_trace = poutine.trace(vae.guide).get_trace(*values)
+        return guide_trace, poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*values)
 
-    with LocalParameters(), Impute():
+    with LocalParameters(), Impute(continuous=vae.continuous_labels):
         traces = _guard("model and guide with all labels given", run)
     _guard("the sites of model and guide", lambda: assign_roles(traces[1], traces[0]))
     for where, fn in (
         ("guide", vae.guide),
         ("model", vae.model),
     ):  # the model by itself: replayed, it would have the guide's labels
-        with LocalParameters(), Impute(), _Given() as given:
-            sites = dict(sample_sites(poutine.trace(fn).get_trace(x, y)))
+        with LocalParameters(), Impute(continuous=vae.continuous_labels), _Given() as seen:
+            sites = dict(sample_sites(poutine.trace(fn).get_trace(*values)))
         for name, site in sites.items():
-            if enumerates(site) and not (name in given.observed and torch.equal(site["value"].to(y), y)):
+            if not enumerates(site) and name not in vae.label_sites:
+                continue
+            y = labels.get(name)
+            held = (
+                vae.spaces[name].outward(site["value"], vae.max_plate_nesting) if name in vae.spaces else site["value"]
+            )
+            if y is None or not (name in seen.observed and torch.equal(held.to(y), y)):
                 raise ContractError(f"{where}: site '{name}' does not have the labels that it is given (obs=y?)")
 
 
@@ -230,10 +274,14 @@ class _Given(Messenger):
             self.observed.add(msg["name"])
 
 
-def _check_parameters(vae: SemiVAE, x: Tensor, y: Tensor) -> None:
+def _check_parameters(vae: SemiVAE, values: Values) -> None:
     """Plain SVI trains what the model's run leaves in Pyro's store, `fit` what the module has: the same."""
-    with pyro.get_param_store().scope(), Impute(), poutine.trace(param_only=True) as trace:
-        poutine.trace(poutine.replay(vae.model, trace=poutine.trace(vae.guide).get_trace(x, y))).get_trace(x, y)
+    with (
+        pyro.get_param_store().scope(),
+        Impute(continuous=vae.continuous_labels),
+        poutine.trace(param_only=True) as trace,
+    ):
+        poutine.trace(poutine.replay(vae.model, trace=poutine.trace(vae.guide).get_trace(*values))).get_trace(*values)
     found = {id(site["value"]) for site in trace.trace.nodes.values() if site["type"] == "param"}
     known = {id(parameter): name for name, parameter in vae.named_parameters()}
     if hidden := [name for key, name in known.items() if key not in found]:
@@ -245,10 +293,10 @@ def _check_parameters(vae: SemiVAE, x: Tensor, y: Tensor) -> None:
         raise ContractError(f"pyro.param {others[:5]}: fit trains the module's parameters only; make it one")
 
 
-def _check_owners(vae: SemiVAE, elbo: RowELBO, x: Tensor, y: Tensor) -> None:
+def _check_owners(vae: SemiVAE, elbo: RowELBO, values: Values) -> None:
     """All leaves of the loss's graph are parameters of the model: nothing else is trained, moved or saved."""
     known, seen = {id(parameter) for parameter in vae.parameters()}, set()
-    todo, strange = [elbo(vae.model, vae.guide)(x, y).grad_fn], []
+    todo, strange = [elbo(vae.model, vae.guide)(*values).grad_fn], []
     while todo:
         node = todo.pop()
         if node is None or node in seen:
@@ -265,13 +313,13 @@ def _check_owners(vae: SemiVAE, elbo: RowELBO, x: Tensor, y: Tensor) -> None:
         )
 
 
-def _check_flow(vae: SemiVAE, x: Tensor, y: Tensor, graph: Graph) -> None:
+def _check_flow(vae: SemiVAE, values: Values, graph: Graph) -> None:
     """A gradient goes from every density of the model to the latents it depends on."""
-    with LocalParameters(), Impute():
-        guide_trace = poutine.trace(vae.guide).get_trace(x, y)
-        sites = dict(sample_sites(poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(x, y)))
+    with LocalParameters(), Impute(continuous=vae.continuous_labels):
+        guide_trace = poutine.trace(vae.guide).get_trace(*values)
+        sites = dict(sample_sites(poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*values)))
     for name, site in sites.items():
-        for parent in graph[name]:
+        for parent in set(graph[name]) & set(sites):  # others are given, and no sites
             value = sites[parent]["value"]
             if not (value.requires_grad and value.numel()):  # a label, drawn without a gradient, or empty
                 continue
@@ -284,31 +332,37 @@ def _check_flow(vae: SemiVAE, x: Tensor, y: Tensor, graph: Graph) -> None:
                 )
 
 
-def _check_shapes(vae: SemiVAE, x: Tensor, y: Tensor, sizes: tuple[int, ...]) -> None:
+def _check_shapes(vae: SemiVAE, values: Values, sizes: tuple[int, ...]) -> None:
     """Every site has the batch shape of its plates, also inside of an outer plate of samples."""
-    nesting = vae.max_plate_nesting
+    nesting, number = vae.max_plate_nesting, next(len(v) for v in values if v is not None)
 
-    def run(fn: Callable, x: Tensor | None) -> dict:
-        with LocalParameters(), Impute():
+    def run(fn: Callable, values: Values) -> dict:
+        with LocalParameters(), Impute(continuous=vae.continuous_labels), of_size(number):
             if sizes:
                 fn = pyro.plate("samples", sizes[0], dim=-1 - nesting)(fn)
-            return dict(sample_sites(poutine.trace(fn).get_trace(x, y)))
+            return dict(sample_sites(poutine.trace(fn).get_trace(*values)))
 
-    for fn, image in ((vae.guide, x), (vae.model, None)):
+    with LocalParameters(), Impute(continuous=vae.continuous_labels):
+        of_model = set(_guard("model", lambda: poutine.trace(vae.model).get_trace(*values)).nodes)
+    pairs = by_site(vae, values).items()
+    generated = tuple(None if name in vae.data_sites and name in of_model else value for name, value in pairs)
+    for fn, inputs in ((vae.guide, values), (vae.model, generated)):
         what = f"{fn.__name__} under a plate of {sizes[0]} samples" if sizes else fn.__name__
-        sites = _guard(what, lambda fn=fn, image=image: run(fn, image))
+        sites = _guard(what, lambda fn=fn, inputs=inputs: run(fn, inputs))
         for name, site in sites.items():
             frames = {frame.dim: frame.size for frame in site["cond_indep_stack"]}
-            if ROW_PLATE not in {frame.name for frame in site["cond_indep_stack"]}:
-                raise ContractError(f"site '{name}' is outside of the plate '{ROW_PLATE}'")
+            if frames.get(-nesting) != number:
+                raise ContractError(
+                    f"site '{name}' is outside of the plate of rows, the one of size {number} at dim {-nesting}"
+                )
             expected = tuple(frames.get(dim, 1) for dim in range(min(frames), 0))
             got = tuple(site["fn"].batch_shape)
             if got != expected:
-                hint = "; a site in dim -2 needs the batch shape (B, 1), not (B,)" if got[-2:] == (len(y),) * 2 else ""
+                hint = "; a site in dim -2 needs the batch shape (B, 1), not (B,)" if got[-2:] == (number,) * 2 else ""
                 raise ContractError(f"site '{name}' has the batch shape {got}, its plates say {expected}{hint}")
 
 
-def _check_entry_points(vae: SemiVAE, elbo: RowELBO, x: Tensor, y: Tensor) -> None:
+def _check_entry_points(vae: SemiVAE, elbo: RowELBO, values: Values) -> None:
     def seeded(fn: Callable) -> Tensor:
         with torch.random.fork_rng(), LocalParameters():
             torch.manual_seed(0)
@@ -316,10 +370,10 @@ def _check_entry_points(vae: SemiVAE, elbo: RowELBO, x: Tensor, y: Tensor) -> No
 
     pair = (vae.model, vae.guide)
     losses = {
-        "loss": seeded(lambda: elbo.loss(*pair, x, y)),
-        "differentiable_loss": seeded(lambda: elbo.differentiable_loss(*pair, x, y)),
-        "loss_and_grads": seeded(lambda: elbo.loss_and_grads(*pair, x, y)),
-        "minus the sum of terms": seeded(lambda: -sum(t.sum() for t in elbo.terms(*pair, x, y).values())),
+        "loss": seeded(lambda: elbo.loss(*pair, *values)),
+        "differentiable_loss": seeded(lambda: elbo.differentiable_loss(*pair, *values)),
+        "loss_and_grads": seeded(lambda: elbo.loss_and_grads(*pair, *values)),
+        "minus the sum of terms": seeded(lambda: -sum(t.sum() for t in elbo.terms(*pair, *values).values())),
     }
     vae.zero_grad()
     first = losses["loss"]
@@ -328,9 +382,9 @@ def _check_entry_points(vae: SemiVAE, elbo: RowELBO, x: Tensor, y: Tensor) -> No
             raise ContractError(f"{name} gives {value.item()}, loss gives {first.item()}, under one seed")
 
 
-def _check_gradients(vae: SemiVAE, elbo: RowELBO, x: Tensor, y: Tensor) -> tuple[str, ...]:
+def _check_gradients(vae: SemiVAE, elbo: RowELBO, values: Values) -> tuple[str, ...]:
     vae.zero_grad()
-    elbo(vae.model, vae.guide)(x, y).backward()
+    elbo(vae.model, vae.guide)(*values).backward()
     excused = getattr(vae, "without_gradient", {})
     without = tuple(name for name, p in vae.named_parameters() if p.grad is None or not p.grad.any())
     vae.zero_grad()
@@ -343,11 +397,11 @@ def _check_gradients(vae: SemiVAE, elbo: RowELBO, x: Tensor, y: Tensor) -> tuple
     return without
 
 
-def _check_state_dict(vae: SemiVAE, elbo: RowELBO, x: Tensor, y: Tensor) -> None:
+def _check_state_dict(vae: SemiVAE, elbo: RowELBO, values: Values) -> None:
     def loss() -> Tensor:
         with torch.random.fork_rng(), LocalParameters():
             torch.manual_seed(0)
-            return elbo.loss(vae.model, vae.guide, x, y)
+            return elbo.loss(vae.model, vae.guide, *values)
 
     before, saved = loss(), {name: value.clone() for name, value in vae.state_dict().items()}
     try:

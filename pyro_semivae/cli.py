@@ -24,12 +24,22 @@ from pyro_semivae.errors import InputError, check_number
 from pyro_semivae.files import FolderLock, check_fields, load_checkpoint, writable_folder, write_json
 from pyro_semivae.flags import Parser, count, naming, number
 from pyro_semivae.infer import RowELBO
-from pyro_semivae.labels import Binary, any_known, frequencies
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.models.parts import ALPHA, BETA, classifier_weight
 from pyro_semivae.nn import Convs, MLPs
+from pyro_semivae.spaces import any_known
 from pyro_semivae.train import SCHEDULES, fit
 from pyro_semivae.watch import signs_of_failure
+
+
+def few_flags(description: str, out: str) -> argparse.Namespace:
+    """The flags of a short script on data of its own: `smoke_test`, and `out`, a folder, which is made."""
+    flags = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--smoke-test", action="store_true", help="train for one epoch")
+    flags.add_argument("--out", type=Path, default=Path(out), help="the folder of the figures (default: %(default)s)")
+    args = flags.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    return args
 
 
 def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str]) -> Parser:
@@ -239,7 +249,7 @@ class Run:
             InputError: dropout for the convolutions, which have none.
         """
         dropout = getattr(self.args, "dropout", 0.0)
-        if isinstance(self.data.labels, Binary):
+        if self.data.labels.entries is not None:
             if dropout:
                 raise InputError(
                     f"--dropout: got {dropout}; accepted with binary labels is 0: their networks have none"
@@ -268,7 +278,7 @@ class Run:
 
     def prior(self) -> Tensor | None:
         """p(y) of binary labels, from the labelled rows; None for class labels, whose prior is uniform."""
-        return frequencies(self.y) if isinstance(self.data.labels, Binary) else None
+        return None if self.data.labels.entries is None else self.data.labels.frequencies(self.y)
 
     def weight(self, alpha: float) -> float:
         """alpha N / N_labelled, so that the labels' total weight does not depend on how many there are."""
@@ -292,7 +302,7 @@ class Run:
             then()
             replace_weights(self.checkpoint, vae)
         how = {"corrupt": options["corrupt"], "quick": self.args.smoke_test, "seed": self.args.seed}
-        notes = signs_of_failure(vae, self.data.x, self.y, seed=self.args.seed)
+        notes = signs_of_failure(vae, vae.table(self.data.x, self.y), seed=self.args.seed)
         self.finish({**report.measure(vae, self.data, **how), **({"notes": notes} if notes else {})})
         report.draw(vae, self.data, history, self.out)
 

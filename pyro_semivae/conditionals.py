@@ -18,10 +18,16 @@ from torch import Tensor, nn
 
 from pyro_semivae.distributions import GreyBernoulli, SquashedNormal
 from pyro_semivae.nn import positive
+from pyro_semivae.spaces import Labels
 
 
 class Conditional(nn.Module, ABC):
     """A conditional density p(child | parents), the parents being the arguments of `forward`."""
+
+    @classmethod
+    def raw_shape(cls, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape that a network's output must have for a child of this event shape: here the same."""
+        return tuple(shape)
 
     @abstractmethod
     def forward(self, *parents: Tensor) -> dist.TorchDistribution:
@@ -44,6 +50,11 @@ class Gaussian(Conditional):
     def __init__(self, net: nn.Module):
         super().__init__()
         self.net = net
+
+    @classmethod
+    def raw_shape(cls, shape: Sequence[int]) -> tuple[int, ...]:
+        (size,) = shape
+        return (2 * size,)
 
     def forward(self, *parents: Tensor) -> dist.TorchDistribution:
         loc, raw = self.net(*parents).chunk(2, -1)
@@ -106,6 +117,39 @@ class ProductOfExperts(Conditional):
         return dist.Normal(weighted / precision, precision**-0.5).to_event(1)
 
 
+class GaussianExperts(Conditional):
+    """q(z | x_1, x_2, ...) = N(z | 0, I) prod_i q(z | x_i), normalised, over the x_i that are there.
+
+    Args:
+        nets: a network for each parent, to the raw parameters of its expert, `batch + (2 D_z,)`.
+        size: D_z.
+
+    `forward` takes as many parents as there are networks, each `batch + event`; a row of NaN, or `None`, is one that is
+    missing, and says nothing.
+
+    >>> experts = GaussianExperts([nn.Linear(3, 4), nn.Linear(2, 4)], 2)
+    >>> experts(torch.full((5, 3), torch.nan), None).mean.abs().max().item()
+    0.0
+    """
+
+    def __init__(self, nets: Sequence[nn.Module], size: int):
+        super().__init__()
+        self.nets, self.size = nn.ModuleList(nets), size
+        self.register_buffer("one", torch.ones(size), persistent=False)
+
+    def forward(self, *parents: Tensor | None) -> dist.TorchDistribution:
+        precision, weighted = self.one, torch.zeros_like(self.one)
+        for net, x in zip(self.nets, parents, strict=True):
+            if x is not None:
+                raw = net(x.nan_to_num())
+                events = x.dim() - (raw.dim() - 1)
+                there = ~x[(..., *(0,) * events)].isnan().unsqueeze(-1)
+                loc, raw = raw.chunk(2, -1)
+                of_x = torch.where(there, positive(raw) ** -2, 0.0)
+                precision, weighted = precision + of_x, weighted + of_x * loc
+        return dist.Normal(weighted / precision, precision**-0.5).to_event(1)
+
+
 class StandardNormal(Conditional):
     """N(z | 0, I) over vectors of `size` entries; no parents. Batch shape `()`."""
 
@@ -152,56 +196,99 @@ class SquashedGaussian(Conditional):
         return SquashedNormal(loc, positive(raw), self.low, self.high).to_event(1)
 
 
-class Categorical(Conditional):
-    """p(y | parents) over `C` classes; `net` maps the parents to logits `batch + (C,)`."""
+class NegativeBinomialCounts(Conditional):
+    """p(x | size, parents) of counts, such as those of a cell's genes: independent negative binomials.
 
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    def forward(self, *parents: Tensor) -> dist.TorchDistribution:
-        return dist.Categorical(logits=self.net(*parents))
-
-
-class CategoricalPrior(Conditional):
-    """A fixed p(y) over classes; no parents. Batch shape `()`.
+    The mean is size * softmax(net(parents)), and the variance mean + mean^2 / r with an r for each entry, learned.
 
     Args:
-        probs: the `C` class probabilities. They are kept in the state dict.
+        net: maps the parents, less the first, to `batch + (D,)`. num_entries: D.
 
-    >>> CategoricalPrior(torch.tensor([0.25, 0.75]))().probs
+    `forward` takes the size, `batch + (1,)` and above 0, first: the sum of the counts, or whatever scales them.
+
+    >>> p_x = NegativeBinomialCounts(nn.Identity(), 3)
+    >>> p_x(torch.tensor([90.0]), torch.zeros(3)).mean
+    tensor([30.0000, 30.0000, 30.0000], grad_fn=<MulBackward0>)
+    """
+
+    def __init__(self, net: nn.Module, num_entries: int):
+        super().__init__()
+        self.net = net
+        self.log_r = nn.Parameter(torch.zeros(num_entries))
+
+    def forward(self, size: Tensor, *parents: Tensor) -> dist.TorchDistribution:
+        log_mean = self.net(*parents).log_softmax(-1) + size.log()
+        return dist.NegativeBinomial(self.log_r.exp(), logits=log_mean - self.log_r).to_event(1)
+
+
+class Label(Conditional):
+    """p(y | parents) over a space of labels; `net` maps the parents to its raw parameters, `batch + (raw_size,)`.
+
+    Args:
+        space: of the labels. A label with entries has a plate of its own: `batch` then ends in its dimension, 1, and
+            the batch shape is `(..., B, E)`.
+
+    >>> from pyro_semivae.nn import MLP
+    >>> from pyro_semivae.spaces import Binary, Classes
+    >>> Label(Classes(3), MLP([(5,)], [8], (3,)))(torch.zeros(7, 5)).batch_shape
+    torch.Size([7])
+    >>> Label(Binary(3), MLP([(5,)], [8], (3,)))(torch.zeros(7, 1, 5)).batch_shape
+    torch.Size([7, 3])
+    """
+
+    def __init__(self, space: Labels, net: nn.Module):
+        super().__init__()
+        self.space, self.net = space, net
+
+    def extra_repr(self) -> str:
+        return str(self.space)
+
+    def forward(self, *parents: Tensor) -> dist.TorchDistribution:
+        return self.space.distribution(self.net(*parents))
+
+
+class LabelPrior(Conditional):
+    """A fixed p(y) over a space of labels; no parents. Batch shape `()`, or `(E,)` of a label with entries.
+
+    Args:
+        space: of the labels. given: its parameters, see the space's `prior`: probabilities of the classes, that labels
+            are on, or means and deviations. They are kept in the state dict.
+
+    >>> from pyro_semivae.spaces import Classes
+    >>> LabelPrior(Classes(2), torch.tensor([0.25, 0.75]))().probs
     tensor([0.2500, 0.7500])
     """
 
-    def __init__(self, probs: Tensor):
+    def __init__(self, space: Labels, given: Tensor | None = None):
         super().__init__()
-        self.register_buffer("logits", probs.log())
+        self.space = space
+        self.register_buffer("logits", space.logits(space.prior(given)))
+
+    def extra_repr(self) -> str:
+        return str(self.space)
 
     def forward(self) -> dist.TorchDistribution:
-        return dist.Categorical(logits=self.logits)
+        return self.space.prior_distribution(self.logits)
 
 
-class BayesCategorical(Conditional):
+class BayesLabel(Conditional):
     """The classifier that Bayes' rule gives: q(y | z) = p(z | y) p(y) / sum_y' p(z | y') p(y').
 
     It has no parameters of its own: it reads the `p_z` and `p_y` that it was made with (a model that replaces
     them must make it anew), so that the Jensen bound with this q(y | z) is the exact marginal.
 
     Args:
-        p_z: conditional of z given an integer label.
-        p_y: the `CategoricalPrior`.
+        p_z: conditional of z given a label; of a label with entries, of a scalar for each entry.
+        p_y: the label's prior.
     """
 
-    def __init__(self, p_z: Conditional, p_y: CategoricalPrior):
+    def __init__(self, p_z: Conditional, p_y: LabelPrior):
         super().__init__()
         self._parts = (p_z, p_y)  # a tuple: the modules stay registered once, with the model
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         p_z, p_y = self._parts
-        prior = p_y()
-        y = torch.arange(prior.logits.shape[-1], device=z.device)  # (C,)
-        log_joint = p_z(y).log_prob(z.unsqueeze(-2)) + prior.logits  # (..., C)
-        return dist.Categorical(logits=log_joint)
+        return p_y.space.posterior(p_z, p_y.logits, z)
 
 
 class GreyBernoulliImage(Conditional):
@@ -307,49 +394,15 @@ class PerLabelBernoulli(Conditional):
         return dist.Bernoulli(logits=self.slope * z + self.bias)
 
 
-class Bernoullis(Conditional):
-    """q(y_i | parents) = Ber(sigmoid(net_i)) for each of L labels; `net` maps the parents to logits `batch + (L,)`."""
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    def forward(self, *parents: Tensor) -> dist.TorchDistribution:
-        return dist.Bernoulli(logits=self.net(*parents))
-
-
-class BernoulliPrior(Conditional):
-    """A fixed p(y_i = 1) for each of L labels, `probs` `(L,)`; no parents. It is kept in the state dict."""
-
-    def __init__(self, probs: Tensor):
-        super().__init__()
-        self.register_buffer("logits", probs.logit())
-
-    def forward(self) -> dist.TorchDistribution:
-        return dist.Bernoulli(logits=self.logits)
-
-
-class BayesBernoulli(Conditional):
-    """q(y_i | z^i) as Bayes' rule gives it from p(z^i | y_i) and p(y_i), without parameters; see `BayesCategorical`."""
-
-    def __init__(self, p_z: PerLabelGaussian, p_y: BernoulliPrior):
-        super().__init__()
-        self._parts = (p_z, p_y)
-
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
-        p_z, p_y = self._parts
-        off, on = (p_z(torch.full_like(z[..., :1], value)).log_prob(z) for value in (0.0, 1.0))
-        return dist.Bernoulli(logits=p_y().logits + on - off)
-
-
 class PerLabelAndRestGaussian(Conditional):
     """q(z_c, z_s | x) where z_c has a scalar for each label of a plate and z_s is a vector of its own.
 
     Args:
-        net: maps the parents to `batch + (2 * (L + D_s),)`. num_labels: L. rest: D_s.
+        net: maps the parents `batch` to `batch + (2 * (L + D_s),)`, the last dimension of `batch` being the labels', 1.
+        num_labels: L. rest: D_s.
 
-    Returns q(z_c | .) of batch shape `batch + (L,)`, event shape `()`, and q(z_s | .) of batch shape `batch + (1,)`,
-    event shape `(D_s,)`: outside of the plate of labels its dimension is 1.
+    Returns q(z_c | .) of batch shape `(..., B, L)`, event shape `()`, and q(z_s | .) of batch shape `(..., B, 1)`,
+    event shape `(D_s,)`.
     """
 
     def __init__(self, net: nn.Module, num_labels: int, rest: int):
@@ -360,4 +413,4 @@ class PerLabelAndRestGaussian(Conditional):
     def forward(self, *parents: Tensor) -> tuple[dist.TorchDistribution, dist.TorchDistribution]:
         loc, raw = self.net(*parents).chunk(2, -1)
         (loc_c, loc_s), (scale_c, scale_s) = loc.split(self.sizes, -1), positive(raw).split(self.sizes, -1)
-        return dist.Normal(loc_c, scale_c), dist.Normal(loc_s.unsqueeze(-2), scale_s.unsqueeze(-2)).to_event(1)
+        return dist.Normal(loc_c.squeeze(-2), scale_c.squeeze(-2)), dist.Normal(loc_s, scale_s).to_event(1)

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,41 @@ from torch.nn import functional as F
 from pyro_semivae.errors import InputError, check_count
 
 Shape = tuple[int, ...]
+
+
+class Coded(Protocol):
+    """A parent that networks take as a vector: a space of labels, or `Entries`."""
+
+    code_size: int
+
+    def code(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        """Values as vectors, `batch + (code_size,)`."""
+
+
+Parent = Shape | Coded
+
+
+@dataclass(frozen=True)
+class Entries:
+    """A scalar for each of L entries of a label, `(..., B, L)`, as a vector of the row, `(..., B, 1, L)`.
+
+    >>> Entries(3).code(torch.zeros(5, 3), torch.float32).shape
+    torch.Size([5, 1, 3])
+    """
+
+    code_size: int
+
+    def code(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        return values.unsqueeze(-2)
+
+
+def parent_of(size: int | Parent) -> Parent:
+    """A parent as `MLP` takes it; a number is the size of a vector."""
+    return (size,) if isinstance(size, int) else tuple(size) if isinstance(size, Sequence) else size
+
+
+def _size_of(parent: Parent) -> int:
+    return math.prod(parent) if isinstance(parent, tuple) else parent.code_size
 
 
 def positive(raw: Tensor, floor: float = 1e-3) -> Tensor:
@@ -34,7 +70,8 @@ class MLP(nn.Module):
     """A multilayer perceptron over one or several parents, each flattened and concatenated.
 
     Args:
-        in_shapes: the event shape of each parent, in the order they are passed, e.g. `[(1, 28, 28)]`.
+        in_shapes: the event shape of each parent, in the order they are passed, e.g. `[(1, 28, 28)]`; or its space, for
+            labels, e.g. `[(1, 28, 28), Classes(10)]`.
         hidden: sizes of the hidden layers.
         out_shape: the event shape that comes out.
         activation: the class of the non-linearity between layers.
@@ -50,18 +87,18 @@ class MLP(nn.Module):
 
     def __init__(
         self,
-        in_shapes: Sequence[Shape],
+        in_shapes: Sequence[Parent],
         hidden: Sequence[int],
         out_shape: Shape,
         activation: type[nn.Module] = nn.ReLU,
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.in_shapes = [tuple(shape) for shape in in_shapes]
+        self.in_shapes = [parent_of(shape) for shape in in_shapes]
         self.out_shape = tuple(out_shape)
         for size in hidden:
             check_count("hidden", size)
-        sizes = [sum(math.prod(shape) for shape in self.in_shapes), *hidden, math.prod(out_shape)]
+        sizes = [sum(map(_size_of, self.in_shapes)), *hidden, math.prod(out_shape)]
         layers: list[nn.Module] = []
         for d_in, d_out in itertools.pairwise(sizes):
             after = nn.Sequential(activation(), nn.Dropout(dropout)) if dropout else activation()
@@ -69,10 +106,11 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, *parents: Tensor) -> Tensor:
-        h = _joint_linear(self.layers[0], flat_parents(parents, self.in_shapes))
+        dtype = self.layers[0].weight.dtype
+        h = _joint_linear(self.layers[0], flat_parents(parents, self.in_shapes, dtype))
         for layer in self.layers[1:]:
             h = layer(h)
-        h = h.to(self.layers[0].weight.dtype)
+        h = h.to(dtype)
         return h.reshape(h.shape[:-1] + self.out_shape) if len(self.out_shape) != 1 else h
 
 
@@ -86,17 +124,17 @@ def _joint_linear(layer: nn.Linear, parents: Sequence[Tensor]) -> Tensor:
     return sum((F.linear(*part) for part in others), F.linear(*first, layer.bias))
 
 
-def flatten_parents(parents: Sequence[Tensor], shapes: Sequence[Shape]) -> Tensor:
+def flatten_parents(parents: Sequence[Tensor], shapes: Sequence[Parent], dtype: torch.dtype) -> Tensor:
     """Concatenates parents `batch_i + shapes[i]` into one tensor `batch + (sum of sizes,)`.
 
     Raises:
         ValueError: a parent's trailing shape is not the declared one.
     """
-    return _concatenate(flat_parents(parents, shapes))
+    return _concatenate(flat_parents(parents, shapes, dtype))
 
 
-def flat_parents(parents: Sequence[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
-    """Parents `batch_i + shapes[i]` as vectors, `batch_i + (size_i,)`.
+def flat_parents(parents: Sequence[Tensor], shapes: Sequence[Parent], dtype: torch.dtype) -> list[Tensor]:
+    """Parents `batch_i + shapes[i]`, or labels of the space `shapes[i]`, as vectors, `batch_i + (size_i,)`.
 
     Raises:
         ValueError: a parent's trailing shape is not the declared one.
@@ -105,6 +143,9 @@ def flat_parents(parents: Sequence[Tensor], shapes: Sequence[Shape]) -> list[Ten
         raise InputError(f"the network takes {len(shapes)} parents of shapes {shapes}, got {len(parents)}")
     flat = []
     for i, (parent, shape) in enumerate(zip(parents, shapes, strict=True)):
+        if not isinstance(shape, tuple):
+            flat.append(shape.code(parent, dtype))
+            continue
         batch_dim = parent.dim() - len(shape)
         if batch_dim < 0 or parent.shape[batch_dim:] != shape:
             raise InputError(f"parent {i}: expected a shape ending in {shape}, got {tuple(parent.shape)}")
@@ -139,64 +180,49 @@ class Noisy(nn.Module):
         return self.net(x, *parents)
 
 
-class OneHot(nn.Module):
-    """Integer labels `batch` to one-hot rows `batch + (num_classes,)`, in the dtype of the module.
-
-    A table look-up rather than `torch.nn.functional.one_hot`, which reads its input back to the host. A missing
-    label (-1) that gets here by mistake becomes NaN, not another class. Rows that are one-hot already, exactly or
-    relaxed, stay as they are.
-    """
-
-    def __init__(self, num_classes: int):
-        super().__init__()
-        table = torch.cat([torch.eye(num_classes), torch.full((1, num_classes), math.nan)])
-        self.register_buffer("table", table, persistent=False)
-
-    def forward(self, y: Tensor) -> Tensor:
-        return y if y.is_floating_point() else self.table[y.long()]  # uint8 would be a mask
-
-
 class ConvEncoder(nn.Module):
     """Images `batch + (C, 64, 64)` to `batch + (out_size,)`: five convolutions and a linear layer (CCVAE, Table 3).
 
     Args:
-        channels: C. out_size: the number of outputs. extra: the sizes of vectors that join before the linear layer.
+        channels: C. out_size: the number of outputs. extra: the sizes of vectors, or spaces of labels, that join before
+            the linear layer.
     """
 
-    def __init__(self, channels: int, out_size: int, extra: Sequence[int] = ()):
+    def __init__(self, channels: int, out_size: int, extra: Sequence[int | Coded] = ()):
         super().__init__()
-        self.extra = [(size,) for size in extra]
+        self.extra = [parent_of(size) for size in extra]
         sizes = [channels, 32, 32, 64, 128]
         layers: list[nn.Module] = []
         for c_in, c_out in itertools.pairwise(sizes):
             layers += [nn.Conv2d(c_in, c_out, 4, 2, 1), nn.ReLU()]  # 32, 16, 8, 4
         self.layers = nn.Sequential(*layers, nn.Conv2d(128, 256, 4), nn.ReLU(), nn.Flatten()).apply(_keep_scale)
-        self.last = nn.Linear(256 + sum(extra), out_size)
+        self.last = nn.Linear(256 + sum(map(_size_of, self.extra)), out_size)
 
     def forward(self, x: Tensor, *extra: Tensor) -> Tensor:
-        h = self.layers(x.reshape(-1, *x.shape[-3:])).reshape(*x.shape[:-3], -1)
-        return self.last(flatten_parents((h, *extra), [(256,), *self.extra])).to(self.last.weight.dtype)
+        h, dtype = self.layers(x.reshape(-1, *x.shape[-3:])).reshape(*x.shape[:-3], -1), self.last.weight.dtype
+        return self.last(flatten_parents((h, *extra), [(256,), *self.extra], dtype)).to(dtype)
 
 
 class ConvDecoder(nn.Module):
     """Vectors, concatenated, to images `batch + (C, 64, 64)` of raw outputs: the mirror of `ConvEncoder`.
 
     Args:
-        in_sizes: the sizes of the parents, in the order they are passed. channels: C.
+        in_sizes: the sizes of the parents, or their spaces, in the order they are passed. channels: C.
     """
 
-    def __init__(self, in_sizes: Sequence[int], channels: int):
+    def __init__(self, in_sizes: Sequence[int | Coded], channels: int):
         super().__init__()
-        self.in_shapes = [(size,) for size in in_sizes]
-        layers: list[nn.Module] = [nn.Linear(sum(in_sizes), 256), nn.Unflatten(1, (256, 1, 1))]
+        self.in_shapes = [parent_of(size) for size in in_sizes]
+        layers: list[nn.Module] = [nn.Linear(sum(map(_size_of, self.in_shapes)), 256), nn.Unflatten(1, (256, 1, 1))]
         layers += [nn.ReLU(), nn.ConvTranspose2d(256, 128, 4)]  # 4
         for c_in, c_out in itertools.pairwise([128, 64, 32, 32, channels]):
             layers += [nn.ReLU(), nn.ConvTranspose2d(c_in, c_out, 4, 2, 1)]  # 8, 16, 32, 64
         self.layers = nn.Sequential(*layers).apply(_keep_scale)
 
     def forward(self, *parents: Tensor) -> Tensor:
-        h = flatten_parents(parents, self.in_shapes)
-        x = self.layers(h.reshape(-1, h.shape[-1])).to(self.layers[0].weight.dtype)
+        dtype = self.layers[0].weight.dtype
+        h = flatten_parents(parents, self.in_shapes, dtype)
+        x = self.layers(h.reshape(-1, h.shape[-1])).to(dtype)
         return x.reshape(*h.shape[:-1], *x.shape[1:])
 
 
@@ -218,12 +244,12 @@ class Networks(ABC):
     """A family of networks between images and vectors, from which a model makes its encoders and decoders."""
 
     @abstractmethod
-    def encoder(self, x_shape: Shape, out_size: int, extra: Sequence[int] = ()) -> nn.Module:
-        """Images `batch + x_shape`, and vectors of the sizes `extra`, to `batch + (out_size,)`."""
+    def encoder(self, x_shape: Shape, out_size: int, extra: Sequence[int | Coded] = ()) -> nn.Module:
+        """Data `batch + x_shape`, and vectors or labels of the sizes or spaces `extra`, to `batch + (out_size,)`."""
 
     @abstractmethod
-    def decoder(self, in_sizes: Sequence[int], x_shape: Shape) -> nn.Module:
-        """Vectors of these sizes, `batch_i + (in_sizes[i],)`, to `batch + x_shape`."""
+    def decoder(self, in_sizes: Sequence[int | Coded], x_shape: Shape) -> nn.Module:
+        """Vectors of these sizes (or labels of these spaces) to `batch + x_shape`."""
 
 
 @dataclass(frozen=True)
@@ -245,21 +271,21 @@ class MLPs(Networks):
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout: got {self.dropout}; accepted is 0 <= dropout < 1")
 
-    def encoder(self, x_shape: Shape, out_size: int, extra: Sequence[int] = ()) -> nn.Module:
-        return MLP([x_shape, *((size,) for size in extra)], self.hidden, (out_size,), dropout=self.dropout)
+    def encoder(self, x_shape: Shape, out_size: int, extra: Sequence[int | Coded] = ()) -> nn.Module:
+        return MLP([x_shape, *extra], self.hidden, (out_size,), dropout=self.dropout)
 
-    def decoder(self, in_sizes: Sequence[int], x_shape: Shape) -> nn.Module:
-        return MLP([(size,) for size in in_sizes], self.hidden, x_shape)
+    def decoder(self, in_sizes: Sequence[int | Coded], x_shape: Shape) -> nn.Module:
+        return MLP(in_sizes, self.hidden, x_shape)
 
 
 @dataclass(frozen=True)
 class Convs(Networks):
     """`ConvEncoder` and `ConvDecoder`, for 64x64 images (CCVAE's Table 3; another size is an error)."""
 
-    def encoder(self, x_shape: Shape, out_size: int, extra: Sequence[int] = ()) -> nn.Module:
+    def encoder(self, x_shape: Shape, out_size: int, extra: Sequence[int | Coded] = ()) -> nn.Module:
         return ConvEncoder(_channels(x_shape), out_size, extra)
 
-    def decoder(self, in_sizes: Sequence[int], x_shape: Shape) -> nn.Module:
+    def decoder(self, in_sizes: Sequence[int | Coded], x_shape: Shape) -> nn.Module:
         return ConvDecoder(in_sizes, _channels(x_shape))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -127,18 +128,24 @@ def draw_graphs(
     return _finish(figure, path)
 
 
-def show(vae: SemiVAE, x: Tensor | None = None, y: Tensor | None = None, *, path: str | Path | None = None) -> Figure:
-    """Draws a model and its guide as they run on a batch, and prints their factorisations, roles and bound."""
-    if x is None:
-        x = torch.full((2 if y is None else len(y), *vae.x_shape), 0.5)
+def show(vae: SemiVAE, x: Any = None, y: Any = None, *, path: str | Path | None = None) -> Figure:
+    """Draws a model and its guide as they run on a batch, and prints their factorisations, roles and bound.
+
+    Args:
+        x, y: rows, as `SemiVAE.table` takes them (default: one without content).
+    """
+    if x is None and y is not None:
+        x = torch.full((len(y), *vae.x_shape), 0.5)
     report = inspect_model(vae, x, y)
-    kind = {**dict.fromkeys(report.data, "observed"), **dict.fromkeys(report.labels, "summed where missing")}
+    summed = [name for name in report.labels if name not in vae.continuous_labels]
+    kind = {**dict.fromkeys(report.data, "observed"), **dict.fromkeys(summed, "summed where missing")}
     graphs = {
         f"model\n{factorisation(report.model, 'p')}": report.model,
         f"guide\n{factorisation(report.guide, 'q')}": report.guide,
     }
     print(report)
-    terms = vae.elbo().terms(vae.model, vae.guide, vae.images(x), y)
+    values = vae.blank() if x is None else vae.inputs(x, y)
+    terms = vae.elbo().terms(vae.model, vae.guide, *values)
     print("bound  " + " + ".join(f"{name} [{value.mean().item():.2f}]" for name, value in terms.items()))
     kinds = {title: {name: kind.get(name, "sampled") for name in sites} for title, sites in graphs.items()}
     return draw_graphs(graphs, kinds, path=path)

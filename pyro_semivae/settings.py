@@ -8,6 +8,7 @@ import hashlib
 import random
 import re
 import sys
+from collections.abc import Mapping
 from functools import partial
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -29,22 +30,28 @@ RANDOM = (torch.Generator, random.Random, np.random.Generator, np.random.RandomS
 
 
 def setting(
-    vae: SemiVAE, elbo: RowELBO, x: Tensor, batches: Batches, of_batches: str, of_optimiser: dict[str, Any]
+    vae: SemiVAE,
+    elbo: RowELBO,
+    data: Mapping[str, Tensor],
+    batches: Batches,
+    of_batches: str,
+    of_optimiser: dict[str, Any],
 ) -> dict[str, Any]:
     """What a run depends on, by name. What cannot be compared is named in a note on standard error.
 
     Images and labels are there by their SHA-256, functions by their code (see `Description`).
     """
     told, prior = Description(vae), getattr(vae, "p_y", None)
-    known = None if batches.y is None else batches.y[batches.labelled.to(batches.y.device)]
+    rows = batches.labelled.to(batches.device)
+    known = {name: digest(y[rows].nan_to_num(-1.0).double()) for name, y in batches.labels.items()}
     alone = batches.labels_alone
     out = {
         "model": told.module(vae),  # its conditionals, the sizes of their networks, dropout
         "prior": {name: value.tolist() for name, value in prior.named_buffers()} if prior is not None else {},
         "objective": told(elbo),
-        "data": f"{tuple(x.shape)} {x.dtype} SHA-256 {digest(x)}",
+        "data": _one({name: f"{tuple(x.shape)} {x.dtype} SHA-256 {digest(x)}" for name, x in data.items()}),
         # A missing entry, which no number would be equal to, is -1.
-        "labels": "none" if known is None else digest(known.nan_to_num(-1.0).double()),
+        "labels": _one(known),
         "labels alone": "none" if alone is None else digest(alone.double()),
         "batches": f"{of_batches}, {batches.dtype}",
         "optimiser": ", ".join(f"{name} {told(value)}" for name, value in of_optimiser.items()),
@@ -53,6 +60,12 @@ def setting(
         what = ", ".join(dict.fromkeys(told.unknown))
         note(f"checkpoint: resuming will not notice other values of {what}: they cannot be compared")
     return {**out, "code": {"Python": PYTHON, **told.codes}}
+
+
+def _one(of_sites: dict[str, str]) -> str:
+    """What is said of several sites, each by its name; of one site without."""
+    said = [*of_sites.values()] if len(of_sites) == 1 else [f"{name} {value}" for name, value in of_sites.items()]
+    return ", ".join(said) or "none"
 
 
 def difference(was: dict[str, Any], now: dict[str, Any]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -21,10 +21,11 @@ from pyro_semivae.data.batches import Batch, Batches
 from pyro_semivae.errors import InputError, check_choice, check_count, check_number
 from pyro_semivae.files import check_plain, writable_file
 from pyro_semivae.infer import LabelledFirst, ObjectiveModule, RowELBO, RowScale
-from pyro_semivae.labels import is_missing
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.progress import epoch_bar, epoch_line, show_terms
 from pyro_semivae.settings import setting
+from pyro_semivae.spaces import is_missing
+from pyro_semivae.spaces.base import absent_rows, rows_of
 from pyro_semivae.stopping import EarlyStopping
 from pyro_semivae.streams import RandomStreams
 from pyro_semivae.watch import FiniteWatch, check_weights, signs_of_failure
@@ -40,6 +41,7 @@ def cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
+Corruption = Callable[[Tensor], Tensor] | Mapping[str, Callable[[Tensor], Tensor]]
 SCHEDULES: dict[str, Callable[[float], float]] = {"constant": constant, "cosine": cosine}
 PRECISIONS = ("64-true", "32-true", "bf16-mixed", "16-mixed")
 STEPS, LEAST_EPOCHS = 3000, 10  # what training takes where nothing is said: ten passes through 60,000 rows
@@ -69,7 +71,7 @@ def fit(
     clip: Callable[[Iterable[nn.Parameter]], Any] | None = None,
     schedule: str | Callable[[float], float] = "cosine",
     warm_up: float | None = None,
-    corrupt: Callable[[Tensor], Tensor] | Literal["recipe"] | None = "recipe",
+    corrupt: Corruption | Literal["recipe"] | None = "recipe",
     average: float = 0.998,
     seed: int = 0,
     accelerator: str = "cpu",
@@ -90,7 +92,8 @@ def fit(
     Args:
         vae: the model. It is trained in place and left on the device; Pyro's parameter store is not used. Parameters
             that require no gradient stay as they are.
-        x: images, uint8 or float in [0, 1], `(N, C, H, W)`: a tensor, a numpy array or lists.
+        x: data, such as images, uint8 or float in [0, 1], `(N, C, H, W)`: a tensor, a numpy array or lists. Or, for
+            models with other sites than one of data and one label, a mapping from site to values.
         y: labels, with missing entries; `None` if none is known.
         labels_alone: labels that have no image, `(N_a,)` or `(N_a, L)`, for objectives that score them
             (`TraceInverted_ELBO`); a step draws `batch_size` of them.
@@ -105,9 +108,9 @@ def fit(
             `partial(torch.nn.utils.clip_grad_value_, clip_value=1.0)`.
         warm_up: the fraction of training over which the objective's `beta` rises linearly from 0 to what it is
             (default: the model's `warm_up`).
-        corrupt: noise on the images that the guide sees, e.g. `data.shift` (default: the model's `corruption()`; `None`
-            for none); the model scores the clean ones. Since any q(z | corrupt(x)) is a guide, what is maximised is a
-            bound still (Im et al., AAAI 2017).
+        corrupt: noise on the data that the guide sees, e.g. `data.shift` (default: the model's `corruption()`; `None`
+            for none; with several sites of data a mapping from site to noise); the model scores the clean ones. Since
+            any q(z | corrupt(x)) is a guide, what is maximised is a bound still (Im et al., AAAI 2017).
         average: the decay of a moving average of the weights over steps (Polyak and Juditsky, 1992), which
             is what the model has after training, after every epoch and in the checkpoint; 0 for the last weights.
         seed: seeds the order of the rows and the noise. Training has random streams of its own: torch's global
@@ -138,11 +141,21 @@ def fit(
     with torch.inference_mode(False), torch.enable_grad():
         if not isinstance(vae, SemiVAE):
             raise InputError(f"vae: got {vae!r:.50}; accepted is a SemiVAE, such as CCVAE")
-        x, y = vae.validate(x, y)
-        if x is None:
-            raise InputError("x: got nothing; accepted are images")
-        x = x.detach()
-        elbo = vae.elbo_for(y) if elbo is None else elbo
+        table = vae.table(x, y)
+        given = {name: table[name].detach() for name in vae.data_sites if name in table}
+        labels = {name: table[name] for name in vae.label_sites if name in table}
+        if len(given) < len(vae.data_sites):
+            lacking = next(name for name in vae.data_sites if name not in given)
+            raise InputError(f"{lacking}: got nothing; accepted are {vae.spaces[lacking]}")
+        if len(given) == 1 and (absent := absent_rows(next(iter(given.values())))).any():
+            raise InputError(
+                f"{next(iter(given))}: got NaN in rows {rows_of(absent)}; accepted beside data of other sites alone"
+            )
+        elbo = (
+            vae.elbo_for(labels if len(vae.label_sites) != 1 else next(iter(labels.values()), None))
+            if elbo is None
+            else elbo
+        )
         warm_up = vae.warm_up if warm_up is None else warm_up
         corrupt = vae.corruption() if corrupt == "recipe" else corrupt
         schedule = SCHEDULES[check_choice("schedule", schedule, SCHEDULES)] if isinstance(schedule, str) else schedule
@@ -161,8 +174,8 @@ def fit(
         checkpoint = None if checkpoint is None else writable_file(checkpoint, "checkpoint")
         fabric = _fabric(accelerator, precision)
         batches = Batches(
-            x,
-            y,
+            given,
+            labels,
             batch_size=batch_size,
             labelled_batch_size=labelled_batch_size,
             labelled_weight=labelled_weight,
@@ -184,7 +197,7 @@ def fit(
         of_batches = f"{batches.sizes}, labelled_weight {labelled_weight}, seed {seed}"
         of_optimiser = {"lr": lr, "schedule": schedule, "warm_up": warm_up, "corrupt": corrupt, "average": average}
         of_optimiser |= {"precision": precision, "eps": eps, "clip": clip, "early_stopping": str(early_stopping)}
-        kept = {} if checkpoint is None else setting(vae, elbo, x, batches, of_batches, of_optimiser)
+        kept = {} if checkpoint is None else setting(vae, elbo, given, batches, of_batches, of_optimiser)
         state = Checkpoint(vae, averaged, optimiser, batches, kept, config, fabric.strategy.precision)
         if resume and checkpoint is not None:
             if checkpoint.exists():
@@ -193,7 +206,8 @@ def fit(
                     state.best = kept_weights
             else:
                 print(f"no checkpoint at {checkpoint}: starting at epoch 1", file=sys.stderr, flush=True)
-        step = _Step(elbo(vae.model, vae.guide if corrupt is None else _corrupted(vae.guide, corrupt)))
+        guide = vae.guide if corrupt is None else _corrupted(vae, corrupt)
+        step = _Step(elbo(vae.model, guide), vae.spaces)
         optimiser = fabric.setup_optimizers(optimiser)
         watch = FiniteWatch(every=1 if fabric.device.type == "cpu" else 25)
 
@@ -248,7 +262,7 @@ def fit(
         if early_stopping is not None and early_stopping.best(history) is not None:
             vae.load_state_dict(state.best)
         if progress:
-            for note in signs_of_failure(vae, x, y, seed=seed):
+            for note in signs_of_failure(vae, table, seed=seed):
                 print(f"NOTE: {note}", file=sys.stderr, flush=True)
         return history
 
@@ -302,6 +316,8 @@ def _values(said: Any) -> dict[str, float]:
 
 def _check_callables(**values: Any) -> None:
     for name, value in values.items():
+        if name == "corrupt" and isinstance(value, Mapping) and all(map(callable, value.values())):
+            continue
         if value is not None and not callable(value):
             example = ", e.g. partial(torch.nn.utils.clip_grad_norm_, max_norm=1.0)" if name == "clip" else ""
             raise InputError(f"{name}: got {value!r}; accepted is a function{example}")
@@ -352,14 +368,26 @@ def _warming_up(elbo: RowELBO, until: float) -> Iterator[Callable[[float], None]
             elbo.beta = beta
 
 
-def _corrupted(guide: Callable, corrupt: Callable[[Tensor], Tensor]) -> Callable:
-    def guide_of_corrupted(x: Tensor | None, y: Tensor | None = None) -> None:
+def _corrupted(vae: SemiVAE, corrupt: Corruption) -> Callable:
+    """The guide, which sees data with noise."""
+    noises = corrupt if isinstance(corrupt, Mapping) else dict.fromkeys(vae.data_sites[:1], corrupt)
+    if (unknown := [name for name in noises if name not in vae.data_sites]) or (
+        len(vae.data_sites) > 1 and noises is not corrupt
+    ):
+        got = f"noise on {unknown}" if unknown else "one noise for several sites of data"
+        raise InputError(f"corrupt: got {got}; accepted is a mapping from {', '.join(vae.data_sites)} to noises")
+
+    def noisy(name: str, x: Tensor) -> Tensor:
         with poutine.block():  # noise may ask the model
-            seen = None if x is None else corrupt(x)
-        if x is not None and (not isinstance(seen, Tensor) or seen.shape != x.shape):
+            seen = noises[name](x)
+        if not isinstance(seen, Tensor) or seen.shape != x.shape:
             got = tuple(seen.shape) if isinstance(seen, Tensor) else type(seen).__name__
             raise InputError(f"corrupt: returned {got}; accepted are images of the shape {tuple(x.shape)} that it gets")
-        return guide(seen, y)
+        return seen
+
+    def guide_of_corrupted(*values: Tensor | None) -> None:
+        pairs = zip(vae.spaces, values, strict=False)
+        return vae.guide(*(noisy(name, x) if name in noises and x is not None else x for name, x in pairs))
 
     return guide_of_corrupted
 
@@ -367,9 +395,9 @@ def _corrupted(guide: Callable, corrupt: Callable[[Tensor], Tensor]) -> Callable
 class _Step(nn.Module):
     """Its forward is the loss of a batch, with what there is to report."""
 
-    def __init__(self, objective: ObjectiveModule):
+    def __init__(self, objective: ObjectiveModule, sites: Iterable[str]):
         super().__init__()
-        self.objective = objective
+        self.objective, self.sites = objective, tuple(sites)
         self.names: list[str] = []  # of the terms
         self.monitors: list[str] = []
 
@@ -382,7 +410,7 @@ class _Step(nn.Module):
         loss, terms, sums, monitors = 0.0, [], {}, {}
         for part in parts:
             with RowScale(part.scale), LabelledFirst(part.labelled):
-                rows = self.objective.rows(part.x, part.y)
+                rows = self.objective.rows(*map(part.values.get, self.sites))
             loss = loss - rows.total()
             terms.append(torch.stack([term.detach().expand(len(part.scale)) for term in rows.terms.values()]))
             for name, term in rows.terms.items():

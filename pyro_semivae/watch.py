@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pyro_semivae import tasks
 from pyro_semivae.check import inspect_model
-from pyro_semivae.labels import any_known
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.spaces import Labels, any_known, is_missing
 from pyro_semivae.streams import RandomStreams
 
 LEAST_KL = 1.0  # nats; below it latents are as good as unused
@@ -67,31 +67,25 @@ def check_weights(module: nn.Module, averages: Mapping[str, Tensor], epoch: int)
         raise FloatingPointError(f"{', '.join(bad[:5])}: not finite after epoch {epoch}")
 
 
-def signs_of_failure(vae: SemiVAE, x: Tensor, y: Tensor | None, *, seed: int = 0) -> list[str]:
+def signs_of_failure(vae: SemiVAE, table: Mapping[str, Tensor], *, seed: int = 0) -> list[str]:
     """What a trained model has plainly not learnt, in sentences that say what to try; none if there is nothing to say.
 
-    The classifier's accuracy on (up to 1,000) labelled training rows is compared with always saying the most frequent
-    value, and the KL divergence of the latents' posterior from their prior on (up to 500) rows with `LEAST_KL`.
+    The classifier's accuracy on (up to 1,000) labelled training rows is compared, for each discrete label, with always
+    saying the most frequent value, and the KL divergence of the latents' posterior from their prior on (up to 500) rows
+    with `LEAST_KL`.
 
     Args:
-        x, y: training rows as `fit` takes them. seed: of the draws, which leave the global generators alone.
+        table: training rows as `SemiVAE.table` returns them. seed: of the draws, which leave the global generators
+            alone.
     """
     notes, device = [], next(vae.parameters()).device
     with RandomStreams(seed, device), torch.no_grad():
-        known = [] if y is None else any_known(y).nonzero()[:1000, 0]
-        if len(known) and vae.characteristic and (tasks.classifies(vae) or tasks.infers_from_labels(vae)):
-            accuracy, chance, error = _against_chance(
-                tasks.classify(vae, x[known.to(x.device)], mean=True).cpu(), y[known]
-            )
-            if chance < 1 and accuracy <= chance + 2 * error:  # one value alone tells nothing
-                notes.append(
-                    f"accuracy on labelled training rows is {accuracy:.2f}, and always saying the most frequent value "
-                    f"has {chance:.2f}: the classifier has learnt nothing. Try more epochs, a larger classifier_weight "
-                    f"or a warm_up (of 0.3, say), and look at the images and labels"
-                )
-        rows = vae.images(x[:500])
-        latents = inspect_model(vae, rows[:2]).latents
-        terms = vae.elbo().terms(vae.model, vae.guide, rows)
+        if vae.characteristic and (tasks.classifies(vae) or tasks.infers_from_labels(vae)):
+            for name in vae.label_sites:
+                notes += _classifier_at_chance(vae, name, table)
+        rows = vae.inputs({name: values[:500] for name, values in table.items() if name in vae.data_sites})
+        latents = inspect_model(vae).latents
+        terms = vae.elbo().terms(vae.model, vae.guide, *rows)
         densities = [terms[name] for latent in latents for name in (f"p({latent})", f"q({latent})") if name in terms]
         if densities and (kl := -sum(densities).mean().item()) < LEAST_KL:
             notes.append(
@@ -101,14 +95,28 @@ def signs_of_failure(vae: SemiVAE, x: Tensor, y: Tensor | None, *, seed: int = 0
     return notes
 
 
-def _against_chance(probs: Tensor, y: Tensor) -> tuple[float, float, float]:
-    """Accuracy on known labels, that of always saying the (or each binary) label's more frequent value, its error."""
-    if y.is_floating_point():
-        known, on = ~y.isnan(), y > 0.5
-        right = ((probs > 0.5) == on)[known].double().mean().item()
-        frequent = ((y.nanmean(0) > 0.5) == on)[known].double().mean().item()
-        count = int(known.sum())
-    else:
-        right, count = (probs.argmax(1) == y).double().mean().item(), len(y)
-        frequent = (y.bincount().max() / count).item()
-    return right, frequent, (frequent * (1 - frequent) / count) ** 0.5
+def _classifier_at_chance(vae: SemiVAE, name: str, table: Mapping[str, Tensor]) -> list[str]:
+    space, y = vae.spaces[name], table.get(name)
+    known = [] if y is None or space.num_values is None else any_known(y).nonzero()[:1000, 0].cpu()
+    if not len(known):
+        return []
+    data = {site: table[site][known.to(table[site].device)] for site in vae.data_sites}
+    probs = tasks.classify(vae, data if len(vae.spaces) > 2 else data[vae.data_sites[0]], mean=True)
+    probs = (probs[name] if isinstance(probs, Mapping) else probs).cpu()
+    accuracy, chance, error = _against_chance(space, probs, y[known.to(y.device)].cpu())
+    if chance == 1 or accuracy > chance + 2 * error:  # one value alone tells nothing
+        return []
+    of = "" if len(vae.label_sites) == 1 else f" of '{name}'"
+    return [
+        f"accuracy{of} on labelled training rows is {accuracy:.2f}, and always saying the most frequent value "
+        f"has {chance:.2f}: the classifier has learnt nothing. Try more epochs, a larger classifier_weight "
+        f"or a warm_up (of 0.3, say), and look at the images and labels"
+    ]
+
+
+def _against_chance(labels: Labels, probs: Tensor, y: Tensor) -> tuple[float, float, float]:
+    """Accuracy on known labels, that of always saying the (or each entry's) most frequent value, its error."""
+    known = ~is_missing(y)
+    right = (labels.most_probable(probs) == y)[known].double().mean().item()
+    frequent = (labels.most_probable(labels.frequencies(y)) == y)[known].double().mean().item()
+    return right, frequent, (frequent * (1 - frequent) / int(known.sum())) ** 0.5

@@ -13,9 +13,9 @@ from pyro_semivae import CCVAE, SemiVAE
 from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.data import jitter
 from pyro_semivae.infer import RowELBO
-from pyro_semivae.labels import MISSING, Binary, Classes
 from pyro_semivae.models import DIVA, M1, M1M2, M2, M3, MVAE, VAE, InvertedVAE
 from pyro_semivae.nn import Convs, MLPs
+from pyro_semivae.spaces import MISSING, Binary, Classes
 
 
 @dataclass(frozen=True)

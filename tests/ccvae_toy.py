@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from pyro_semivae import CCVAE
 from pyro_semivae.infer import LocalParameters
-from pyro_semivae.labels import MISSING, Classes
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import MISSING, Classes
 
 C, D_C, D_S, K, H, W = 5, 2, 3, 4, 2, 7
 Y = torch.tensor([2, MISSING, 0, 4, MISSING, 2, 1, MISSING])  # B = 8 rows

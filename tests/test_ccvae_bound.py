@@ -10,7 +10,7 @@ from pyro.infer import TraceEnum_ELBO
 from torch.nn import functional as F
 
 from pyro_semivae.infer import LocalParameters, RowScale, TraceCCVAE_ELBO
-from pyro_semivae.labels import MISSING
+from pyro_semivae.spaces import MISSING
 
 
 def by_hand(vae, x, y, draws, *, marginal, detach, classifier_weight=1.0, beta=1.0, control_variate=False):

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from pyro_semivae import CCVAE
 from pyro_semivae.infer import TraceCCVAE_ELBO
-from pyro_semivae.labels import MISSING, Classes
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import MISSING, Classes
 
 
 class Toy(nn.Module):

@@ -8,8 +8,8 @@ from torch import nn
 from pyro_semivae import CCVAE
 from pyro_semivae.check import ContractError, check_model, documented_graph, factorisation
 from pyro_semivae.distributions import GreyBernoulli
-from pyro_semivae.labels import MISSING, Classes
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import MISSING, Classes
 
 
 class Sound(CCVAE):

@@ -5,16 +5,17 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from pyro_semivae.conditionals import (
-    BayesCategorical,
-    Categorical,
-    CategoricalPrior,
+    BayesLabel,
     Gaussian,
     GreyBernoulliImage,
+    Label,
+    LabelPrior,
     SplitGaussian,
     StandardNormal,
 )
 from pyro_semivae.distributions import GreyBernoulli
-from pyro_semivae.nn import MLP, OneHot, positive
+from pyro_semivae.nn import MLP, positive
+from pyro_semivae.spaces import Classes
 
 
 def test_conditionals_broadcast_on_the_left():
@@ -24,7 +25,7 @@ def test_conditionals_broadcast_on_the_left():
     assert both.batch_shape == (3, 6) and both.event_shape == (1, 4, 7)
     one, two = SplitGaussian(MLP([(2,)], [5], (2 * 7,)), (3, 4))(z)
     assert one.shape() == (3, 1, 3) and two.shape() == (3, 1, 4)
-    assert Categorical(MLP([(2,)], [5], (9,)))(z).shape() == (3, 1)
+    assert Label(Classes(9), MLP([(2,)], [5], (9,)))(z).shape() == (3, 1)
 
 
 def test_a_split_gaussian_has_the_densities_of_one_gaussian():
@@ -44,9 +45,9 @@ def test_scales_are_softplus_plus_the_floor():
 
 
 def test_bayes_rule():
-    p_z = Gaussian(nn.Sequential(OneHot(3), MLP([(3,)], [4], (4,))))
+    p_z = Gaussian(MLP([Classes(3)], [4], (4,)))
     prior = torch.tensor([0.2, 0.5, 0.3])
-    classifier = BayesCategorical(p_z, CategoricalPrior(prior))
+    classifier = BayesLabel(p_z, LabelPrior(Classes(3), prior))
     z = torch.randn(7, 6, 2)
     joint = torch.stack([p_z(torch.tensor(c)).log_prob(z).exp() * prior[c] for c in range(3)], -1)
     assert_close(classifier(z).probs, joint / joint.sum(-1, keepdim=True))
@@ -68,7 +69,7 @@ def test_grey_bernoulli_is_the_cross_entropy_on_its_support_only():
 def test_constants_follow_the_module():
     prior = StandardNormal(3).to(torch.float32)
     assert prior().sample().dtype == torch.float32
-    assert not StandardNormal(3).state_dict() and set(CategoricalPrior(torch.ones(2) / 2).state_dict()) == {"logits"}
+    assert not StandardNormal(3).state_dict() and set(LabelPrior(Classes(2)).state_dict()) == {"logits"}
 
 
 @pytest.mark.parametrize("hidden", [(), (6,)])

@@ -17,8 +17,8 @@ import pyro_semivae.models
 from pyro_semivae import SemiVAE
 from pyro_semivae.check import check_model
 from pyro_semivae.infer import RowELBO
-from pyro_semivae.labels import is_missing
 from pyro_semivae.models import M1, M3, VAE
+from pyro_semivae.spaces import is_missing
 from pyro_semivae.train import fit
 
 ROOT = Path(__file__).parents[1]

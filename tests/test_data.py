@@ -7,7 +7,7 @@ import torch
 
 from pyro_semivae import data
 from pyro_semivae.errors import InputError
-from pyro_semivae.labels import MISSING, Classes
+from pyro_semivae.spaces import MISSING, Classes, to_unit
 
 
 def write_idx(path, array):
@@ -191,7 +191,7 @@ def test_few_unlabelled_rows_do_not_shorten_the_epoch():
 def test_large_sets_stay_where_they_are():
     x = torch.zeros(20, 1, 2, 2, dtype=torch.uint8)
     batches = data.Batches(x, None, batch_size=5, device_budget=79)
-    assert batches.x is x and next(iter(batches.epoch(0))).x.dtype == torch.get_default_dtype()
+    assert batches.data["x"] is x and next(iter(batches.epoch(0))).x.dtype == torch.get_default_dtype()
 
 
 @pytest.mark.parametrize("stage", [1, 100, 10_000])
@@ -225,11 +225,11 @@ IMAGES = torch.zeros(20, 1, 2, 2, dtype=torch.uint8)
         ({"seed": 2**32}, f"seed: got {2**32}; accepted are 0 to {2**32 - 1}"),
         ({"seed": 1.5}, "seed: got 1.5"),
         ({"x": IMAGES[:0]}, "x: got 0 rows"),
-        ({"x": IMAGES[:, 0]}, r"x: got torch.uint8 of shape \(20, 2, 2\)"),
+        ({"x": IMAGES[:, 0, 0, 0]}, r"x: got torch.uint8 of shape \(20,\)"),
         ({"x": IMAGES.long()}, "x: got torch.int64"),
         ({"x": None}, "x: got NoneType"),
-        ({"y": torch.arange(19)}, r"x, y: got 20 images and labels of shape \(19,\)"),
-        ({"y": torch.tensor(1)}, r"x, y: got 20 images and labels of shape \(\)"),
+        ({"y": torch.arange(19)}, r"x, y: got 20 rows and values of shape \(19,\)"),
+        ({"y": torch.tensor(1)}, r"x, y: got 20 rows and values of shape \(\)"),
         ({"y": [True] * 20}, "y: got dtype torch.bool"),
         ({"labels_alone": []}, "labels_alone: got 0 rows"),
     ],
@@ -257,10 +257,10 @@ def test_a_batch_has_at_most_all_rows():
 
 
 def test_only_bytes_and_floats_become_images_in_the_unit_interval():
-    assert data.to_unit(torch.tensor([0, 51], dtype=torch.uint8)).tolist() == [0.0, 0.2]
+    assert to_unit(torch.tensor([0, 51], dtype=torch.uint8)).tolist() == [0.0, 0.2]
     for x in (torch.tensor([0, 51]), torch.tensor([True])):
         with pytest.raises(InputError, match=f"x: got dtype {x.dtype}; accepted are floats"):
-            data.to_unit(x)
+            to_unit(x)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_semivae import data, labels
+from pyro_semivae import data, spaces
 from pyro_semivae.data import faces
 from pyro_semivae.data.faces import ATTRIBUTES, HAIR, RATES, draw, paint
 
@@ -109,8 +109,8 @@ def test_a_label_that_is_set_keeps_the_rest():
         (lambda: faces.draw(2).with_label("Young", True, strength=float("nan")), "strength: got nan"),
         (lambda: faces.paint(faces.draw(2), threads=0), "threads: got 0"),
         (lambda: data.lose_labels(torch.ones(3, 2), 0, rows=2.0), "rows: got 2.0"),
-        (lambda: labels.frequencies(torch.ones(3, 2), smoothing=-5), "smoothing: got -5"),
-        (lambda: labels.Binary(2.5), "num_labels: got 2.5"),
+        (lambda: spaces.Binary(2).frequencies(torch.ones(3, 2), smoothing=-5), "smoothing: got -5"),
+        (lambda: spaces.Binary(2.5), "num_labels: got 2.5"),
     ],
 )
 def test_bad_calls_are_named(call, message):

@@ -18,9 +18,9 @@ from pyro_semivae import CCVAE, tasks
 from pyro_semivae.data import Batches
 from pyro_semivae.errors import InputError
 from pyro_semivae.files import load_checkpoint
-from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.models import DIVA, M2, M3, MVAE, VAE, InvertedVAE
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import Binary, Classes
 from pyro_semivae.stopping import EarlyStopping
 from pyro_semivae.train import Interrupted, fit
 from pyro_semivae.watch import signs_of_failure
@@ -99,7 +99,7 @@ def test_latents_handed_to_tasks_take_the_models_dtype():
         ({"x": [[1.0], [1.0, 2.0]]}, "x: got list"),
         ({"y": [[1], [2, 3]]}, "y: got list"),
         ({"y": []}, "y: got dtype torch.float64"),
-        ({"y": [1, 2]}, "x, y: got 60 images and 2 labels"),
+        ({"y": [1, 2]}, "x, y: got 60 rows of x and 2 rows of y"),
         ({"y": torch.ones(60, dtype=torch.bool)}, "y: got dtype torch.bool"),
         ({"batch_size": 2.5}, "batch_size: got 2.5"),
         ({"epochs": 2.5}, "epochs: got 2.5"),
@@ -349,24 +349,25 @@ def test_what_was_not_learnt_is_said(capsys):
     x.flatten(1)[torch.arange(200), torch.arange(200) % 5] = 1.0
     vae = make()
     fit(vae, x, torch.arange(200) % 5, elbo=vae.elbo(classifier_weight=9.0), epochs=20, batch_size=20, lr=1e-2)
-    assert signs_of_failure(vae, x, torch.arange(200) % 5) == []
+    assert signs_of_failure(vae, vae.table(x, torch.arange(200) % 5)) == []
     assert "NOTE" not in capsys.readouterr().err
     torch.manual_seed(0)
     plain = VAE((1, 2, 2), Classes(3), z=1, networks=MLPs((5,)))
-    notes = signs_of_failure(plain, torch.rand(9, 1, 2, 2), None)
+    notes = signs_of_failure(plain, plain.table(torch.rand(9, 1, 2, 2)))
     assert len(notes) == 1 and notes[0].startswith("KL(q(z | x) || p) is")
 
 
 def test_binary_labels_that_were_not_learnt_are_said():
     vae, y = small(CCVAE, Binary(2)), torch.tensor([[1.0, 0.0], [1.0, torch.nan], [1.0, 1.0], [0.0, torch.nan]])
-    notes = signs_of_failure(vae, torch.rand(4, 1, 2, 2), y)
+    notes = signs_of_failure(vae, vae.table(torch.rand(4, 1, 2, 2), y))
     assert any("always saying the most frequent value has 0.67" in note for note in notes)
 
 
 @pytest.mark.parametrize("labels", [Classes(3), Binary(2)])
 def test_labels_of_one_value_say_nothing_about_a_classifier(labels):
     y = torch.ones(9).long() if labels == Classes(3) else torch.ones(9, 2)
-    assert not any("accuracy" in note for note in signs_of_failure(small(CCVAE, labels), torch.rand(9, 1, 2, 2), y))
+    vae = small(CCVAE, labels)
+    assert not any("accuracy" in note for note in signs_of_failure(vae, vae.table(torch.rand(9, 1, 2, 2), y)))
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pyro_semivae import data
-from pyro_semivae.data import check_images, checks
 from pyro_semivae.errors import InputError
-from pyro_semivae.labels import Binary, Classes
+from pyro_semivae.spaces import Binary, Classes, check_images
+from pyro_semivae.spaces import data as spaces
 
 SHAPE = (3, 8, 6)
 
@@ -66,7 +66,7 @@ def test_images_have_pixels():
 
 @pytest.mark.parametrize("block", [1, 400, 10**9])
 def test_pixels_outside_are_named_with_their_rows_wherever_they_are(block, monkeypatch):
-    monkeypatch.setattr(checks, "BLOCK", block)
+    monkeypatch.setattr(spaces, "BLOCK", block)
     x = torch.rand(9, *SHAPE)
     assert check_images(x) is x
     for value, got in (
@@ -81,7 +81,7 @@ def test_pixels_outside_are_named_with_their_rows_wherever_they_are(block, monke
         with pytest.raises(InputError, match=rf"images: got pixels .*{got}.* at rows \[7\]; accepted is .*in \[0, 1\]"):
             check_images(bad, name="images")
     x[[2, 4, 5, 6, 7, 8]] += 1
-    monkeypatch.setattr(checks, "BLOCK", 10**9)
+    monkeypatch.setattr(spaces, "BLOCK", 10**9)
     with pytest.raises(InputError, match=r"at rows \[2, 4, 5, 6, 7\]"):
         check_images(x)
 
@@ -109,9 +109,9 @@ def test_bytes_of_0_and_1_are_refused_and_what_to_pass_is_taken():
 
 @pytest.mark.parametrize(("top", "at", "blocks"), [(255, 0, 1), (255, 3, 4), (1, 4, 5)])
 def test_a_set_of_bytes_is_read_once_at_most(top, at, blocks, monkeypatch):
-    read, split = [], checks._blocks
-    monkeypatch.setattr(checks, "BLOCK", 1)
-    monkeypatch.setattr(checks, "_blocks", lambda x: (read.append(len(part)) or part for part in split(x)))
+    read, split = [], spaces._blocks
+    monkeypatch.setattr(spaces, "BLOCK", 1)
+    monkeypatch.setattr(spaces, "_blocks", lambda x: (read.append(len(part)) or part for part in split(x)))
     x = torch.zeros(5, *SHAPE, dtype=torch.uint8)
     x[at, 0, 0, 0] = top
     if top == 1:

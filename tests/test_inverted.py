@@ -9,6 +9,7 @@ from pathlib import Path
 import pyro
 import pytest
 import torch
+from by_hand import through
 from ccvae_toy import seeded
 from pyro.poutine.messenger import Messenger
 from test_reverse import SHAPE, C, D, Y, log_bernoulli, log_q_z, make
@@ -19,9 +20,9 @@ from training import options
 
 from pyro_semivae.cli import for_dataset
 from pyro_semivae.infer import LabelledFirst, LocalParameters, RowScale, TraceInverted_ELBO
-from pyro_semivae.labels import MISSING
 from pyro_semivae.models import M2
 from pyro_semivae.settings import described
+from pyro_semivae.spaces import MISSING
 from pyro_semivae.train import fit
 
 OBSERVED = torch.tensor([2, MISSING, 0, 4, MISSING, 2])
@@ -106,7 +107,7 @@ def test_the_images_term_of_binary_labels_needs_all_of_a_rows_labels():
     with LocalParameters(), EveryZ() as drawn:
         terms = vae.elbo(image_weight=0.3).rows(vae.model, vae.guide, x, y).terms
     z = drawn.values[-1].reshape(4, D)
-    mean = vae.p_x.net(y[::2], z[::2]).sigmoid()
+    mean = through(vae.p_x.net, y[::2], z[::2]).view(-1, *SHAPE).sigmoid()
     assert_close(terms["image"][::2], -0.3 * (x[::2] - mean).square().flatten(1).sum(1))
     assert not terms["image"][1::2].any()
 

@@ -14,10 +14,10 @@ from pyro_semivae import cli, metrics, report, tasks
 from pyro_semivae.data import ImageData, load_small
 from pyro_semivae.errors import InputError
 from pyro_semivae.files import load_checkpoint, save_checkpoint
-from pyro_semivae.labels import MISSING, Classes
 from pyro_semivae.models import InvertedVAE
 from pyro_semivae.nn import Noisy
 from pyro_semivae.settings import described
+from pyro_semivae.spaces import MISSING, Classes
 from pyro_semivae.train import fit
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "inverted_vae.py"

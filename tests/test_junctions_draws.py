@@ -9,9 +9,9 @@ from torch.testing import assert_close
 from pyro_semivae import tasks
 from pyro_semivae.distributions import RelaxedLogits
 from pyro_semivae.infer import LocalParameters
-from pyro_semivae.labels import MISSING, Binary, Classes
 from pyro_semivae.models import M2, M3, InvertedVAE
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import MISSING, Binary, Classes
 
 N, SHAPE = 20_000, (1, 2, 3)
 

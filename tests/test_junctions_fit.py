@@ -8,9 +8,9 @@ import torch
 from torch.testing import assert_close
 
 from pyro_semivae.infer import Mean, TraceInverted_ELBO, TraceLabels_ELBO
-from pyro_semivae.labels import MISSING, Binary, Classes
 from pyro_semivae.models import DIVA, InvertedVAE
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import MISSING, Binary, Classes
 from pyro_semivae.train import fit
 
 SHAPE, LR, EPS = (1, 2, 3), 0.05, 0.1

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from by_hand import through
 from ccvae_toy import Spy, gaussian, log_normal, recorded, seeded
 from pyro import poutine
 from pyro.poutine.mask_messenger import MaskMessenger
@@ -13,9 +14,9 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from pyro_semivae.infer import LabelledFirst, TraceCCVAE_ELBO
-from pyro_semivae.labels import MISSING, Binary, Classes, is_missing
 from pyro_semivae.models import CCVAE, DIVA, M1, M1M2, M2, M3, MVAE, InvertedVAE
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import MISSING, Binary, Classes, is_missing
 
 SHAPE, C, L, D_C, D_S, K, NAN = (1, 2, 7), 5, 3, 2, 4, 6, torch.nan
 LABELS = {"classes": Classes(C), "binary": Binary(L)}
@@ -82,7 +83,7 @@ def test_normalised_weights_by_hand(kind, detach):
     cut = log_q_of_known(vae, z_c[:1].detach(), y)[0]
     own = log_q[0] if detach == "none" else cut
     w = torch.where(known, own.exp() / (torch.cat([own[None], log_q[1:]]).exp().sum(0) / (1 + K)), 1.0)
-    logits = vae.p_x.net(z_c[0], z_s).flatten(1)
+    logits = through(vae.p_x.net, z_c[0], z_s)
     pixels = x.flatten(1)
     terms = {
         "p(x)": w * (pixels * F.logsigmoid(logits) + (1 - pixels) * F.logsigmoid(-logits)).sum(-1),

@@ -9,9 +9,10 @@ import torch
 from torch.testing import assert_close
 
 from pyro_semivae import metrics, report, tasks
-from pyro_semivae.data import ImageData, to_unit
+from pyro_semivae.data import ImageData
 from pyro_semivae.models import CCVAE, M1, M2, M3, MVAE, VAE, InvertedVAE
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import to_unit
 
 SHAPE, NAMES, N, N_TEST = (1, 4, 4), ("a", "b", "c"), 40, 24
 HISTORY = [{"epoch": 1, "bound": -2.0, "term/p(x)": -2.0, "seconds": 1.0}]
@@ -323,7 +324,7 @@ def test_figures_of_classes_show_what_their_titles_say(grids, tmp_path):
     torch.manual_seed(0)
     vae = CCVAE(SHAPE, data.labels, z_c=2, z_s=2, networks=MLPs((8,)))
     with torch.no_grad():
-        last = vae.p_z_c.net[1].layers[-1]
+        last = vae.p_z_c.net.layers[-1]
         last.weight[2:], last.bias[2:] = 0.0, -50.0  # draws are the means
         vae.p_x.net.layers[0].weight.mul_(5)
     first = torch.tensor([(data.y_test == c).nonzero()[0, 0] for c in present])

@@ -8,10 +8,10 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_semivae import tasks
-from pyro_semivae.conditionals import Categorical
-from pyro_semivae.labels import MISSING, Binary, Classes
+from pyro_semivae.conditionals import Label
 from pyro_semivae.models import CCVAE, DIVA, M1, M2, M3, MVAE
-from pyro_semivae.nn import MLPs, OneHot
+from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import MISSING, Binary, Classes
 
 SHAPE = (1, 2, 3)
 
@@ -28,7 +28,7 @@ class Ellipse(nn.Module):
 def test_the_closest_change_moves_along_a_bent_border(confidence):
     """The gradient points to the side: from within a long ellipse the nearest point is above, as measured on it."""
     vae = M3(SHAPE, Classes(2), z_c=2, z_s=1, networks=MLPs(()))
-    vae.q_y = Categorical(Ellipse())
+    vae.q_y = Label(vae.labels, Ellipse())
     start = torch.tensor([[1.5, 0.1], [-1.2, 0.3], [0.8, -0.2], [2.0, -0.4], [4.0, 0.1]])
     with torch.no_grad():
         layer = vae.q_z.net.layers[0]
@@ -90,7 +90,7 @@ def test_what_is_inferred_from_new_labels_is_drawn():
     seen = decoded(vae)
     for run, image in ((lambda: tasks.intervene(vae, x, y), x[:1]), (lambda: tasks.generate(vae, y), None)):
         run()
-        z, q = seen[-1][0], vae.q_z(image, vae.known(y[:1]))
+        z, q = seen[-1][0], vae.q_z(image, vae.labels.known(y[:1], torch.float64))
         assert ((z.mean(0) - q.mean.flatten()).abs() < 5 * q.stddev.flatten() / math.sqrt(n)).all()
         assert_close(z.std(0), q.stddev.flatten(), rtol=5 / math.sqrt(2 * n), atol=0)
 
@@ -139,5 +139,5 @@ def test_a_label_that_is_always_on_has_its_frequency():
 
 
 def test_a_missing_label_is_no_class_to_a_network():
-    code = OneHot(3)(torch.tensor([2, MISSING]))
+    code = Classes(3).code(torch.tensor([2, MISSING]), torch.float32)
     assert code[0].tolist() == [0, 0, 1] and code[1].isnan().all()

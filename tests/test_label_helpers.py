@@ -9,7 +9,8 @@ from torch.testing import assert_close
 
 from pyro_semivae import data
 from pyro_semivae.errors import InputError
-from pyro_semivae.labels import as_binary, frequencies, is_missing, select
+from pyro_semivae.infer.evidence import select
+from pyro_semivae.spaces import Binary, Classes, as_binary, is_missing
 
 NAN = math.nan
 BINARY = torch.tensor([[1.0, NAN], [0.0, 1.0], [NAN, NAN], [1.0, 0.0]])
@@ -23,12 +24,12 @@ def test_what_is_missing_does_not_depend_on_the_integer_type():
 
 
 def test_frequencies_by_hand():
-    assert_close(frequencies(torch.tensor([2, -1, 2, 0]), 4), torch.tensor([2.0, 1, 3, 1]) / 7)
+    assert_close(Classes(4).frequencies(torch.tensor([2, -1, 2, 0])), torch.tensor([2.0, 1, 3, 1]) / 7)
     assert_close(
-        frequencies(torch.tensor([2, 2, 0], dtype=torch.uint8), 3, smoothing=0.5), torch.tensor([3.0, 1, 5]) / 9
+        Classes(3).frequencies(torch.tensor([2, 2, 0], dtype=torch.uint8), smoothing=0.5), torch.tensor([3.0, 1, 5]) / 9
     )
-    assert_close(frequencies(BINARY), torch.tensor([3 / 5, 2 / 4]))
-    assert frequencies(torch.tensor([-1, -1]), 2).tolist() == [0.5, 0.5]
+    assert_close(Binary(2).frequencies(BINARY), torch.tensor([3 / 5, 2 / 4]))
+    assert Classes(2).frequencies(torch.tensor([-1, -1])).tolist() == [0.5, 0.5]
 
 
 def test_the_entries_of_a_table_at_what_is_observed():
@@ -48,16 +49,16 @@ def test_the_entries_of_a_table_at_what_is_observed():
     [
         (lambda: is_missing(torch.tensor([True])), "y: got dtype torch.bool"),
         (lambda: is_missing("no"), "y: got str"),
-        (lambda: frequencies(torch.tensor([0, 5]), 3), r"y: got \[5\] at rows \[1\]"),
-        (lambda: frequencies(torch.tensor([0, -2]), 3), r"y: got \[-2\]"),
-        (lambda: frequencies(torch.tensor([[0, 1]]), 3), r"y: got shape \(1, 2\)"),
-        (lambda: frequencies(torch.tensor([0.0, 1.0]), 3), "y: got dtype torch.float64"),
-        (lambda: frequencies(torch.tensor([0, 1])), r"y: got torch.int64 of shape \(2,\)"),
-        (lambda: frequencies(torch.tensor([[2.0], [2.0]])), r"y: got \[2.0, 2.0\] at rows \[0, 1\]"),
-        (lambda: frequencies(torch.tensor([1.0, 0.0])), r"y: got torch.float64 of shape \(2,\)"),
-        (lambda: frequencies(torch.tensor([0]), 1), "num_classes: got 1"),
-        (lambda: frequencies(torch.tensor([0]), 2, smoothing=0), "smoothing: got 0"),
-        (lambda: frequencies(torch.tensor([0]), 2, smoothing="1"), "smoothing: got '1'"),
+        (lambda: Classes(3).frequencies(torch.tensor([0, 5])), r"y: got \[5\] at rows \[1\]"),
+        (lambda: Classes(3).frequencies(torch.tensor([0, -2])), r"y: got \[-2\]"),
+        (lambda: Classes(3).frequencies(torch.tensor([[0, 1]])), r"y: got shape \(1, 2\)"),
+        (lambda: Classes(3).frequencies(torch.tensor([0.0, 1.0])), "y: got dtype torch.float64"),
+        (lambda: Binary(2).frequencies(torch.tensor([0, 1])), "y: got dtype torch.int64"),
+        (lambda: Binary(1).frequencies(torch.tensor([[2.0], [2.0]])), r"y: got \[2.0, 2.0\] at rows \[0, 1\]"),
+        (lambda: Binary(2).frequencies(torch.tensor([1.0, 0.0])), r"y: got shape \(2,\)"),
+        (lambda: Classes(1).frequencies(torch.tensor([0])), "num_classes: got 1"),
+        (lambda: Classes(2).frequencies(torch.tensor([0]), smoothing=0), "smoothing: got 0"),
+        (lambda: Classes(2).frequencies(torch.tensor([0]), smoothing="1"), "smoothing: got '1'"),
         (lambda: as_binary(torch.tensor([[0.5]])), r"y: got \[0.5\]"),
         (lambda: as_binary(torch.rand(3, 0)), r"y: got torch.float64 of shape \(3, 0\)"),
         (lambda: select(torch.rand(3, 4), torch.arange(3)[:, None], torch.zeros(4).long(), 0), "dim: got 0"),

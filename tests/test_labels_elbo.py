@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from by_hand import through
 from ccvae_toy import gaussian, log_normal, seeded
 from pyro import poutine
 from pyro.infer import Trace_ELBO
@@ -13,9 +14,9 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from pyro_semivae.infer import LabelledFirst, LocalParameters, Mean, RowScale, TraceLabels_ELBO
-from pyro_semivae.labels import MISSING, Binary, Classes
 from pyro_semivae.models import DIVA, M2, M3, VAE
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import MISSING, Binary, Classes
 from pyro_semivae.train import fit
 
 C, L, D, SHAPE, NAN = 5, 3, 4, (1, 2, 7), torch.nan
@@ -86,9 +87,9 @@ def exact_bound_over_patterns(vae, x, y, z_noise):
         fits = (y.isnan() | (y == full)).all(1)
         index = torch.arange(L)
         q_missing = torch.where(y.isnan(), log_q[list(pattern), :, index].T, 0.0)  # (B, L)
-        loc, scale = gaussian(vae.q_z.net(x, full))
+        loc, scale = gaussian(through(vae.q_z.net, x.flatten(1), full.expand(len(x), L)))
         z = loc + scale * z_noise
-        inside = log_bernoulli(x, vae.p_x.net(full, z).flatten(1)) + log_normal(z, torch.zeros(D), torch.ones(D))
+        inside = log_bernoulli(x, through(vae.p_x.net, full, z)) + log_normal(z, torch.zeros(D), torch.ones(D))
         inside = inside - log_normal(z, loc, scale) + log_p[list(pattern), index].sum() - q_missing.sum(1)
         total = total + torch.where(fits, q_missing.sum(1).exp() * inside, 0.0)
     return total
@@ -131,13 +132,13 @@ def test_relaxed_labels_by_hand():
     logits = vae.q_y.net(x)
     noise = 0.7 * y.clamp(1e-9, 1 - 1e-9).logit() - logits
     y = torch.where(missing, ((logits + noise.detach()) / 0.7).sigmoid(), SEVERAL.nan_to_num())
-    loc, scale = gaussian(vae.q_z.net(x, y))
+    loc, scale = gaussian(through(vae.q_z.net, x.flatten(1), y))
     z = loc + scale * ((z - loc) / scale).detach()
     q, p = logits.sigmoid(), vae.p_y.logits.sigmoid().expand_as(logits)
     kl = q * (q / p).log() + (1 - q) * ((1 - q) / (1 - p)).log()
     log_p_y = torch.where(SEVERAL == 1, p, 1 - p).log()
     log_q_y = torch.where(SEVERAL == 1, q, 1 - q).log()
-    expected = log_bernoulli(x, vae.p_x.net(y, z).flatten(1)) + log_normal(z, torch.zeros(D), torch.ones(D))
+    expected = log_bernoulli(x, through(vae.p_x.net, y, z)) + log_normal(z, torch.zeros(D), torch.ones(D))
     expected = expected - log_normal(z, loc, scale) + torch.where(missing, -kl, log_p_y + 2.0 * log_q_y).sum(1)
     ours = sum(terms.values())
     assert_close(ours, expected)
@@ -161,13 +162,13 @@ def test_a_relaxed_class_label_by_hand():
     logits = vae.q_y.net(x)
     noise = (t * y.clamp(min=1e-12).log() - logits).detach()
     y = torch.where(missing[:, None], ((logits + noise) / t).softmax(-1), y)
-    loc, scale = gaussian(vae.q_z.net(x, y))
+    loc, scale = gaussian(through(vae.q_z.net, x.flatten(1), y))
     z = loc + scale * ((z - loc) / scale).detach()
     log_q = logits.log_softmax(-1)
     log_p = vae.p_y.logits.log_softmax(-1)
     kl = (log_q.exp() * (log_q - log_p)).sum(-1)
     of_label = log_p[Y] + 2.0 * log_q.gather(1, Y.clamp(min=0)[:, None]).squeeze(1)
-    expected = log_bernoulli(x, vae.p_x.net(y, z).flatten(1)) + log_normal(z, torch.zeros(D), torch.ones(D))
+    expected = log_bernoulli(x, through(vae.p_x.net, y, z)) + log_normal(z, torch.zeros(D), torch.ones(D))
     expected = expected - log_normal(z, loc, scale) + torch.where(missing, -kl, of_label)
     ours = sum(terms.values())
     assert_close(ours, expected)
@@ -219,7 +220,7 @@ def test_diva_equals_the_formula_by_hand(labels, y):
     loc, scale = gaussian(vae.q_z.net(x))  # (B, number + 3)
     z = torch.cat([drawn["z_c"], drawn["z_s"].reshape(len(x), 3)], -1)
     z = loc + scale * ((z - loc) / scale).detach()
-    total = log_bernoulli(x, vae.p_x.net(z[:, :number], z[:, number:]).flatten(1))
+    total = log_bernoulli(x, through(vae.p_x.net, z))
     total = total - beta * log_normal(z, loc, scale) + beta * log_normal(z[:, number:], torch.zeros(3), torch.ones(3))
     rows = []
     for b in range(len(x)):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_semivae.infer import TraceLabels_ELBO
-from pyro_semivae.labels import MISSING
+from pyro_semivae.spaces import MISSING
 
 
 class Toy(nn.Module):

@@ -9,9 +9,9 @@ from torch.testing import assert_close
 
 from pyro_semivae import tasks
 from pyro_semivae.infer import LocalParameters
-from pyro_semivae.labels import MISSING, Binary, Classes
 from pyro_semivae.models import M1, M1M2, M2
 from pyro_semivae.nn import MLPs, positive
+from pyro_semivae.spaces import MISSING, Binary, Classes
 
 SHAPE, C, F, D = (1, 4, 7), 5, 4, 2
 Y = torch.tensor([2, MISSING, 0, 4, MISSING, 1])

@@ -10,7 +10,7 @@ import sys, threading, time
 import numpy as np, torch
 from pyro_semivae import CCVAE, report
 from pyro_semivae.data import ImageData
-from pyro_semivae.labels import Binary
+from pyro_semivae.spaces import Binary
 from pyro_semivae.nn import Convs, MLPs
 from pyro_semivae.train import fit
 

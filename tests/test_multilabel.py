@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from by_hand import through
 from ccvae_toy import gaussian, log_normal, recorded, seeded
 from pyro import poutine
 from torch.nn import functional as F
@@ -17,8 +18,8 @@ from pyro_semivae import CCVAE, cli, data, report, tasks
 from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.files import load_checkpoint
 from pyro_semivae.infer import LocalParameters
-from pyro_semivae.labels import Binary, frequencies
 from pyro_semivae.nn import Convs
+from pyro_semivae.spaces import Binary
 from pyro_semivae.train import fit
 
 NAN = torch.nan
@@ -95,7 +96,7 @@ def test_terms_and_gradients_equal_the_formula_by_hand(marginal, classifier):
             return torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)])
         return torch.stack([log_normal_each(value, c) + log_p_y[c] for c in (0, 1)]).log_softmax(0)
 
-    picture = vae.p_x.net(z[0, :, :L], z_s).sigmoid()
+    picture = through(vae.p_x.net, z[0, :, :L], z_s).view_as(x).sigmoid()
     log_p_x = (-(x - picture).abs() - math.log(2)).sum((1, 2, 3))
     total = []
     for b in range(len(x)):
@@ -256,8 +257,8 @@ def test_swaps_take_the_characteristics_of_one_and_the_rest_of_the_other():
 
 def test_frequencies_of_what_is_observed():
     on = Y[:, 1].nansum() + 1, (~Y[:, 1].isnan()).sum() + 2
-    torch.testing.assert_close(frequencies(Y)[1], on[0] / on[1])
-    assert ((frequencies(torch.full_like(Y, NAN))) == 0.5).all()
+    torch.testing.assert_close(Binary(Y.shape[1]).frequencies(Y)[1], on[0] / on[1])
+    assert ((Binary(Y.shape[1]).frequencies(torch.full_like(Y, NAN))) == 0.5).all()
 
 
 @pytest.mark.parametrize(
@@ -298,7 +299,7 @@ def test_normalised_weights_have_the_mean_one_and_a_cap():
     sure = torch.tensor([[1.0, 0, 1, 0, 1]])
     copies = 1000
     encoded = [t.detach().repeat(copies, 1) for t in gaussian(vae.q_z.net(x[:1]))]
-    vae.q_z.net = _Fixed(torch.cat([encoded[0], encoded[1].expm1().log()], 1))
+    vae.q_z.net = _Fixed(torch.cat([encoded[0], encoded[1].expm1().log()], 1).unsqueeze(1))
     x = x[:1].expand(copies, -1, -1, -1)
     means = {}
     for weights in ("independent", "normalised"):

@@ -11,9 +11,9 @@ from torch.testing import assert_close
 
 from pyro_semivae import tasks
 from pyro_semivae.infer import LabelledFirst, LocalParameters, Mean, RowScale, TraceMVAE_ELBO
-from pyro_semivae.labels import MISSING, Binary, Classes, is_missing
 from pyro_semivae.models import CCVAE, MVAE
 from pyro_semivae.nn import MLPs, positive
+from pyro_semivae.spaces import MISSING, Binary, Classes, is_missing
 
 SHAPE, C, L, D = (1, 4, 7), 5, 3, 2
 N = float("nan")
@@ -63,10 +63,19 @@ def test_the_guide_is_the_normalised_product_of_its_experts(kind):
             product = sum(Normal(m, s).log_prob(z).sum(-1) for m, s in zip(*experts(vae, image, y), strict=True))
             evidence = None if image is None else image[None]
             got = tasks.abduct(vae, evidence, y[None])[0]["z"]
-            q = vae.q_z(None if image is None else vae.as_data(image[None]), vae.as_vector(vae.known(y[None])))
+            arranged = None if image is None else vae.spaces["x"].arranged(image[None], vae.max_plate_nesting)
+            q = vae.q_z(arranged, vae.labels.known(y[None], torch.float64))
             ratio = product - q.log_prob(z.reshape(50, *[1] * (got.dim() - 1), D)).reshape(50)
             assert_close(ratio, ratio[:1].expand(50))
             assert_close(got.reshape(D), posterior(vae, image, y).mean)
+
+
+def told_to(vae, monkeypatch):
+    """The labels that the guide is told, run by run."""
+    told, kind = [], type(vae.labels)
+    known = kind.known
+    monkeypatch.setattr(kind, "known", lambda space, y, dtype: (told.append(y), known(space, y, dtype))[1])
+    return told
 
 
 def log_p_y(vae, z, y):
@@ -80,13 +89,13 @@ def log_p_y(vae, z, y):
 
 @pytest.mark.parametrize("subsets", [0, 3])
 @pytest.mark.parametrize("kind", Y)
-def test_terms_and_gradients_equal_the_formula_by_hand(kind, subsets):
+def test_terms_and_gradients_equal_the_formula_by_hand(kind, subsets, monkeypatch):
     vae, x = make(kind)
     y, weight, beta = Y[kind], 2.5, 1.7
-    vae.p_y, vae.known = Spy(vae.p_y), Spy(vae.known)
+    vae.p_y, told = Spy(vae.p_y), told_to(vae, monkeypatch)
     terms = vae.elbo(label_weight=weight, beta=beta, subsets=subsets).terms(vae.model, vae.guide, x, y)
     z_seen, z_unseen = (z.reshape(-1, len(y), D) for z in vae.p_y.seen)  # (parts, B, D)
-    codes = [code.reshape(-1, *y.shape) for code in vae.known.seen]  # what the guide was told, (parts, B[, L])
+    codes = [code.reshape(-1, *y.shape) for code in told]  # what the guide was told, (parts, B[, L])
 
     def elbo(image, told, z):
         q = posterior(vae, image, told)
@@ -133,13 +142,13 @@ def test_terms_and_gradients_equal_the_formula_by_hand(kind, subsets):
         assert_close(a, b, msg=lambda m, name=name: f"d / d {name}: {m}")
 
 
-def test_subsets_are_random_parts_of_what_is_observed():
+def test_subsets_are_random_parts_of_what_is_observed(monkeypatch):
     vae, x = make("binary")
-    vae.known = Spy(vae.known)
+    told = told_to(vae, monkeypatch)
     y = torch.ones(400, L)
     y[:, 2] = N
     vae.elbo(subsets=2).terms(vae.model, vae.guide, x[:1].expand(400, *SHAPE), y)
-    for code, part in ((vae.known.seen[0], 2), (vae.known.seen[1], L)):
+    for code, part in ((told[0], 2), (told[1], L)):
         told = code.reshape(-1, 400, L)[part]
         share = (told == 1).double().mean(0)
         assert share[2] == 0 and (abs(share[:2] - 0.5) < 5 * 0.5 / 20).all()

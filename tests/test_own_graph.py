@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_semivae.infer import RowScale, TraceCCVAE_ELBO
-from pyro_semivae.labels import MISSING
+from pyro_semivae.spaces import MISSING
 
 
 class Own(nn.Module):
@@ -131,7 +131,7 @@ def test_errors_teach():
         pyro.sample("global", dist.Normal(0.0, 1.0), obs=torch.tensor(0.0))
         own.model(pixels, k)
 
-    with pytest.raises(ValueError, match="site 'global' is outside of the plate 'data'"):
+    with pytest.raises(ValueError, match="site 'global' is outside of the plate of rows"):
         elbo.terms(outside, own.guide, pixels, K_LABELS)
 
 

@@ -5,10 +5,10 @@ import torch
 from matplotlib.colors import to_rgba
 from torch.testing import assert_close
 
-from pyro_semivae.labels import Classes
 from pyro_semivae.models import CCVAE
 from pyro_semivae.nn import MLPs
 from pyro_semivae.plot import KINDS, image_grid, training_curves
+from pyro_semivae.spaces import Classes
 
 
 def shown(figure):

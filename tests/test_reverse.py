@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from by_hand import through
 from ccvae_toy import gaussian, log_normal
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
@@ -14,8 +15,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from pyro_semivae.infer import LocalParameters, TraceReverse_ELBO
-from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.models import M2, InvertedVAE
+from pyro_semivae.spaces import Binary, Classes
 
 C, L, D, SHAPE = 5, 3, 2, (1, 2, 7)
 Y = {
@@ -48,7 +49,7 @@ class Drawn(Messenger):
 
 def log_q_z(vae, x, code, z):
     """Appendix A's density, with the sigmoid's own argument where the paper prints its value."""
-    loc, scale = gaussian(vae.q_z.net(x, code))
+    loc, scale = gaussian(through(vae.q_z.net, x.flatten(1), code))
     unit = (z - LOW) / (HIGH - LOW)
     u = unit.log() - (1 - unit).log()
     return log_normal(u, loc, scale) - (math.log(HIGH - LOW) + F.logsigmoid(u) + F.logsigmoid(-u)).sum(-1)
@@ -84,7 +85,7 @@ def test_equals_the_formula_by_hand(gradient, observed, kind):
         terms = elbo.rows(vae.model, vae.guide, None, y).terms
     z, x = (drawn.values[name].detach().reshape(len(y), *shape) for name, shape in (("z", (D,)), ("x", SHAPE)))
     code = torch.eye(C)[y] if kind == "classes" else y
-    logits = vae.p_x.net(code, z)
+    logits = through(vae.p_x.net, code, z).view(-1, *SHAPE)
     if gradient == "relaxed":
         logit = logits + (t * x.logit() - logits).detach()
         x = (logit / t).sigmoid()

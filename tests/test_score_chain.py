@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_semivae.infer import TraceLabels_ELBO
-from pyro_semivae.labels import MISSING
+from pyro_semivae.spaces import MISSING
 
 ENUMERATE = {"enumerate": "parallel"}
 C1, C2, D = 3, 4, 5

@@ -7,9 +7,9 @@ import torch
 from torch.testing import assert_close
 
 from pyro_semivae import tasks
-from pyro_semivae.labels import MISSING, Binary, Classes
 from pyro_semivae.models import CCVAE, M2, M3
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import MISSING, Binary, Classes
 
 SHAPE, C, L = (1, 4, 7), 5, 3
 

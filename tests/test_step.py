@@ -9,9 +9,9 @@ from torch.testing import assert_close
 
 from pyro_semivae.data import Batch
 from pyro_semivae.infer import LabelledFirst, LocalParameters
-from pyro_semivae.labels import Classes
 from pyro_semivae.models import CCVAE, M2
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import Classes
 
 STEP = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "step.py"))
 
@@ -27,7 +27,7 @@ def test_a_plain_loop_has_the_bound_of_the_objective_it_is_compared_with(monkeyp
         else {"classifier_weight": STEP["ALPHA"]}
     )
     y = torch.tensor([3, 9, -1, -1, -1, -1, -1])
-    batch = Batch(torch.rand(7, 1, 3, 5), y, torch.ones(7), torch.arange(7), labelled=2)
+    batch = Batch({"x": torch.rand(7, 1, 3, 5), "y": y}, torch.ones(7), torch.arange(7), labelled=2)
     monkeypatch.setattr("torch.distributions.normal._standard_normal", lambda shape, **kind: torch.zeros(shape, **kind))
     monkeypatch.setattr(torch, "randn", torch.zeros)
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)

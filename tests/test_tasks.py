@@ -9,8 +9,8 @@ import torch
 from torch.testing import assert_close
 
 from pyro_semivae import CCVAE, tasks
-from pyro_semivae.labels import Classes
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import Classes
 
 B, C, D_C, D_S, SHAPE = 6, 5, 2, 3, (1, 4, 7)
 
@@ -105,8 +105,8 @@ def test_generate_draws_from_the_conditional_prior(vae):
     assert (z_c.std(0) > 0).all(), "the characteristic varies"
     # With a narrow prior, what is drawn is the prior's mean of the given label.
     with torch.no_grad():
-        vae.p_z_c.net[1].layers[-1].bias[D_C:] = -50.0
-        vae.p_z_c.net[1].layers[-1].weight[D_C:] = 0.0
+        vae.p_z_c.net.layers[-1].bias[D_C:] = -50.0
+        vae.p_z_c.net.layers[-1].weight[D_C:] = 0.0
     seen.clear()
     tasks.generate(vae, y)
     assert_close(seen[0][0], vae.p_z_c(y).mean, atol=0.01, rtol=0)
@@ -137,8 +137,8 @@ def test_intervene_redraws_the_characteristic_and_keeps_the_rest(vae, x):
 
 def test_intervening_on_a_label_draws_from_that_labels_prior(vae, x):
     with torch.no_grad():
-        vae.p_z_c.net[1].layers[-1].bias[D_C:] = -50.0
-        vae.p_z_c.net[1].layers[-1].weight[D_C:] = 0.0
+        vae.p_z_c.net.layers[-1].bias[D_C:] = -50.0
+        vae.p_z_c.net.layers[-1].weight[D_C:] = 0.0
     y_new = torch.tensor([0, 1, 2, 3, 4, 0])
     expected = decoded(vae, vae.p_z_c(y_new).mean, posterior_mean(vae, x)[1])
     assert_close(tasks.intervene(vae, x, y_new)[0], expected, atol=0.01, rtol=0)
@@ -191,7 +191,7 @@ def test_a_guide_without_labels_cannot_classify(vae, x):
                 for name, q in zip(("z_c", "z_s"), self.q_z(x), strict=True):
                     pyro.sample(name, q)
 
-    with pytest.raises(ValueError, match="classify: the guide of NoLabel has no label; M1 fits"):
+    with pytest.raises(ValueError, match="classify: NoLabel has no label that its guide samples"):
         tasks.classify(NoLabel(SHAPE, Classes(C), z_c=D_C, z_s=D_S, networks=MLPs((11,))), x)
 
 

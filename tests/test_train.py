@@ -7,7 +7,7 @@ from training import make, options, rows, same_weights, untimed
 from pyro_semivae import data, tasks
 from pyro_semivae.distributions import GreyBernoulli
 from pyro_semivae.files import load_checkpoint
-from pyro_semivae.labels import MISSING
+from pyro_semivae.spaces import MISSING
 from pyro_semivae.train import fit
 from pyro_semivae.watch import FiniteWatch
 
@@ -102,9 +102,9 @@ def test_a_parameter_that_is_not_finite_never_reaches_a_checkpoint(tmp_path):
     def spoil(epoch, vae):
         if epoch == 2:
             with torch.no_grad():
-                vae.p_z_c.net[1].layers[-1].bias[0] = float("nan")
+                vae.p_z_c.net.layers[-1].bias[0] = float("nan")
 
-    with pytest.raises(FloatingPointError, match=r"parameter p_z_c.net.1.layers.2.bias: not finite after epoch 2"):
+    with pytest.raises(FloatingPointError, match=r"parameter p_z_c.net.layers.2.bias: not finite after epoch 2"):
         fit(make(), x, y, **options(), checkpoint=path, on_epoch=spoil)
     assert load_checkpoint(path)["epoch"] == 1
 
@@ -169,13 +169,13 @@ def test_bad_options_are_named(change, message):
     ("x", "y", "message"),
     [
         (torch.rand(6, 1, 4, 7) + 0.5, None, r"x: got pixels from .* accepted is .*\[0, 1\]"),
-        (torch.full((6, 1, 4, 7), float("nan")), None, "x: got pixels"),
+        (torch.full((6, 1, 4, 7), float("nan")), None, r"x: got NaN in rows \[0, 1, 2, 3, 4\]"),
         (torch.rand(6, 4, 7), None, r"x: got shape \(6, 4, 7\)"),
         (torch.rand(6, 3, 4, 7), None, r"x: got shape \(6, 3, 4, 7\)"),
         (torch.zeros(6, 1, 4, 7, dtype=torch.int64), None, "x: got dtype torch.int64"),
         (torch.rand(6, 1, 4, 7), torch.full((6,), 5), r"y: got \[5"),
         (torch.rand(6, 1, 4, 7), torch.zeros(6), "y: got dtype"),
-        (torch.rand(6, 1, 4, 7), torch.zeros(5, dtype=torch.long), "x, y: got 6 images and 5 labels"),
+        (torch.rand(6, 1, 4, 7), torch.zeros(5, dtype=torch.long), "x, y: got 6 rows of x and 5 rows of y"),
     ],
 )
 def test_bad_input_is_named_before_training(x, y, message):

@@ -3,8 +3,8 @@
 import torch
 
 from pyro_semivae import CCVAE, data
-from pyro_semivae.labels import Classes
 from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import Classes
 
 
 def make(seed=0, **options):

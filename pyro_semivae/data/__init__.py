@@ -1,8 +1,7 @@
 """Readers of data sets, splits into labelled and unlabelled rows, and batches."""
 
-from pyro_semivae.data.batches import Batch, Batches, to_unit
+from pyro_semivae.data.batches import Batch, Batches
 from pyro_semivae.data.celeba import load_celeba
-from pyro_semivae.data.checks import check_images
 from pyro_semivae.data.chexpert import load_chexpert
 from pyro_semivae.data.image_data import ImageData
 from pyro_semivae.data.noise import adversarial, in_turn, jitter, shift, where_learning
@@ -15,7 +14,6 @@ __all__ = [
     "Batches",
     "ImageData",
     "adversarial",
-    "check_images",
     "data_root",
     "drop_partly_labelled",
     "hide",
@@ -30,6 +28,5 @@ __all__ = [
     "lose_labels",
     "parse_labelled",
     "shift",
-    "to_unit",
     "where_learning",
 ]

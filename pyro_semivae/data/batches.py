@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,24 +11,37 @@ import torch
 from torch import Tensor
 
 from pyro_semivae.errors import InputError, as_tensor, check_count, check_number
-from pyro_semivae.labels import any_known, as_labels
+from pyro_semivae.spaces import any_known, as_labels, to_unit
 
 STAGE = 64 << 20  # bytes
 
 
 @dataclass
 class Batch:
-    """Rows of a step: images in [0, 1] `(B, C, H, W)`, or none, labels (some missing), scale and index of each row.
+    """Rows of a step.
 
-    The first `labelled` rows have labels; with class labels none of theirs is missing.
+    Attributes:
+        values: site name -> values of the rows, data as floats, labels with missing entries.
+        scale, rows: the scale and the index of each row, `(B,)`.
+        labelled: how many rows at the beginning have any label; with one class label none of theirs is missing.
+        alone: rows of labels without data, in a batch of their own.
     """
 
-    x: Tensor | None
-    y: Tensor | None
+    values: dict[str, Tensor]
     scale: Tensor
     rows: Tensor
     labelled: int = 0
     alone: Batch | None = None
+
+    @property
+    def x(self) -> Tensor | None:
+        """The values of the site "x", where there is one."""
+        return self.values.get("x")
+
+    @property
+    def y(self) -> Tensor | None:
+        """The values of the site "y", where there is one."""
+        return self.values.get("y")
 
 
 class Batches:
@@ -42,8 +55,9 @@ class Batches:
     full batch is left out; the next epoch's order is another.
 
     Args:
-        x: images, uint8 or float in [0, 1], `(N, C, H, W)`.
-        y: labels, some missing; `None` for none at all. Numpy arrays and lists become tensors, integers int64.
+        x: data, floats or uint8, `(N, ...)`: of the site "x", or a mapping of several sites' data.
+        y: labels, some missing: of the site "y", or a mapping of several; `None` for none at all. Numpy arrays and
+            lists become tensors, integers int64.
         batch_size: B_u; B_l where all rows are labelled. labelled_batch_size: B_l (default: `batch_size`). Where there
             are fewer rows, a batch has all of them.
         device, dtype: of the batches. A set of at most `device_budget` bytes is kept there as it is (uint8
@@ -54,14 +68,14 @@ class Batches:
             `Batch` of its own, without images: `batch.alone`.
 
     Raises:
-        InputError: a size is no whole number from 1, another number is out of range; there are no images, they have
-            another rank or type, or not as many labels.
+        InputError: a size is no whole number from 1, another number is out of range; there are no rows, they are of
+            another type, or not as many labels.
     """
 
     def __init__(
         self,
-        x: Tensor,
-        y: Tensor | None,
+        x: Tensor | Mapping[str, Tensor],
+        y: Tensor | Mapping[str, Tensor] | None,
         *,
         batch_size: int = 200,
         labelled_batch_size: int | None = None,
@@ -72,12 +86,16 @@ class Batches:
         seed: int = 0,
         labels_alone: Tensor | None = None,
     ):
-        x, y = _rows("x", x), None if y is None else as_labels(y)
-        n = len(x)
-        if x.dim() != 4 or not (x.is_floating_point() or x.dtype == torch.uint8):
-            raise InputError(f"x: got {x.dtype} of shape {tuple(x.shape)}; accepted are images (N, C, H, W), see fit")
-        if y is not None and (not y.dim() or len(y) != n):
-            raise InputError(f"x, y: got {n} images and labels of shape {tuple(y.shape)}; accepted are as many")
+        data = {name: _data(name, values) for name, values in (x if isinstance(x, Mapping) else {"x": x}).items()}
+        given = y if isinstance(y, Mapping) else {} if y is None else {"y": y}
+        labels = {name: as_labels(values, name) for name, values in given.items()}
+        if not data:
+            raise InputError("x: got no data; accepted are data of one site or more")
+        n = len(next(iter(data.values())))
+        for name, values in [*data.items(), *labels.items()]:
+            if not values.dim() or len(values) != n:
+                got = f"{n} rows and values of shape {tuple(values.shape)}"
+                raise InputError(f"{next(iter(data))}, {name}: got {got}; accepted are as many of each")
         if labels_alone is not None:
             labels_alone = as_labels(_rows("labels_alone", labels_alone), "labels_alone")
         batch_size = check_count("batch_size", batch_size)
@@ -88,7 +106,9 @@ class Batches:
         seed = check_count("seed", seed, 0, 2**32 - 1)
         dtype = dtype or torch.get_default_dtype()
         device = torch.device(device)
-        observed = torch.zeros(n, dtype=torch.bool) if y is None else any_known(y).cpu()
+        observed = torch.zeros(n, dtype=torch.bool)
+        for values in labels.values():
+            observed |= any_known(values).cpu()
         self.labelled = observed.nonzero()[:, 0]  # (N_l,)
         self.unlabelled = (~observed).nonzero()[:, 0]  # (N_u,)
         n_l, n_u = len(self.labelled), len(self.unlabelled)
@@ -97,10 +117,10 @@ class Batches:
         b_l = min(labelled_batch_size if labelled_batch_size and n_u else batch_size, n_l)
         self.steps = max(size // batch for size, batch in ((n_u, b_u), (n_l, b_l)) if batch)
         self.sizes = b_l, b_u
-        keep = x.numel() * x.element_size() <= device_budget
+        keep = sum(values.numel() * values.element_size() for values in data.values()) <= device_budget
         self.staged = not keep
-        self.x = x.to(device) if keep else x
-        self.y = None if y is None else y.to(device)
+        self.data = {name: values.to(device) if keep else values for name, values in data.items()}
+        self.labels = {name: values.to(device) for name, values in labels.items()}
         self.device, self.dtype, self.seed = device, dtype, seed
         self.labels_alone = None if labels_alone is None else labels_alone.to(device)
         b_a = 0 if labels_alone is None else min(batch_size, len(labels_alone))
@@ -121,9 +141,11 @@ class Batches:
             parts.append(rows[order].reshape(steps, size))
         rows = torch.cat(parts, 1)  # (steps, B_l + B_u)
         alone = self._alone(generator)
-        for index, x in self._staged(rows) if self.staged else self._resident(rows.to(self.x.device)):
-            y = None if self.y is None else self.y[index.to(self.device)]
-            yield Batch(to_unit(x, self.dtype), y, self.scale, index, b_l, next(alone))
+        at = next(iter(self.data.values())).device
+        for index, data in self._staged(rows) if self.staged else self._resident(rows.to(at)):
+            values = {name: to_unit(part, self.dtype) for name, part in data.items()}
+            values |= {name: part[index.to(self.device)] for name, part in self.labels.items()}
+            yield Batch(values, self.scale, index, b_l, next(alone))
 
     def _alone(self, generator: torch.Generator) -> Iterator[Batch | None]:
         """Batches of the labels without images, in an order of the epoch; endless."""
@@ -133,34 +155,31 @@ class Batches:
         while True:
             order = torch.randperm(len(self.labels_alone), generator=generator).to(self.device)
             for rows in order[: len(order) // size * size].reshape(-1, size):
-                yield Batch(None, self.labels_alone[rows], self.scale_alone, rows)
+                yield Batch({"y": self.labels_alone[rows]}, self.scale_alone, rows)
 
-    def _resident(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _resident(self, rows: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         for index in rows:
-            yield index, self.x[index]
+            yield index, {name: values[index] for name, values in self.data.items()}
 
-    def _staged(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _staged(self, rows: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """The rows of as many steps as `STAGE` bytes hold, gathered in the order of the file and moved at once."""
-        row_bytes = self.x[:1].numel() * self.x.element_size()
+        row_bytes = sum(values[:1].numel() * values.element_size() for values in self.data.values())
         for part in rows.split(max(1, STAGE // (row_bytes * rows.shape[1]))):
             ordered, back = part.flatten().unique(return_inverse=True)
-            chunk = self.x[ordered]
-            chunk = (chunk.pin_memory() if self.device.type == "cuda" else chunk).to(self.device, non_blocking=True)
+            chunks = {name: values[ordered] for name, values in self.data.items()}
+            if self.device.type == "cuda":
+                chunks = {name: chunk.pin_memory() for name, chunk in chunks.items()}
+            chunks = {name: chunk.to(self.device, non_blocking=True) for name, chunk in chunks.items()}
             for index, position in zip(part, back.reshape(part.shape).to(self.device), strict=True):
-                yield index, chunk[position]
+                yield index, {name: chunk[position] for name, chunk in chunks.items()}
 
 
-def to_unit(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """uint8 images to floats in [0, 1] of `dtype` (default: torch's); floats as they are, in `dtype` if given.
-
-    Raises:
-        InputError: images of another type.
-    """
-    if x.dtype == torch.uint8:
-        return x.to(dtype or torch.get_default_dtype()) / 255
-    if not x.is_floating_point():
-        raise InputError(f"x: got dtype {x.dtype}; accepted are floats in [0, 1], or uint8")
-    return x if dtype is None else x.to(dtype)
+def _data(name: str, value: Any) -> Tensor:
+    value = _rows(name, value)
+    if value.dim() < 2 or not (value.is_floating_point() or value.dtype == torch.uint8):
+        got = f"{value.dtype} of shape {tuple(value.shape)}"
+        raise InputError(f"{name}: got {got}; accepted are rows of data, (N, ...), floats or uint8, see fit")
+    return value
 
 
 def _rows(name: str, value: Any) -> Tensor:

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from pyro_semivae.data.checks import check_images
 from pyro_semivae.errors import InputError, as_tensor, check_count
-from pyro_semivae.labels import Binary, Classes, as_labels
+from pyro_semivae.spaces import Labels, as_labels, check_images, label_space
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,9 @@ class ImageData:
         object.__setattr__(self, name, value)  # the class is frozen
 
     @property
-    def labels(self) -> Classes | Binary:
+    def labels(self) -> Labels:
         """The label space."""
-        return Binary(len(self.label_names)) if self.y.dim() == 2 else Classes(len(self.label_names))
+        return label_space(self.y, len(self.label_names))
 
     @property
     def x_shape(self) -> tuple[int, int, int]:

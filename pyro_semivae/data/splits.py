@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_semivae.errors import InputError, as_tensor, check_count
-from pyro_semivae.labels import MISSING, any_known, as_binary, as_labels
+from pyro_semivae.spaces import MISSING, all_missing, any_known, as_binary, as_labels
 
 
 def parse_labelled(value: str) -> int | float:
@@ -94,7 +94,7 @@ def hide(y: Tensor, labelled: Tensor) -> Tensor:
         raise InputError(
             f"labelled: got {rows.dtype} of shape {tuple(rows.shape)}; accepted are numbers of rows, 0 to {len(y) - 1}"
         )
-    hidden, rows = torch.full_like(y, torch.nan if y.is_floating_point() else MISSING), rows.long().to(y.device)
+    hidden, rows = all_missing(y), rows.long().to(y.device)
     hidden[rows] = y[rows]
     return hidden
 

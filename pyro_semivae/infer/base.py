@@ -21,9 +21,9 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer.handlers import ROW_PLATE, LocalParameters, Particles
+from pyro_semivae.infer.evidence import Evidence, enumerates
+from pyro_semivae.infer.handlers import LocalParameters, Particles
 from pyro_semivae.infer.roles import sample_sites
-from pyro_semivae.labels import Evidence, enumerates
 
 
 @dataclass
@@ -133,11 +133,11 @@ class RowELBO(ELBO):
         particles: int = 1,
         detach_first: bool = False,
         complete: bool = False,
-    ) -> tuple[Trace, Trace, dict[str, Tensor]]:
+    ) -> tuple[Trace, Trace, Evidence]:
         """One run of the guide, with `particles`, and one of the model against the first of them.
 
-        Labels are enumerated in both, in the same dimensions; those passed are not where they are `complete`. Returns
-        the guide's trace, the model's trace and the observed labels: name -> values, some of them missing.
+        Discrete labels are enumerated in both, in the same dimensions; those passed are not where they are `complete`.
+        Returns the guide's trace, the model's trace and what is observed of labels.
         """
         evidence = Evidence(complete=complete)
         draw = Particles(particles, self.particle_dim, detach_first)
@@ -146,8 +146,9 @@ class RowELBO(ELBO):
             with draw if many else nullcontext():
                 guide_trace = poutine.trace(evidence(guide)).get_trace(*args, **kwargs)
             values = first_particle(guide_trace, self.particle_dim) if many else guide_trace
-            model_trace = poutine.trace(poutine.replay(evidence(model), trace=values)).get_trace(*args, **kwargs)
-        return guide_trace, model_trace, evidence.observed
+            model = evidence.then_model()(model)
+            model_trace = poutine.trace(poutine.replay(model, trace=values)).get_trace(*args, **kwargs)
+        return guide_trace, model_trace, evidence
 
     def first_log_prob(self, site: dict) -> Tensor:
         """The log-density of a guide's site at its first particle, per row, `(B,)`."""
@@ -218,15 +219,15 @@ def advantage(reward: Tensor) -> Tensor:
 
 
 def row_dim(site: dict) -> int:
-    """The batch dimension of the plate "data".
+    """The batch dimension of the plate of rows, which is the outermost one, whatever its name.
 
     Raises:
-        ValueError: the site is outside of it.
+        ValueError: the site is in no plate.
     """
-    for frame in site["cond_indep_stack"]:
-        if frame.name == ROW_PLATE:
-            return frame.dim
-    raise InputError(f"site '{site['name']}' is outside of the plate '{ROW_PLATE}': its terms belong to no row")
+    dims = plate_dims(site)
+    if not dims:
+        raise InputError(f"site '{site['name']}' is outside of the plate of rows: its terms belong to no row")
+    return min(dims)
 
 
 def plate_dims(site: dict) -> set[int]:
@@ -250,8 +251,8 @@ def row_scale(trace: Trace, names: Iterable[str]) -> float | Tensor:
     scales = [site["scale"] for site in sites]
     if any(isinstance(scale, Tensor) and scale.dim() for scale in scales) or any(s != scales[0] for s in scales):
         raise InputError(
-            f"sites {[site['name'] for site in sites]} are scaled differently: scale whole rows (the plate "
-            f"'{ROW_PLATE}', or RowScale), and weight single terms by the objective's options"
+            f"sites {[site['name'] for site in sites]} are scaled differently: scale whole rows "
+            f"(their plate, or RowScale), and weight single terms by the objective's options"
         )
     return scales[0] * sites[0]["infer"].get("_row_scale", 1.0)
 

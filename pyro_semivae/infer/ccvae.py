@@ -12,10 +12,11 @@ from torch import Tensor
 
 from pyro_semivae.errors import InputError, check_choice, check_count, check_number
 from pyro_semivae.infer.base import RowELBO, Rows, log_prob, masked, plate_dims, reduce_plates, row_dim, row_scale
+from pyro_semivae.infer.evidence import Evidence, select
 from pyro_semivae.infer.handlers import Particles
 from pyro_semivae.infer.labelled import Run
 from pyro_semivae.infer.roles import Roles, assign_roles
-from pyro_semivae.labels import Evidence, any_known, is_missing, select
+from pyro_semivae.spaces import any_known, is_missing
 
 
 class TraceCCVAE_ELBO(RowELBO):
@@ -77,7 +78,7 @@ class TraceCCVAE_ELBO(RowELBO):
             classes are to be as frequent as their prior says. One number a batch, not multiplied by the rows' scale.
             With `entropy_weight` it is information maximisation (Krause et al., NeurIPS 2010; Hu et al., ICML 2017): no
             part of the bound, it finds clusters where labels are too few to.
-        max_plate_nesting: 1 for one class label, 2 for the plate "labels" inside "data".
+        max_plate_nesting: 1 for class labels, 2 where a label has entries in a plate inside of the rows'.
 
     Terms (each `(B,)`, in nats, named by the sites; here for CCVAE's): `p(x)`, `p(z_s)`, `p(z_c)`, `q(z_s)`,
     `q(z_c)`, weighted by w, `q(..)` with minus; `p(z_c)` is log p(z_c|y_o) where y is observed and the marginal
@@ -138,11 +139,13 @@ class TraceCCVAE_ELBO(RowELBO):
     def rows(self, model: Callable, guide: Callable, *args, **kwargs) -> Rows:
         # Particle 0 is the bracket's z, particles 1 .. K those of q(y|x), the last one is z, detached.
         detached = self.detach != "none"
-        guide_trace, model_trace, observed = self.traces(
+        guide_trace, model_trace, evidence = self.traces(
             model, guide, args, kwargs, particles=1 + self.num_samples, detach_first=detached
         )
         roles = assign_roles(model_trace, guide_trace)
-        run = Run(guide_trace, model_trace, roles, observed)
+        run, observed = Run(guide_trace, model_trace, roles, evidence.observed), evidence.observed
+        if evidence.continuous:
+            raise InputError(f"labels {evidence.continuous} are continuous; accepted by this bound are discrete ones")
         densities, log_p_observed = self._model_densities(run)
         terms = {f"p({','.join(sites)})": self._weight(sites, roles) * value for sites, value in densities.items()}
         for name in roles.latents:
@@ -298,7 +301,11 @@ class TraceCCVAE_ELBO(RowELBO):
             run.guide.nodes[name]["fn"].log_prob(z.unsqueeze(1)) for name, z in draws.items()
         )
         nearest = log_q_z.masked_fill(is_missing(y), -math.inf).argmax(1)
-        with poutine.enum(first_available_dim=self.particle_dim - 1), Evidence(), poutine.condition(data=draws):
+        with (
+            poutine.enum(first_available_dim=self.particle_dim - 1),
+            Evidence().then_model(),
+            poutine.condition(data=draws),
+        ):
             classifier = poutine.trace(guide).get_trace().nodes[label]
         log_q_y = select(log_prob(classifier), classifier["value"], y[nearest], classifier["infer"]["_enumerate_dim"])
         return self.to_rows(log_q_y, classifier)

@@ -10,7 +10,7 @@ from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_semivae.labels import enumerates
+from pyro_semivae.infer.evidence import enumerates
 
 ROW_PLATE = "data"
 
@@ -84,23 +84,22 @@ class Particles(Messenger):
     def _pyro_sample(self, msg) -> None:
         if msg["done"] or msg["is_observed"] or msg["value"] is not None or enumerates(msg):
             return
-        fn = msg["fn"]
-        if not hasattr(fn, "batch_shape"):  # a plate
-            return
+        if hasattr(msg["fn"], "batch_shape"):  # else it is a plate
+            msg["value"], msg["done"] = self.draw(msg["fn"]), True
+
+    def draw(self, fn) -> Tensor:
+        """Values of a distribution, the particles in their dimension."""
         draw = fn.rsample if fn.has_rsample else fn.sample
         batch = fn.batch_shape
         if len(batch) >= -self.dim:  # the parents carry the particles already
             value = draw()
-            size = self.size
         else:
             value = draw((self.size,))
-            size = self.size
-            value = value.reshape((size,) + (1,) * (-1 - self.dim - len(batch)) + value.shape[1:])
+            value = value.reshape((self.size,) + (1,) * (-1 - self.dim - len(batch)) + value.shape[1:])
         if self.detach_first:
             axis = self.dim - fn.event_dim
-            value = torch.cat([value.narrow(axis, 0, size), value.narrow(axis, 0, 1).detach()], axis)
-        msg["value"] = value
-        msg["done"] = True
+            value = torch.cat([value.narrow(axis, 0, self.size), value.narrow(axis, 0, 1).detach()], axis)
+        return value
 
 
 class Mean(Messenger):

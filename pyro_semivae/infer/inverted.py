@@ -11,11 +11,12 @@ from torch.nn import functional as F
 
 from pyro_semivae.errors import check_number
 from pyro_semivae.infer.base import RowELBO, Rows
+from pyro_semivae.infer.evidence import Impute
 from pyro_semivae.infer.handlers import LabelledFirst
 from pyro_semivae.infer.labels import TraceLabels_ELBO
 from pyro_semivae.infer.reverse import Gradient, TraceReverse_ELBO
 from pyro_semivae.infer.roles import sample_sites
-from pyro_semivae.labels import Impute, is_missing
+from pyro_semivae.spaces import is_missing
 
 
 class TraceInverted_ELBO(RowELBO):
@@ -38,7 +39,7 @@ class TraceInverted_ELBO(RowELBO):
         observed, gradient: of the reverse bound, see `TraceReverse_ELBO`; with z observed it is Eq. 17.
         labels: missing labels of images, `"sum"`, `"score"` or `"relaxed"`, see `TraceLabels_ELBO`.
         temperature: of relaxed labels and images.
-        max_plate_nesting: 1 for one class label, 2 for the plate "labels" inside of "data".
+        max_plate_nesting: 1 for class labels, 2 where a label has entries in a plate inside of the rows'.
 
     Terms: those of `TraceLabels_ELBO`, `image`, or those of `TraceReverse_ELBO`.
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from pyro import poutine
 from pyro.distributions import Bernoulli
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_semivae.errors import InputError, check_choice, check_number
-from pyro_semivae.infer.base import RowELBO, Rows, advantage, joined, log_prob, masked, plate_dims, row_scale
+from pyro_semivae.errors import InputError, check_choice, check_count, check_number
+from pyro_semivae.infer.base import RowELBO, Rows, advantage, joined, log_prob, masked, plate_dims, row_dim, row_scale
+from pyro_semivae.infer.evidence import Evidence, enumerates
 from pyro_semivae.infer.handlers import LabelledFirst
-from pyro_semivae.infer.labelled import Run
+from pyro_semivae.infer.labelled import Run, log_sum, varies
 from pyro_semivae.infer.roles import assign_roles
-from pyro_semivae.labels import Evidence, enumerates, is_missing, select
+from pyro_semivae.spaces import any_known, is_missing
 
 
 class TraceLabels_ELBO(RowELBO):
@@ -27,9 +28,11 @@ class TraceLabels_ELBO(RowELBO):
         \log p(x, y_o) \ge E_{q(y_m|.) q(z|.)}[\log p(x, y_o, y_m, z) - \log q(y_m|.) - \log q(z|.)]
             \;+\; \alpha \sum_{i \in o} \log q(y_i|.)
 
-    with one draw of z. The last term, the classifier's, is no part of the bound. A guide q(y|x) q(z|x,y) makes it the
-    objective of M2 (Kingma et al. 2014, Eqs. 6 to 9), q(z|x) q(y|z) with p(z|y) that of DIVA (CCVAE C.4), a label that
-    only the guide has that of M3 (CCVAE Eq. 2), and no label at all the (beta-)VAE's.
+    with one draw of z. Labels may be parents of each other, and a site may depend on several: the sum is exact, over
+    all that are missing together. The last term, the classifier's, is no part of the bound; of labels that depend on
+    each other in the guide it is log q(y_o|.) of all that are observed, the missing ones summed out. A guide
+    q(y|x) q(z|x,y) makes it the objective of M2 (Kingma et al. 2014, Eqs. 6 to 9), q(z|x) q(y|z) with p(z|y) that of
+    DIVA (CCVAE C.4), a label that only the guide has that of M3 (CCVAE Eq. 2), and no label at all the (beta-)VAE's.
 
     Args:
         classifier_weight: alpha, on log q(y_o | .).
@@ -40,11 +43,12 @@ class TraceLabels_ELBO(RowELBO):
             the gradient by the score function with the other rows' mean as the baseline, unbiased; `"relaxed"`, one
             draw of the relaxed (concrete) Bernoulli, less noisy, and no bound, for x is scored with labels between 0
             and 1; for a class label, of the relaxed one-hot (Gumbel-softmax). In both, -KL(q(y_i|.) || p(y_i)) is
-            exact.
+            exact; the last term is then the mean of log q(y_i|.) over draws of its parents.
         temperature: of the relaxed labels.
+        max_terms: how many values of labels together one site's sum may have.
         apart: whether labelled rows, where `LabelledFirst` says which (`fit` does), are run apart from the others with
             their labels not enumerated: faster where x depends on the label.
-        max_plate_nesting: 1 for one class label, 2 for the plate "labels" inside of "data".
+        max_plate_nesting: 1 for class labels, 2 where a label has entries in a plate inside of the rows'.
 
     Terms (each `(B,)`, in nats, named by the sites; here for M2's): `p(x)`, `p(z)`, `q(z)`, `p(y)`, `q(y)` (of missing
     labels, minus), `q(y|x)` = alpha log q(y_o|.), and with `"score"` the surrogate `score(y)`, whose value is 0.
@@ -62,6 +66,7 @@ class TraceLabels_ELBO(RowELBO):
         labels: Literal["sum", "score", "relaxed"] = "sum",
         temperature: float = 0.5,
         apart: bool = False,
+        max_terms: int = 1000,
         max_plate_nesting: int = 1,
     ):
         super().__init__(max_plate_nesting=max_plate_nesting)
@@ -75,12 +80,15 @@ class TraceLabels_ELBO(RowELBO):
         self.labels = labels
         self.temperature = temperature
         self.apart = apart
+        self.max_terms = check_count("max_terms", max_terms)
 
     def rows(self, model: Callable, guide: Callable, *args, **kwargs) -> Rows:
         number = LabelledFirst.number_now() if self.apart and self.labels == "sum" else 0
         if not number:
             return self._rows(self._run(model, guide, args, kwargs))
         known = self._run(model, guide, *_rows_of(slice(number), args, kwargs), complete=True)
+        if len(known.labels) > 1:  # of which some may be missing in these rows
+            raise InputError(f"apart: got True, and the labels {[*known.labels]}; accepted with several is False")
         rest = _rows_of(slice(number, None), args, kwargs)
         if not len(next(part for part in (*rest[0], *rest[1].values()) if isinstance(part, Tensor))):
             return self._rows(known)
@@ -88,31 +96,29 @@ class TraceLabels_ELBO(RowELBO):
 
     def _rows(self, run: Run) -> Rows:
         roles, sites = run.roles, run.model.nodes
-        tables = {label: _Table(run, label) for label in dict.fromkeys([*roles.labels, *run.observed])}
-        terms = {f"p({name})": self._expected(run, tables, sites[name]) for name in roles.data}
-        for name in roles.latents:
-            beta = 1.0 if name in self.unscaled else self.beta
-            terms[f"p({name})"] = beta * self._expected(run, tables, sites[name])
-            terms[f"q({name})"] = -beta * self._expected(run, tables, run.guide.nodes[name])
-        of_labels = {label: self._label_terms(run, label, tables[label]) for label in roles.labels}
+        sums = _Sums(run, self.max_terms)
+        terms = {f"p({name})": self._mean(sums, log_prob(sites[name]), sites[name]) for name in roles.data}
+        for name in run.latents:
+            beta, of_guide = 1.0 if name in self.unscaled else self.beta, run.guide.nodes[name]
+            terms[f"p({name})"] = beta * self._mean(sums, log_prob(sites[name]), sites[name])
+            terms[f"q({name})"] = -beta * self._mean(sums, log_prob(of_guide), of_guide)
+        of_labels = {label: self._label_terms(sums, label) for label in (*roles.labels, *run.continuous)}
         for part in of_labels.values():
             terms |= part
-        for label, y in run.observed.items():
-            log_q = select(tables[label].log_q, tables[label].values, y, -tables[label].log_q.dim())
-            site = run.guide.nodes[label]
-            terms[f"q({label}|x)"] = self.classifier_weight * self.to_rows(masked(log_q, site), site)
+        for group in sums.groups():
+            terms[f"q({','.join(group)}|x)"] = self.classifier_weight * self._classifier(sums, group)
         if self.labels == "score":
             terms |= self._scores(run, sum(terms.values()), of_labels)
         return Rows(terms, row_scale(run.model, roles.data + roles.latents))
 
     def _run(self, model: Callable, guide: Callable, args: tuple, kwargs: dict, complete: bool = False) -> Run:
         if self.labels == "sum":
-            guide_trace, model_trace, observed = self.traces(model, guide, args, kwargs, complete=complete)
+            guide_trace, model_trace, evidence = self.traces(model, guide, args, kwargs, complete=complete)
         else:
-            draw = DrawLabels(None if self.labels == "score" else self.temperature)
-            guide_trace = poutine.trace(draw(guide)).get_trace(*args, **kwargs)
-            model_trace = poutine.trace(poutine.replay(Evidence()(model), trace=guide_trace)).get_trace(*args, **kwargs)
-            observed = draw.observed
+            evidence = DrawLabels(None if self.labels == "score" else self.temperature)
+            guide_trace = poutine.trace(evidence(guide)).get_trace(*args, **kwargs)
+            model = poutine.replay(evidence.then_model()(model), trace=guide_trace)
+            model_trace = poutine.trace(model).get_trace(*args, **kwargs)
         roles = assign_roles(model_trace, guide_trace)
         for label in roles.labels:
             if label not in guide_trace.nodes:
@@ -120,33 +126,39 @@ class TraceLabels_ELBO(RowELBO):
                     f"label '{label}' is not in the guide: this bound needs q({label}|..) there, with "
                     f'infer={{"enumerate": "parallel"}}'
                 )
-        return Run(guide_trace, model_trace, roles, observed)
+        return Run(guide_trace, model_trace, roles, evidence.observed, tuple(evidence.continuous))
 
-    def _expected(self, run: Run, tables: dict[str, _Table], site: dict) -> Tensor:
-        """The log-density of a site, the mean over the values of the label that it depends on, `(B,)`."""
-        table = log_prob(site)
-        label = run.label_of(site["name"], table)
-        if label:
-            if plate_dims(run.guide.nodes[label]) - plate_dims(site):
-                raise InputError(
-                    f"labels: got 'sum', but site '{site['name']}' depends on all the labels '{label}' at once, "
-                    f"which makes 2^L terms; accepted for this model are 'relaxed', 'score'"
-                )
-            weights, dim = tables[label].weights, run.enumeration_dim(label)
-            between = (1,) * (-dim - weights.dim())
-            table = (weights.reshape(weights.shape[0], *between, *weights.shape[1:]) * table).sum(dim)
-        return self.to_rows(table, site)
+    def _mean(self, sums: _Sums, table: Tensor, site: dict) -> Tensor:
+        """The mean of a site's log-density over the missing labels that it depends on, `(B,)`."""
+        return self.to_rows(sums.mean(table, site), site)
 
-    def _label_terms(self, run: Run, label: str, table: _Table) -> dict[str, Tensor]:
+    def _label_terms(self, sums: _Sums, label: str) -> dict[str, Tensor]:
         """log p(y), and -log q(y|.) of missing labels; both times beta where the label is missing."""
-        site, classifier = run.model.nodes[label], run.guide.nodes[label]
-        log_p, log_q = (table.weights * site["fn"].log_prob(table.values)).sum(0), (table.weights * table.log_q).sum(0)
-        missing = run.where_missing(label, torch.ones_like(log_q))
-        log_p = (1 + (self.beta - 1) * missing) * log_p
+        run, site, classifier = sums.run, sums.run.model.nodes[label], sums.run.guide.nodes[label]
+        own = None if label in run.continuous else label
+        log_p = run.where_beta(self.beta, label, sums.mean(sums.log_p(label), classifier, own))
+        log_q = run.where_missing(label, -self.beta * sums.mean(sums.log_q[label], classifier, own))
         return {
             f"p({label})": self.to_rows(masked(log_p, site), site),
-            f"q({label})": self.to_rows(masked(-self.beta * missing * log_q, classifier), site),
+            f"q({label})": self.to_rows(masked(log_q, classifier), classifier),
         }
+
+    def _classifier(self, sums: _Sums, group: Sequence[str]) -> Tensor:
+        """log q(y_o|.) of labels, the discrete ones that are missing among them summed out, `(B,)`."""
+        run, sites = sums.run, sums.run.guide.nodes
+        factors = {label: sums.log_q_observed(label) for label in group}
+        if len(group) == 1 and group[0] not in run.continuous:
+            (label,) = group
+            at_known = torch.where(run.matches(label, sums.values[label]), sums.log_q[label], 0.0)
+            log_q = at_known.sum(sums.dims[label])
+            return self.to_rows(masked(log_q, sites[label]), sites[label])
+        outside = min(group, key=lambda label: len(plate_dims(sites[label])))
+        left = log_sum(run, factors, [label for label in group if label not in run.continuous])
+        total = sum(self.to_rows(table, sites[outside]) for table in left)
+        given = [run.observed[label] for label in group if label in run.observed]
+        anything = torch.stack([any_known(y).reshape(len(total)) for y in given]).any(0)
+        by_plates = torch.where(anything, total, 0.0).reshape(-1, *(1,) * (-1 - row_dim(sites[outside])))
+        return masked(by_plates, sites[outside]).reshape(len(total))
 
     def _scores(self, run: Run, total: Tensor, of_labels: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
         """The surrogates whose value is 0 and whose gradient is that of the drawn labels' probabilities.
@@ -170,22 +182,87 @@ def _rows_of(rows: slice, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     return tuple(map(part, args)), {name: part(value) for name, value in kwargs.items()}
 
 
-class _Table:
-    """A label's values, log q(y|.) of each, `(C, B)` or `(2, B, L)`, and their weights: q(y|.) where y is missing, 1
-    and 0 where it is observed."""
+class _Sums:
+    """The labels' tables in a run, and means over the missing ones: the weights are q(y|.) where y is missing, 1 and 0
+    where it is observed.
 
-    def __init__(self, run: Run, label: str):
-        fn = run.guide.nodes[label]["fn"]
-        self.values = fn.enumerate_support(expand=False)
-        self.log_q = fn.log_prob(self.values)
-        self.weights = self.log_q.exp()
-        if label in run.observed:
-            y = run.observed[label]
-            self.weights = torch.where(is_missing(y), self.weights, (self.values == y).to(self.log_q))
+    Attributes:
+        values, log_q, dims: by label, its values, log q(y|.) of each, and the dimension in which they lie. Labels that
+            are drawn, or all known, have tables of their own values alone, in the first dimension.
+    """
+
+    def __init__(self, run: Run, max_terms: int):
+        self.run, self.max_terms = run, max_terms
+        self.values: dict[str, Tensor] = {}
+        self.log_q: dict[str, Tensor] = {}
+        self.dims: dict[str, int] = {}
+        for label in run.labels:
+            fn, dim = run.guide.nodes[label]["fn"], run.enumeration_dim(label)
+            if label in run.continuous:
+                self.values[label] = run.guide.nodes[label]["value"]
+                self.log_q[label] = fn.log_prob(self.values[label])
+                continue
+            self.values[label] = fn.enumerate_support(expand=False) if dim is None else run.guide.nodes[label]["value"]
+            self.log_q[label] = fn.log_prob(self.values[label])
+            self.dims[label] = -self.log_q[label].dim() if dim is None else dim
+
+    def log_p(self, label: str) -> Tensor:
+        """log p(y|.) of each value."""
+        return self.run.model.nodes[label]["fn"].log_prob(self.values[label])
+
+    def log_q_observed(self, label: str) -> Tensor:
+        """log q(y|.) of the values that an observed label can have: -inf of others than the known one. Of a continuous
+        label that of the known value; 0 where it is missing, which has been drawn."""
+        if label in self.run.continuous:
+            return torch.where(self.run.missing(label), 0.0, self.log_q[label])
+        return torch.where(self.run.known(label, self.values[label]), self.log_q[label], -torch.inf)
+
+    def weights(self, label: str) -> Tensor:
+        log_q = self.log_q[label]
+        if label not in self.run.observed:
+            return log_q.exp()
+        return torch.where(self.run.missing(label), log_q.exp(), self.run.matches(label, self.values[label]).to(log_q))
+
+    def mean(self, table: Tensor, site: dict, own: str | None = None) -> Tensor:
+        """The mean of a site's table over all labels that it varies with; its dimensions for labels are then 1.
+
+        Args:
+            own: the label whose own table it is.
+
+        Raises:
+            InputError: the site depends on all entries of a label at once, or on too many values.
+        """
+        enumerated = [label for label in self.dims if label == own or self.run.enumeration_dim(label) is not None]
+        along = [label for label in enumerated if varies(table, self.dims[label])]
+        terms = math.prod(table.shape[self.dims[label]] for label in along)
+        if terms > self.max_terms:
+            raise InputError(
+                f"max_terms: got {self.max_terms}, and site '{site['name']}' is summed over the {terms} values of the "
+                f"labels {along}; accepted are as many, or labels='relaxed' or 'score', which sum none"
+            )
+        for label in self.run.elimination_order(enumerated):
+            if varies(table, self.dims[label]):
+                if plate_dims(self.run.guide.nodes[label]) - plate_dims(site):
+                    raise InputError(
+                        f"labels: got 'sum', but site '{site['name']}' depends on all the labels '{label}' at once, "
+                        f"which makes 2^L terms; accepted for this model are 'relaxed', 'score'"
+                    )
+                table = (self.weights(label) * table).sum(self.dims[label], keepdim=True)
+        return table
+
+    def groups(self) -> list[tuple[str, ...]]:
+        """The observed labels, each with the enumerated ones that the guide makes it depend on, or depend on it."""
+        groups = {label: {label} for label in self.run.labels}
+        for label in self.run.labels:
+            for other in self.run.labels_of(self.log_q[label]):
+                joined = groups[label] | groups[other]
+                groups |= dict.fromkeys(joined, joined)
+        found = dict.fromkeys(tuple(sorted(group, key=self.run.labels.index)) for group in groups.values())
+        return [group for group in found if set(group) & set(self.run.observed)]
 
 
-class DrawLabels(Messenger):
-    """Draws the missing entries of a guide's label sites and keeps the observed ones.
+class DrawLabels(Evidence):
+    """Draws the missing entries of a guide's discrete labels, as of continuous ones, and keeps the observed ones.
 
     Args:
         temperature: of relaxed draws, Bernoulli or, as vectors, one-hot, reparameterised; None for plain ones.
@@ -194,10 +271,10 @@ class DrawLabels(Messenger):
     def __init__(self, temperature: float | None):
         super().__init__()
         self.temperature = temperature
-        self.observed: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg) -> None:
-        if not enumerates(msg):
+        if not (enumerates(msg) and self.of_guide):
+            super()._pyro_sample(msg)
             return
         fn = msg["fn"]
         if self.temperature is None:

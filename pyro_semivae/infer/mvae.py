@@ -9,9 +9,10 @@ from torch import Tensor
 
 from pyro_semivae.errors import InputError, check_count, check_number
 from pyro_semivae.infer.base import RowELBO, Rows, joined, log_prob, reduce_plates, row_dim, row_scale
+from pyro_semivae.infer.evidence import select
 from pyro_semivae.infer.handlers import LabelledFirst, Until
 from pyro_semivae.infer.roles import assign_roles
-from pyro_semivae.labels import MISSING, as_labels, is_missing, select
+from pyro_semivae.spaces import all_missing, any_known, as_labels, entry_by_entry
 
 
 class TraceMVAE_ELBO(RowELBO):
@@ -32,7 +33,7 @@ class TraceMVAE_ELBO(RowELBO):
         subsets: k. A subset holds each label with probability 1/2, and the image in every other one (in the first, the
             third, ...). Without effect where there is one label only.
         beta: multiplies log p and log q of the latents.
-        max_plate_nesting: 1 for one class label, 2 for the plate "labels" inside of "data".
+        max_plate_nesting: 1 for class labels, 2 where a label has entries in a plate inside of the rows'.
 
     The model must sample its labels before its image: what is known without the image is scored without it. All in all,
     an image is encoded once a step and decoded 2 + ceil(k / 2) times, or once without labels where `LabelledFirst` says
@@ -61,8 +62,7 @@ class TraceMVAE_ELBO(RowELBO):
             with LabelledFirst(0):
                 labelled = self.rows(model, guide, x[:number], y[:number])
             return joined(labelled, self.rows(model, guide, x[number:]))
-        nothing = torch.full_like(y, torch.nan if y.is_floating_point() else MISSING)
-        alone = [y] if y.dim() == 1 else [torch.where(_is_entry(i, y), y, nothing) for i in range(y.shape[1])]
+        nothing, alone = all_missing(y), entry_by_entry(y)
         some = [_half(y, nothing) for _ in range(self.subsets if len(alone) > 1 else 0)]
         with_image, without = [y, nothing, *some[::2]], [*alone, *some[1::2]]
         seen, scale, labels = self._elbos(model, guide, x, with_image)
@@ -88,7 +88,7 @@ class TraceMVAE_ELBO(RowELBO):
         them. Returns also the scale of the rows and the names of the label sites.
         """
         y = None if parts[0] is None else torch.stack(parts)
-        guide_trace, model_trace, observed = self.traces(model, guide, (x, y), {})
+        guide_trace, model_trace, evidence = self.traces(model, guide, (x, y), {})
         roles, sites = assign_roles(model_trace, guide_trace), model_trace.nodes
         if own := set(roles.labels) & set(guide_trace.nodes):
             raise InputError(f"labels {sorted(own)} are sites of the guide: this objective takes them as evidence")
@@ -98,9 +98,9 @@ class TraceMVAE_ELBO(RowELBO):
                 of_guide = guide_trace.nodes[name]
                 terms[f"p({name})"] = self.beta * _to_parts(log_prob(site), site)
                 terms[f"q({name})"] = -self.beta * _to_parts(log_prob(of_guide), of_guide)
-            elif name in observed:
+            elif name in evidence.observed:
                 dim = site["infer"]["_enumerate_dim"]
-                log_p = select(log_prob(site), site["value"], observed[name], dim)
+                log_p = select(log_prob(site), site["value"], evidence.observed[name], dim)
                 terms[f"p({name})"] = self.label_weight * _to_parts(log_p, site)
             elif name in roles.data:
                 terms[f"p({name})"] = _to_parts(log_prob(site), site)
@@ -119,12 +119,7 @@ def _of(labels: tuple[str, ...]) -> set[str]:
 
 def _where_known(y: Tensor, values: Tensor) -> Tensor:
     """`values` `(parts, B)`, 0 in rows where no label of `y`, `(B, ...)` or `(parts, B, ...)`, is known."""
-    known = ~is_missing(y)
-    return torch.where(known.any(-1) if y.is_floating_point() else known, values, 0.0)
-
-
-def _is_entry(i: int, y: Tensor) -> Tensor:
-    return torch.arange(y.shape[-1], device=y.device) == i
+    return torch.where(any_known(y), values, 0.0)
 
 
 def _half(y: Tensor, nothing: Tensor) -> Tensor:

@@ -17,8 +17,9 @@ from pyro.poutine.messenger import Messenger
 from pyro_semivae.distributions import RelaxedLogits
 from pyro_semivae.errors import InputError, check_choice, check_number
 from pyro_semivae.infer.base import RowELBO, Rows, advantage, log_prob, row_scale
+from pyro_semivae.infer.evidence import Impute, enumerates
 from pyro_semivae.infer.roles import sample_sites
-from pyro_semivae.labels import Impute, enumerates, is_missing
+from pyro_semivae.spaces import is_missing
 
 Gradient = Literal["relaxed", "score", "mean", "hard"]
 GRADIENTS = ("relaxed", "score", "mean", "hard")
@@ -43,7 +44,7 @@ class TraceReverse_ELBO(RowELBO):
             `"hard"`, a binary draw and no gradient through it (the reference code): what is left of the decoder's
             gradient has mean zero. Draws that can be reparameterised are, whatever is said here.
         temperature: of the relaxed Bernoullis.
-        max_plate_nesting: 1 for one class label, 2 for the plate "labels" inside of "data".
+        max_plate_nesting: 1 for class labels, 2 where a label has entries in a plate inside of the rows'.
 
     Terms (each `(B,)`, in nats, named by the sites): `reverse/q(x)`, `reverse/q(y)`, `reverse/q(z)`, `reverse/p(x)`,
     `reverse/p(z)` (where z is latent; minus), and with `"score"` the surrogate `reverse/score(x)`, whose value is 0.

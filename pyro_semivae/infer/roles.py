@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pyro.poutine import Trace
 
 from pyro_semivae.errors import InputError
-from pyro_semivae.labels import enumerates
+from pyro_semivae.infer.evidence import enumerates
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def assign_roles(model_trace: Trace, guide_trace: Trace) -> Roles:
     model = dict(sample_sites(model_trace))
     guide = dict(sample_sites(guide_trace))
     for name, site in guide.items():
-        if name not in model and not site["infer"].get("is_auxiliary"):
+        if name not in model and not (enumerates(site) or site["infer"].get("is_auxiliary")):
             raise InputError(
                 f"site '{name}' is sampled in the guide but never in the model{_did_you_mean(name, model)}"
             )

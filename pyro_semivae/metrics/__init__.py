@@ -1,6 +1,6 @@
 """Measures, on plain arrays and callables; one a file."""
 
-from pyro_semivae.metrics.accuracy import accuracy, balanced_label_accuracy, label_accuracy
+from pyro_semivae.metrics.accuracy import accuracy, balanced_label_accuracy, label_accuracy, mean_accuracy
 from pyro_semivae.metrics.calibration import calibration_error
 from pyro_semivae.metrics.capture import Capture, characteristic_capture
 from pyro_semivae.metrics.classifier import (
@@ -51,6 +51,7 @@ __all__ = [
     "label_accuracy",
     "log_prob_of_labels",
     "logistic_regression",
+    "mean_accuracy",
     "mutual_information",
     "precision_recall",
     "rest_explained",

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pyro_semivae.errors import InputError, as_tensor
-from pyro_semivae.labels import is_missing
 from pyro_semivae.metrics.checks import check_binary, check_classes, check_probs
+from pyro_semivae.spaces import is_missing, label_space
 
 
 def accuracy(probs: Tensor, y: Tensor) -> float:
@@ -48,6 +48,17 @@ def label_accuracy(probs: Tensor, y: Tensor) -> Tensor:
     y = check_binary("probs", probs, y)
     right = ((probs > 0.5) == (y > 0.5)).double()
     return right.where(~y.isnan(), torch.nan).nanmean(0)
+
+
+def mean_accuracy(probs: Tensor, y: Tensor) -> float:
+    """`accuracy` of class labels; of binary ones the mean of `label_accuracy` over the labels of which any is known.
+
+    Raises:
+        InputError: see there.
+    """
+    if label_space(y, 2).entries is None:
+        return accuracy(probs, y)
+    return label_accuracy(probs, y).nanmean().item()
 
 
 def balanced_label_accuracy(probs: Tensor, y: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pyro_semivae.errors import check_count
-from pyro_semivae.labels import is_missing
 from pyro_semivae.metrics.checks import check_classes, check_probs
+from pyro_semivae.spaces import is_missing
 
 
 def calibration_error(probs: Tensor, y: Tensor, *, bins: int = 15) -> float:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_semivae.errors import InputError, as_tensor
-from pyro_semivae.labels import Binary, Classes, any_known, as_labels
+from pyro_semivae.spaces import Binary, Classes, Labels, any_known, as_labels, label_space
 
 ROUNDING = 1e-3  # how far sums of probabilities may be from 1
 
@@ -94,11 +94,11 @@ def check_binary(name: str, scores: Tensor, y: Any) -> Tensor:
 
 def check_labels(name: str, scores: Tensor, y: Any) -> Tensor:
     """`check_classes` of integers, `check_binary` of floats."""
-    y = as_labels(y)
-    return check_binary(name, scores, y) if y.is_floating_point() else check_classes(name, scores, y)
+    several = label_space(y, 2).entries is not None
+    return (check_binary if several else check_classes)(name, scores, y)
 
 
-def known_rows(name: str, labels: Classes | Binary, y: Any, least: int = 1) -> tuple[Tensor, Tensor]:
+def known_rows(name: str, labels: Labels, y: Any, least: int = 1) -> tuple[Tensor, Tensor]:
     """The numbers `(M,)` of the rows whose label is known (of binary labels: any of them), and all labels as checked.
 
     Both are on the CPU.

@@ -18,16 +18,15 @@ from torch.nn import functional as F
 
 from pyro_semivae.caches import cache_folder, cached_checkpoint
 from pyro_semivae.checkpoints import load_weights
-from pyro_semivae.data import ImageData, to_unit
+from pyro_semivae.data import ImageData
 from pyro_semivae.digests import digest
 from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.files import check_fields, check_finite
-from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.metrics.accuracy import accuracy as class_accuracy
-from pyro_semivae.metrics.accuracy import label_accuracy
 from pyro_semivae.metrics.checks import known_rows
 from pyro_semivae.metrics.mutual_information import LastLayerGP
 from pyro_semivae.progress import steps_of
+from pyro_semivae.spaces import to_unit
 
 VERSION = 2  # of the architecture and its training; a cached file of another version is trained anew
 
@@ -106,7 +105,7 @@ def independent_classifier(
         InputError: labels are outside of the data set's space, or no training label is known.
     """
     rows, y = known_rows("data.y", data.labels, data.y)
-    several = isinstance(data.labels, Binary)
+    several = data.labels.entries is not None
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         classifier = ImageClassifier(data.x_shape, len(data.label_names), binary=several).to(device)
@@ -114,9 +113,8 @@ def independent_classifier(
         def make() -> dict[str, Any]:
             _train(classifier, data, rows, y, steps, progress)
             probs = classifier.classify(data.x_test.to(device)).cpu()
-            measure = class_accuracy if not several else lambda p, y: label_accuracy(p, y).nanmean().item()
             weights = {name: value.cpu() for name, value in classifier.state_dict().items()}
-            return {"weights": weights, "test_accuracy": measure(probs, data.y_test)}
+            return {"weights": weights, "test_accuracy": data.labels.accuracy(probs, data.y_test)}
 
         path = _path("classifier", data, cache, seed, steps, VERSION)
 
@@ -185,7 +183,7 @@ def logistic_regression(
     """
     check_count("iterations", iterations)
     rows, y = known_rows("data.y", data.labels, data.y)
-    if not isinstance(data.labels, Classes) or len(y[rows].unique()) < 2:
+    if data.labels.entries is not None or len(y[rows].unique()) < 2:
         raise InputError(f"data: got {data.name} with labels of {data.labels}; accepted are two or more known classes")
 
     def make() -> dict[str, Any]:

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_semivae.data import to_unit
 from pyro_semivae.errors import InputError, check_count
-from pyro_semivae.labels import Classes
 from pyro_semivae.metrics.checks import check_finite, check_rows
+from pyro_semivae.spaces import Classes, to_unit
 
 
 def variance_share(

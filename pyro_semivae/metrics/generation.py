@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from pyro_semivae.labels import as_labels
-from pyro_semivae.metrics.accuracy import accuracy, label_accuracy
+from pyro_semivae.metrics.accuracy import mean_accuracy
+from pyro_semivae.spaces import as_labels
 
 
 def generation_accuracy(
@@ -28,5 +28,4 @@ def generation_accuracy(
     """
     y = as_labels(y)
     images = generate(y)
-    probs = classify(images)
-    return label_accuracy(probs, y).nanmean().item() if y.is_floating_point() else accuracy(probs, y), images
+    return mean_accuracy(classify(images), y), images

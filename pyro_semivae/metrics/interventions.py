@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_semivae.errors import InputError, as_tensor, check_count
-from pyro_semivae.labels import Classes, as_binary, as_labels, is_missing
 from pyro_semivae.metrics.checks import check_binary, check_classes, check_finite, check_probs, check_rows
+from pyro_semivae.spaces import Classes, as_binary, as_labels, is_missing
 
 
 def intervention_matrix(

@@ -14,9 +14,9 @@ from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 
 from pyro_semivae.errors import InputError, check_count
-from pyro_semivae.labels import Binary, Classes, as_binary
 from pyro_semivae.metrics.checks import check_finite, check_probs, check_rows, known_rows
 from pyro_semivae.progress import steps_of
+from pyro_semivae.spaces import Binary, Classes, as_binary
 
 
 def _own_parameters():

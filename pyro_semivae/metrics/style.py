@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_semivae.data import to_unit
 from pyro_semivae.errors import InputError, as_tensor
-from pyro_semivae.labels import MISSING, as_labels
 from pyro_semivae.metrics.checks import check_finite
 from pyro_semivae.metrics.regression import held_out_r2
+from pyro_semivae.spaces import MISSING, as_labels, to_unit
 
 
 def image_statistics(x: Tensor) -> dict[str, Tensor]:

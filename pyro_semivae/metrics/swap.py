@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pyro_semivae.errors import InputError, check_count
-from pyro_semivae.labels import is_missing
 from pyro_semivae.metrics.checks import check_finite, check_labels, check_rows
+from pyro_semivae.spaces import label_space
 
 
 def log_prob_of_labels(logits: Tensor, y: Tensor) -> Tensor:
@@ -23,10 +22,7 @@ def log_prob_of_labels(logits: Tensor, y: Tensor) -> Tensor:
     """
     logits = check_finite("logits", logits)
     y = check_labels("logits", logits, y)
-    if not y.is_floating_point():
-        log_prob = logits.log_softmax(-1).gather(-1, y.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-        return log_prob.where(~is_missing(y), torch.nan)
-    return F.logsigmoid(torch.where(y > 0.5, logits, -logits)).where(~y.isnan(), torch.nan)
+    return label_space(y, logits.shape[-1]).log_prob(logits, y)
 
 
 def swap_difference(

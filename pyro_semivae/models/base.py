@@ -3,91 +3,146 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import pyro
+import torch
 from pyro import poutine
 from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from torch import Tensor, nn
 
-from pyro_semivae.data.batches import to_unit
-from pyro_semivae.data.checks import check_images
-from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.errors import InputError
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.infer.handlers import ROW_PLATE, LocalParameters
-from pyro_semivae.labels import Binary, Classes
+from pyro_semivae.spaces import Data, Images, Labels, Space
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_rows_without_values: ContextVar[int] = ContextVar("rows_without_values", default=1)
+
+
+@contextmanager
+def of_size(num_rows: int) -> Iterator[None]:
+    """How many rows a model has that is given no values of any site (else one)."""
+    token = _rows_without_values.set(num_rows)
+    try:
+        yield
+    finally:
+        _rows_without_values.reset(token)
+
+
 class SemiVAE(nn.Module, ABC):
-    """A model and a guide over images `x` and labels `y`, either of which may be missing.
+    """A model and a guide over data and labels, any of which may be missing.
 
-    A subclass is two lists of `pyro.sample` lines (`model`, `guide`), its paper's objective (`elbo`), and the
-    statement of which sites carry what a label stands for (`characteristic`). Subclasses are siblings: none
-    inherits another.
+    A subclass states the spaces of what is observed, and is two lists of `pyro.sample` lines (`model`, `guide`), its
+    paper's objective (`elbo`), and the statement of which sites carry what a label stands for (`characteristic`).
+    Subclasses are siblings: none inherits another.
 
-    One list of lines serves one class label and several binary ones. With a class label the plate "data" is dim -1;
-    with L binary labels it is dim -2 and a plate "labels" (dim -1) lies inside of it. `label_plate`, `as_vector`,
-    `as_labels`, `as_data` and `as_image` are where the two differ.
+    One list of lines serves one class label and several binary ones. `rows` is the plate of rows: dim -1, or dim -2
+    where a label has entries of its own, which live in the plate that `entries` is, dim -1 inside of it. `rows` returns
+    what it is given in that layout; networks take labels, and latents of entries, as vectors (see `nn.MLP`).
 
     Args:
-        x_shape: the shape `(C, H, W)` of one image.
-        labels: the label space.
+        spaces: site name -> space of what is observed, in the order in which `model` and `guide` take them. Three sizes
+            are those of `Images`.
 
     Attributes:
-        x_shape, labels: as given.
+        spaces: as given.
         characteristic: names of the sites that carry the labels' characteristics.
+        states_graph: whether the class's docstring has its factorisations, which `check_model` compares with the code.
         warm_up: the fraction of training over which `fit` lets the objective's beta rise from 0, unless it is told.
 
     Raises:
-        InputError: `x_shape` or `labels` is something else.
+        InputError: a space is something else.
     """
 
-    x_shape: tuple[int, int, int]
-    labels: Classes | Binary
+    spaces: dict[str, Space]
     characteristic: tuple[str, ...] = ()
     warm_up: float = 0.0
+    states_graph: bool = True
 
-    def __init__(self, x_shape: tuple[int, int, int], labels: Classes | Binary):
+    def __init__(self, **spaces: Space | Sequence[int]):
         super().__init__()
-        if not isinstance(x_shape, Sequence) or len(x_shape) != 3:
-            raise InputError(f"x_shape: got {x_shape!r}; accepted is (C, H, W)")
-        if not isinstance(labels, Classes | Binary):
-            old = type(labels).__name__ in ("Classes", "Binary")
-            got = f"{labels!r}, of a module that was reloaded since" if old else repr(labels)
-            raise InputError(f"labels: got {got}; accepted are Classes(number) and Binary(number)")
-        self.x_shape, self.labels = tuple(check_count("x_shape", size) for size in x_shape), labels
+        self._entries = {}
+        self.spaces = {name: _space(name, space) for name, space in spaces.items()}
+
+    @property
+    def data_sites(self) -> tuple[str, ...]:
+        """The names of the sites of data."""
+        return tuple(name for name, space in self.spaces.items() if not space.is_label)
+
+    @property
+    def label_sites(self) -> tuple[str, ...]:
+        """The names of the sites of labels."""
+        return tuple(name for name, space in self.spaces.items() if space.is_label)
+
+    @property
+    def continuous_labels(self) -> tuple[str, ...]:
+        """The names of the sites of labels that no sum goes over."""
+        return tuple(name for name in self.label_sites if self.spaces[name].num_values is None)
+
+    @property
+    def labels(self) -> Labels:
+        """The space of the label, in a model that has one."""
+        return self.spaces[self.only(self.label_sites, "labels")]
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """The shape of one row of the data, in a model that has one site of it."""
+        return self.spaces[self.only(self.data_sites, "data")].shape
+
+    def only(self, names: tuple[str, ...], what: str) -> str:
+        """The one of some names of sites.
+
+        Raises:
+            InputError: there are several, or none.
+        """
+        if len(names) != 1:
+            raise InputError(
+                f"{type(self).__name__} has {len(names)} sites of {what}, {', '.join(names) or 'none'}; here one is "
+                f"meant{': pass values of several as a mapping from site to values' if names else ''}"
+            )
+        return names[0]
 
     @property
     def max_plate_nesting(self) -> int:
-        """1 where the plate "data" is dim -1, 2 where it is dim -2."""
-        return 2 if isinstance(self.labels, Binary) else 1
+        """1 where the plate of rows is dim -1, 2 where it is dim -2, around the entries of a label."""
+        return max(space.nesting for space in self.spaces.values())
 
-    def label_plate(self) -> AbstractContextManager:
-        """The plate "labels" of binary labels, dim -1; nothing with a class label."""
-        if isinstance(self.labels, Binary):
-            return pyro.plate("labels", self.labels.num_labels, dim=-1)
-        return nullcontext()
+    @contextmanager
+    def rows(self, *values: Tensor | None) -> Iterator[tuple[Tensor | None, ...]]:
+        """The plate of the rows that are given, or of one if none is (see `of_size`); returns them as sites take them.
 
-    def as_vector(self, z: Tensor) -> Tensor:
-        """What lives in the plate "labels", `(..., B, L)`, as a parent of what does not, `(..., B, 1, L)`."""
-        return z.unsqueeze(-2) if isinstance(self.labels, Binary) else z
+        Args:
+            values: of the sites in `spaces`, in their order; None where all are missing. Labels may have batch
+                dimensions left of the rows' (several guesses at the same images).
 
-    def as_labels(self, z: Tensor) -> Tensor:
-        """What does not live in the plate "labels", `(..., B, 1, D)`, as a parent of what does, `(..., B, D)`."""
-        return z.squeeze(-2) if isinstance(self.labels, Binary) else z
+        Raises:
+            InputError: they have different numbers of rows, or none.
+        """
+        given = [(name, space, value) for (name, space), value in zip(self.spaces.items(), values, strict=True)]
+        sizes = {name: space.num_rows(value) for name, space, value in given if value is not None}
+        if len(set(sizes.values())) > 1:
+            got = f"{' and '.join(map(str, sizes.values()))} rows"
+            raise InputError(f"{', '.join(sizes)}: got {got}; accepted are as many of one as the other")
+        size = next(iter(sizes.values()), _rows_without_values.get())
+        if size < 1:
+            raise InputError(f"{', '.join(self.spaces)}: got no rows; accepted are batches of one or more")
+        nesting = self.max_plate_nesting
+        with pyro.plate(ROW_PLATE, size, dim=-nesting):
+            self._entries: dict[str, AbstractContextManager] = {}
+            yield tuple(None if value is None else space.arranged(value, nesting) for _, space, value in given)
 
-    def as_data(self, x: Tensor | None) -> Tensor | None:
-        """Images `(B, C, H, W)` as the value of a site in the plate "data": `(B, 1, C, H, W)` with binary labels."""
-        return x.unsqueeze(1) if x is not None and isinstance(self.labels, Binary) else x
-
-    def as_image(self, x: Tensor) -> Tensor:
-        """The value of a site of images as what networks take: the inverse of `as_data`."""
-        return x.squeeze(-4) if isinstance(self.labels, Binary) else x
+    def entries(self, label: str) -> AbstractContextManager:
+        """The plate of a label's entries, inside of `rows`: of several binary labels; nothing for a class label."""
+        if label not in self._entries:  # it may be entered again
+            self._entries[label] = self.spaces[label].plate(f"entries of {label}")
+        return self._entries[label]
 
     @abstractmethod
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
@@ -112,63 +167,73 @@ class SemiVAE(nn.Module, ABC):
         """Noise on the images that the guide sees in training, which `fit` takes unless it is told; none here."""
         return None
 
-    def rows(self, x: Tensor | None, y: Tensor | None) -> pyro.plate:
-        """The plate "data" over the rows of whichever of `x` and `y` is given; one row if none is.
-
-        Labels may have batch dimensions left of the rows' (several guesses at the same images).
-
-        Raises:
-            ValueError: they have different numbers of rows, or none.
-        """
-        images = None if x is None else len(x)
-        labels = None if y is None else y.shape[-min(self.max_plate_nesting, y.dim())]
-        sizes = {images, labels} - {None}
-        if len(sizes) > 1:
-            raise InputError(f"x, y: got {images} images and {labels} labels; accepted are as many of one as the other")
-        size = sizes.pop() if sizes else 1
-        if size < 1:
-            raise InputError("x, y: got no rows; accepted are batches of one or more")
-        return pyro.plate(ROW_PLATE, size, dim=-self.max_plate_nesting)
-
-    def validate(self, x: Any = None, y: Any = None) -> tuple[Tensor | None, Tensor | None]:
-        """Checks a batch and returns what is to be used from there on, on the devices where they are.
+    def table(self, x: Any = None, y: Any = None) -> dict[str, Tensor]:
+        """Rows as a mapping from site to values, checked; what is to be used from there on, on the devices where it is.
 
         Args:
-            x: images, uint8 or float in [0, 1], `(B, *x_shape)`. y: labels, some missing. Tensors, numpy arrays, lists.
-
-        Returns x, uint8 or float as it is, and y, int64, or floats of the parameters' dtype.
+            x: a mapping from site to values (tensors, numpy arrays, lists), sites that are missing altogether left out
+                or None; or the values of the site of data, in a model that has one.
+            y: with the latter, those of its label.
 
         Raises:
-            InputError: `x` is something else; `y` is outside of the label space; their lengths differ.
+            InputError: values are outside of their space, or of no site; their numbers of rows differ.
         """
-        if x is not None:
-            x = check_images(x, self.x_shape)
-        if y is not None:
-            y = self._labels(y, "y")
-        if x is not None and y is not None and len(x) != len(y):
-            raise InputError(f"x, y: got {len(x)} images and {len(y)} labels; accepted are as many of one as the other")
-        return x, y
+        if isinstance(x, Mapping):
+            if y is not None:
+                raise InputError("y: got labels beside a mapping of all sites; accepted is one of the two")
+            given = dict(x)
+        else:
+            given = {} if x is None else {self.only(self.data_sites, "data"): x}
+            given |= {} if y is None else {self.only(self.label_sites, "labels"): y}
+        if unknown := [name for name in given if name not in self.spaces]:
+            raise InputError(f"x: got values of {unknown}; accepted are those of {', '.join(self.spaces)}")
+        dtype = next(self.parameters()).dtype
+        out = {}
+        for name, space in self.spaces.items():
+            if given.get(name) is not None:
+                values = space.validate(given[name], name)
+                out[name] = space.model_values(values, dtype) if space.is_label else values
+        sizes = [len(values) for values in out.values()]
+        if len(set(sizes)) > 1:
+            got = " and ".join(f"{size} rows of {name}" for name, size in zip(out, sizes, strict=True))
+            raise InputError(f"{', '.join(out)}: got {got}; accepted are as many of one as the other")
+        return out
+
+    def inputs(self, x: Any = None, y: Any = None) -> tuple[Tensor | None, ...]:
+        """Rows as `model` and `guide` take them, in the order of the spaces: checked (see `table`), on the parameters'
+        device, data as floats of their dtype."""
+        rows, parameter = self.table(x, y), next(self.parameters())
+        return tuple(
+            space.model_values(rows[name].to(parameter.device), parameter.dtype) if name in rows else None
+            for name, space in self.spaces.items()
+        )
+
+    def blank(self, num_rows: int = 1) -> tuple[Tensor, ...]:
+        """Rows without content, as `inputs` returns them, for those who look at the graph alone: zeros, no labels."""
+        rows = {
+            name: space.missing(num_rows) if space.is_label else torch.zeros(num_rows, *space.shape)
+            for name, space in self.spaces.items()
+        }
+        return self.inputs(rows)
 
     def images(self, x: Any) -> Tensor:
-        """Images as the model takes them: checked, float in [0, 1], of the parameters' dtype and on their device.
+        """Data of the one site of it as the model takes them: see `inputs`.
 
         Raises:
-            InputError: as `validate`, or `x` is None.
+            InputError: as `table`, or `x` is None.
         """
-        parameter = next(self.parameters())
-        return to_unit(check_images(x, self.x_shape).to(parameter.device), parameter.dtype)
+        name, parameter = self.only(self.data_sites, "data"), next(self.parameters())
+        space = self.spaces[name]
+        return space.model_values(space.validate(x, name).to(parameter.device), parameter.dtype)
 
     def label_values(self, y: Any, name: str = "y") -> Tensor:
-        """Labels as the model takes them: checked, int64 or of the parameters' dtype, on the parameters' device.
+        """Labels of the one site of them as the model takes them: see `inputs`.
 
         Raises:
-            InputError: as `validate`; the message names the argument `name`.
+            InputError: as `table`; the message names the argument `name`.
         """
-        return self._labels(y, name).to(next(self.parameters()).device)
-
-    def _labels(self, y: Any, name: str) -> Tensor:
-        y = self.labels.validate(y, name)
-        return y.to(next(self.parameters()).dtype) if y.is_floating_point() else y
+        parameter = next(self.parameters())
+        return self.labels.model_values(self.labels.validate(y, name), parameter.dtype).to(parameter.device)
 
     def show(self, x: Tensor | None = None, y: Tensor | None = None, *, path: str | None = None) -> Figure:
         """Draws model and guide with what is observed, summed and sampled; prints factorisations and bound.
@@ -205,3 +270,15 @@ class SemiVAE(nn.Module, ABC):
                     f"pyro.module('{name}', vae, update_module_params=True) first; to discard them, "
                     f"pyro.clear_param_store(). fit() leaves the store alone"
                 )
+
+
+def _space(name: str, space: Any) -> Space:
+    if isinstance(space, Sequence) and len(space) == 3:
+        return Images(*space)
+    if not isinstance(space, Space):
+        old = type(space).__name__ in {kind.__name__ for kind in (*Data.__subclasses__(), *Labels.__subclasses__())}
+        got = f"{space!r}, of a module that was reloaded since" if old else repr(space)
+        accepted = "Images, Vectors, Counts, or (C, H, W)" if name == "x" else "Classes(number) and Binary(number)"
+        name = {"x": "x_shape", "y": "labels"}.get(name, name)
+        raise InputError(f"{name}: got {got}; accepted are {accepted}")
+    return space

@@ -9,18 +9,18 @@ import pyro
 from torch import Tensor
 
 from pyro_semivae.conditionals import (
-    BayesBernoulli,
-    BayesCategorical,
+    BayesLabel,
     Conditional,
     GreyBernoulliImage,
+    LabelPrior,
     StandardNormal,
 )
 from pyro_semivae.errors import check_choice
 from pyro_semivae.infer import TraceCCVAE_ELBO
-from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
 from pyro_semivae.nn import MLPs, Networks
+from pyro_semivae.spaces import Data, Labels
 
 
 class CCVAE(SemiVAE):
@@ -41,7 +41,7 @@ class CCVAE(SemiVAE):
     ====  ====================  ==========================================  ==========================================
 
     With binary labels each has a latent of its own: p(y), p(z_c | y) and q(y | z_c) are products over labels of p(y_i),
-    p(z_c^i | y_i) and q(y_i | z_c^i), in a plate "labels" inside of "data", so that any single label may be missing and
+    p(z_c^i | y_i) and q(y_i | z_c^i), in a plate inside of the rows', so that any single label may be missing and
     summing the missing ones costs 2 L terms, not 2^L.
 
     Args:
@@ -52,8 +52,8 @@ class CCVAE(SemiVAE):
             and 7 do not say; on CelebA 18 + 27).
         networks: `MLPs()` of 600-600 (REVAE's Table 3), or `Convs()` (CCVAE's Table 3, for 64x64 images).
         likelihood: p(x | .) given the decoder, `GreyBernoulliImage` or `LaplaceImage` (CCVAE on CelebA).
-        prior: p(y), probabilities of the classes or that a label is on; uniform where not given. `labels.frequencies`
-            has that of observed labels.
+        prior: p(y), probabilities of the classes or that a label is on; uniform where not given.
+            `labels.frequencies(y)` has that of observed labels.
         classifier: `"network"`, or `"bayes"`, p(z_c | y) p(y) normalised, without parameters. The network is an MLP
             for a class label (Table 3 prints its first layer as "50 x 50", a slip for D_c x 50), and
             Ber(sigmoid(a_i z_c^i + b_i)) for binary ones.
@@ -67,6 +67,7 @@ class CCVAE(SemiVAE):
     missing, not sampled; any single label may be missing; the prior's frequencies are probabilities (the Pyro code puts
     them through a sigmoid).
 
+    >>> from pyro_semivae.spaces import Binary, Classes
     >>> import torch
     >>> vae = CCVAE((1, 8, 8), Classes(10), networks=MLPs((16,)))
     >>> x, y = torch.rand(4, 1, 8, 8), torch.tensor([3, -1, -1, 0])
@@ -85,8 +86,8 @@ class CCVAE(SemiVAE):
 
     def __init__(
         self,
-        x_shape: tuple[int, int, int],
-        labels: Classes | Binary,
+        x_shape: tuple[int, int, int] | Data,
+        labels: Labels,
         *,
         z_c: int = 30,
         z_s: int = 0,
@@ -97,35 +98,35 @@ class CCVAE(SemiVAE):
         label_hidden: tuple[int, ...] = (50,),
         separation: float = 4.0,
     ):
-        super().__init__(x_shape, labels)
+        super().__init__(x=x_shape, y=labels)
         check_choice("classifier", classifier, ("network", "bayes"))
         parts.check_sizes(z_c=z_c, z_s=z_s)
         networks = MLPs() if networks is None else networks
-        self.p_y = parts.label_prior(labels, prior)
+        self.p_y = LabelPrior(labels, prior)
         self.p_z_c = parts.characteristic_prior(labels, z_c, label_hidden, separation)
         self.p_z_s = StandardNormal(z_s)
-        self.p_x = likelihood(networks.decoder([parts.characteristic_size(labels, z_c), z_s], x_shape))
-        self.q_z = parts.split_encoder(labels, networks, x_shape, z_c, z_s)
+        self.p_x = parts.decoder(likelihood, networks, [parts.characteristic(labels, z_c), z_s], self.x_shape)
+        self.q_z = parts.split_encoder(labels, networks, self.x_shape, z_c, z_s)
         if classifier == "network":
             self.q_y = parts.characteristic_classifier(labels, z_c, label_hidden, separation)
         else:
-            self.q_y = (BayesBernoulli if isinstance(labels, Binary) else BayesCategorical)(self.p_z_c, self.p_y)
+            self.q_y = BayesLabel(self.p_z_c, self.p_y)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         self.register()
-        with self.rows(x, y):
-            with self.label_plate():
+        with self.rows(x, y) as (x, y):
+            with self.entries("y"):
                 y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})
                 z_c = pyro.sample("z_c", self.p_z_c(y))
             z_s = pyro.sample("z_s", self.p_z_s())
-            return pyro.sample("x", self.p_x(self.as_vector(z_c), z_s), obs=self.as_data(x))
+            return pyro.sample("x", self.p_x(z_c, z_s), obs=x)
 
     def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
-        with self.rows(x, y):
+        with self.rows(x, y) as (x, y):
             q_z_c, q_z_s = self.q_z(x)
-            with self.label_plate():
+            with self.entries("y"):
                 z_c = pyro.sample("z_c", q_z_c)
-                pyro.sample("y", self.q_y(z_c), obs=y, infer={"enumerate": "parallel", "is_auxiliary": y is not None})
+                pyro.sample("y", self.q_y(z_c), obs=y, infer={"enumerate": "parallel"})
             pyro.sample("z_s", q_z_s)
 
     def elbo(self, **options) -> TraceCCVAE_ELBO:
@@ -135,7 +136,7 @@ class CCVAE(SemiVAE):
     def elbo_for(self, y: Tensor | None) -> TraceCCVAE_ELBO:
         """The recipe's: Jensen's bound; with a class label a classifier weight of 1 + 1000 N / N_labelled and beta 4,
         with binary ones 1 + N / N_labelled and 1. The paper's is `elbo(weights="independent")`."""
-        if isinstance(self.labels, Binary):
+        if self.labels.entries is not None:
             alpha, more = parts.classifier_weight(1.0, y), {}
         else:
             more = parts.recipe_weights(self.labels, y)

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pyro
 from torch import Tensor
 
-from pyro_semivae.conditionals import Conditional, GreyBernoulliImage, StandardNormal
+from pyro_semivae.conditionals import Conditional, GreyBernoulliImage, LabelPrior, StandardNormal
 from pyro_semivae.infer import TraceLabels_ELBO
-from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
 from pyro_semivae.nn import MLPs, Networks
+from pyro_semivae.spaces import Data, Labels
 
 
 class DIVA(SemiVAE):
@@ -43,6 +43,7 @@ class DIVA(SemiVAE):
     Differs from the original: no domain latent; log p(y) - log q(y|z_c) of missing labels times beta, as in C.4; KL
     terms by one draw.
 
+    >>> from pyro_semivae.spaces import Classes
     >>> from pyro_semivae.nn import MLPs
     >>> import torch
     >>> vae = DIVA((1, 8, 8), Classes(10), networks=MLPs((16,)))
@@ -57,8 +58,8 @@ class DIVA(SemiVAE):
 
     def __init__(
         self,
-        x_shape: tuple[int, int, int],
-        labels: Classes | Binary,
+        x_shape: tuple[int, int, int] | Data,
+        labels: Labels,
         *,
         z_c: int = 10,
         z_s: int = 10,
@@ -68,31 +69,31 @@ class DIVA(SemiVAE):
         label_hidden: tuple[int, ...] = (50,),
         separation: float = 4.0,
     ):
-        super().__init__(x_shape, labels)
+        super().__init__(x=x_shape, y=labels)
         parts.check_sizes(z_c=z_c, z_s=z_s)
         networks = MLPs() if networks is None else networks
-        self.p_y = parts.label_prior(labels, prior)
+        self.p_y = LabelPrior(labels, prior)
         self.p_z_c = parts.characteristic_prior(labels, z_c, label_hidden, separation)
         self.p_z_s = StandardNormal(z_s)
-        self.p_x = likelihood(networks.decoder([parts.characteristic_size(labels, z_c), z_s], x_shape))
-        self.q_z = parts.split_encoder(labels, networks, x_shape, z_c, z_s)
+        self.p_x = parts.decoder(likelihood, networks, [parts.characteristic(labels, z_c), z_s], self.x_shape)
+        self.q_z = parts.split_encoder(labels, networks, self.x_shape, z_c, z_s)
         self.q_y = parts.characteristic_classifier(labels, z_c, label_hidden, separation)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         self.register()
-        with self.rows(x, y):
-            with self.label_plate():
+        with self.rows(x, y) as (x, y):
+            with self.entries("y"):
                 y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})
                 z_c = pyro.sample("z_c", self.p_z_c(y))
             z_s = pyro.sample("z_s", self.p_z_s())
-            return pyro.sample("x", self.p_x(self.as_vector(z_c), z_s), obs=self.as_data(x))
+            return pyro.sample("x", self.p_x(z_c, z_s), obs=x)
 
     def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
-        with self.rows(x, y):
+        with self.rows(x, y) as (x, y):
             q_z_c, q_z_s = self.q_z(x)
-            with self.label_plate():
+            with self.entries("y"):
                 z_c = pyro.sample("z_c", q_z_c)
-                pyro.sample("y", self.q_y(z_c), obs=y, infer={"enumerate": "parallel", "is_auxiliary": y is not None})
+                pyro.sample("y", self.q_y(z_c), obs=y, infer={"enumerate": "parallel"})
             pyro.sample("z_s", q_z_s)
 
     def elbo(self, **options) -> TraceLabels_ELBO:

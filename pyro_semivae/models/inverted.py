@@ -8,19 +8,19 @@ import pyro
 from torch import Tensor, nn
 
 from pyro_semivae.conditionals import (
-    Bernoullis,
-    Categorical,
     GreyBernoulliImage,
+    Label,
+    LabelPrior,
     SquashedGaussian,
     UniformBox,
     UniformImage,
 )
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import TraceInverted_ELBO
-from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
 from pyro_semivae.nn import MLP, Noisy
+from pyro_semivae.spaces import Data, Labels
 
 
 class InvertedVAE(SemiVAE):
@@ -60,6 +60,7 @@ class InvertedVAE(SemiVAE):
     Differs from the reference code (github.com/all-umass/untapped): what it calls z2 is z; images are grey, not
     rounded; the box is the paper's (there: +- pi/2); labels are not softened, for the categorical scores observed ones.
 
+    >>> from pyro_semivae.spaces import Classes
     >>> import torch
     >>> vae = InvertedVAE((1, 8, 8), Classes(10))
     >>> x, y = torch.rand(4, 1, 8, 8), torch.tensor([3, -1, -1, 0])
@@ -75,8 +76,8 @@ class InvertedVAE(SemiVAE):
 
     def __init__(
         self,
-        x_shape: tuple[int, int, int],
-        labels: Classes | Binary,
+        x_shape: tuple[int, int, int] | Data,
+        labels: Labels,
         *,
         z: int = 2,
         low: float = -1.5,
@@ -88,36 +89,34 @@ class InvertedVAE(SemiVAE):
         prior: Tensor | None = None,
         classifier_noise: Callable[[Tensor], Tensor] | None = None,
     ):
-        super().__init__(x_shape, labels)
+        super().__init__(x=x_shape, y=labels)
         parts.check_sizes(z=z)
         if not low < high:
             raise InputError(f"low, high: got {low}, {high}; accepted is low < high")
-        size = labels.code_size
-        self.code = parts.label_code(labels)
-        self.p_y = parts.label_prior(labels, prior)
+        self.p_y = LabelPrior(labels, prior)
         self.p_z = UniformBox(z, low, high)
-        self.p_x = GreyBernoulliImage(MLP([(size,), (z,)], decoder_hidden, x_shape, activation))
-        self.q_x = UniformImage(x_shape)
-        q_y = MLP([x_shape], classifier_hidden, (size,), activation)
+        self.p_x = GreyBernoulliImage(MLP([labels, z], decoder_hidden, self.x_shape, activation))
+        self.q_x = UniformImage(self.x_shape)
+        q_y = MLP([self.x_shape], classifier_hidden, (labels.raw_size,), activation)
         if classifier_noise is not None:
             q_y = Noisy(q_y, classifier_noise)
-        self.q_y = (Bernoullis if isinstance(labels, Binary) else Categorical)(q_y)
-        self.q_z = SquashedGaussian(MLP([x_shape, (size,)], encoder_hidden, (2 * z,), activation), low, high)
+        self.q_y = Label(labels, q_y)
+        self.q_z = SquashedGaussian(MLP([self.x_shape, labels], encoder_hidden, (2 * z,), activation), low, high)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         self.register()
-        with self.rows(x, y):
-            with self.label_plate():
+        with self.rows(x, y) as (x, y):
+            with self.entries("y"):
                 y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})
             z = pyro.sample("z", self.p_z())
-            return pyro.sample("x", self.p_x(self.as_vector(self.code(y)), z), obs=self.as_data(x))
+            return pyro.sample("x", self.p_x(y, z), obs=x)
 
     def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
-        with self.rows(x, y):
-            x = pyro.sample("x", self.q_x(), obs=self.as_data(x), infer={"is_auxiliary": x is not None})
-            with self.label_plate():
-                y = pyro.sample("y", self.q_y(self.as_image(x)), obs=y, infer={"enumerate": "parallel"})
-            pyro.sample("z", self.q_z(x, self.as_vector(self.code(y))))
+        with self.rows(x, y) as (x, y):
+            x = pyro.sample("x", self.q_x(), obs=x, infer={"is_auxiliary": x is not None})
+            with self.entries("y"):
+                y = pyro.sample("y", self.q_y(x), obs=y, infer={"enumerate": "parallel"})
+            pyro.sample("z", self.q_z(x, y))
 
     def elbo(self, **options) -> TraceInverted_ELBO:
         """The objective of both models; see `TraceInverted_ELBO` for its options."""

@@ -10,13 +10,13 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from pyro_semivae.conditionals import Bernoullis, Categorical, Conditional, Gaussian, GreyBernoulliImage, StandardNormal
+from pyro_semivae.conditionals import Conditional, Gaussian, GreyBernoulliImage, Label, StandardNormal
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import TraceLabels_ELBO
-from pyro_semivae.labels import Binary, Classes, is_missing
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
 from pyro_semivae.nn import MLPs, Networks
+from pyro_semivae.spaces import Data, Labels, is_missing
 
 
 class _Line(nn.Module):
@@ -56,6 +56,7 @@ class M1(SemiVAE):
 
     Differs from the original: logistic regression (there: a transductive SVM, or M2 on the latents).
 
+    >>> from pyro_semivae.spaces import Classes
     >>> from pyro_semivae.nn import MLPs
     >>> vae = M1((1, 8, 8), Classes(10), networks=MLPs((16,)))
     >>> x, y = torch.rand(20, 1, 8, 8), torch.arange(20) % 10
@@ -65,33 +66,32 @@ class M1(SemiVAE):
 
     def __init__(
         self,
-        x_shape: tuple[int, int, int],
-        labels: Classes | Binary,
+        x_shape: tuple[int, int, int] | Data,
+        labels: Labels,
         *,
         z: int = 20,
         networks: Networks | None = None,
         likelihood: type[Conditional] = GreyBernoulliImage,
     ):
-        super().__init__(x_shape, labels)
+        super().__init__(x=x_shape, y=labels)
         parts.check_sizes(z=z)
         networks = MLPs() if networks is None else networks
         self.p_z = StandardNormal(z)
-        self.p_x = likelihood(networks.decoder([z], x_shape))
-        self.q_z = Gaussian(networks.encoder(x_shape, 2 * z))
-        self.q_y = (Bernoullis if isinstance(labels, Binary) else Categorical)(_Line(z, labels.code_size))
+        self.p_x = parts.decoder(likelihood, networks, [z], self.x_shape)
+        self.q_z = Gaussian(networks.encoder(self.x_shape, 2 * z))
+        self.q_y = Label(labels, _Line(z, labels.raw_size))
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         self.register()
-        with self.rows(x, y):
+        with self.rows(x, y) as (x, y):
             z = pyro.sample("z", self.p_z())
-            return pyro.sample("x", self.p_x(z), obs=self.as_data(x))
+            return pyro.sample("x", self.p_x(z), obs=x)
 
     def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
-        with self.rows(x, y):
-            z = pyro.sample("z", self.q_z(self.as_data(x)))
-            q_y = self.q_y(self.as_labels(z))
-            with self.label_plate():
-                pyro.sample("y", q_y, obs=y, infer={"enumerate": "parallel", "is_auxiliary": True})
+        with self.rows(x, y) as (x, y):
+            z = pyro.sample("z", self.q_z(x))
+            with self.entries("y"):
+                pyro.sample("y", self.q_y(z), obs=y, infer={"enumerate": "parallel"})
 
     def elbo(self, **options) -> TraceLabels_ELBO:
         """The VAE's ELBO, the first stage; see `TraceLabels_ELBO` for its options."""
@@ -110,16 +110,18 @@ class M1(SemiVAE):
         Raises:
             ValueError: fewer than two classes are observed; images and labels are not as many.
         """
-        x, y = self.validate(x, y)
+        rows = self.table(x, y)
+        x, y = rows["x"], rows["y"]
         training = self.training
         loc = torch.cat([self.eval().q_z(self.images(part)).mean for part in x.split(1000)]).cpu().numpy()
         self.train(training)
-        columns, net, lines, constant = (y[:, None] if y.dim() == 1 else y).cpu(), self.q_y.net, [], []
+        one = self.labels.entries is None
+        columns, net, lines, constant = (y[:, None] if one else y).cpu(), self.q_y.net, [], []
         for i in range(columns.shape[1]):
             known = ~is_missing(columns[:, i])
             values = columns[known, i].long().numpy()
             if len(np.unique(values)) < 2:
-                if y.dim() == 1:
+                if one:
                     raise InputError(f"y: got {len(np.unique(values))} classes with labels; accepted are two or more")
                 odds = (values.sum() + 1) / (len(values) - values.sum() + 1)
                 lines.append((torch.zeros_like(net.weight[:1]), torch.as_tensor([np.log(odds)]).to(net.bias)))
@@ -127,7 +129,7 @@ class M1(SemiVAE):
                 continue
             found = LogisticRegression(max_iter=2000).fit(loc[known.numpy()], values)
             lines.append(tuple(torch.as_tensor(a).to(net.weight) for a in (found.coef_, found.intercept_)))
-        if y.dim() == 1:
+        if one:
             self._set_classes(*lines[0], found.classes_)
         else:
             net.weight.copy_(torch.cat([weight for weight, _ in lines]))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pyro
 from torch import Tensor
 
-from pyro_semivae.conditionals import Bernoullis, Categorical, Gaussian, StandardNormal
+from pyro_semivae.conditionals import Gaussian, Label, LabelPrior, StandardNormal
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import TraceLabels_ELBO
-from pyro_semivae.labels import Binary
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
 from pyro_semivae.models.m1 import M1
@@ -44,7 +43,7 @@ class M1M2(SemiVAE):
     The objective is `TraceLabels_ELBO`, whose beta leaves the features alone: they are M2's data. See `M2`.
 
     >>> import torch
-    >>> from pyro_semivae.labels import Classes
+    >>> from pyro_semivae.spaces import Classes
     >>> from pyro_semivae.nn import MLPs
     >>> vae = M1M2(M1((1, 8, 8), Classes(10), z=5, networks=MLPs((16,))), z=3, hidden=(16,))
     >>> x, y = torch.rand(4, 1, 8, 8), torch.tensor([3, -1, -1, 0])
@@ -60,33 +59,31 @@ class M1M2(SemiVAE):
     def __init__(self, m1: M1, *, z: int = 50, hidden: tuple[int, ...] = (500,), prior: Tensor | None = None):
         if not isinstance(m1, M1):
             raise InputError(f"m1: got {type(m1).__name__}; accepted is a trained M1")
-        super().__init__(m1.x_shape, m1.labels)
+        super().__init__(**m1.spaces)
         parts.check_sizes(z=z)
-        f, code = m1.p_z.loc.numel(), m1.labels.code_size
-        self.code = parts.label_code(m1.labels)
+        f, labels = m1.p_z.loc.numel(), m1.labels
         self.p_x, self.q_f = parts.frozen(m1.p_x), parts.frozen(m1.q_z)
-        self.p_y = parts.label_prior(m1.labels, prior)
+        self.p_y = LabelPrior(labels, prior)
         self.p_z = StandardNormal(z)
-        self.p_f = Gaussian(MLP([(code,), (z,)], hidden, (2 * f,)))
-        self.q_y = (Bernoullis if isinstance(m1.labels, Binary) else Categorical)(MLP([(f,)], hidden, (code,)))
-        self.q_z = Gaussian(MLP([(f,), (code,)], hidden, (2 * z,)))
+        self.p_f = Gaussian(MLP([labels, z], hidden, (2 * f,)))
+        self.q_y = Label(labels, MLP([f], hidden, (labels.raw_size,)))
+        self.q_z = Gaussian(MLP([f, labels], hidden, (2 * z,)))
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         self.register()
-        with self.rows(x, y):
-            with self.label_plate():
+        with self.rows(x, y) as (x, y):
+            with self.entries("y"):
                 y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})
             z = pyro.sample("z", self.p_z())
-            f = pyro.sample("f", self.p_f(self.as_vector(self.code(y)), z))
-            return pyro.sample("x", self.p_x(f), obs=self.as_data(x))
+            f = pyro.sample("f", self.p_f(y, z))
+            return pyro.sample("x", self.p_x(f), obs=x)
 
     def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
-        with self.rows(x, y):
-            f = pyro.sample("f", self.q_f(self.as_data(x)))
-            q_y = self.q_y(self.as_labels(f))
-            with self.label_plate():
-                y = pyro.sample("y", q_y, obs=y, infer={"enumerate": "parallel"})
-            pyro.sample("z", self.q_z(f, self.as_vector(self.code(y))))
+        with self.rows(x, y) as (x, y):
+            f = pyro.sample("f", self.q_f(x))
+            with self.entries("y"):
+                y = pyro.sample("y", self.q_y(f), obs=y, infer={"enumerate": "parallel"})
+            pyro.sample("z", self.q_z(f, y))
 
     def elbo(self, **options) -> TraceLabels_ELBO:
         """The M2 objective on features; see `TraceLabels_ELBO` for its options."""

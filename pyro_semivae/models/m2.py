@@ -8,18 +8,18 @@ import pyro
 from torch import Tensor
 
 from pyro_semivae.conditionals import (
-    Bernoullis,
-    Categorical,
     Conditional,
     Gaussian,
     GreyBernoulliImage,
+    Label,
+    LabelPrior,
     StandardNormal,
 )
 from pyro_semivae.infer import TraceLabels_ELBO
-from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
 from pyro_semivae.nn import MLPs, Networks
+from pyro_semivae.spaces import Data, Labels
 
 
 class M2(SemiVAE):
@@ -41,7 +41,8 @@ class M2(SemiVAE):
     Args:
         x_shape: `(C, H, W)` of the images, float in [0, 1].
         labels: the label space, `Classes(10)` or `Binary(18)`; q(y | x) of binary labels is a product over labels.
-        z: D_z. networks, likelihood, prior: see `CCVAE`.
+        z: D_z. networks, likelihood, prior: see `CCVAE`. With the true frequencies of unbalanced classes as the prior
+            rare classes are found less often than with a uniform one (docs/labels.md).
 
     The objective is `TraceLabels_ELBO`: Kingma et al.'s Eqs. 6 to 9, whose alpha is its `classifier_weight`: 1 in
     `elbo()`, and more in `elbo_for(y)`, which `fit` maximises. A missing class
@@ -51,6 +52,7 @@ class M2(SemiVAE):
     Differs from the original: 600-600 ReLU networks as the other models' (there: one or two softplus layers of 500 or
     600); no prior on the weights.
 
+    >>> from pyro_semivae.spaces import Classes
     >>> from pyro_semivae.nn import MLPs
     >>> import torch
     >>> vae = M2((1, 8, 8), Classes(10), networks=MLPs((16,)))
@@ -66,43 +68,42 @@ class M2(SemiVAE):
 
     def __init__(
         self,
-        x_shape: tuple[int, int, int],
-        labels: Classes | Binary,
+        x_shape: tuple[int, int, int] | Data,
+        labels: Labels,
         *,
         z: int = 20,
         networks: Networks | None = None,
         likelihood: type[Conditional] = GreyBernoulliImage,
         prior: Tensor | None = None,
     ):
-        super().__init__(x_shape, labels)
+        super().__init__(x=x_shape, y=labels)
         parts.check_sizes(z=z)
-        networks, size = MLPs() if networks is None else networks, labels.code_size
-        self.code = parts.label_code(labels)
-        self.p_y = parts.label_prior(labels, prior)
+        networks = MLPs() if networks is None else networks
+        self.p_y = LabelPrior(labels, prior)
         self.p_z = StandardNormal(z)
-        self.p_x = likelihood(networks.decoder([size, z], x_shape))
-        self.q_y = (Bernoullis if isinstance(labels, Binary) else Categorical)(networks.encoder(x_shape, size))
-        self.q_z = Gaussian(networks.encoder(x_shape, 2 * z, [size]))
+        self.p_x = parts.decoder(likelihood, networks, [labels, z], self.x_shape)
+        self.q_y = Label(labels, networks.encoder(self.x_shape, labels.raw_size))
+        self.q_z = Gaussian(networks.encoder(self.x_shape, 2 * z, [labels]))
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         self.register()
-        with self.rows(x, y):
-            with self.label_plate():
+        with self.rows(x, y) as (x, y):
+            with self.entries("y"):
                 y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})
             z = pyro.sample("z", self.p_z())
-            return pyro.sample("x", self.p_x(self.as_vector(self.code(y)), z), obs=self.as_data(x))
+            return pyro.sample("x", self.p_x(y, z), obs=x)
 
     def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
-        with self.rows(x, y):
-            with self.label_plate():
+        with self.rows(x, y) as (x, y):
+            with self.entries("y"):
                 y = pyro.sample("y", self.q_y(x), obs=y, infer={"enumerate": "parallel"})
-            pyro.sample("z", self.q_z(self.as_data(x), self.as_vector(self.code(y))))
+            pyro.sample("z", self.q_z(x, y))
 
     def elbo(self, **options) -> TraceLabels_ELBO:
         """The M2 objective; see `TraceLabels_ELBO` for its options."""
         options = {
             "classifier_weight": 1.0,
-            "apart": isinstance(self.labels, Classes),
+            "apart": self.labels.entries is None,
             **parts.drawn_labels(self.labels, options),
         }
         return TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **options)

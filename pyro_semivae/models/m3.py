@@ -9,10 +9,10 @@ from torch import Tensor
 
 from pyro_semivae.conditionals import Conditional, GreyBernoulliImage, PerLabelNormal, StandardNormal
 from pyro_semivae.infer import TraceLabels_ELBO
-from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
 from pyro_semivae.nn import MLPs, Networks
+from pyro_semivae.spaces import Data, Labels
 
 
 class M3(SemiVAE):
@@ -39,6 +39,7 @@ class M3(SemiVAE):
     alpha being its `classifier_weight`, 1 in `elbo()` and more in `elbo_for(y)`, which `fit` takes (CCVAE Eq. 2;
     REVAE's Eq. 3 writes a labelled bound L(x, y) where only the VAE's L(x) can stand).
 
+    >>> from pyro_semivae.spaces import Classes
     >>> from pyro_semivae.nn import MLPs
     >>> import torch
     >>> vae = M3((1, 8, 8), Classes(10), networks=MLPs((16,)))
@@ -51,8 +52,8 @@ class M3(SemiVAE):
 
     def __init__(
         self,
-        x_shape: tuple[int, int, int],
-        labels: Classes | Binary,
+        x_shape: tuple[int, int, int] | Data,
+        labels: Labels,
         *,
         z_c: int = 10,
         z_s: int = 10,
@@ -60,30 +61,29 @@ class M3(SemiVAE):
         likelihood: type[Conditional] = GreyBernoulliImage,
         label_hidden: tuple[int, ...] = (50,),
     ):
-        super().__init__(x_shape, labels)
+        super().__init__(x=x_shape, y=labels)
         parts.check_sizes(z_c=z_c, z_s=z_s)
         networks = MLPs() if networks is None else networks
-        size = parts.characteristic_size(labels, z_c)
-        self.p_z_c = PerLabelNormal(size) if isinstance(labels, Binary) else StandardNormal(size)
+        self.p_z_c = StandardNormal(z_c) if labels.entries is None else PerLabelNormal(labels.entries)
         self.p_z_s = StandardNormal(z_s)
-        self.p_x = likelihood(networks.decoder([size, z_s], x_shape))
-        self.q_z = parts.split_encoder(labels, networks, x_shape, z_c, z_s)
+        self.p_x = parts.decoder(likelihood, networks, [parts.characteristic(labels, z_c), z_s], self.x_shape)
+        self.q_z = parts.split_encoder(labels, networks, self.x_shape, z_c, z_s)
         self.q_y = parts.characteristic_classifier(labels, z_c, label_hidden)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         self.register()
-        with self.rows(x, y):
-            with self.label_plate():
+        with self.rows(x, y) as (x, y):
+            with self.entries("y"):
                 z_c = pyro.sample("z_c", self.p_z_c())
             z_s = pyro.sample("z_s", self.p_z_s())
-            return pyro.sample("x", self.p_x(self.as_vector(z_c), z_s), obs=self.as_data(x))
+            return pyro.sample("x", self.p_x(z_c, z_s), obs=x)
 
     def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
-        with self.rows(x, y):
+        with self.rows(x, y) as (x, y):
             q_z_c, q_z_s = self.q_z(x)
-            with self.label_plate():
+            with self.entries("y"):
                 z_c = pyro.sample("z_c", q_z_c)
-                pyro.sample("y", self.q_y(z_c), obs=y, infer={"enumerate": "parallel", "is_auxiliary": True})
+                pyro.sample("y", self.q_y(z_c), obs=y, infer={"enumerate": "parallel"})
             pyro.sample("z_s", q_z_s)
 
     def elbo(self, **options) -> TraceLabels_ELBO:

@@ -6,18 +6,17 @@ import pyro
 from torch import Tensor
 
 from pyro_semivae.conditionals import (
-    Bernoullis,
-    Categorical,
     Conditional,
     GreyBernoulliImage,
+    Label,
     ProductOfExperts,
     StandardNormal,
 )
 from pyro_semivae.infer import TraceMVAE_ELBO
-from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
 from pyro_semivae.nn import MLP, MLPs, Networks
+from pyro_semivae.spaces import Data, Labels
 
 
 class MVAE(SemiVAE):
@@ -50,6 +49,7 @@ class MVAE(SemiVAE):
     it); softplus scales; MLPs of 600-600 or CCVAE's convolutions. As there, beta should rise from 0 in the first part
     of training (`fit`'s `warm_up`): in a trial on the digits z was hardly used without.
 
+    >>> from pyro_semivae.spaces import Classes
     >>> from pyro_semivae.nn import MLPs
     >>> import torch
     >>> vae = MVAE((1, 8, 8), Classes(10), networks=MLPs((16,)))
@@ -65,37 +65,34 @@ class MVAE(SemiVAE):
 
     def __init__(
         self,
-        x_shape: tuple[int, int, int],
-        labels: Classes | Binary,
+        x_shape: tuple[int, int, int] | Data,
+        labels: Labels,
         *,
         z: int = 20,
         networks: Networks | None = None,
         likelihood: type[Conditional] = GreyBernoulliImage,
         label_hidden: tuple[int, ...] = (50,),
     ):
-        super().__init__(x_shape, labels)
+        super().__init__(x=x_shape, y=labels)
         parts.check_sizes(z=z)
         networks = MLPs() if networks is None else networks
         self.p_z = StandardNormal(z)
-        self.p_y = (Bernoullis if isinstance(labels, Binary) else Categorical)(
-            MLP([(z,)], label_hidden, (labels.code_size,))
-        )
-        self.p_x = likelihood(networks.decoder([z], x_shape))
-        self.known = parts.KnownValues(labels)
-        self.q_z = ProductOfExperts(networks.encoder(x_shape, 2 * z), self.known.size, z)
+        self.p_y = Label(labels, MLP([z], label_hidden, (labels.raw_size,)))
+        self.p_x = parts.decoder(likelihood, networks, [z], self.x_shape)
+        self.q_z = ProductOfExperts(networks.encoder(self.x_shape, 2 * z), labels.num_values, z)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         self.register()
-        with self.rows(x, y):
+        with self.rows(x, y) as (x, y):
             z = pyro.sample("z", self.p_z())
-            with self.label_plate():
-                pyro.sample("y", self.p_y(self.as_labels(z)), obs=y, infer={"enumerate": "parallel"})
-            return pyro.sample("x", self.p_x(z), obs=self.as_data(x))
+            with self.entries("y"):
+                pyro.sample("y", self.p_y(z), obs=y, infer={"enumerate": "parallel"})
+            return pyro.sample("x", self.p_x(z), obs=x)
 
     def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
-        with self.rows(x, y):
-            known = None if y is None else self.as_vector(self.known(y))
-            pyro.sample("z", self.q_z(self.as_data(x), known))
+        with self.rows(x, y) as (x, y):
+            known = None if y is None else self.labels.known(y, self.q_z.loc.dtype)
+            pyro.sample("z", self.q_z(x, known))
 
     def elbo(self, **options) -> TraceMVAE_ELBO:
         """The MVAE objective; see `TraceMVAE_ELBO` for its options."""

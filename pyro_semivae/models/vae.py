@@ -7,10 +7,10 @@ from torch import Tensor
 
 from pyro_semivae.conditionals import Conditional, Gaussian, GreyBernoulliImage, StandardNormal
 from pyro_semivae.infer import TraceLabels_ELBO
-from pyro_semivae.labels import Binary, Classes
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
 from pyro_semivae.nn import MLPs, Networks
+from pyro_semivae.spaces import Data, Labels
 
 
 class VAE(SemiVAE):
@@ -35,6 +35,7 @@ class VAE(SemiVAE):
 
     The objective is `TraceLabels_ELBO` without any label: the ELBO, and with its `beta` above 1 that of the beta-VAE.
 
+    >>> from pyro_semivae.spaces import Classes
     >>> from pyro_semivae.nn import MLPs
     >>> import torch
     >>> vae = VAE((1, 8, 8), Classes(10), networks=MLPs((16,)))
@@ -44,29 +45,29 @@ class VAE(SemiVAE):
 
     def __init__(
         self,
-        x_shape: tuple[int, int, int],
-        labels: Classes | Binary,
+        x_shape: tuple[int, int, int] | Data,
+        labels: Labels,
         *,
         z: int = 20,
         networks: Networks | None = None,
         likelihood: type[Conditional] = GreyBernoulliImage,
     ):
-        super().__init__(x_shape, labels)
+        super().__init__(x=x_shape, y=labels)
         parts.check_sizes(z=z)
         networks = MLPs() if networks is None else networks
         self.p_z = StandardNormal(z)
-        self.p_x = likelihood(networks.decoder([z], x_shape))
-        self.q_z = Gaussian(networks.encoder(x_shape, 2 * z))
+        self.p_x = parts.decoder(likelihood, networks, [z], self.x_shape)
+        self.q_z = Gaussian(networks.encoder(self.x_shape, 2 * z))
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         self.register()
-        with self.rows(x, y):
+        with self.rows(x, y) as (x, y):
             z = pyro.sample("z", self.p_z())
-            return pyro.sample("x", self.p_x(z), obs=self.as_data(x))
+            return pyro.sample("x", self.p_x(z), obs=x)
 
     def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
-        with self.rows(x, y):
-            pyro.sample("z", self.q_z(self.as_data(x)))
+        with self.rows(x, y) as (x, y):
+            pyro.sample("z", self.q_z(x))
 
     def elbo(self, **options) -> TraceLabels_ELBO:
         """The ELBO; see `TraceLabels_ELBO` for its options."""

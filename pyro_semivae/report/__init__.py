@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from pyro_semivae.data import ImageData
-from pyro_semivae.labels import Binary
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.report.attributes import draw_attributes, measure_attributes
 from pyro_semivae.report.classes import draw_classes, measure_classes
@@ -37,6 +36,11 @@ __all__ = [
 ]
 
 
+# By what a space of labels says makes sense for it.
+MEASURE = {"classes": measure_classes, "attributes": measure_attributes}
+DRAW = {"classes": draw_classes, "attributes": draw_attributes}
+
+
 def measure(
     vae: SemiVAE,
     data: ImageData,
@@ -48,8 +52,7 @@ def measure(
     """`measure_classes` or `measure_attributes`, as the labels are; `measure_images` where no label generates."""
     if not vae.characteristic:
         return measure_images(vae, data, seed=seed)
-    task = measure_attributes if isinstance(data.labels, Binary) else measure_classes
-    return task(vae, data, corrupt=corrupt, quick=quick, seed=seed)
+    return MEASURE[data.labels.report](vae, data, corrupt=corrupt, quick=quick, seed=seed)
 
 
 def draw(vae: SemiVAE, data: ImageData, history: History, out: str | Path) -> None:
@@ -57,4 +60,4 @@ def draw(vae: SemiVAE, data: ImageData, history: History, out: str | Path) -> No
     if not vae.characteristic:
         draw_images(vae, data, history, out)
     else:
-        (draw_attributes if isinstance(data.labels, Binary) else draw_classes)(vae, data, history, out)
+        DRAW[data.labels.report](vae, data, history, out)

@@ -15,10 +15,10 @@ from pyro_semivae import metrics, tasks
 from pyro_semivae.check import descendants
 from pyro_semivae.data import ImageData
 from pyro_semivae.files import user_path
-from pyro_semivae.labels import is_missing
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
 from pyro_semivae.report.common import bound_per_row, missing_labels
+from pyro_semivae.spaces import is_missing
 from pyro_semivae.streams import RandomStreams
 from pyro_semivae.train import History
 
@@ -155,7 +155,7 @@ def _kept_latents(vae: SemiVAE, x: Tensor) -> dict[str, Tensor]:
     """The latents of images that interventions keep, by site: the guide's means; none where labels are evidence."""
     if tasks.infers_from_labels(vae):  # then all there is descends from the label
         return {}
-    varied = {*vae.characteristic, *descendants(vae, vae.images(x))}
+    varied = {*vae.characteristic, *descendants(vae)}
     return {name: z for name, z in tasks.infer(vae, x).items() if name not in varied}
 
 
@@ -202,7 +202,7 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
     )
 
     training_curves(history, path=out / "training.png")
-    if not set(vae.characteristic) <= descendants(vae, x):  # nothing to interpolate: the label has no latents below it
+    if not set(vae.characteristic) <= descendants(vae):  # nothing to interpolate: the label has no latents below it
         return
     first_four = (data.label_names * 2)[:4]  # a set of two or three classes has some twice
     corners = next((names for names in CORNERS if set(names) <= set(data.label_names)), first_four)

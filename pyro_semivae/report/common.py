@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pyro_semivae import tasks
-from pyro_semivae.labels import is_missing
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.spaces import is_missing
 
 
 @torch.no_grad()

@@ -13,10 +13,10 @@ from pyro_semivae import metrics, tasks
 from pyro_semivae.data import ImageData
 from pyro_semivae.errors import InputError, as_tensor
 from pyro_semivae.files import user_path
-from pyro_semivae.labels import is_missing
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
 from pyro_semivae.report.common import bound_per_row, missing_labels
+from pyro_semivae.spaces import is_missing
 from pyro_semivae.streams import RandomStreams
 from pyro_semivae.train import History
 

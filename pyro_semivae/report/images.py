@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 
-from pyro_semivae import metrics, tasks
+from pyro_semivae import tasks
 from pyro_semivae.data import ImageData
 from pyro_semivae.files import user_path
-from pyro_semivae.labels import Binary
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
 from pyro_semivae.report.common import bound_per_row, missing_labels
@@ -32,10 +31,7 @@ def measure_images(vae: SemiVAE, data: ImageData, *, seed: int = 0) -> dict[str,
         out = {"bound_per_row": per_row, "reconstruction_error": (vae.images(x) - rebuilt).abs().double().mean().item()}
         if tasks.classifies(vae):
             probs = tasks.in_batches(partial(tasks.classify, vae), x)
-            several = isinstance(data.labels, Binary)
-            out["test_accuracy"] = (
-                metrics.label_accuracy(probs, y).nanmean().item() if several else metrics.accuracy(probs, y)
-            )
+            out["test_accuracy"] = data.labels.accuracy(probs, y)
     return out | missing_labels(y)
 
 

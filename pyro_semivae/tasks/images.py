@@ -2,51 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from numbers import Integral
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Number
+from typing import Any
 
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_semivae.check import descendants
+from pyro_semivae.check import by_site, descendants
 from pyro_semivae.errors import InputError, as_tensor, check_count
 from pyro_semivae.infer import Mean, sample_sites
-from pyro_semivae.labels import Binary, enumerates, is_missing
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.spaces import is_missing
 from pyro_semivae.tasks.latents import (
+    Images,
     Latents,
-    abduct,
+    abduct_all,
     check_characteristic_latents,
-    check_rows,
     check_told,
     classify,
+    covariates,
     decode,
     has_label,
     image_of,
-    infer,
     infers_from_labels,
-    is_latent,
+    num_rows,
     run_model,
+    stacked,
     task,
 )
 from pyro_semivae.tasks.search import characterise, where_rows
 
 
 @task
-def reconstruct(vae: SemiVAE, x: Tensor, y: Tensor | None = None, *, mean: bool = True) -> Tensor:
+def reconstruct(vae: SemiVAE, x: Any, y: Any = None, *, mean: bool = True) -> Images:
     """The images that the model makes of the images' latents, `(B, C, H, W)`; see `infer` for `mean`."""
-    return decode(vae, *abduct(vae, x, y, mean=mean))
+    values = vae.inputs(x, y)
+    latents, labels = abduct_all(vae, values, mean=mean)
+    return decode(vae, latents, {**labels, **covariates(vae, values)})
 
 
 @task
 def generate(
-    vae: SemiVAE, y: Tensor, num_samples: int = 1, *, given: Latents | None = None, confidence: float = 0.5
-) -> Tensor:
+    vae: SemiVAE, y: Any, num_samples: int = 1, *, given: Latents | None = None, confidence: float = 0.5
+) -> Images:
     """Images drawn from the model given labels, `(num_samples, B, C, H, W)`.
 
     Args:
-        y: `(B,)` labels; missing ones are drawn from their prior.
+        y: `(B,)` labels, missing ones are drawn from their prior; or a mapping from site to values, labels and data
+            that the model does not generate.
         given: latents to hold fixed, e.g. `{"z_s": z}` with z `(B, D)` or `(1, D)`, so that only the
             characteristic varies.
         confidence: see below.
@@ -59,75 +64,105 @@ def generate(
         ValueError: the model has neither a label nor characteristic latents (VAE, M1).
     """
     check_told(vae, "generate")
-    y, given, out, of_labels = vae.label_values(y), given or {}, [], infers_from_labels(vae)
+    table = vae.table(y if isinstance(y, Mapping) else {vae.only(vae.label_sites, "labels"): y})
+    if not table:
+        raise InputError("y: got no values; accepted are labels, or a mapping from site to values")
+    number, given, out, of_labels = len(next(iter(table.values()))), given or {}, [], infers_from_labels(vae)
+    read_off = not has_label(vae)
     for _ in range(check_count("num_samples", num_samples)):
-        trace = run_model(vae, {**(abduct(vae, None, y, mean=False)[0] if of_labels else {}), **given}, y, len(y))
-        if not any(enumerates(site) for _, site in sample_sites(trace)):
-            trace = run_model(vae, {**characterise(vae, y, confidence=confidence), **given}, y, len(y))
-        out.append(image_of(trace))
-    return torch.stack(out)
+        latents = abduct_all(vae, vae.inputs(table), mean=False)[0] if of_labels else {}
+        if read_off:
+            latents = characterise(vae, table[vae.label_sites[0]], confidence=confidence)
+        out.append(image_of(vae, run_model(vae, {**latents, **given}, table, number)))
+    return stacked(out)
 
 
 @task
-def intervene(vae: SemiVAE, x: Tensor, y_new: Tensor, num_samples: int = 1, *, confidence: float = 0.5) -> Tensor:
+def intervene(vae: SemiVAE, x: Any, y_new: Any, num_samples: int = 1, *, confidence: float = 0.5) -> Images:
     """Counterfactual images: infer the latents of x, set labels, redraw what descends from them, decode.
 
     Args:
-        x: `(B, C, H, W)`. y_new: the labels to set, `(B,)` or `(B, L)`; what descends from missing ones is kept.
+        x: `(B, C, H, W)`, or a mapping from site to values. y_new: the labels to set, `(B,)` or `(B, L)`; what descends
+            from missing ones is kept. With several labels a mapping: those that it does not name, and their missing
+            entries, are kept; a number is for all rows.
         confidence: of the classifier where it alone knows labels (M3); see `generate`.
 
-    Returns `(num_samples, B, C, H, W)`. All latents that do not descend from a label are those of x. Where labels are
-    evidence on the latents (MVAE), these are drawn anew, from q(z | x, y_new).
+    Returns `(num_samples, B, C, H, W)`. All latents that do not descend from a label that is set are those of x. Where
+    labels are evidence on the latents (MVAE), these are drawn anew, from q(z | x, y_new).
 
     Raises:
         ValueError: the model has neither a label nor characteristic latents (VAE, M1).
     """
     check_told(vae, "intervene")
-    y_new = vae.label_values(y_new, "y_new")
-    draws, x = range(check_count("num_samples", num_samples)), vae.images(x)
-    check_rows(x=x, y_new=y_new)
+    draws, values = range(check_count("num_samples", num_samples)), vae.inputs(x)
+    number = num_rows(vae, values)
+    new = _labels_to_set(vae, y_new, number)
     if infers_from_labels(vae):
-        return torch.stack([decode(vae, infer(vae, x, y_new, mean=False), y_new) for _ in draws])
-    latents, y = abduct(vae, x)
-    is_set = ~is_missing(y_new)
+        evidence = (*{**by_site(vae, values), **new}.values(),)
+        return stacked([decode(vae, abduct_all(vae, evidence, mean=False)[0], new) for _ in draws])
+    latents, labels = abduct_all(vae, values)
+    is_set = {name: ~is_missing(y) for name, y in new.items()}
     if not has_label(vae):  # new characteristics for the labels that are set, by the guide's classifier
-        out = []
+        ((name, y),), out = new.items(), []
         for _ in draws:
-            drawn = characterise(vae, y_new, confidence=confidence)
-            set_to = {name: where_rows(is_set, z, latents[name]) for name, z in drawn.items()}
+            drawn = characterise(vae, y, confidence=confidence)
+            set_to = {site: where_rows(is_set[name], z, latents[site]) for site, z in drawn.items()}
             out.append(decode(vae, {**latents, **set_to}))
-        return torch.stack(out)
-    redrawn = descendants(vae, vae.images(x)) & set(latents)
-    kept = {name: value for name, value in latents.items() if name not in redrawn}
-    inferred = {name: latents[name] for name in redrawn}
-    y = y_new if y is None else torch.where(is_set, y_new, y)
-    with _Redraw(inferred, is_set):
-        return torch.stack([image_of(run_model(vae, kept, y, len(x))) for _ in draws])
+        return stacked(out)
+    below = {name: descendants(vae, [name], kept=set(vae.label_sites) - {name}) for name in new}
+    redrawn = {site: {name: is_set[name] for name in new if site in below[name]} for site in latents}
+    kept = {site: value for site, value in latents.items() if not redrawn[site]}
+    inferred = {site: (latents[site], masks) for site, masks in redrawn.items() if masks}
+    labels |= {name: torch.where(is_set[name], y, labels[name]) if name in labels else y for name, y in new.items()}
+    with _Redraw(inferred):
+        given = {**labels, **covariates(vae, values)}
+        return stacked([image_of(vae, run_model(vae, kept, given, number)) for _ in draws])
+
+
+def _labels_to_set(vae: SemiVAE, y_new: Any, number: int) -> dict[str, Tensor]:
+    """New labels by site, checked, as many as there are rows."""
+    given = y_new if isinstance(y_new, Mapping) else {vae.only(vae.label_sites, "labels"): y_new}
+    if unknown := [name for name in given if name not in vae.label_sites]:
+        raise InputError(f"y_new: got {unknown}; accepted are {', '.join(vae.label_sites)}")
+    out = {}
+    for name, y in given.items():
+        space, device = vae.spaces[name], next(vae.parameters()).device
+        if isinstance(y, Number):
+            blank = space.missing(number)
+            y = torch.full(blank.shape, float(y) if blank.is_floating_point() and not isinstance(y, bool) else y)
+        argument = "y_new" if len(vae.label_sites) == 1 else f"y_new[{name!r}]"
+        out[name] = space.model_values(space.validate(y, argument), next(vae.parameters()).dtype).to(device)
+        if len(out[name]) != number:
+            raise InputError(f"x, {argument}: got {[number, len(out[name])]} rows; accepted are as many of each")
+    return out
 
 
 @task
-def swap(vae: SemiVAE, x_characteristics: Tensor, x_rest: Tensor) -> Tensor:
+def swap(vae: SemiVAE, x_characteristics: Any, x_rest: Any) -> Images:
     """Images with the characteristics of some images and the rest of others, `(B, C, H, W)`.
 
-    Which sites the characteristics are is the model's statement: latents, or the label itself (M2). Where labels are
+    Which sites the characteristics are is the model's statement: latents, or labels themselves (M2). Where labels are
     evidence on the latents (MVAE), these are inferred from the image whose rest it is and the other one's labels.
 
     Raises:
         ValueError: the model has no characteristics (VAE, M1).
     """
     check_told(vae, "swap")
-    x_characteristics, x_rest = vae.images(x_characteristics), vae.images(x_rest)
-    check_rows(x_characteristics=x_characteristics, x_rest=x_rest)
+    values, of_rest = vae.inputs(x_characteristics), vae.inputs(x_rest)
+    sizes = [num_rows(vae, part) for part in (values, of_rest)]
+    if sizes[0] != sizes[1]:
+        raise InputError(f"x_characteristics, x_rest: got {sizes} rows; accepted are as many of each")
     if infers_from_labels(vae):
-        probs = classify(vae, x_characteristics, mean=True)
-        y = (probs > 0.5).to(probs) if isinstance(vae.labels, Binary) else probs.argmax(-1)
-        return reconstruct(vae, x_rest, y)
-    (characteristics, y), (rest, _) = abduct(vae, x_characteristics), abduct(vae, x_rest)
-    if not set(vae.characteristic) & set(rest):  # the label itself: what descends from it is drawn anew
-        redrawn = descendants(vae, vae.images(x_rest))
-        return decode(vae, {name: z for name, z in rest.items() if name not in redrawn}, y)
-    chosen = {name: (characteristics if name in vae.characteristic else rest)[name] for name in rest}
-    return decode(vae, chosen, y)
+        y = vae.labels.most_probable(classify(vae, x_characteristics, mean=True))
+        return reconstruct(vae, {**by_site(vae, of_rest), vae.label_sites[0]: y})
+    (characteristics, y), (rest, y_rest) = abduct_all(vae, values), abduct_all(vae, of_rest)
+    named, of_x = set(vae.characteristic or vae.label_sites), covariates(vae, of_rest)
+    labels = {name: (y if name in named or not named & set(y) else y_rest)[name] for name in y}
+    if not named & set(rest):  # labels themselves: what descends from them is drawn anew
+        redrawn = descendants(vae, named & set(vae.label_sites), kept=set(vae.label_sites) - named)
+        return decode(vae, {name: z for name, z in rest.items() if name not in redrawn}, {**labels, **of_x})
+    chosen = {name: (characteristics if name in named else rest)[name] for name in rest}
+    return decode(vae, chosen, {**labels, **of_x})
 
 
 @task
@@ -159,7 +194,9 @@ def walk(vae: SemiVAE, x: Tensor, site: str, indices: Sequence[int], values: Ten
     Raises:
         InputError: there is no such site or coordinate; values are something else, or not finite.
     """
-    latents, y = abduct(vae, x)
+    rows = vae.inputs(x)
+    latents, labels = abduct_all(vae, rows)
+    y = {**labels, **covariates(vae, rows)}
     if site not in latents:
         raise InputError(f"site: got {site!r}; accepted are {', '.join(map(repr, latents))}")
     size = latents[site].shape[-1]
@@ -172,14 +209,14 @@ def walk(vae: SemiVAE, x: Tensor, site: str, indices: Sequence[int], values: Ten
         raise InputError(
             f"values: got shape {tuple(values.shape)}; accepted is (T, {len(indices)}), T 1 or more, of finite numbers"
         )
-    out, below = [], descendants(vae, vae.images(x), [site])
+    out, below = [], descendants(vae, [site])
     kept = {name: z for name, z in latents.items() if name not in below}
     for point in values:
         z = latents[site].clone()
         z[..., list(indices)] = point.to(z)
         with Mean():
             out.append(decode(vae, {**kept, site: z}, y))
-    return torch.stack(out)
+    return stacked(out)
 
 
 @task
@@ -202,7 +239,7 @@ def interpolate(vae: SemiVAE, y: Tensor, steps: int = 8) -> Tensor:
         raise InputError(f"y: got {len(y)} labels; accepted are the four corners' labels")
     with Mean():
         trace = run_model(vae, {}, y, 4)
-    latents = {name: site["value"] for name, site in sample_sites(trace) if is_latent(site)}
+    latents = {name: site["value"] for name, site in sample_sites(trace) if name not in vae.spaces}
     t = torch.linspace(0, 1, steps, device=y.device)
     row, column = (axis.reshape(-1) for axis in torch.meshgrid(t, t, indexing="ij"))
     corners = torch.stack([(1 - row) * (1 - column), (1 - row) * column, row * (1 - column), row * column], -1)
@@ -212,16 +249,26 @@ def interpolate(vae: SemiVAE, y: Tensor, steps: int = 8) -> Tensor:
 
 
 class _Redraw(Messenger):
-    """Draws sites anew where their label, or one of several, was set, and takes their inferred values elsewhere."""
+    """Draws sites anew where a label above them was set, and takes their inferred values elsewhere.
 
-    def __init__(self, inferred: Latents, is_set: Tensor):
+    Args:
+        inferred: site -> its inferred value, and by label above it where that was set, `(B,)` or `(B, L)`.
+    """
+
+    def __init__(self, inferred: dict[str, tuple[Tensor, dict[str, Tensor]]]):
         super().__init__()
-        self.inferred, self.is_set = inferred, is_set
+        self.inferred = inferred
 
     def _pyro_sample(self, msg) -> None:
         if msg["name"] in self.inferred:
-            batch, is_set = msg["fn"].batch_shape, self.is_set
-            if is_set.dim() == len(batch) == 2 and batch[1] == 1:  # a site below all labels, outside of their plate
-                is_set = is_set.any(1, keepdim=True)
-            msg["value"] = where_rows(is_set, msg["fn"].sample(), self.inferred[msg["name"]])
+            value, masks = self.inferred[msg["name"]]
+            batch, anywhere = msg["fn"].batch_shape, False
+            plates = {frame.name for frame in msg["cond_indep_stack"]}
+            for label, mask in masks.items():
+                if mask.dim() == 1:  # a label without entries
+                    mask = mask.reshape(-1, *(1,) * (len(batch) - 1))
+                elif f"entries of {label}" not in plates:  # outside of its plate a site is below all entries
+                    mask = mask.any(1, keepdim=True)
+                anywhere = mask | anywhere
+            msg["value"] = where_rows(anywhere.expand(batch), msg["fn"].sample(), value)
             msg["done"] = True

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import wraps
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pyro import poutine
@@ -14,13 +14,18 @@ from pyro.poutine import Trace
 from pyro.poutine.condition_messenger import ConditionMessenger
 from torch import Tensor
 
-from pyro_semivae.check import descendants
+from pyro_semivae.check import Values, by_site, descendants
 from pyro_semivae.errors import InputError, as_tensor, check_count
-from pyro_semivae.infer import LocalParameters, Mean, Particles, Until, sample_sites
-from pyro_semivae.labels import Binary, Impute, enumerates
+from pyro_semivae.infer import LocalParameters, Mean, Particles, Roles, Until, sample_sites
+from pyro_semivae.infer.base import log_prob, plate_dims
+from pyro_semivae.infer.evidence import Evidence, Impute, enumerates
+from pyro_semivae.infer.labelled import Run, log_sum
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.models.base import of_size
 
 Latents = dict[str, Tensor]
+Labels = dict[str, Tensor]
+Images = Tensor | dict[str, Tensor]
 Out = TypeVar("Out")
 
 
@@ -41,7 +46,7 @@ def task(run: Callable[..., Out]) -> Callable[..., Out]:
 
 
 @task
-def infer(vae: SemiVAE, x: Tensor, y: Tensor | None = None, *, mean: bool = True) -> Latents:
+def infer(vae: SemiVAE, x: Any, y: Any = None, *, mean: bool = True) -> Latents:
     """The latents of images: site name -> `(B, ...)`, the guide's mean or, with `mean=False`, one draw.
 
     Labels are not among them. Where the guide uses them, missing ones are its most probable ones, or drawn as well.
@@ -49,57 +54,97 @@ def infer(vae: SemiVAE, x: Tensor, y: Tensor | None = None, *, mean: bool = True
     return abduct(vae, x, y, mean=mean)[0]
 
 
-def abduct(
-    vae: SemiVAE, x: Tensor | None, y: Tensor | None = None, *, mean: bool = True
-) -> tuple[Latents, Tensor | None]:
-    """The latents of images, and their labels where the guide has any, the missing ones being the guide's.
+def abduct(vae: SemiVAE, x: Any = None, y: Any = None, *, mean: bool = True) -> tuple[Latents, Any]:
+    """The latents of rows, and their labels where the guide has any, the missing ones being the guide's.
+
+    Args:
+        x, y: rows, as `SemiVAE.table` takes them.
+
+    Returns the latents by site, and the labels: of a model with one label its values (None where there are none), else
+    a mapping from site to values.
 
     Raises:
-        InputError: there are no images, and labels are not evidence on the latents (all but MVAE).
+        InputError: there are no data, and labels are not evidence on the latents (all but MVAE).
     """
-    if x is None and not infers_from_labels(vae):
-        raise InputError("x: got nothing; accepted are images")
-    x, y = None if x is None else vae.images(x), None if y is None else vae.label_values(y)
-    if x is not None and y is not None:
-        check_rows(x=x, y=y)
-    with LocalParameters(), Impute(most_probable=mean), Mean() if mean else nullcontext():
-        trace = poutine.trace(vae.guide).get_trace(x, y)
+    latents, labels = abduct_all(vae, vae.inputs(x, y), mean=mean)
+    return latents, next(iter(labels.values()), None) if len(vae.label_sites) < 2 else labels
+
+
+def abduct_all(vae: SemiVAE, values: Values, *, mean: bool = True) -> tuple[Latents, Labels]:
+    """As `abduct`, of a model's inputs; the labels by site."""
+    given = by_site(vae, values)
+    if any(given[name] is not None for name in vae.data_sites) or not infers_from_labels(vae):
+        values = with_absent(vae, values)
+    impute = Impute(most_probable=mean, continuous=vae.continuous_labels)
+    with LocalParameters(), impute, Mean() if mean else nullcontext():
+        trace = poutine.trace(vae.guide).get_trace(*values)
     sites = dict(sample_sites(trace))
-    labels = [site["value"] for site in sites.values() if enumerates(site)]
-    latents = {name: site["value"] for name, site in sites.items() if not (enumerates(site) or site["is_observed"])}
-    return latents, labels[0] if labels else y
+    labels = {name: given[name] for name in vae.label_sites if given[name] is not None}
+    for name in set(vae.label_sites) & set(sites):
+        labels[name] = vae.spaces[name].outward(sites[name]["value"], vae.max_plate_nesting)
+    return {name: site["value"] for name, site in sites.items() if name not in vae.spaces}, labels
 
 
 @task
-def decode(vae: SemiVAE, latents: Latents, y: Tensor | None = None) -> Tensor:
-    """The mean of p(x | latents, y), `(B, C, H, W)`; latents that are not given are drawn from the prior."""
-    return image_of(run_model(vae, latents, y, _num_rows(latents, y)))
+def decode(vae: SemiVAE, latents: Latents, y: Any = None) -> Images:
+    """The mean of p(x | latents, y), `(B, C, H, W)`; latents that are not given are drawn from the prior.
+
+    Args:
+        y: labels; or a mapping from site to values, of labels and of data that the model does not generate.
+    """
+    return image_of(vae, run_model(vae, latents, y, _num_rows(latents, y)))
 
 
 @task
 def classify(
     vae: SemiVAE,
-    x: Tensor,
+    x: Any,
     *,
     num_samples: int = 100,
     mean: bool = False,
     corrupt: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
+) -> Any:
     """q(y | x) = E_q(z|x)[q(y | z)]: probabilities of the classes `(B, C)`, or that binary labels are on `(B, L)`.
 
     Args:
+        x: images; or a mapping from site to values, labels that are known among them.
         num_samples: draws of z for the expectation. mean: use the posterior mean of z instead.
         corrupt: the noise that the guide was trained with (see `fit`), whose guide is q(z|x) = E[q(z|corrupt(x))]:
             the draws are then spread over thirty corruptions.
+
+    Of a model with several labels, or a continuous one: a mapping from label to its probabilities given what is known,
+    other labels summed out; of continuous labels to the means of q, `(B, K)`.
 
     Raises:
         ValueError: neither guide nor model has a label site (VAE).
     """
     if corrupt is not None:
-        x = vae.images(x)
-        return sum(classify(vae, corrupt(x), num_samples=-(-num_samples // 30), mean=mean) for _ in range(30)) / 30
-    probs = log_classify(vae, vae.images(x), num_samples=num_samples, mean=mean).exp()
-    return probs[..., 1] if isinstance(vae.labels, Binary) else probs
+        return _spread(lambda seen: classify(vae, seen, num_samples=-(-num_samples // 30), mean=mean), vae, x, corrupt)
+    if not vae.label_sites:
+        raise InputError(f"classify: {type(vae).__name__} has no label")
+    values = with_absent(vae, vae.inputs(x))
+    if len(vae.label_sites) > 1 or vae.continuous_labels:
+        return _marginals(vae, values, num_samples, mean)
+    probs = vae.labels.probabilities(_log_classify(vae, values, num_samples=num_samples, mean=mean).exp())
+    y = by_site(vae, values)[vae.label_sites[0]]
+    return probs if y is None else vae.labels.where_known(y, probs)
+
+
+def _spread(classify: Callable[[Any], Any], vae: SemiVAE, x: Any, corrupt: Any) -> Any:
+    """The mean of probabilities over thirty corruptions of data, as `fit` takes them."""
+    values = by_site(vae, vae.inputs(x))
+    noises = corrupt if isinstance(corrupt, Mapping) else {vae.only(vae.data_sites, "data"): corrupt}
+    if unknown := [name for name in noises if name not in vae.data_sites]:
+        raise InputError(f"corrupt: got noise on {unknown}; accepted are {', '.join(vae.data_sites)}")
+    total: Any = None
+    for _ in range(30):
+        seen = {name: noises[name](v) if name in noises and v is not None else v for name, v in values.items()}
+        found = classify(seen)
+        if isinstance(found, Mapping):
+            total = {name: part / 30 + (0 if total is None else total[name]) for name, part in found.items()}
+        else:
+            total = found + (0 if total is None else total)
+    return total if isinstance(total, Mapping) else total / 30
 
 
 def log_classify(vae: SemiVAE, x: Tensor, *, num_samples: int = 100, mean: bool = False) -> Tensor:
@@ -111,37 +156,135 @@ def log_classify(vae: SemiVAE, x: Tensor, *, num_samples: int = 100, mean: bool 
     Raises:
         ValueError: the guide does not have one label site.
     """
+    data = vae.data_sites[0]
+    return _log_classify(vae, tuple(x if n == data else None for n in vae.spaces), num_samples=num_samples, mean=mean)
+
+
+def _log_classify(vae: SemiVAE, values: Values, *, num_samples: int, mean: bool) -> Tensor:
     dim, num_samples = -1 - vae.max_plate_nesting, check_count("num_samples", num_samples)
     draw = Mean() if mean else Particles(num_samples, dim)
     with LocalParameters(), Impute(most_probable=True), draw:
-        trace = poutine.trace(vae.guide).get_trace(x)
+        trace = poutine.trace(vae.guide).get_trace(*values)
         labels = [site for _, site in sample_sites(trace) if enumerates(site)]
         if not labels and infers_from_labels(vae):  # the model reads it off the latents
             latents = {name: site["value"] for name, site in sample_sites(trace)}
             with poutine.condition(data=latents), Until() as label:
-                vae.model(x)
+                vae.model(*values)
             labels = [*label.sites.values()]
-    if not labels:
+    if len(labels) != 1:
         raise InputError(
-            f"classify: the guide of {type(vae).__name__} has no label; M1 fits a classifier to a VAE's latents, and "
-            f"CCVAE, DIVA, M2, M1M2, M3 and MVAE are trained with one"
+            f"classify: {type(vae).__name__} has no label that its guide samples, {len(labels)} sites of labels there; "
+            f"accepted is a model with one"
         )
-    if len(labels) > 1:
-        raise InputError(f"classify: the guide of {type(vae).__name__} has {len(labels)} label sites; accepted is one")
     q = labels[0]["fn"]
     table = q.log_prob(q.enumerate_support(expand=False))  # (C [, particles], B) or (2 [, particles], B, L)
     table = table.reshape(table.shape[0], -1, *table.shape[-vae.max_plate_nesting :])
     return (torch.logsumexp(table, 1) - math.log(table.shape[1])).movedim(0, -1)
 
 
-def run_model(vae: SemiVAE, latents: Latents, y: Tensor | None, num_rows: int) -> Trace:
-    """A trace of the model on `num_rows` rows with latents (and labels) set and no image observed."""
-    y = vae.label_values(vae.labels.missing(num_rows) if y is None else y)
+def _marginals(vae: SemiVAE, values: Values, num_samples: int, mean: bool) -> dict[str, Tensor]:
+    """For each label its probabilities, or means, given data and known labels: see `classify`.
+
+    With Z the sum over all missing labels of the product of classifiers, the probability of a value is the derivative
+    of log Z by the logarithm of that value's factor, and the mean of t the derivative by s of log Z with a factor e^st.
+    """
+    nesting = vae.max_plate_nesting
+    dim = -1 - nesting
+    draw = Mean() if mean else Particles(check_count("num_samples", num_samples), dim)
+    evidence = Evidence(draw=(lambda fn: fn.mean) if mean else draw.draw)
+    with LocalParameters(), poutine.enum(first_available_dim=dim - 1), draw:
+        trace = poutine.trace(evidence(vae.guide)).get_trace(*values)
+    sites = dict(sample_sites(trace))
+    discrete = tuple(name for name, site in sites.items() if enumerates(site))
+    run = Run(trace, trace, Roles((), discrete, ()), evidence.observed, tuple(evidence.continuous))
+    given, factors, wanted = by_site(vae, values), {}, {}
+    for name in (name for name in vae.label_sites if name in sites):
+        site = sites[name]
+        if name in discrete:
+            table = log_prob(site)
+            for other in run.labels_of(table):
+                if plate_dims(sites[other]) - plate_dims(site):
+                    raise InputError(
+                        f"classify: '{name}' depends on all entries of the label '{other}' at once, 2^L terms"
+                    )
+            shape = [1] * table.dim()
+            shape[run.enumeration_dim(name)] = table.shape[run.enumeration_dim(name)]
+            shape[dim] = table.shape[dim]
+            shape[-nesting:] = table.shape[-nesting:]
+            wanted[name] = torch.zeros(shape, dtype=table.dtype, device=table.device, requires_grad=True)
+            factors[name] = torch.where(run.known(name, site["value"]), table, -torch.inf)
+        else:
+            if name in run.continuous:
+                factors[name] = torch.where(run.missing(name), 0.0, log_prob(site))
+            t = site["fn"].mean
+            wanted[name] = torch.zeros(t.shape[-nesting:], dtype=t.dtype, device=t.device, requires_grad=True)
+            factors[f"{name}'s mean"] = t
+    if not wanted:
+        raise InputError(f"classify: {type(vae).__name__} has no label that its guide samples")
+    with torch.enable_grad():
+        terms = {key: table.detach() for key, table in factors.items()}
+        for name, zero in wanted.items():
+            key = name if name in discrete else f"{name}'s mean"
+            terms[key] = terms[key] + zero if name in discrete else terms[key] * zero
+        left = log_sum(run, terms, discrete)
+        rows = [table.reshape(-1, *table.shape[-nesting:]) for table in left]  # (1 or S, B[, E])
+        rows = [table.sum(-1) if nesting > 1 else table for table in rows]
+        log_z = sum(rows)  # (1 or S, B)
+        # Draws count as likely as they make what is known of labels.
+        total = (log_z.logsumexp(0) - math.log(len(log_z))).sum()
+        found = dict(zip(wanted, torch.autograd.grad(total, [*wanted.values()]), strict=True))
+    out = {}
+    for name, table in found.items():
+        space = vae.spaces[name]
+        if name in discrete:
+            table = table.movedim(run.enumeration_dim(name), 0)
+            table = table.reshape(table.shape[0], -1, *table.shape[-nesting:]).sum(1)
+            out[name] = space.probabilities(space.outward(table, nesting).movedim(0, -1))
+        else:
+            out[name] = space.outward(table, nesting)
+        if given[name] is not None:
+            out[name] = space.where_known(given[name], out[name])
+    return out
+
+
+def with_absent(vae: SemiVAE, values: Values) -> Values:
+    """A model's inputs, with rows that are missing (NaN) at the sites of data that are not given.
+
+    Raises:
+        InputError: none is given.
+    """
+    given, parameter = by_site(vae, values), next(vae.parameters())
+    there = [given[name] for name in vae.data_sites if given[name] is not None]
+    if not there:
+        raise InputError(f"{vae.data_sites[0]}: got nothing; accepted are {vae.spaces[vae.data_sites[0]]}")
+    for name in vae.data_sites:
+        if given[name] is None:
+            given[name] = vae.spaces[name].missing(len(there[0])).to(parameter)
+    return (*given.values(),)
+
+
+def run_model(vae: SemiVAE, latents: Latents, y: Any, num_rows: int) -> Trace:
+    """A trace of the model on `num_rows` rows with latents set and none of the data that it generates.
+
+    Args:
+        y: labels, or a mapping from site to values: of labels, and of data that the model takes and does not generate.
+    """
+    given = dict(y) if isinstance(y, Mapping) else {} if y is None else {vae.only(vae.label_sites, "labels"): y}
+    for name in covariate_sites(vae):
+        if given.get(name) is None:
+            raise InputError(f"{name}: got nothing; accepted are {vae.spaces[name]}, which the model takes as they are")
+    for name in vae.label_sites:
+        if given.get(name) is None:
+            given[name] = vae.spaces[name].missing(num_rows)
     parameter = next(vae.parameters())
     latents = {name: as_tensor(f"latents[{name!r}]", value).to(parameter) for name, value in latents.items()}
-    with LocalParameters(), Impute(), poutine.trace() as trace, Given(latents):
-        vae.model(None, y)
-    known = [name for name, site in sample_sites(trace.trace) if is_latent(site)]
+    impute, values = Impute(continuous=vae.continuous_labels), vae.inputs(given)
+    with LocalParameters(), impute, of_size(num_rows), poutine.trace() as trace, Given(latents, vae.spaces):
+        vae.model(*values)
+    sites = dict(sample_sites(trace.trace))
+    if told := [name for name in vae.data_sites if given.get(name) is not None and name in sites]:
+        raise InputError(f"{told[0]}: got values of data that the model generates; accepted are none")
+    known = [name for name in sites if name not in vae.spaces]
     if unknown := set(latents) - set(known):
         raise InputError(f"latents: got {sorted(unknown)}; accepted are {', '.join(map(repr, known))}")
     return trace.trace
@@ -150,12 +293,19 @@ def run_model(vae: SemiVAE, latents: Latents, y: Tensor | None, num_rows: int) -
 class Given(ConditionMessenger):
     """Sets latents, which may lack the plate of labels that they are outside of: `(B, D)` for `(B, 1, D)`.
 
+    Args:
+        data: the latents. observed: the names of sites that are none.
+
     Raises:
         InputError: a latent has another shape than its site, or the site is no latent.
     """
 
+    def __init__(self, data: Latents, observed: Collection[str]):
+        super().__init__(data)
+        self.observed = observed
+
     def _pyro_sample(self, msg) -> None:
-        if msg["name"] in self.data and not is_latent(msg):
+        if msg["name"] in self.data and msg["name"] in self.observed:
             raise InputError(f"latents: got {[msg['name']]}; accepted are latents, neither labels nor images")
         super()._pyro_sample(msg)
         if msg["name"] not in self.data:
@@ -170,14 +320,44 @@ class Given(ConditionMessenger):
             )
 
 
-def image_of(trace: Trace) -> Tensor:
-    """The mean of p(x | .) in a trace of a model, `(B, C, H, W)`."""
-    return next(site for name, site in sample_sites(trace) if name == "x")["fn"].mean.flatten(0, -4)  # (B, C, H, W)
+def image_of(vae: SemiVAE, trace: Trace) -> Images:
+    """The mean of what a model generates in a trace, `(B, C, H, W)`; of several sites by name."""
+    sites = {name: site for name, site in sample_sites(trace) if name in vae.data_sites and not site["is_observed"]}
+    means = {name: vae.spaces[name].outward(site["fn"].mean, vae.max_plate_nesting) for name, site in sites.items()}
+    return next(iter(means.values())) if len(means) == 1 else means
 
 
-def is_latent(site: dict) -> bool:
-    """Whether a model's random site is neither a label nor the image."""
-    return not enumerates(site) and site["name"] != "x"
+def stacked(images: Sequence[Images]) -> Images:
+    """Several results of `image_of`, `(S, B, C, H, W)`."""
+    if isinstance(images[0], Mapping):
+        return {name: torch.stack([of_sites[name] for of_sites in images]) for name in images[0]}
+    return torch.stack([*images])
+
+
+def covariate_sites(vae: SemiVAE) -> tuple[str, ...]:
+    """The data that a model takes and does not generate: those without a site in it."""
+    if len(vae.data_sites) == 1:
+        return ()
+    with LocalParameters(), Impute(continuous=vae.continuous_labels):
+        sites = {name for name, _ in sample_sites(poutine.trace(vae.model).get_trace(*vae.blank()))}
+    return tuple(name for name in vae.data_sites if name not in sites)
+
+
+def covariates(vae: SemiVAE, values: Values) -> dict[str, Tensor | None]:
+    """Of a model's inputs the data that it does not generate, by site."""
+    return {name: by_site(vae, values)[name] for name in covariate_sites(vae)}
+
+
+def num_rows(vae: SemiVAE, values: Values) -> int:
+    """The number of rows of a model's inputs.
+
+    Raises:
+        InputError: there are none.
+    """
+    for value in values:
+        if value is not None:
+            return len(value)
+    raise InputError(f"{vae.data_sites[0]}: got nothing; accepted are {vae.spaces[vae.data_sites[0]]}")
 
 
 def check_rows(**values: Tensor) -> None:
@@ -187,32 +367,33 @@ def check_rows(**values: Tensor) -> None:
         raise InputError(f"{', '.join(sizes)}: got {list(sizes.values())} rows; accepted are as many of each")
 
 
-def _num_rows(latents: Latents, y: Tensor | None) -> int:
+def _num_rows(latents: Latents, y: Any) -> int:
+    y = y or None if isinstance(y, Mapping) else y
     if y is None and not latents:
         raise InputError("latents, y: got neither; accepted are latents by site name, labels, or both")
+    y = next(iter(y.values())) if isinstance(y, Mapping) else y
     return len(y) if y is not None else len(next(iter(latents.values())))
 
 
 def infers_from_labels(vae: SemiVAE) -> bool:
     """Whether labels are evidence on the latents (MVAE): leaves of the model, and of the guide an input only."""
-    blank = vae.images(torch.zeros(1, *vae.x_shape))
-    return has_label(vae) and not classifies(vae) and not descendants(vae, blank)
+    return has_label(vae) and not classifies(vae) and not descendants(vae)
 
 
 def classifies(vae: SemiVAE) -> bool:
     """Whether the guide has a label site."""
-    return _samples_labels(vae, vae.guide, vae.images(torch.zeros(1, *vae.x_shape)))
+    return _samples_labels(vae, vae.guide, *vae.blank())
 
 
 def has_label(vae: SemiVAE) -> bool:
     """Whether the generative model has a label site."""
-    return _samples_labels(vae, vae.model)
+    return _samples_labels(vae, vae.model, *vae.blank())
 
 
-def _samples_labels(vae: SemiVAE, fn: Callable, *args: Tensor) -> bool:
-    with torch.no_grad(), LocalParameters(), Impute(), Until() as label:
-        fn(*args)
-    return bool(label.sites)
+def _samples_labels(vae: SemiVAE, fn: Callable, *values: Tensor | None) -> bool:
+    with torch.no_grad(), LocalParameters(), Impute(continuous=vae.continuous_labels), Until() as label:
+        trace = poutine.trace(fn).get_trace(*values)
+    return bool(label.sites) or bool(set(vae.continuous_labels) & set(trace.nodes))
 
 
 def in_batches(task: Callable[..., Tensor], *images: Tensor, size: int = 500) -> Tensor:
@@ -235,7 +416,7 @@ def prior_of_characteristics(vae: SemiVAE, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def check_told(vae: SemiVAE, task: str) -> None:
     """Raises an InputError unless the model has characteristics of labels, and can be told which they are."""
-    if not vae.characteristic:
+    if not vae.characteristic and not has_label(vae):
         raise InputError(
             f"{task}: {type(vae).__name__} has no label in its model, and latents that know nothing of labels: it "
             f"cannot be told any; use CCVAE, DIVA, M2, M1M2, M3 or MVAE"
@@ -244,8 +425,7 @@ def check_told(vae: SemiVAE, task: str) -> None:
 
 def check_characteristic_latents(vae: SemiVAE, task: str, *, below_labels: bool = False) -> None:
     """Raises an InputError unless the labels' characteristics are latents (below the labels, in the model)."""
-    blank = vae.images(torch.zeros(1, *vae.x_shape))
-    names = descendants(vae, blank) if below_labels else set(abduct(vae, blank)[0])
+    names = descendants(vae) if below_labels else set(abduct_all(vae, vae.blank())[0])
     if not vae.characteristic or not set(vae.characteristic) <= names:
         which = "latents below its labels" if below_labels else "latents that its labels are read off"
         fit = "CCVAE and DIVA" if below_labels else "CCVAE, DIVA and M3"

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.infer import LocalParameters, Until, sample_sites
-from pyro_semivae.labels import Binary, Impute, enumerates, is_missing
+from pyro_semivae.infer.evidence import Impute, enumerates
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.spaces import is_missing
 from pyro_semivae.tasks.latents import (
     Latents,
     abduct,
@@ -48,7 +49,7 @@ def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws:
     check_count("max_draws", max_draws)
     y = vae.label_values(y)
     missing, best, found = is_missing(y), torch.full(y.shape, -1.0, device=y.device), {}
-    blank, at_once = vae.images(torch.zeros(len(y), *vae.x_shape)), 50
+    (blank, _), at_once = vae.blank(len(y)), 50
     samples = pyro.plate("samples", at_once, dim=-1 - vae.max_plate_nesting)
     for _ in range(-(-max_draws // at_once)):
         with LocalParameters(), Impute(), Until(vae.characteristic) as prior, samples:
@@ -113,7 +114,7 @@ def closest_change(
     latents, _ = abduct(vae, x)
     (name,) = vae.characteristic
     start, missing, odds = latents[name], is_missing(y_new), math.log(confidence / (1 - confidence))
-    wanted, entries = torch.where(missing, 0, y_new), start.dim() == y_new.dim() and y_new.is_floating_point()
+    wanted, entries = torch.where(missing, 0, y_new), vae.labels.entries is not None and start.dim() == y_new.dim()
 
     def short(z: Tensor) -> Tensor:
         """How far the log-odds are below what is wanted: positive where they are, `(B,)` or `(B, L)`."""
@@ -167,7 +168,7 @@ def vary_within(
     check_characteristic_latents(vae, "vary_within")
     latents, _ = abduct(vae, x)
     probs = classify(vae, x, mean=True)
-    y = (probs > 0.5).to(probs) if isinstance(vae.labels, Binary) else probs.argmax(-1)
+    y = vae.labels.most_probable(probs)
     draws = range(check_count("num_samples", num_samples))
     drawn = (characterise(vae, y, confidence=confidence, max_draws=max_draws) for _ in draws)
     return torch.stack([decode(vae, {**latents, **z}) for z in drawn])

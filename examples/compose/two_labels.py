@@ -1,0 +1,78 @@
+"""Two class labels, one of which drives the other's prior, both partly missing, and images that depend on both.
+
+scikit-learn's 8x8 digits, painted red, green or blue: even digits are mostly red, odd ones mostly blue.
+"""
+
+import pyro
+import torch
+
+from pyro_semivae import SemiVAE, data, metrics, tasks
+from pyro_semivae.cli import few_flags
+from pyro_semivae.conditionals import Gaussian, GreyBernoulliImage, Label, LabelPrior, StandardNormal
+from pyro_semivae.infer import TraceLabels_ELBO
+from pyro_semivae.nn import MLP
+from pyro_semivae.plot import image_grid
+from pyro_semivae.spaces import Classes, Images
+from pyro_semivae.train import fit
+
+ENUMERATE = {"enumerate": "parallel"}
+
+
+class Coloured(SemiVAE):
+    """A digit and its colour.
+
+    ::
+
+        p(digit) p(colour | digit) p(z) p(x | digit, colour, z)
+        q(digit | x) q(colour | x, digit) q(z | x, digit, colour)
+    """
+
+    characteristic = ("digit", "colour")
+
+    def __init__(self, x: Images, digit: Classes, colour: Classes, z: int = 8):
+        super().__init__(x=x, digit=digit, colour=colour)
+        self.p_digit, self.p_z = LabelPrior(digit), StandardNormal(z)
+        self.p_colour = Label(colour, MLP([digit], [], (colour.raw_size,)))
+        self.p_x = GreyBernoulliImage(MLP([digit, colour, z], [200, 200], x.shape))
+        self.q_digit = Label(digit, MLP([x.shape], [200], (digit.raw_size,)))
+        self.q_colour = Label(colour, MLP([x.shape, digit], [200], (colour.raw_size,)))
+        self.q_z = Gaussian(MLP([x.shape, digit, colour], [200], (2 * z,)))
+
+    def model(self, x=None, digit=None, colour=None):
+        self.register()
+        with self.rows(x, digit, colour) as (x, digit, colour):
+            digit = pyro.sample("digit", self.p_digit(), obs=digit, infer=ENUMERATE)
+            colour = pyro.sample("colour", self.p_colour(digit), obs=colour, infer=ENUMERATE)
+            z = pyro.sample("z", self.p_z())
+            return pyro.sample("x", self.p_x(digit, colour, z), obs=x)
+
+    def guide(self, x=None, digit=None, colour=None):
+        with self.rows(x, digit, colour) as (x, digit, colour):
+            digit = pyro.sample("digit", self.q_digit(x), obs=digit, infer=ENUMERATE)
+            colour = pyro.sample("colour", self.q_colour(x, digit), obs=colour, infer=ENUMERATE)
+            pyro.sample("z", self.q_z(x, digit, colour))
+
+    def elbo(self, **options) -> TraceLabels_ELBO:
+        return TraceLabels_ELBO(**{"classifier_weight": 100.0, "beta": 2.0, **options})
+
+
+def painted(x, y):
+    colour = torch.where(torch.rand(len(y)) < 0.7, 2 * (y % 2), torch.randint(3, (len(y),)))
+    return x * torch.eye(3, dtype=torch.uint8)[colour][:, :, None, None], colour
+
+
+if __name__ == "__main__":
+    args, digits = few_flags(__doc__, "runs/two_labels"), data.load("digits")
+    torch.manual_seed(0)
+    (x, colour), (x_test, colour_test) = painted(digits.x, digits.y), painted(digits.x_test, digits.y_test)
+    known = torch.rand(2, len(x)) < 0.1  # a tenth of each label
+    rows = {"x": x, "digit": data.hide(digits.y, known[0]), "colour": data.hide(colour, known[1])}
+    vae = Coloured(Images(3, 8, 8), Classes(10), Classes(3))
+    fit(vae, rows, epochs=1 if args.smoke_test else 200)
+    found = tasks.classify(vae, {"x": x_test})
+    for name, true in (("digit", digits.y_test), ("colour", colour_test)):
+        print(f"{name}: accuracy {metrics.accuracy(found[name], true):.3f}")
+    every = {"digit": torch.arange(10).repeat(3), "colour": torch.arange(3).repeat_interleave(10)}
+    image_grid(tasks.generate(vae, every)[0].unflatten(0, (3, 10)), path=args.out / "generations.png")
+    changed = [x_test[:10] / 255, *(tasks.intervene(vae, {"x": x_test[:10]}, {"colour": c})[0] for c in range(3))]
+    image_grid(torch.stack(changed), rows=["x", "red", "green", "blue"], path=args.out / "interventions.png")

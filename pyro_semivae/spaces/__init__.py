@@ -1,0 +1,46 @@
+"""Spaces: which values a site takes, how a missing one is written, and all that follows from the kind of value.
+
+=================  ===========================================  ==============================  =================
+space              values of `B` rows                           missing                         entries of a row
+=================  ===========================================  ==============================  =================
+`Images(C, H, W)`  uint8, or float in [0, 1], `(B, C, H, W)`
+`Vectors(D)`       finite floats, `(B, D)`
+`Counts(D)`        whole numbers from 0, `(B, D)`
+`Classes(C)`       integers 0 to C - 1, `(B,)`                  -1, as in scikit-learn          one
+`Binary(L)`        floats, 0 or 1, `(B, L)`                     NaN, each entry on its own      L
+`Real(K)`          finite floats, `(B, K)`                      NaN, each entry on its own      K
+=================  ===========================================  ==============================  =================
+
+The first three are spaces of data, the others of labels. What a space's `validate` returns is what is used from there
+on. Nothing outside of this file asks what kind of space it has.
+
+Labels with several entries live in a plate of their own (dim -1) inside of the plate of rows (then dim -2), so that any
+entry may be missing by itself. `arranged` brings values into the layout that the plates of a model ask for.
+"""
+
+from pyro_semivae.spaces.base import Data, Labels, Space
+from pyro_semivae.spaces.data import Counts, Images, Vectors, check_images, to_unit
+from pyro_semivae.spaces.labels import Binary, Classes, Real, as_binary, label_space
+from pyro_semivae.spaces.missing import MISSING, all_missing, any_known, as_labels, entry_by_entry, is_missing
+
+__all__ = [
+    "MISSING",
+    "Binary",
+    "Classes",
+    "Counts",
+    "Data",
+    "Images",
+    "Labels",
+    "Real",
+    "Space",
+    "Vectors",
+    "all_missing",
+    "any_known",
+    "as_binary",
+    "as_labels",
+    "check_images",
+    "entry_by_entry",
+    "is_missing",
+    "label_space",
+    "to_unit",
+]

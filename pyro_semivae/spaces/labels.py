@@ -1,0 +1,340 @@
+"""Spaces of labels: one of several classes, several binary ones, continuous ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Real as Number
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_semivae.errors import InputError, as_tensor, check_count
+from pyro_semivae.nn import positive
+from pyro_semivae.spaces.base import Labels, rows_of
+from pyro_semivae.spaces.missing import MISSING, as_labels, is_missing
+
+
+@dataclass(frozen=True)
+class Classes(Labels):
+    """One label with `num_classes` values: integer tensors `(B,)`, -1 for missing.
+
+    Raises:
+        InputError: there are fewer than two classes.
+    """
+
+    num_classes: int
+    entries: ClassVar[None] = None
+    marker: ClassVar[int] = MISSING
+    report: ClassVar[str] = "classes"
+
+    def __post_init__(self) -> None:
+        check_count("num_classes", self.num_classes, 2)
+
+    @property
+    def num_values(self) -> int:
+        return self.num_classes
+
+    code_size = raw_size = num_values
+
+    def prior(self, given: Any = None) -> Tensor:
+        """Checked probabilities of the classes, `(num_classes,)`; uniform where not given.
+
+        Raises:
+            InputError: they are not positive, not as many as classes or do not sum to 1.
+        """
+        if given is None:
+            return torch.full((self.num_classes,), 1 / self.num_classes)
+        probs = as_tensor("prior", given)
+        if probs.shape != (self.num_classes,) or not (probs > 0).all() or abs(probs.sum() - 1) > 1e-4:
+            raise InputError(f"prior: got {probs}; accepted are {self.num_classes} positive numbers that sum to 1")
+        return probs
+
+    def prior_distribution(self, parameters: Tensor) -> dist.TorchDistribution:
+        return dist.Categorical(logits=parameters)
+
+    def logits(self, probs: Tensor) -> Tensor:
+        """What `prior_distribution` takes."""
+        return probs.log()
+
+    def distribution(self, raw: Tensor) -> dist.TorchDistribution:
+        return dist.Categorical(logits=raw)
+
+    def code(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        """One-hot vectors; a missing label that gets here by mistake becomes NaN, not another class. Vectors that are
+        one-hot already, exactly or relaxed, stay as they are."""
+        if values.is_floating_point():
+            return values
+        values = values.unsqueeze(-1)
+        one_hot = (values == torch.arange(self.num_classes, device=values.device)).to(dtype)
+        return one_hot.masked_fill(values < 0, math.nan)
+
+    def posterior(self, p_z: Callable[[Tensor], Any], logits: Tensor, z: Tensor) -> dist.TorchDistribution:
+        """p(y | z) by Bayes' rule, z `batch + event` of p(z | y), the prior's `logits`."""
+        y = torch.arange(self.num_classes, device=z.device)
+        return dist.Categorical(logits=p_z(y).log_prob(z.unsqueeze(-2)) + logits)  # (..., C)
+
+    def known(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        """One-hot vectors, and zeros where a label is missing, `(..., B, num_values)`."""
+        return (values.unsqueeze(-1) == torch.arange(self.num_classes, device=values.device)).to(dtype)
+
+    def validate(self, values: Any, name: str = "y") -> Tensor:
+        """The labels as int64 `(B,)`.
+
+        Raises:
+            InputError: wrong rank or dtype, or labels outside of -1 .. num_classes - 1.
+        """
+        accepted = f"a 1-d integer tensor with labels 0 to {self.num_classes - 1}, or {MISSING} for missing"
+        y = as_labels(values, name, accepted)
+        if y.is_floating_point():
+            raise InputError(f"{name}: got dtype {y.dtype}; accepted is {accepted}")
+        if y.dim() != 1:
+            raise InputError(f"{name}: got shape {tuple(y.shape)}; accepted is {accepted}")
+        outside = (y < MISSING) | (y >= self.num_classes)
+        if outside.any():
+            rows = rows_of(outside)
+            raise InputError(f"{name}: got {y[rows].tolist()} at rows {rows}; accepted is {accepted}")
+        return y
+
+    def frequencies(self, y: Any, smoothing: float = 1.0) -> Tensor:
+        """How often each class is among the observed labels, `(num_classes,)`; `smoothing` is added to each count.
+
+        >>> Classes(2).frequencies(torch.tensor([0, 0, 1, -1]))
+        tensor([0.6000, 0.4000])
+        """
+        _check_smoothing(smoothing)
+        y = self.validate(y)
+        counts = torch.bincount(y[~is_missing(y)], minlength=self.num_classes) + smoothing
+        return counts / counts.sum()
+
+    def probabilities(self, table: Tensor) -> Tensor:
+        return table
+
+    def where_known(self, y: Tensor, found: Tensor) -> Tensor:
+        return torch.where(is_missing(y).unsqueeze(-1), found, self.known(y, found.dtype))
+
+    def most_probable(self, probs: Tensor) -> Tensor:
+        return probs.argmax(-1)
+
+
+@dataclass(frozen=True)
+class Binary(Labels):
+    """`num_labels` binary labels: float tensors `(B, num_labels)` of 0, 1, and NaN for missing.
+
+    Raises:
+        InputError: there is none.
+    """
+
+    num_labels: int
+    marker: ClassVar[float] = math.nan
+    report: ClassVar[str] = "attributes"
+
+    def __post_init__(self) -> None:
+        check_count("num_labels", self.num_labels)
+
+    @property
+    def entries(self) -> int:
+        return self.num_labels
+
+    code_size = raw_size = entries
+
+    @property
+    def num_values(self) -> int:
+        return 2 * self.num_labels
+
+    def prior(self, given: Any = None) -> Tensor:
+        """Checked probabilities of on, `(num_labels,)`; 1/2 where not given.
+
+        Raises:
+            InputError: they are not inside of (0, 1) or not as many as labels.
+        """
+        if given is None:
+            return torch.full((self.num_labels,), 0.5)
+        probs = as_tensor("prior", given)
+        if probs.shape != (self.num_labels,) or not ((probs > 0) & (probs < 1)).all():
+            raise InputError(f"prior: got {probs}; accepted are {self.num_labels} probabilities in (0, 1)")
+        return probs
+
+    def prior_distribution(self, parameters: Tensor) -> dist.TorchDistribution:
+        return dist.Bernoulli(logits=parameters)
+
+    def logits(self, probs: Tensor) -> Tensor:
+        """What `prior_distribution` takes."""
+        return probs.logit()
+
+    def distribution(self, raw: Tensor) -> dist.TorchDistribution:
+        return dist.Bernoulli(logits=raw.squeeze(-2))
+
+    def code(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.vector(values)
+
+    def posterior(self, p_z: Callable[[Tensor], Any], logits: Tensor, z: Tensor) -> dist.TorchDistribution:
+        """p(y_i | z_i) by Bayes' rule, z `(..., L)`, the prior's `logits`."""
+        off, on = (p_z(torch.full_like(z[..., :1], value)).log_prob(z) for value in (0.0, 1.0))
+        return dist.Bernoulli(logits=logits + on - off)
+
+    def known(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        """1 for each of the 2 L values, off and on, that an entry is known to have, else 0: `(..., B, 1, 2 L)`."""
+        return self.vector(torch.cat([values == 0, values == 1], -1).to(dtype))
+
+    def validate(self, values: Any, name: str = "y") -> Tensor:
+        """The labels as `(B, num_labels)` of the default dtype.
+
+        Raises:
+            InputError: wrong rank or dtype, or values that are not 0, 1 or NaN.
+        """
+        accepted = f"a float tensor (B, {self.num_labels}) of 0, 1 and, for missing, NaN"
+        y = as_labels(values, name, accepted)
+        if not y.is_floating_point():
+            raise InputError(f"{name}: got dtype {y.dtype}; accepted is {accepted}")
+        if y.dim() != 2 or y.shape[1] != self.num_labels:
+            raise InputError(f"{name}: got shape {tuple(y.shape)}; accepted is {accepted}")
+        outside = ~((y == 0) | (y == 1) | y.isnan())
+        if outside.any():
+            rows = rows_of(outside.any(1))
+            raise InputError(f"{name}: got {y[outside][:5].tolist()} at rows {rows}; accepted is {accepted}")
+        return y.to(torch.get_default_dtype())
+
+    def frequencies(self, y: Any, smoothing: float = 1.0) -> Tensor:
+        """How often each label is on where it is observed, `(num_labels,)`; `smoothing` is added to the counts of both
+        values.
+
+        >>> Binary(2).frequencies(torch.tensor([[1.0, 0.0], [1.0, torch.nan]]))
+        tensor([0.7500, 0.3333])
+        """
+        _check_smoothing(smoothing)
+        y = self.validate(y)
+        return (y.nansum(0) + smoothing) / ((~is_missing(y)).sum(0) + 2 * smoothing)
+
+    def probabilities(self, table: Tensor) -> Tensor:
+        return table[..., 1]
+
+    def most_probable(self, probs: Tensor) -> Tensor:
+        return (probs > 0.5).to(probs)
+
+
+@dataclass(frozen=True)
+class Real(Labels):
+    """`size` continuous labels (an angle, an age): float tensors `(B, size)`, NaN for missing, each on its own.
+
+    The prior is a Gaussian for each; networks say a mean and a raw scale for each.
+
+    Raises:
+        InputError: there is none.
+    """
+
+    size: int
+    num_values: ClassVar[None] = None
+    marker: ClassVar[float] = math.nan
+    report: ClassVar[str] = "values"
+
+    def __post_init__(self) -> None:
+        check_count("size", self.size)
+
+    @property
+    def entries(self) -> int:
+        return self.size
+
+    code_size = entries
+
+    @property
+    def raw_size(self) -> int:
+        return 2 * self.size
+
+    def prior(self, given: Any = None) -> Tensor:
+        """Checked means and standard deviations, `(2, size)`; 0 and 1 where not given.
+
+        Raises:
+            InputError: they are not finite, not as many as labels, or a deviation is not above 0.
+        """
+        if given is None:
+            return torch.tensor([[0.0], [1.0]]).repeat(1, self.size)
+        both = as_tensor("prior", given)
+        if both.shape != (2, self.size) or not both.isfinite().all() or not (both[1] > 0).all():
+            accepted = f"(2, {self.size}), finite means and standard deviations above 0"
+            raise InputError(f"prior: got {both}; accepted are {accepted}")
+        return both
+
+    def logits(self, parameters: Tensor) -> Tensor:
+        """What `prior_distribution` takes."""
+        return parameters
+
+    def prior_distribution(self, parameters: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(parameters[0], parameters[1])
+
+    def distribution(self, raw: Tensor) -> dist.TorchDistribution:
+        loc, scale = raw.squeeze(-2).chunk(2, -1)
+        return dist.Normal(loc, positive(scale))
+
+    def code(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.vector(values)
+
+    def validate(self, values: Any, name: str = "y") -> Tensor:
+        """The labels as `(B, size)` of the default dtype.
+
+        Raises:
+            InputError: wrong rank or dtype, or infinite values.
+        """
+        accepted = f"a float tensor (B, {self.size}) of finite numbers and, for missing, NaN"
+        y = as_labels(values, name, accepted)
+        if not y.is_floating_point():
+            raise InputError(f"{name}: got dtype {y.dtype}; accepted is {accepted}")
+        if y.dim() != 2 or y.shape[1] != self.size:
+            raise InputError(f"{name}: got shape {tuple(y.shape)}; accepted is {accepted}")
+        if (outside := y.isinf()).any():
+            raise InputError(f"{name}: got infinity at rows {rows_of(outside.any(1))}; accepted is {accepted}")
+        return y.to(torch.get_default_dtype())
+
+    def frequencies(self, y: Any, smoothing: float = 1.0) -> Tensor:
+        """Means and standard deviations of the observed labels, `(2, size)`: what `prior` takes. `smoothing` adds as
+        many rows whose mean is the observed one and whose deviation is 1, so that no deviation is 0.
+
+        >>> Real(1).frequencies(torch.tensor([[1.0], [3.0], [torch.nan]]), smoothing=1.0)[0]
+        tensor([2.])
+        """
+        _check_smoothing(smoothing)
+        y = self.validate(y)
+        known, mean = ~is_missing(y), y.nanmean(0).nan_to_num()
+        squares = ((y - mean).nan_to_num().square() * known).sum(0)
+        return torch.stack([mean, ((squares + smoothing) / (known.sum(0) + smoothing)).sqrt()])
+
+    def probabilities(self, table: Tensor) -> Tensor:
+        raise InputError("classify: continuous labels have no probabilities; `infer_labels` says their means")
+
+    def most_probable(self, probs: Tensor) -> Tensor:
+        return probs
+
+
+def label_space(y: Tensor, number: int) -> Labels:
+    """The space of the labels `y` of a set with so many classes or binary labels: by their type, integers or floats.
+
+    >>> label_space(torch.tensor([2, -1]), 3), label_space(torch.tensor([[1.0, 0.0]]), 2)
+    (Classes(num_classes=3), Binary(num_labels=2))
+    """
+    return Binary(number) if as_labels(y).is_floating_point() else Classes(number)
+
+
+def as_binary(y: Any, name: str = "y") -> Tensor:
+    """Binary labels of any number, `(N, L)` of the default dtype: see `Binary.validate`.
+
+    Raises:
+        InputError: they are no float `(N, L)`, or have values other than 0, 1 and NaN.
+
+    >>> as_binary([[1.0, 0.0]])
+    tensor([[1., 0.]])
+    """
+    y = as_labels(y, name)
+    if y.dim() != 2 or not y.shape[1] or not y.is_floating_point():
+        raise InputError(
+            f"{name}: got {y.dtype} of shape {tuple(y.shape)}; accepted are binary labels, float (N, L) of 0, 1 and, "
+            f"for missing, NaN"
+        )
+    return Binary(y.shape[1]).validate(y, name)
+
+
+def _check_smoothing(smoothing: Any) -> None:
+    if not isinstance(smoothing, Number) or not 0 < smoothing < math.inf:
+        raise InputError(f"smoothing: got {smoothing!r}; accepted is a finite number above 0")

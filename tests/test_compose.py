@@ -1,0 +1,359 @@
+"""The graphs of examples/compose, as users write them: each trains, resumes, and has all tasks and checks."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch.testing import assert_close
+
+from pyro_semivae import SemiVAE, tasks
+from pyro_semivae.check import check_model
+from pyro_semivae.conditionals import Gaussian, Label, LabelPrior, PerLabelAndRestGaussian
+from pyro_semivae.infer import TraceLabels_ELBO
+from pyro_semivae.nn import MLP, Entries
+from pyro_semivae.plot import show
+from pyro_semivae.spaces import MISSING, Binary, Classes, Counts, Images, Real, Vectors
+from pyro_semivae.train import fit
+
+FOLDER = Path(__file__).parents[1] / "examples" / "compose"
+NAN, B = torch.nan, 13  # no other size is 13
+DIGIT = torch.tensor([0, 2, MISSING, 1, MISSING, 2, 0, MISSING, 1, MISSING, MISSING, 2, 1])
+OTHER = torch.tensor([1, MISSING, 0, MISSING, 1, MISSING, 0, 1, MISSING, 0, MISSING, 1, 0])
+
+
+def two_labels(own):
+    rows = {"x": torch.rand(B, 2, 3, 4), "digit": DIGIT, "colour": OTHER}
+    return own["Coloured"](Images(2, 3, 4), Classes(3), Classes(2), z=5), rows
+
+
+def rotation(own):
+    angle = torch.linspace(-1, 1, B)[:, None].where((OTHER >= 0)[:, None], NAN)
+    rows = {"x": torch.rand(B, 2, 3, 4), "digit": DIGIT, "angle": angle}
+    return own["Turned"](Images(2, 3, 4), Classes(3), Real(1), z=5), rows
+
+
+def counts(own):
+    rows = {"x": torch.randint(9, (B, 7)), "y": DIGIT, "size": 10 + torch.rand(B, 1)}
+    return own["Cells"](Counts(7), Classes(3), z=5), rows
+
+
+def adgm(own):
+    return own["ADGM"](Images(2, 3, 4), Classes(3), a=4, z=5), {"x": torch.rand(B, 2, 3, 4), "y": DIGIT}
+
+
+def two_layers(own):
+    rows = {"x": torch.rand(B, 2, 3, 4), "y": DIGIT}
+    return own["TwoLayers"](Images(2, 3, 4), Classes(3), z_c=4, z_1=5, z_2=6), rows
+
+
+def two_views(own):
+    upper, lower = torch.rand(B, 2, 3, 4), torch.rand(B, 1, 5, 4)
+    upper[2], lower[0], lower[5] = NAN, NAN, NAN
+    return own["Views"](Images(2, 3, 4), Images(1, 5, 4), z=6), {"upper": upper, "lower": lower}
+
+
+BUILD = {build.__name__: build for build in (two_labels, rotation, counts, adgm, two_layers, two_views)}
+each_graph = pytest.mark.parametrize("name", BUILD)
+
+
+def build(name):
+    torch.manual_seed(0)
+    return BUILD[name](runpy.run_path(str(FOLDER / f"{name}.py")))
+
+
+def test_every_graph_has_a_case():
+    assert {path.stem for path in FOLDER.glob("*.py")} == set(BUILD)
+
+
+@each_graph
+def test_it_runs_as_a_script_and_draws(name, tmp_path):
+    command = [sys.executable, str(FOLDER / f"{name}.py"), "--smoke-test", "--out", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert ("accuracy" in done.stdout or name == "two_views") and len([*tmp_path.glob("*.png")]) == 2
+
+
+@each_graph
+def test_it_meets_the_contract_and_can_be_shown(name, tmp_path, capsys):
+    vae, rows = build(name)
+    report = check_model(vae, rows)
+    assert set(report.labels) == set(vae.label_sites) and set(report.data) == set(vae.data_sites) - {"size"}
+    show(vae, rows, path=tmp_path / "graph.png")
+    assert (tmp_path / "graph.png").stat().st_size > 2000 and "model  p(" in capsys.readouterr().out
+    show(vae)
+
+
+@each_graph
+def test_a_resumed_run_is_the_one_that_was_not_interrupted(name, tmp_path):
+    weights = []
+    for parts in ((2,), (1, 2)):
+        vae, rows = build(name)
+        for epochs in parts:
+            path = tmp_path / f"{len(parts)}.pt"
+            fit(
+                vae,
+                rows,
+                epochs=epochs,
+                batch_size=4,
+                checkpoint=path,
+                resume=True,
+                progress=False,
+                schedule="constant",
+            )
+        weights.append(vae.state_dict())
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+    first, _ = build(name)
+    moved = [key for key, p in first.named_parameters() if not torch.equal(p, weights[0][key])]
+    assert len(moved) == len([*first.parameters()])
+
+
+@pytest.mark.parametrize("name", [name for name in BUILD if name != "two_views"])
+def test_every_task_works(name):
+    vae, rows = build(name)
+    data = {site: rows[site] for site in vae.data_sites}
+    found = tasks.classify(vae, data)
+    found = found if isinstance(found, dict) else {vae.label_sites[0]: found}
+    assert set(found) == set(vae.label_sites)
+    shape = (B, *vae.spaces["x"].shape)
+    for label, probs in found.items():
+        assert probs.shape == (B, vae.spaces[label].code_size)
+        if vae.spaces[label].num_values:
+            assert_close(probs.sum(-1), torch.ones(B))
+    covariates = {site: rows[site] for site in vae.data_sites if site != "x"}
+    labels = {site: rows[site] for site in vae.label_sites}
+    assert tasks.generate(vae, {**labels, **covariates}, 3).shape == (3, *shape)
+    assert tasks.reconstruct(vae, data).shape == shape and tasks.swap(vae, data, data).shape == shape
+    for label in vae.label_sites:
+        set_to = 1 if vae.spaces[label].num_values else 0.5
+        torch.manual_seed(0)
+        images = tasks.intervene(vae, data, {label: set_to}, 2)
+        torch.manual_seed(0)
+        other = tasks.intervene(vae, data, {label: 0}, 2)
+        assert images.shape == (2, *shape) and not torch.equal(images, other)
+
+
+def test_known_labels_are_evidence_on_the_others():
+    """q(colour | x, digit) where the digit is known, and the mean over q(digit | x) where it is not."""
+    vae, rows = build("two_labels")
+    with torch.no_grad():
+        for parameter in vae.q_colour.parameters():
+            parameter.mul_(3)
+        x = vae.images(rows["x"])
+        each = vae.q_colour(x, torch.arange(3)[:, None].expand(3, B)).probs  # (digits, B, colours)
+        weights = vae.q_digit(x).probs
+    expected = (weights.T.unsqueeze(-1) * each).sum(0)
+    assert_close(tasks.classify(vae, {"x": rows["x"]})["colour"], expected)
+    known = (DIGIT >= 0)[:, None]
+    told = each[DIGIT.clamp(min=0), torch.arange(B)]
+    given = tasks.classify(vae, {"x": rows["x"], "digit": DIGIT})
+    assert_close(given["colour"], torch.where(known, told, expected))
+    assert_close(given["digit"][DIGIT >= 0], torch.eye(3)[DIGIT[DIGIT >= 0]])
+
+
+def test_the_mean_of_a_continuous_label_is_over_the_classes():
+    vae, rows = build("rotation")
+    with torch.no_grad():
+        x = vae.images(rows["x"]).unsqueeze(1)
+        means = torch.stack([vae.q_angle(x, torch.full((B, 1), c)).mean for c in range(3)])  # (digits, B, 1)
+        weights = vae.q_digit(x).probs  # (B, 1, digits)
+    expected = (weights.movedim(-1, 0) * means).sum(0)
+    assert_close(tasks.classify(vae, {"x": rows["x"]})["angle"], expected)
+    given = tasks.classify(vae, {"x": rows["x"], "angle": rows["angle"]})["angle"]
+    assert_close(given, torch.where(rows["angle"].isnan(), expected, rows["angle"].double()))
+
+
+def test_setting_one_label_keeps_the_others_and_the_latents():
+    vae, rows = build("two_labels")
+    seen = []
+    vae.p_x.register_forward_hook(lambda module, args, out: seen.append(args))
+    latents, labels = tasks.abduct(vae, {"x": rows["x"]})
+    tasks.intervene(vae, {"x": rows["x"]}, {"colour": torch.where(DIGIT > 0, 1, MISSING)})
+    digit, colour, z = seen[-1]
+    assert torch.equal(digit, labels["digit"]) and torch.equal(z, latents["z"])
+    assert torch.equal(colour, torch.where(DIGIT > 0, 1, labels["colour"]))
+
+
+def test_wrong_rows_are_named():
+    vae, rows = build("two_labels")
+    for wrong, message in (
+        ({"x": rows["x"], "shade": OTHER}, r"x: got values of \['shade'\]; accepted are those of x, digit, colour"),
+        ({"x": rows["x"], "digit": DIGIT[:5]}, "x, digit: got 13 rows of x and 5 rows of digit"),
+        ({"x": rows["x"], "colour": DIGIT}, r"colour: got \[2, 2"),
+        ({"digit": DIGIT}, "x: got nothing"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(vae, wrong, epochs=1, progress=False)
+    with pytest.raises(ValueError, match="has 2 sites of labels, digit, colour; here one is meant"):
+        fit(vae, rows["x"], DIGIT, epochs=1, progress=False)
+    with pytest.raises(ValueError, match=r"y_new: got \['shade'\]; accepted are digit, colour"):
+        tasks.intervene(vae, {"x": rows["x"]}, {"shade": 1})
+
+
+def test_a_view_that_is_missing_is_not_scored_and_says_nothing():
+    """By hand: the prior times the experts of the views that are there, and their densities alone."""
+    vae, rows = build("two_views")
+    terms = vae.elbo().terms(vae.model, vae.guide, *vae.inputs(rows))
+    there = {name: ~x.flatten(1)[:, 0].isnan() for name, x in rows.items()}
+    for name, mask in there.items():
+        assert (terms[f"p({name})"] != 0).equal(mask)
+    q = vae.q_z(*rows.values())
+    raw = [net(x.nan_to_num()).chunk(2, -1) for net, x in zip(vae.q_z.nets, rows.values(), strict=True)]
+    precision, weighted = torch.ones(B, 6), torch.zeros(B, 6)
+    for (loc, scale), mask in zip(raw, there.values(), strict=True):
+        of_view = mask[:, None] / (torch.nn.functional.softplus(scale) + 1e-3) ** 2
+        precision, weighted = precision + of_view, weighted + of_view * loc
+    assert_close(q.mean, weighted / precision)
+    assert_close(q.stddev, precision**-0.5)
+    total = sum(terms.values()).sum()
+    assert all(g.isfinite().all() for g in torch.autograd.grad(total, [*vae.parameters()]))
+
+
+def test_a_missing_view_is_guessed_from_the_other_one():
+    vae, rows = build("two_views")
+    guessed = tasks.reconstruct(vae, {"upper": rows["upper"][3:5]})
+    z = vae.q_z(rows["upper"][3:5], None).mean
+    assert_close(guessed["lower"], vae.p_lower(z).mean.detach())
+    assert guessed["upper"].shape == (2, 2, 3, 4)
+
+
+class Attributes(SemiVAE):
+    """A class above attributes, in the guide and in the model.
+
+    ::
+
+        p(c) p(a | c) p(z_a | a, r) p(r) p(x | z_a, c)
+        q(c | x) q(r | x) q(a | x, c, r) q(z_a | x)
+    """
+
+    characteristic = ("c", "a", "r")
+    L = 4
+
+    def __init__(self):
+        super().__init__(x=Vectors(6), c=Classes(3), a=Binary(self.L), r=Real(2))
+        self.p_c, self.p_r = LabelPrior(Classes(3)), LabelPrior(Real(2))
+        self.p_a, self.w = Label(Binary(self.L), MLP([Classes(3)], [], (self.L,))), torch.nn.Parameter(torch.randn(2))
+        self.p_x = Gaussian(MLP([Entries(self.L), Classes(3)], [5], (12,)))
+        self.q_c, self.q_r = Label(Classes(3), MLP([6], [], (3,))), Label(Real(2), MLP([6], [], (4,)))
+        self.q_a = Label(Binary(self.L), MLP([6, Classes(3), Real(2)], [], (self.L,)))
+        self.q_z = PerLabelAndRestGaussian(MLP([6], [], (2 * self.L,)), self.L, 0)
+
+    def model(self, x=None, c=None, a=None, r=None):
+        self.register()
+        with self.rows(x, c, a, r) as (x, c, a, r):
+            c = pyro.sample("c", self.p_c(), obs=c, infer={"enumerate": "parallel"})
+            with self.entries("a"):
+                a = pyro.sample("a", self.p_a(c), obs=a, infer={"enumerate": "parallel"})
+            with self.entries("r"):
+                r = pyro.sample("r", self.p_r(), obs=r)
+            with self.entries("a"):
+                z_a = pyro.sample("z_a", dist.Normal(a + (r @ self.w).unsqueeze(-1), 1.0))
+            pyro.sample("x", self.p_x(z_a, c), obs=x)
+
+    def guide(self, x=None, c=None, a=None, r=None):
+        with self.rows(x, c, a, r) as (x, c, a, r):
+            c = pyro.sample("c", self.q_c(x), obs=c, infer={"enumerate": "parallel"})
+            with self.entries("r"):
+                r = pyro.sample("r", self.q_r(x), obs=r)
+            with self.entries("a"):
+                pyro.sample("a", self.q_a(x, c, r), obs=a, infer={"enumerate": "parallel"})
+                pyro.sample("z_a", self.q_z(x)[0])
+
+    def elbo(self, **options):
+        return TraceLabels_ELBO(max_plate_nesting=2, classifier_weight=1.0, **options)
+
+
+def attributes():
+    torch.manual_seed(0)
+    vae = Attributes()
+    a = (torch.rand(B, vae.L) > 0.5).double().where(torch.rand(B, vae.L) > 0.4, NAN)
+    a[3] = NAN
+    r = torch.randn(B, 2).where(torch.rand(B, 2) > 0.4, NAN)
+    return vae, {"x": torch.randn(B, 6), "c": DIGIT, "a": a, "r": r}
+
+
+def test_probabilities_are_those_given_all_that_is_known():
+    """Against the sum over classes of the joint probability, entry by entry, with r known."""
+    vae, rows = attributes()
+    x, r = rows["x"].unsqueeze(1), torch.randn(B, 2)
+    log_c = vae.q_c(x).logits.log_softmax(-1)[:, 0]  # (B, C)
+    on = torch.stack([vae.q_a(x, torch.full((B, 1), c), r).probs for c in range(3)], 1).detach()  # (B, C, L)
+    for a in (None, rows["a"]):
+        joint = log_c.exp().clone()
+        if a is not None:
+            known = torch.where(a[:, None] == 1, on, 1 - on)
+            joint = joint * torch.where(a.isnan()[:, None], 1.0, known).prod(-1)
+        posterior = joint / joint.sum(1, keepdim=True)
+        found = tasks.classify(vae, {"x": rows["x"], "r": r} | ({} if a is None else {"a": a}))
+        assert_close(found["c"], posterior.detach())
+        expected = (posterior.unsqueeze(-1) * on).sum(1).detach()
+        assert_close(found["a"], expected if a is None else torch.where(a.isnan(), expected, a))
+        assert_close(found["r"], r)
+
+
+def test_missing_entries_of_continuous_labels_are_taken_as_if_left_out():
+    vae, rows = attributes()
+    once, again = (tasks.classify(vae, {"x": rows["x"], "r": rows["r"]}, mean=True) for _ in range(2))
+    assert all(torch.equal(once[name], again[name]) for name in once)
+    nothing = tasks.classify(vae, {"x": rows["x"], "r": torch.full((B, 2), NAN)}, mean=True)
+    left_out = tasks.classify(vae, {"x": rows["x"]}, mean=True)
+    assert all(torch.equal(nothing[name], left_out[name]) for name in nothing)
+
+
+def test_latents_of_entries_are_redrawn_below_their_own_entry_or_below_any_of_another_label():
+    vae, rows = attributes()
+    check_model(vae, rows)
+    seen = []
+    vae.p_x.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    data = {"x": rows["x"]}
+    before = tasks.abduct(vae, data)[0]["z_a"]
+    some = torch.full((B, vae.L), NAN)
+    some[:, 1] = 1.0
+    tasks.intervene(vae, data, {"a": some})
+    assert (seen[-1] != before).all(0).tolist() == [False, True, False, False]
+    angles = torch.full((B, 2), NAN)
+    angles[4, 0] = 0.5
+    tasks.intervene(vae, data, {"r": angles})
+    assert (seen[-1] != before).all(1).tolist() == [i == 4 for i in range(B)]
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "message"),
+    [
+        (
+            "two_labels",
+            lambda v, r: tasks.intervene(v, {"x": r["x"]}, {"colour": 1.7}),
+            r"y_new\['colour'\]: got dtype",
+        ),
+        (
+            "two_labels",
+            lambda v, r: tasks.intervene(v, {"x": r["x"]}, {"colour": True}),
+            r"y_new\['colour'\]: got dtype",
+        ),
+        ("two_labels", lambda v, r: tasks.intervene(v, {}, {"colour": 1}), "x: got nothing"),
+        ("two_labels", lambda v, r: tasks.generate(v, DIGIT), "has 2 sites of labels"),
+        ("two_labels", lambda v, r: tasks.decode(v, {"z": torch.zeros(B, 5)}, DIGIT), "has 2 sites of labels"),
+        ("two_labels", lambda v, r: tasks.generate(v, r), "x: got values of data that the model generates"),
+        ("two_labels", lambda v, r: check_model(v, {"x": r["x"]}), "digit: got nothing"),
+        ("counts", lambda v, r: tasks.generate(v, {"y": DIGIT}), "size: got nothing; accepted are Vectors"),
+        ("two_views", lambda v, r: tasks.classify(v, r), "classify: Views has no label"),
+        ("two_labels", lambda v, r: fit(v, r, elbo=v.elbo(apart=True), progress=False), "apart: got True"),
+    ],
+)
+def test_calls_that_make_no_sense_are_named(name, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(*build(name))
+
+
+def test_noise_on_what_a_classifier_sees_is_a_callable_or_one_for_each_site():
+    vae, rows = build("two_labels")
+    plain = tasks.classify(vae, {"x": rows["x"]}, mean=True)
+    for corrupt in (lambda x: x, {"x": lambda x: x}):
+        found = tasks.classify(vae, rows["x"], mean=True, corrupt=corrupt)
+        assert all(torch.allclose(found[name], plain[name]) for name in plain)

@@ -1,0 +1,129 @@
+"""Continuous labels, each entry missing on its own, beside a class label: the bound against a loop over the classes."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from pyro_semivae.infer import TraceLabels_ELBO
+from pyro_semivae.spaces import MISSING, Real
+
+NAN = math.nan
+C, K, D, E = 3, 2, 4, 5  # classes, continuous labels, sizes of z and x
+ENUMERATE = {"enumerate": "parallel"}
+CLASS = torch.tensor([2, MISSING, 0, MISSING, MISSING, 1])
+ANGLES = torch.tensor([[0.3, -1.0], [NAN, 0.5], [NAN, NAN], [1.2, 0.1], [NAN, NAN], [NAN, 2.0]])
+X = torch.linspace(-1, 1, len(CLASS) * E, dtype=torch.float64).reshape(-1, E)
+
+
+class Pose(nn.Module):
+    """p(c) p(a | c) p(z) p(x | c, a, z), q(c | x) q(a | x, c) q(z | x, c, a)."""
+
+    def __init__(self):
+        super().__init__()
+        self.p_c, self.p_a = nn.Parameter(torch.randn(C)), nn.Parameter(torch.randn(C, K))
+        self.means, self.turn, self.out = (nn.Parameter(torch.randn(n, E)) for n in (C, K, D))
+        self.q_c, self.q_a = nn.Linear(E, C), nn.Linear(E, K)
+        self.by_class, self.raw = nn.Parameter(torch.randn(C, K)), nn.Parameter(torch.randn(K))
+        self.q_z, self.of_c, self.of_a = (
+            nn.Linear(E, D),
+            nn.Parameter(torch.randn(C, D)),
+            nn.Parameter(torch.randn(K, D)),
+        )
+
+    def p_x_given(self, c, a, z):  # c (..., B, 1), a (..., B, K), z (..., B, 1, D)
+        return dist.Normal(self.means[c] + (a @ self.turn).unsqueeze(-2) + z @ self.out, 1.0).to_event(1)
+
+    def q_a_given(self, x, c):  # x (B, E), c (..., B, 1): (..., B, K)
+        return dist.Normal(self.q_a(x) + self.by_class[c.squeeze(-1)], F.softplus(self.raw) + 0.1)
+
+    def q_z_given(self, x, c, a):
+        return dist.Normal(self.q_z(x).unsqueeze(-2) + self.of_c[c] + (a @ self.of_a).unsqueeze(-2), 0.6).to_event(1)
+
+    def model(self, x, c=None, a=None):
+        pyro.module("pose", self)
+        c = None if c is None else c[:, None]
+        with pyro.plate("rows", len(x), dim=-2):
+            c = pyro.sample("c", dist.Categorical(logits=self.p_c), obs=c, infer=ENUMERATE)
+            with pyro.plate("angles", K, dim=-1):
+                a = pyro.sample("a", dist.Normal(self.p_a[c.squeeze(-1)], 1.0), obs=a)
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("x", self.p_x_given(c, a, z), obs=x[:, None])
+
+    def guide(self, x, c=None, a=None):
+        c = None if c is None else c[:, None]
+        with pyro.plate("rows", len(x), dim=-2):
+            logits = self.q_c(x)[:, None]
+            c = pyro.sample("c", dist.Categorical(logits=logits), obs=c, infer=ENUMERATE)
+            with pyro.plate("angles", K, dim=-1):
+                a = pyro.sample("a", self.q_a_given(x, c), obs=a)
+            pyro.sample("z", self.q_z_given(x, c, a))
+
+    def by_hand(self, eps_a, eps_z, alpha, beta):
+        out = []
+        for i in range(len(X)):
+            x, given, total, known = X[i : i + 1], ANGLES[i], 0.0, []
+            log_q_c, log_p_c = self.q_c(X[i]).log_softmax(-1), self.p_c.log_softmax(-1)
+            missing = CLASS[i] < 0
+            for value in torch.arange(C) if missing else [CLASS[i]]:
+                c = value.reshape(1, 1)
+                q_a = self.q_a_given(x, c)
+                a = torch.where(given.isnan(), q_a.loc + q_a.scale * eps_a[i], given)
+                q_z = self.q_z_given(x, c, a)
+                z = q_z.base_dist.loc + 0.6 * eps_z[i]
+                inside = self.p_x_given(c, a, z).log_prob(X[i]).sum()
+                inside = inside + beta * (dist.Normal(0.0, 1.0).log_prob(z).sum() - q_z.log_prob(z).sum())
+                log_p_a, log_q_a = dist.Normal(self.p_a[value], 1.0).log_prob(a)[0], q_a.log_prob(a)[0]
+                inside = inside + torch.where(given.isnan(), beta * (log_p_a - log_q_a), log_p_a).sum()
+                inside = inside + (beta * (log_p_c - log_q_c)[value] if missing else log_p_c[value])
+                total = total + (log_q_c[value].exp() if missing else 1.0) * inside
+                known.append(log_q_c[value] + torch.where(given.isnan(), 0.0, log_q_a).sum())
+            anything = not missing or not given.isnan().all()
+            out.append(total + (alpha * torch.stack(known).logsumexp(0) if anything else 0.0))
+        return torch.stack(out)
+
+
+class Noise(Messenger):
+    """The same noise whatever the class, for z and for what is missing of the angles."""
+
+    def __init__(self, **noise):
+        super().__init__()
+        self.noise = noise
+
+    def _pyro_sample(self, msg):
+        if msg["name"] in self.noise:
+            fn, eps = msg["fn"], self.noise[msg["name"]]
+            base = getattr(fn, "base_dist", fn)
+            fn.rsample = lambda *_: base.loc + base.scale * eps
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.0, 1.0), (3.0, 2.5)])
+def test_a_class_and_continuous_labels_by_hand(alpha, beta):
+    pose, eps_a, eps_z = Pose(), torch.randn(len(X), K), torch.randn(len(X), 1, D)
+    elbo = TraceLabels_ELBO(classifier_weight=alpha, beta=beta, max_plate_nesting=2)
+    terms = elbo.terms(pose.model, Noise(a=eps_a, z=eps_z)(pose.guide), X, CLASS, ANGLES)
+    assert set(terms) == {"p(x)", "p(z)", "q(z)", "p(c)", "q(c)", "p(a)", "q(a)", "q(c,a|x)"}
+    total, expected = sum(terms.values()), pose.by_hand(eps_a, eps_z, alpha, beta)
+    assert_close(total, expected)
+    ours = torch.autograd.grad(total.sum(), [*pose.parameters()])
+    theirs = torch.autograd.grad(expected.sum(), [*pose.parameters()])
+    for name, one, other in zip(dict(pose.named_parameters()), ours, theirs, strict=True):
+        assert one.any(), name
+        assert_close(one, other, msg=name)
+
+
+def test_the_space_of_continuous_labels():
+    real = Real(2)
+    assert real.validate([[1.0, NAN]]).shape == (1, 2) and real.missing(3).isnan().all()
+    q = real.distribution(torch.tensor([[[1.0, 2.0, 0.0, 50.0]]]))
+    assert q.batch_shape == (1, 2) and q.loc.tolist() == [[1.0, 2.0]]
+    assert_close(q.scale, torch.tensor([[math.log(2) + 1e-3, 50.001]]))
+    mean, deviation = real.frequencies(torch.tensor([[1.0, NAN], [3.0, NAN], [5.0, NAN]]), smoothing=1e-9)
+    assert_close(mean, torch.tensor([3.0, 0.0]))
+    assert_close(deviation, torch.tensor([(8 / 3) ** 0.5, 1.0]))
