@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_semivae import SemiVAE, tasks
+from pyro_semivae import SemiVAE, data, tasks
 from pyro_semivae.check import check_model
 from pyro_semivae.conditionals import Gaussian, Label, LabelPrior, PerLabelAndRestGaussian
 from pyro_semivae.infer import TraceLabels_ELBO
@@ -321,6 +321,8 @@ def test_latents_of_entries_are_redrawn_below_their_own_entry_or_below_any_of_an
     angles[4, 0] = 0.5
     tasks.intervene(vae, data, {"r": angles})
     assert (seen[-1] != before).all(1).tolist() == [i == 4 for i in range(B)]
+    tasks.intervene(vae, data, {"c": 1})  # a is kept, and with it what descends from c through a alone
+    assert_close(seen[-1], before)
 
 
 @pytest.mark.parametrize(
@@ -357,3 +359,51 @@ def test_noise_on_what_a_classifier_sees_is_a_callable_or_one_for_each_site():
     for corrupt in (lambda x: x, {"x": lambda x: x}):
         found = tasks.classify(vae, rows["x"], mean=True, corrupt=corrupt)
         assert all(torch.allclose(found[name], plain[name]) for name in plain)
+
+
+def test_a_known_continuous_label_is_evidence_on_the_class_that_it_depends_on():
+    vae, rows = build("rotation")
+    with torch.no_grad():
+        for parameter in vae.q_angle.parameters():
+            parameter.mul_(3)
+        x, angle = vae.images(rows["x"]).unsqueeze(1), torch.linspace(-1, 1, B)[:, None]
+        log_q = torch.stack([vae.q_angle(x, torch.full((B, 1), c)).log_prob(angle)[:, 0] for c in range(3)], 1)
+        expected = (vae.q_digit(x).logits.log_softmax(-1)[:, 0] + log_q).softmax(1)
+    found = tasks.classify(vae, {"x": rows["x"], "angle": angle})
+    assert_close(found["digit"], expected)
+
+
+def test_a_row_with_any_label_is_a_labelled_one():
+    _, rows = build("two_labels")
+    labels = {"digit": DIGIT, "colour": OTHER}
+    batches = data.Batches({"x": rows["x"]}, labels, batch_size=4)
+    assert batches.labelled.tolist() == [i for i in range(B) if DIGIT[i] >= 0 or OTHER[i] >= 0]
+    batch = next(iter(batches.epoch(0)))
+    for name, y in labels.items():
+        assert torch.equal(batch.values[name], y[batch.rows])
+
+
+def test_a_resumed_run_has_the_same_labels_of_every_site(tmp_path):
+    vae, rows = build("two_labels")
+    how = {"checkpoint": tmp_path / "checkpoint.pt", "progress": False, "batch_size": 4}
+    fit(vae, rows, epochs=1, **how)
+    for name in ("digit", "colour"):
+        other = {**rows, name: torch.where(rows[name] >= 0, 1 - rows[name].clamp(max=1), MISSING)}
+        with pytest.raises(ValueError, match="labels"):
+            fit(vae, other, epochs=2, resume=True, **how)
+
+
+def test_noise_on_one_of_several_views_reaches_the_guide_alone():
+    weights = []
+    for corrupt in (None, {"upper": torch.zeros_like}, {"lower": torch.zeros_like}):
+        vae, rows = build("two_views")
+        seen = []
+        vae.q_z.register_forward_hook(lambda module, args, out, seen=seen: seen.append(args))
+        fit(vae, rows, epochs=1, batch_size=20, progress=False, corrupt=corrupt)
+        upper, lower = (view.nan_to_num().abs().sum() > 0 for view in seen[0])
+        assert (upper, lower) == (corrupt is None or "lower" in corrupt, corrupt is None or "upper" in corrupt)
+        weights.append(vae.p_upper.net.layers[0].weight)
+    assert not torch.equal(weights[0], weights[1])
+    vae, rows = build("two_views")
+    with pytest.raises(ValueError, match="corrupt: got one noise for several sites of data"):
+        fit(vae, rows, epochs=1, progress=False, corrupt=torch.zeros_like)
