@@ -11,7 +11,9 @@ from torch.testing import assert_close
 
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import TraceLabels_ELBO
-from pyro_semivae.spaces import MISSING
+from pyro_semivae.models import M2
+from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import MISSING, Binary
 
 A, B, D, E = 3, 4, 2, 5  # values of the labels, sizes of z and x
 ENUMERATE = {"enumerate": "parallel"}
@@ -129,3 +131,11 @@ def test_too_many_terms_are_refused_by_name():
     with pytest.raises(InputError, match=r"max_terms: got 11, and site 'x' .* 12 values of the labels \['a', 'b'\]"):
         TraceLabels_ELBO(max_terms=11).terms(chain.model, chain.guide, X, FIRST, SECOND)
     TraceLabels_ELBO(max_terms=12).terms(chain.model, chain.guide, X, FIRST, SECOND)
+
+
+def test_a_site_below_all_entries_of_a_label_is_refused():
+    vae = M2((1, 2, 3), Binary(4), z=5, networks=MLPs((7,)))
+    y = torch.tensor([[1.0, 0.0, torch.nan, 1.0]] * 9)
+    elbo = TraceLabels_ELBO(max_plate_nesting=2)
+    with pytest.raises(InputError, match=r"site 'x' depends on all the labels 'y' at once, which makes 2\^L terms"):
+        elbo.terms(vae.model, vae.guide, torch.rand(9, 1, 2, 3), y)
