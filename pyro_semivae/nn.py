@@ -144,7 +144,14 @@ def flat_parents(parents: Sequence[Tensor], shapes: Sequence[Parent], dtype: tor
     flat = []
     for i, (parent, shape) in enumerate(zip(parents, shapes, strict=True)):
         if not isinstance(shape, tuple):
-            flat.append(shape.code(parent, dtype))
+            code = shape.code(parent, dtype)
+            if code.shape[-1] != shape.code_size:
+                raise InputError(
+                    f"parent {i}: got {code.shape[-1]} entries for {shape}; accepted are {shape.code_size}. Entries of "
+                    f"a label that are summed out come one at a time: a site below all of them would make 2^L terms, "
+                    f"and 'relaxed' or 'score' are accepted for `labels` of TraceLabels_ELBO, which sample them"
+                )
+            flat.append(code)
             continue
         batch_dim = parent.dim() - len(shape)
         if batch_dim < 0 or parent.shape[batch_dim:] != shape:
