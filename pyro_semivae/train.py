@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pyro_semivae.checkpoints import Average, Checkpoint, History
 from pyro_semivae.data.batches import Batch, Batches
+from pyro_semivae.data.noise import Corruption, by_site
 from pyro_semivae.errors import InputError, check_choice, check_count, check_number
 from pyro_semivae.files import check_plain, writable_file
 from pyro_semivae.infer import LabelledFirst, ObjectiveModule, RowELBO, RowScale
@@ -41,7 +42,6 @@ def cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-Corruption = Callable[[Tensor], Tensor] | Mapping[str, Callable[[Tensor], Tensor]]
 SCHEDULES: dict[str, Callable[[float], float]] = {"constant": constant, "cosine": cosine}
 PRECISIONS = ("64-true", "32-true", "bf16-mixed", "16-mixed")
 STEPS, LEAST_EPOCHS = 3000, 10  # what training takes where nothing is said: ten passes through 60,000 rows
@@ -370,12 +370,7 @@ def _warming_up(elbo: RowELBO, until: float) -> Iterator[Callable[[float], None]
 
 def _corrupted(vae: SemiVAE, corrupt: Corruption) -> Callable:
     """The guide, which sees data with noise."""
-    noises = corrupt if isinstance(corrupt, Mapping) else dict.fromkeys(vae.data_sites[:1], corrupt)
-    if (unknown := [name for name in noises if name not in vae.data_sites]) or (
-        len(vae.data_sites) > 1 and noises is not corrupt
-    ):
-        got = f"noise on {unknown}" if unknown else "one noise for several sites of data"
-        raise InputError(f"corrupt: got {got}; accepted is a mapping from {', '.join(vae.data_sites)} to noises")
+    noises = by_site(corrupt, vae.data_sites)
 
     def noisy(name: str, x: Tensor) -> Tensor:
         with poutine.block():  # noise may ask the model

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_semivae.errors import InputError, check_count, check_number
+
+Corruption = Callable[[Tensor], Tensor] | Mapping[str, Callable[[Tensor], Tensor]]
 
 
 def shift(x: Tensor, pixels: int = 2) -> Tensor:
@@ -121,6 +123,21 @@ def in_turn(x: Tensor, noises: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
             raise InputError(f"noises: got shape {tuple(moved.shape)} from number {i}, of {tuple(part.shape)}")
         out[i :: len(noises)] = moved
     return out
+
+
+def by_site(corrupt: Corruption, sites: Sequence[str]) -> Mapping[str, Callable[[Tensor], Tensor]]:
+    """The noise on each site of data: one for the only site, or a mapping from site to noise.
+
+    Raises:
+        InputError: one noise for several sites, or noise on a site that there is not.
+    """
+    if not isinstance(corrupt, Mapping) and len(sites) == 1:
+        return {sites[0]: corrupt}
+    unknown = [name for name in corrupt if name not in sites] if isinstance(corrupt, Mapping) else ()
+    if unknown or not isinstance(corrupt, Mapping):
+        got = f"noise on {unknown}" if unknown else "one noise for several sites of data"
+        raise InputError(f"corrupt: got {got}; accepted is a mapping from {', '.join(sites)} to noises")
+    return corrupt
 
 
 def where_learning(x: Tensor, noise: Callable[[Tensor], Tensor]) -> Tensor:

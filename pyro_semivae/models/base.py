@@ -14,10 +14,11 @@ from pyro import poutine
 from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from torch import Tensor, nn
 
+from pyro_semivae import spaces
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import RowELBO
 from pyro_semivae.infer.handlers import ROW_PLATE, LocalParameters
-from pyro_semivae.spaces import Data, Images, Labels, Space
+from pyro_semivae.spaces import Images, Labels, Space
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -276,7 +277,7 @@ def _space(name: str, space: Any) -> Space:
     if isinstance(space, Sequence) and len(space) == 3:
         return Images(*space)
     if not isinstance(space, Space):
-        old = type(space).__name__ in {kind.__name__ for kind in (*Data.__subclasses__(), *Labels.__subclasses__())}
+        old = type(space).__name__ in spaces.__all__
         got = f"{space!r}, of a module that was reloaded since" if old else repr(space)
         accepted = "Images, Vectors, Counts, or (C, H, W)" if name == "x" else "Classes(number) and Binary(number)"
         name = {"x": "x_shape", "y": "labels"}.get(name, name)

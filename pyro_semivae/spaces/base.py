@@ -111,13 +111,6 @@ class Labels(Space):
     def outward(self, values: Tensor, nesting: int) -> Tensor:
         return values.squeeze(-1) if nesting > 1 and self.entries is None else values
 
-    def vector(self, values: Tensor) -> Tensor:
-        """Entries `(..., B, E)` of a plate as the vector of a row outside of it, `(..., B, 1, E)`; others as they are.
-
-        For whatever lives in the plate: labels, and latents of size 1 that belong to them.
-        """
-        return values if self.entries is None else values.unsqueeze(-2)
-
     @abstractmethod
     def code(self, values: Tensor, dtype: torch.dtype) -> Tensor:
         """Labels `(..., B)` or `(..., B, E)` as vectors, `(..., B, code_size)` or `(..., B, 1, code_size)`."""
@@ -131,8 +124,12 @@ class Labels(Space):
         """
 
     @abstractmethod
+    def logits(self, parameters: Tensor) -> Tensor:
+        """Checked parameters of a prior in the form in which they are kept."""
+
+    @abstractmethod
     def prior_distribution(self, parameters: Tensor) -> dist.TorchDistribution:
-        """The prior with the parameters that `prior` returned, mapped by `prior_parameters`."""
+        """The prior with what `logits` makes of the parameters that `prior` returned."""
 
     @abstractmethod
     def distribution(self, raw: Tensor) -> dist.TorchDistribution:

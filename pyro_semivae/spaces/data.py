@@ -49,12 +49,8 @@ class Images(Data):
 
 
 @dataclass(frozen=True)
-class Vectors(Data):
-    """Vectors of `size` finite numbers.
-
-    >>> Vectors(2).validate([[1, 2], [3, 4]], "x").dtype
-    torch.float32
-    """
+class _Row(Data):
+    """`size` numbers a row."""
 
     size: int
 
@@ -64,6 +60,15 @@ class Vectors(Data):
     @property
     def shape(self) -> tuple[int]:
         return (self.size,)
+
+
+@dataclass(frozen=True)
+class Vectors(_Row):
+    """Vectors of `size` finite numbers.
+
+    >>> Vectors(2).validate([[1, 2], [3, 4]], "x").dtype
+    torch.float32
+    """
 
     def validate(self, values: Any, name: str = "x") -> Tensor:
         accepted = f"finite numbers (B, {self.size}), or NaN throughout a row that is missing"
@@ -75,22 +80,13 @@ class Vectors(Data):
 
 
 @dataclass(frozen=True)
-class Counts(Data):
+class Counts(_Row):
     """Vectors of `size` counts: 0, 1, 2 ..., kept as floats, the form that densities take.
 
     >>> Counts(2).validate([[0, 2], [1, 0]], "x")
     tensor([[0., 2.],
             [1., 0.]])
     """
-
-    size: int
-
-    def __post_init__(self) -> None:
-        check_count("size", self.size)
-
-    @property
-    def shape(self) -> tuple[int]:
-        return (self.size,)
 
     def validate(self, values: Any, name: str = "x") -> Tensor:
         accepted = f"whole numbers from 0, (B, {self.size}), or NaN throughout a row that is missing"

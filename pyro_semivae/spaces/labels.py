@@ -169,7 +169,7 @@ class Binary(Labels):
         return dist.Bernoulli(logits=raw.squeeze(-2))
 
     def code(self, values: Tensor, dtype: torch.dtype) -> Tensor:
-        return self.vector(values)
+        return values.unsqueeze(-2)
 
     def posterior(self, p_z: Callable[[Tensor], Any], logits: Tensor, z: Tensor) -> dist.TorchDistribution:
         """p(y_i | z_i) by Bayes' rule, z `(..., L)`, the prior's `logits`."""
@@ -178,7 +178,7 @@ class Binary(Labels):
 
     def known(self, values: Tensor, dtype: torch.dtype) -> Tensor:
         """1 for each of the 2 L values, off and on, that an entry is known to have, else 0: `(..., B, 1, 2 L)`."""
-        return self.vector(torch.cat([values == 0, values == 1], -1).to(dtype))
+        return torch.cat([values == 0, values == 1], -1).to(dtype).unsqueeze(-2)
 
     def validate(self, values: Any, name: str = "y") -> Tensor:
         """The labels as `(B, num_labels)` of the default dtype.
@@ -270,7 +270,7 @@ class Real(Labels):
         return dist.Normal(loc, positive(scale))
 
     def code(self, values: Tensor, dtype: torch.dtype) -> Tensor:
-        return self.vector(values)
+        return values.unsqueeze(-2)
 
     def validate(self, values: Any, name: str = "y") -> Tensor:
         """The labels as `(B, size)` of the default dtype.
@@ -302,7 +302,7 @@ class Real(Labels):
         return torch.stack([mean, ((squares + smoothing) / (known.sum(0) + smoothing)).sqrt()])
 
     def probabilities(self, table: Tensor) -> Tensor:
-        raise InputError("classify: continuous labels have no probabilities; `infer_labels` says their means")
+        raise InputError("classify: continuous labels have no probabilities, but means")
 
     def most_probable(self, probs: Tensor) -> Tensor:
         return probs

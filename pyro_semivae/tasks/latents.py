@@ -15,6 +15,7 @@ from pyro.poutine.condition_messenger import ConditionMessenger
 from torch import Tensor
 
 from pyro_semivae.check import Values, by_site, descendants
+from pyro_semivae.data import noise
 from pyro_semivae.errors import InputError, as_tensor, check_count
 from pyro_semivae.infer import LocalParameters, Mean, Particles, Roles, Until, sample_sites
 from pyro_semivae.infer.base import log_prob, plate_dims
@@ -133,9 +134,7 @@ def classify(
 def _spread(classify: Callable[[Any], Any], vae: SemiVAE, x: Any, corrupt: Any) -> Any:
     """The mean of probabilities over thirty corruptions of data, as `fit` takes them."""
     values = by_site(vae, vae.inputs(x))
-    noises = corrupt if isinstance(corrupt, Mapping) else {vae.only(vae.data_sites, "data"): corrupt}
-    if unknown := [name for name in noises if name not in vae.data_sites]:
-        raise InputError(f"corrupt: got noise on {unknown}; accepted are {', '.join(vae.data_sites)}")
+    noises = noise.by_site(corrupt, vae.data_sites)
     total: Any = None
     for _ in range(30):
         seen = {name: noises[name](v) if name in noises and v is not None else v for name, v in values.items()}
