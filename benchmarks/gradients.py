@@ -26,7 +26,6 @@ from pyro_semivae.cli import versions
 from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.data import Batches
 from pyro_semivae.files import writable_folder, write_json
-from pyro_semivae.infer import RowScale
 from pyro_semivae.nn import Convs
 from pyro_semivae.spaces import Binary
 
@@ -79,8 +78,7 @@ def train(batches: Batches, prior: Tensor, detach: str, epochs: int, device) -> 
     for epoch in range(epochs):
         for batch in batches.epoch(epoch):
             optimiser.zero_grad()
-            with RowScale(batch.scale):
-                module(batch.x, batch.y).backward()
+            (-module.evaluate(batch.x, batch.y, scale=batch.scale).total()).backward()
             norms.append(torch.cat([p.grad.flatten() for p in vae.q_y.parameters()]).norm())
             optimiser.step()
         print(f"detach={detach}: epoch {epoch + 1} of {epochs}", flush=True)

@@ -29,7 +29,7 @@ from pyro_semivae.cli import versions
 from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.data import Batch, Batches, hide
 from pyro_semivae.files import write_json
-from pyro_semivae.infer import LabelledFirst, RowELBO, RowScale
+from pyro_semivae.infer import Objective
 from pyro_semivae.models import M2, SemiVAE
 from pyro_semivae.nn import Convs
 from pyro_semivae.spaces import Binary, Classes
@@ -125,18 +125,18 @@ def labels_ratio(steps: int, device: str, few: int = 5, many: int = 40, rows: in
     return statistics.median(t[1] for t in times) / statistics.median(t[0] for t in times)
 
 
-def ccvae() -> tuple[SemiVAE, RowELBO]:
+def ccvae() -> tuple[SemiVAE, Objective]:
     vae = CCVAE((1, 28, 28), Classes(10))
     return vae, vae.elbo(marginal="jensen", weights="independent", num_samples=K)
 
 
-def m2() -> tuple[SemiVAE, RowELBO]:
+def m2() -> tuple[SemiVAE, Objective]:
     vae = M2((1, 28, 28), Classes(10))
     return vae, vae.elbo(classifier_weight=ALPHA)
 
 
 def measure(
-    make: Callable[[], tuple[SemiVAE, RowELBO]],
+    make: Callable[[], tuple[SemiVAE, Objective]],
     plain: Callable[[SemiVAE, Batch], Tensor],
     batch_size: int,
     steps: int,
@@ -160,8 +160,7 @@ def measure(
         optimiser.step()
 
     def our_loss() -> Tensor:
-        with RowScale(batch.scale), LabelledFirst(batch.labelled):
-            return module(batch.x, batch.y)
+        return -module.evaluate(batch.x, batch.y, scale=batch.scale, labelled=batch.labelled).total()
 
     def plain_loss() -> Tensor:
         return -(plain(vae, batch) * batch.scale).sum()

@@ -43,7 +43,7 @@ def numbers_of_case(case: Case) -> dict[str, float | str]:
     vae, elbo = case.make()
     x, y = case.batch()
     torch.manual_seed(7)
-    terms = elbo.terms(vae.model, vae.guide, x, y)
+    terms = elbo.weighted_terms(vae.model, vae.guide, x, y)
     found: dict[str, float | str] = {f"term {name}": term.sum().item() for name, term in terms.items()}
     torch.manual_seed(7)
     loss = elbo(vae.model, vae.guide)(x, y)
@@ -51,7 +51,7 @@ def numbers_of_case(case: Case) -> dict[str, float | str]:
     found["loss"] = loss.item()
     found["gradients"] = sum(p.grad.square().sum().item() for p in vae.parameters() if p.grad is not None)
     history = fit(vae, x, y, elbo=elbo, epochs=2, batch_size=4, seed=3, progress=False)
-    return {**found, "fit's bound": history[-1]["bound"], "weights": digest(vae.state_dict())}
+    return {**found, "fit's objective": history[-1]["objective"], "weights": digest(vae.state_dict())}
 
 
 def numbers_of_example(script: Path) -> dict[str, float | str]:

@@ -19,6 +19,7 @@ from pyro_semivae import CCVAE, cli, tasks
 from pyro_semivae.cli import by_label
 from pyro_semivae.data import adversarial, drop_partly_labelled, in_turn, jitter, lose_labels, where_learning
 from pyro_semivae.flags import count, naming, number
+from pyro_semivae.infer import BalanceTerm, ClassifierTerm, ConsistencyTerm, EntropyTerm, NearestLabelTerm
 from pyro_semivae.train import SCHEDULES
 
 RECIPE = {"marginal": "jensen", "z_c": 30, "lr": 1e-3, "schedule": "cosine", "average": 0.998}
@@ -122,12 +123,17 @@ def run() -> None:
         weights=args.weights,
         control_variate=args.control_variate,
         beta=args.beta,
-        classifier_weight=1 + job.weight(args.alpha),
-        regulariser_weight=args.regulariser,
-        consistency_weight=args.consistency,
-        entropy_weight=args.entropy,
-        balance_weight=args.balance,
     )
+    added = {
+        ClassifierTerm(): job.weight(args.alpha),
+        NearestLabelTerm(): args.regulariser,
+        ConsistencyTerm(): args.consistency,
+        EntropyTerm(): args.entropy,
+        BalanceTerm(): args.balance,
+    }
+    for term, weight in added.items():
+        if weight:
+            elbo = elbo + weight * term
     job.train(vae, elbo, corrupt=noise(job, vae))
 
 

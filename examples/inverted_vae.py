@@ -137,7 +137,7 @@ def objective(vae: InvertedVAE, args: argparse.Namespace, alpha: float) -> Trace
 
 
 def fit_options(job: cli.Run) -> dict[str, Any]:
-    args, options = job.args, {**job.fit_options(), "eps": job.args.eps}
+    args, options = job.args, {**job.fit_options(), "optimiser": partial(torch.optim.Adam, eps=job.args.eps)}
     if args.clip or args.clip_norm:
         options["clip"] = partial(clip, norm=args.clip_norm, value=args.clip)
     return options

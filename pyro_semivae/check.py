@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer.inspect import get_model_relations
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer import LocalParameters, RowELBO, assign_roles, sample_sites
+from pyro_semivae.infer import LocalParameters, Objective, assign_roles, sample_sites
 from pyro_semivae.infer.evidence import Impute, enumerates
+from pyro_semivae.infer.graph import Graph, graph
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.models.base import of_size
 from pyro_semivae.spaces import is_missing
 
-Graph = dict[str, tuple[str, ...]]
 Values = tuple[Tensor | None, ...]
 
 
@@ -48,36 +46,6 @@ class Report:
             f"guide  {factorisation(self.guide, 'q')}\n"
             f"data {', '.join(self.data)}; labels {', '.join(self.labels)}; latents {', '.join(self.latents)}"
         )
-
-
-def graph(fn: Callable, values: Mapping[str, Tensor | None], impute: Impute | None = None) -> Graph:
-    """The graph of a model or guide, from a run of it: each random site with the sites it depends on.
-
-    Args:
-        values: its arguments in their order, by the names of their sites. Those that are no sites of `fn` (data in a
-            guide, covariates) are parents by these names.
-    """
-    impute = Impute() if impute is None else impute
-
-    def given(*inputs: Tensor | None) -> None:
-        sites = [
-            value
-            if value is None
-            else pyro.sample(f"given {name}", dist.Normal(0.0, 1.0).expand(value.shape).to_event(), obs=value)
-            for name, value in zip(values, inputs, strict=True)
-        ]
-        fn(*sites)
-
-    inputs = (*values.values(),)
-    with LocalParameters(), impute, pyro.validation_enabled(False):  # labels may be missing, which no density allows
-        relations = get_model_relations(given, inputs)["sample_sample"]
-        sites = {name for name, _ in sample_sites(poutine.trace(fn).get_trace(*inputs))}
-    names = {f"given {name}": name for name in values}
-    return {
-        name: tuple(names.get(parent, parent) for parent in parents if names.get(parent) not in relations)
-        for name, parents in relations.items()
-        if name in sites
-    }
 
 
 def by_site(vae: SemiVAE, values: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
@@ -147,7 +115,7 @@ def documented_graph(vae: SemiVAE, letter: str) -> Graph:
     return found
 
 
-def check_model(vae: SemiVAE, x: Any, y: Any = None, elbo: RowELBO | None = None) -> Report:
+def check_model(vae: SemiVAE, x: Any, y: Any = None, elbo: Objective | None = None) -> Report:
     """Checks a model/guide pair and its objective on a batch with labelled and unlabelled rows.
 
     Args:
@@ -293,7 +261,7 @@ def _check_parameters(vae: SemiVAE, values: Values) -> None:
         raise ContractError(f"pyro.param {others[:5]}: fit trains the module's parameters only; make it one")
 
 
-def _check_owners(vae: SemiVAE, elbo: RowELBO, values: Values) -> None:
+def _check_owners(vae: SemiVAE, elbo: Objective, values: Values) -> None:
     """All leaves of the loss's graph are parameters of the model: nothing else is trained, moved or saved."""
     known, seen = {id(parameter) for parameter in vae.parameters()}, set()
     todo, strange = [elbo(vae.model, vae.guide)(*values).grad_fn], []
@@ -362,7 +330,7 @@ def _check_shapes(vae: SemiVAE, values: Values, sizes: tuple[int, ...]) -> None:
                 raise ContractError(f"site '{name}' has the batch shape {got}, its plates say {expected}{hint}")
 
 
-def _check_entry_points(vae: SemiVAE, elbo: RowELBO, values: Values) -> None:
+def _check_entry_points(vae: SemiVAE, elbo: Objective, values: Values) -> None:
     def seeded(fn: Callable) -> Tensor:
         with torch.random.fork_rng(), LocalParameters():
             torch.manual_seed(0)
@@ -373,7 +341,7 @@ def _check_entry_points(vae: SemiVAE, elbo: RowELBO, values: Values) -> None:
         "loss": seeded(lambda: elbo.loss(*pair, *values)),
         "differentiable_loss": seeded(lambda: elbo.differentiable_loss(*pair, *values)),
         "loss_and_grads": seeded(lambda: elbo.loss_and_grads(*pair, *values)),
-        "minus the sum of terms": seeded(lambda: -sum(t.sum() for t in elbo.terms(*pair, *values).values())),
+        "minus the sum of terms": seeded(lambda: -sum(t.sum() for t in elbo.weighted_terms(*pair, *values).values())),
     }
     vae.zero_grad()
     first = losses["loss"]
@@ -382,7 +350,7 @@ def _check_entry_points(vae: SemiVAE, elbo: RowELBO, values: Values) -> None:
             raise ContractError(f"{name} gives {value.item()}, loss gives {first.item()}, under one seed")
 
 
-def _check_gradients(vae: SemiVAE, elbo: RowELBO, values: Values) -> tuple[str, ...]:
+def _check_gradients(vae: SemiVAE, elbo: Objective, values: Values) -> tuple[str, ...]:
     vae.zero_grad()
     elbo(vae.model, vae.guide)(*values).backward()
     excused = getattr(vae, "without_gradient", {})
@@ -397,7 +365,7 @@ def _check_gradients(vae: SemiVAE, elbo: RowELBO, values: Values) -> tuple[str, 
     return without
 
 
-def _check_state_dict(vae: SemiVAE, elbo: RowELBO, values: Values) -> None:
+def _check_state_dict(vae: SemiVAE, elbo: Objective, values: Values) -> None:
     def loss() -> Tensor:
         with torch.random.fork_rng(), LocalParameters():
             torch.manual_seed(0)

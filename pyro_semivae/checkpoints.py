@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric.plugins.precision import Precision
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from pyro_semivae.data.batches import Batches
 from pyro_semivae.errors import InputError
@@ -17,35 +17,60 @@ from pyro_semivae.files import check_fields, check_finite, load_checkpoint, not_
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.settings import difference
 
+if TYPE_CHECKING:
+    from pyro_semivae.trainer import Trainer
+
 History = list[dict[str, float]]
 
 
 class Average:
-    """An exponential moving average of a model's parameters over steps; without a decay a no-op."""
+    """An exponential moving average of a model's parameters over steps, torch's `AveragedModel`; a no-op at decay 0.
+
+    Attributes:
+        values: parameter's name -> its average.
+    """
 
     def __init__(self, vae: SemiVAE, decay: float):
-        self.parameters, self.decay, self.steps = dict(vae.named_parameters()), decay, 0
-        self.values = {name: p.detach().clone() for name, p in self.parameters.items()} if decay else {}
+        self.vae, self.decay, self.values = vae, decay, {}
+        if decay:
+            self.model = AveragedModel(vae, multi_avg_fn=self._move)
+            self.model.update_parameters(vae)  # begins with the weights of now
+            names = (name for name, _ in vae.named_parameters())
+            self.values = dict(zip(names, (p.detach() for p in self.model.module.parameters()), strict=True))
+
+    @property
+    def steps(self) -> int:
+        """How many steps are in it."""
+        return int(self.model.n_averaged) - 1 if self.values else 0
+
+    @steps.setter
+    def steps(self, steps: int) -> None:
+        if self.values:
+            self.model.n_averaged.fill_(steps + 1)
+
+    def _move(self, averages: list[Tensor], weights: list[Tensor], _: Tensor) -> None:
+        steps = int(self.model.n_averaged)  # on the CPU: the argument may be a copy on a GPU, which would be waited for
+        decay = min(self.decay, steps / (steps + 9))  # the first steps count for little
+        torch._foreach_lerp_(averages, weights, 1 - decay)
 
     @torch.no_grad()
     def update(self) -> None:
         """Updates the average with the weights of a step."""
         if self.values:
-            self.steps += 1
-            decay = min(self.decay, self.steps / (self.steps + 9))  # the first steps count for little
-            torch._foreach_lerp_([*self.values.values()], [*self.parameters.values()], 1 - decay)
+            self.model.update_parameters(self.vae)
 
     @torch.no_grad()
     def exchange(self) -> None:
         """The averages for the weights, and the weights for the averages."""
-        for name, value in self.values.items():
-            weight = self.parameters[name].clone()
-            self.parameters[name].copy_(value)
+        for (_, parameter), value in zip(self.vae.named_parameters(), self.values.values(), strict=False):
+            weight = parameter.clone()
+            parameter.copy_(value)
             value.copy_(weight)
 
     def weights(self, vae: SemiVAE) -> dict[str, Tensor]:
         """The model's state with the averages in it, under every name that a parameter has; nothing is copied."""
-        averages = {id(self.parameters[name]): value for name, value in self.values.items()}
+        parameters = dict(vae.named_parameters())
+        averages = {id(parameters[name]): value for name, value in self.values.items()}
         named = vae.named_parameters(remove_duplicate=False)
         return {**vae.state_dict(), **{name: averages[id(p)] for name, p in named if id(p) in averages}}
 
@@ -63,9 +88,9 @@ class Checkpoint:
     """All that a resumed run needs to go on bit-identically, less the data: what `fit` writes and reads.
 
     Args:
+        trainer: what is trained, by which optimisers; prepared, and not started yet.
         setting: what must be the same in a run that goes on, by name (see `settings.setting`).
         config: plain values to keep.
-        precision: what scales gradients, if anything does: Fabric's plugin.
 
     Attributes:
         best: the best epoch's weights, with early stopping; they are the file's `weights`, which without it are those
@@ -74,18 +99,16 @@ class Checkpoint:
 
     def __init__(
         self,
-        vae: SemiVAE,
-        averaged: Average,
-        optimiser: torch.optim.Optimizer,
+        trainer: Trainer,
         batches: Batches,
         setting: dict[str, Any],
         config: dict[str, Any],
-        precision: Precision,
     ):
-        self.vae, self.averaged, self.optimiser, self.batches = vae, averaged, optimiser, batches
-        self.setting, self.config, self.precision = setting, config, precision
+        self.trainer, self.batches, self.setting, self.config = trainer, batches, setting, config
+        self.vae, self.averaged, self.optimiser = trainer.vae, trainer.averaged, trainer.optimiser
+        self.precision = trainer.fabric.strategy.precision
         self.best: dict[str, Tensor] = {}
-        self.free = {*not_finite(dict(vae.named_buffers()))}  # buffers that need not be finite
+        self.free = {*not_finite(dict(self.vae.named_buffers()))}  # buffers that need not be finite
 
     def save(self, path: str | Path, history: History, random: dict[str, Any]) -> None:
         """Writes the state after the epochs of `history`.
@@ -106,6 +129,7 @@ class Checkpoint:
             "steps": averaged.steps,
             "scaler": self.precision.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "critics": self.trainer.states(),
             "random": random,
             "epoch": len(history),
             "labelled": self.batches.labelled,
@@ -147,6 +171,7 @@ class Checkpoint:
             value.copy_(state["averages"][name])
         self.precision.load_state_dict(state["scaler"])
         self.optimiser.load_state_dict(state["optimiser"])
+        self.trainer.load_states(state["critics"])
         return list(state["history"]), state["random"], state["weights"]
 
     def _numbers(self, state: dict[str, Any]) -> dict[str, Tensor]:
@@ -159,12 +184,16 @@ class Checkpoint:
         names = dict(enumerate(name for name, _ in self.vae.named_parameters()))
         for i, of_parameter in state["optimiser"]["state"].items():
             parts[f"the optimiser's state of {names.get(i, i)}:"] = of_parameter
+        for name, critic in state["critics"].items():
+            parts[f"weights of {name}:"] = critic["weights"]
+            parts |= {f"the state of {name}'s optimiser, {i}:": p for i, p in critic["optimiser"]["state"].items()}
         return {f"{of} {name}": x for of, part in parts.items() for name, x in part.items() if name not in self.free}
 
     def _check_training(self, state: dict[str, Any], path: str | Path) -> None:
         """Checks what the next step needs beside the weights: those in training, the optimiser's state, the epochs."""
         _check_tensors(state["in_training"], self.vae.state_dict(), path, "in_training")
         _check_tensors(state["averages"], self.averaged.values, path, "averages")
+        self._check_critics(state["critics"], path)
         check_fields(state["random"], path, {"cpu": Tensor}, "random")
         try:
             torch.Generator().set_state(state["random"]["cpu"])
@@ -174,26 +203,46 @@ class Checkpoint:
         check_fields(history, path, dict.fromkeys(range(len(history)), dict), "history")
         if len(history) != state["epoch"]:
             raise InputError(f"checkpoint: {path}: 'history' has {len(history)} epochs, not {state['epoch']}")
-        found, mine = state["optimiser"], self.optimiser.state_dict()
-        check_fields(found, path, {"state": dict, "param_groups": list}, "optimiser")
-        if len(found["param_groups"]) != len(mine["param_groups"]):
-            raise InputError(f"checkpoint: {path}: optimiser['param_groups'] has another length than this optimiser's")
-        for i, group in enumerate(mine["param_groups"]):
-            where = f"optimiser['param_groups'][{i}]"
-            check_fields(found["param_groups"], path, {i: dict}, "optimiser['param_groups']")
-            check_fields(found["param_groups"][i], path, {key: _kind(value) for key, value in group.items()}, where)
-            if found["param_groups"][i]["params"] != group["params"]:
-                raise InputError(f"checkpoint: {path}: {where}['params'] are other parameters than this optimiser's")
-        parameters = dict(enumerate(p for group in self.optimiser.param_groups for p in group["params"]))
-        moments = ("step", "exp_avg", "exp_avg_sq") if isinstance(self.optimiser, torch.optim.Adam) else ()
-        for i, part in found["state"].items():
-            where = f"optimiser['state'][{i!r}]"
-            check_fields(found["state"], path, {i: dict}, "optimiser['state']")
-            if i not in parameters:
-                raise InputError(f"checkpoint: {path}: {where} belongs to no parameter")
-            check_fields(part, path, dict.fromkeys(moments, Tensor), where)
-            vectors = {name: value for name, value in part.items() if isinstance(value, Tensor) and value.dim()}
-            _check_tensors(vectors, dict.fromkeys(vectors, parameters[i]), path, where)
+        _check_optimiser(state["optimiser"], self.optimiser, path, "optimiser")
+
+    def _check_critics(self, states: dict[str, Any], path: str | Path) -> None:
+        """Checks the states of the modules that terms own."""
+        optimisers = self.trainer.critic_optimisers
+        check_fields(states, path, dict.fromkeys(optimisers, dict), "critics")
+        for name, optimiser in optimisers.items():
+            where = f"critics[{name!r}]"
+            check_fields(states[name], path, {"weights": dict, "optimiser": dict}, where)
+            own = self.trainer.critics[name].state_dict()
+            _check_tensors(states[name]["weights"], own, path, f"{where}['weights']")
+            _check_optimiser(states[name]["optimiser"], optimiser, path, f"{where}['optimiser']")
+
+
+def _check_optimiser(found: dict[str, Any], optimiser: torch.optim.Optimizer, path: str | Path, name: str) -> None:
+    """Checks that a state is one of an optimiser of the same parameters.
+
+    Raises:
+        InputError: it is not; the message names file and key.
+    """
+    mine = optimiser.state_dict()
+    check_fields(found, path, {"state": dict, "param_groups": list}, name)
+    if len(found["param_groups"]) != len(mine["param_groups"]):
+        raise InputError(f"checkpoint: {path}: {name}['param_groups'] has another length than this optimiser's")
+    for i, group in enumerate(mine["param_groups"]):
+        where = f"{name}['param_groups'][{i}]"
+        check_fields(found["param_groups"], path, {i: dict}, f"{name}['param_groups']")
+        check_fields(found["param_groups"][i], path, {key: _kind(value) for key, value in group.items()}, where)
+        if found["param_groups"][i]["params"] != group["params"]:
+            raise InputError(f"checkpoint: {path}: {where}['params'] are other parameters than this optimiser's")
+    parameters = dict(enumerate(p for group in optimiser.param_groups for p in group["params"]))
+    moments = ("step", "exp_avg", "exp_avg_sq") if isinstance(optimiser, torch.optim.Adam) else ()
+    for i, part in found["state"].items():
+        where = f"{name}['state'][{i!r}]"
+        check_fields(found["state"], path, {i: dict}, f"{name}['state']")
+        if i not in parameters:
+            raise InputError(f"checkpoint: {path}: {where} belongs to no parameter")
+        check_fields(part, path, dict.fromkeys(moments, Tensor), where)
+        vectors = {name: value for name, value in part.items() if isinstance(value, Tensor) and value.dim()}
+        _check_tensors(vectors, dict.fromkeys(vectors, parameters[i]), path, where)
 
 
 FIELDS = {
@@ -202,6 +251,7 @@ FIELDS = {
     "scaler": dict,
     "steps": int,
     "optimiser": dict,
+    "critics": dict,
     "random": dict,
     "epoch": int,
     "labelled": Tensor,

@@ -23,7 +23,7 @@ from pyro_semivae.data.chexpert import POLICIES
 from pyro_semivae.errors import InputError, check_number
 from pyro_semivae.files import FolderLock, check_fields, load_checkpoint, writable_folder, write_json
 from pyro_semivae.flags import Parser, count, naming, number
-from pyro_semivae.infer import RowELBO
+from pyro_semivae.infer import Objective
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.models.parts import ALPHA, BETA, classifier_weight
 from pyro_semivae.nn import Convs, MLPs
@@ -289,7 +289,7 @@ class Run:
         pixels = getattr(self.args, "shift", 0)
         return partial(data.shift, pixels=pixels) if pixels else None
 
-    def train(self, vae: SemiVAE, elbo: RowELBO, *, then: Callable[[], Any] | None = None, **options: Any) -> None:
+    def train(self, vae: SemiVAE, elbo: Objective, *, then: Callable[[], Any] | None = None, **options: Any) -> None:
         """Trains, measures, writes and draws. What was plainly not learnt is said in print and in `metrics.json`.
 
         Args:

@@ -61,9 +61,9 @@ def image_grid(
 
 
 def training_curves(history: History, *, path: str | Path | None = None) -> Figure:
-    """The bound, its terms and the monitors over epochs, a panel each (but for those that never change)."""
-    names = ["bound", *(n for n in history[0] if n.startswith(("term/", "monitor/")))]
-    names = [n for n in names if n == "bound" or len({record[n] for record in history}) > 1]
+    """Objective, ELBO, unweighted terms and monitors over epochs, a panel each (but for those that never change)."""
+    names = ["objective", *(n for n in history[0] if n == "elbo" or n.startswith(("term/", "monitor/")))]
+    names = [n for n in names if n == "objective" or len({record[n] for record in history}) > 1]
     columns = 3
     height = -(-len(names) // columns)
     figure = Figure(figsize=(3.2 * columns, 2 * height))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 
-from torch import Tensor
 from tqdm import tqdm
 
 
@@ -29,18 +28,16 @@ def epoch_bar(steps: int, epoch: int, epochs: int, progress: bool) -> tqdm:
     )
 
 
-def show_terms(bar: tqdm, step: int, sums: Tensor, names: Sequence[str]) -> None:
+def show_terms(bar: tqdm, step: int, so_far: Callable[[], dict[str, float]]) -> None:
     """Writes the terms' means so far beside the bar, and moves it on by one step.
 
     Args:
-        step: the number of the step, from 0. sums: over the steps so far, `(T + M,)`, the first `(T,)` those of terms.
+        step: the number of the step, from 0. so_far: returns the means by their names; asked when they are shown.
     """
     if bar.disable:
         return
     if time.time() - bar.last_print_t >= bar.mininterval or step + 1 == bar.total:
-        terms = (sums[: len(names)] / (step + 1)).tolist()
-        shown = {"bound": sum(terms), **dict(zip(names, terms, strict=True))}
-        bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items()}, refresh=False)
+        bar.set_postfix({name: f"{value:.2f}" for name, value in so_far().items()}, refresh=False)
     bar.update()
 
 
@@ -49,6 +46,6 @@ def epoch_line(record: dict[str, float], epochs: int) -> str:
     shown = " ".join(
         f"{name.removeprefix('term/').removeprefix('monitor/')} {value:.4g}"
         for name, value in record.items()
-        if name != "epoch"
+        if name != "epoch" and not name.startswith("weight/")
     )
     return f"epoch {record['epoch']}/{epochs}: {shown}"

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from pyro_semivae.data.batches import Batches
 from pyro_semivae.digests import digest
 from pyro_semivae.files import note
-from pyro_semivae.infer import RowELBO
+from pyro_semivae.infer import Objective
+from pyro_semivae.infer.base import Summand
 from pyro_semivae.models import SemiVAE
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -31,7 +32,7 @@ RANDOM = (torch.Generator, random.Random, np.random.Generator, np.random.RandomS
 
 def setting(
     vae: SemiVAE,
-    elbo: RowELBO,
+    elbo: Objective,
     data: Mapping[str, Tensor],
     batches: Batches,
     of_batches: str,
@@ -175,6 +176,8 @@ class Description:
             return f"array {value.dtype} {value.shape} {content}"
         if isinstance(value, np.generic):
             return self(value.item())
+        if isinstance(value, Summand):
+            return self._call(type(value), (), value.configuration())
         if isinstance(value, nn.Module):
             return f"{self.module(value)} of weights {digest(dict(value.state_dict()))[:12]}"
         if isinstance(value, dict):

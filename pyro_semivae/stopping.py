@@ -15,7 +15,7 @@ class EarlyStopping:
 
     Args:
         monitor: the name of the value in an epoch's record: what `on_epoch` returns (an accuracy on held-out rows,
-            say), or one of `fit`'s, such as `"bound"`. A value that is not finite is never the best.
+            say), or one of `fit`'s, such as `"elbo"`. A value that is not finite is never the best.
         patience: how many epochs to wait for a better value.
         maximise: whether larger is better.
         least_gain: by how much a value must be better to count.

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import math
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pyro
 import torch
 from lightning_fabric import Fabric
-from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_semivae.checkpoints import Average, Checkpoint, History
-from pyro_semivae.data.batches import Batch, Batches
-from pyro_semivae.data.noise import Corruption, by_site
+from pyro_semivae.checkpoints import Checkpoint, History
+from pyro_semivae.data.batches import Batches
+from pyro_semivae.data.noise import Corruption
 from pyro_semivae.errors import InputError, check_choice, check_count, check_number
 from pyro_semivae.files import check_plain, writable_file
-from pyro_semivae.infer import LabelledFirst, ObjectiveModule, RowELBO, RowScale
+from pyro_semivae.infer import Objective
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.progress import epoch_bar, epoch_line, show_terms
 from pyro_semivae.settings import setting
@@ -29,7 +28,9 @@ from pyro_semivae.spaces import is_missing
 from pyro_semivae.spaces.base import absent_rows, rows_of
 from pyro_semivae.stopping import EarlyStopping
 from pyro_semivae.streams import RandomStreams
-from pyro_semivae.watch import FiniteWatch, check_weights, signs_of_failure
+from pyro_semivae.tally import Tally
+from pyro_semivae.trainer import Optimiser, Trainer
+from pyro_semivae.watch import check_weights, signs_of_failure
 
 
 def constant(progress: float) -> float:
@@ -61,13 +62,13 @@ def fit(
     y: Any = None,
     *,
     labels_alone: Any = None,
-    elbo: RowELBO | None = None,
+    elbo: Objective | None = None,
     epochs: int | None = None,
     batch_size: int = 200,
     labelled_batch_size: int | None = None,
     labelled_weight: float = 1.0,
     lr: float = 1e-3,
-    eps: float = 1e-8,
+    optimiser: Optimiser | None = None,
     clip: Callable[[Iterable[nn.Parameter]], Any] | None = None,
     schedule: str | Callable[[float], float] = "cosine",
     warm_up: float | None = None,
@@ -84,7 +85,7 @@ def fit(
     progress: bool = True,
     device_budget: int = 2 << 30,
 ) -> History:
-    """Trains a model and its guide with Adam; labels may be missing in any pattern.
+    """Trains a model and its guide; labels may be missing in any pattern.
 
     What is not said is the recipe of the examples: the objective's weights, the number of steps, the learning rate and
     its schedule, averaged weights, the model's warm-up, a shift of what the guide sees (not its dropout).
@@ -101,13 +102,15 @@ def fit(
         epochs: the number of passes through the unlabelled rows, or the labelled ones if that takes more steps;
             default: as many as make 3,000 steps, ten at least.
         batch_size, labelled_batch_size, labelled_weight, device_budget: see `data.Batches`.
-        lr, schedule: Adam's learning rate, and its factor as a function of the fraction of training done, or the name
-            of one, "constant" or "cosine".
-        eps: Adam's epsilon.
+        lr, schedule: the learning rate, and its factor as a function of the fraction of training done, or the name of
+            one, "constant" or "cosine".
+        optimiser: called with the model's parameters and `lr=...`, returns a torch optimiser: a class, or e.g.
+            `partial(torch.optim.AdamW, weight_decay=0.01)` (default: Adam). Modules that a term owns, such as the
+            critic of `TotalCorrelation`, are trained beside by the optimiser that the term has.
         clip: what is done to the parameters' gradients before a step, e.g.
             `partial(torch.nn.utils.clip_grad_value_, clip_value=1.0)`.
-        warm_up: the fraction of training over which the objective's `beta` rises linearly from 0 to what it is
-            (default: the model's `warm_up`).
+        warm_up: the fraction of training over which the bound's `beta` rises linearly from 0 to what it is (default:
+            the model's `warm_up`); see `Objective.warmed_up`. Any other weight may be a schedule too.
         corrupt: noise on the data that the guide sees, e.g. `data.shift` (default: the model's `corruption()`; `None`
             for none; with several sites of data a mapping from site to noise); the model scores the clean ones. Since
             any q(z | corrupt(x)) is a guide, what is maximised is a bound still (Im et al., AAAI 2017).
@@ -129,8 +132,9 @@ def fit(
             twenty lines. At the end a note says if the classifier is at chance on the labelled rows, or the latents
             are not used.
 
-    Returns one dict per epoch: `epoch`, `bound` (nats per row, weights included), `term/<name>` and `monitor/<name>`
-    (means over the epoch's steps), `seconds`.
+    Returns one dict per epoch, means over its steps in nats per row: `objective`, which is what is maximised, weights
+    included; `elbo`, the bound alone; `term/<name>`, every term unweighted, and `weight/<name>` where that is not 1 (of
+    the last step); `monitor/<name>`; and `epoch`, `seconds`.
 
     Raises:
         InputError: an argument is not what it should be; no row is labelled and `elbo` needs some; the checkpoint
@@ -139,18 +143,9 @@ def fit(
         Interrupted: by Ctrl-C; it has the history, and is a KeyboardInterrupt.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        if not isinstance(vae, SemiVAE):
-            raise InputError(f"vae: got {vae!r:.50}; accepted is a SemiVAE, such as CCVAE")
-        table = vae.table(x, y)
-        given = {name: table[name].detach() for name in vae.data_sites if name in table}
-        labels = {name: table[name] for name in vae.label_sites if name in table}
-        if len(given) < len(vae.data_sites):
-            lacking = next(name for name in vae.data_sites if name not in given)
-            raise InputError(f"{lacking}: got nothing; accepted are {vae.spaces[lacking]}")
-        if len(given) == 1 and (absent := absent_rows(next(iter(given.values())))).any():
-            raise InputError(
-                f"{next(iter(given))}: got NaN in rows {rows_of(absent)}; accepted beside data of other sites alone"
-            )
+        # 1. What is given, and what is not said.
+        table, given, labels = _rows(vae, x, y)
+        alone = None if labels_alone is None else vae.label_values(labels_alone, "labels_alone")
         elbo = (
             vae.elbo_for(labels if len(vae.label_sites) != 1 else next(iter(labels.values()), None))
             if elbo is None
@@ -159,20 +154,14 @@ def fit(
         warm_up = vae.warm_up if warm_up is None else warm_up
         corrupt = vae.corruption() if corrupt == "recipe" else corrupt
         schedule = SCHEDULES[check_choice("schedule", schedule, SCHEDULES)] if isinstance(schedule, str) else schedule
-        _check(vae, elbo, lr, eps, warm_up, average)
-        _check_callables(clip=clip, schedule=schedule, corrupt=corrupt, on_epoch=on_epoch)
-        if not isinstance(early_stopping, EarlyStopping | None):
-            raise InputError(f"early_stopping: got {early_stopping!r}; accepted is an EarlyStopping")
+        _check(vae, elbo, alone, lr, warm_up, average, early_stopping)
+        _check_callables(clip=clip, schedule=schedule, corrupt=corrupt, on_epoch=on_epoch, optimiser=optimiser)
         seed = check_count("seed", seed, 0, 2**32 - 1)
-        labels_alone = (
-            None if labels_alone is None else _check_alone(vae.label_values(labels_alone, "labels_alone"), elbo)
-        )
-        config = {} if config is None else config
-        if not isinstance(config, dict):
-            raise InputError(f"config: got {type(config).__name__}; accepted is a dict")
-        check_plain(config, "config")
+        config = _config(config)
         checkpoint = None if checkpoint is None else writable_file(checkpoint, "checkpoint")
-        fabric = _fabric(accelerator, precision)
+        fabric = _fabric(accelerator, precision, elbo)
+
+        # 2. Batches.
         batches = Batches(
             given,
             labels,
@@ -183,66 +172,45 @@ def fit(
             dtype=next(vae.parameters()).dtype,
             device_budget=device_budget,
             seed=seed,
-            labels_alone=labels_alone,
+            labels_alone=alone,
         )
         if elbo.needs_labels and not len(batches.labelled):
-            raise InputError(f"y: got no labelled row; {type(elbo).__name__} as configured needs some")
+            raise InputError(f"y: got no labelled row; {_needing(elbo)} needs some")
         epochs = max(LEAST_EPOCHS, round(STEPS / batches.steps)) if epochs is None else check_count("epochs", epochs)
+        steps, total = batches.steps, max(1, epochs * batches.steps)
+
+        # 3. The trainer, and its state of before.
         vae.to(fabric.device)
-        fused = not (clip is not None and precision == "16-mixed")  # which unscales in the step, after the clipping
-        optimiser = torch.optim.Adam([p for p in vae.parameters() if p.requires_grad], lr, eps=eps, fused=fused)
-        history: History = []
-        streams = RandomStreams(seed, fabric.device)
-        averaged = Average(vae, average)
+        if optimiser is None:  # not fused where the step unscales gradients, after the clipping
+            optimiser = partial(torch.optim.Adam, fused=not (clip is not None and precision == "16-mixed"))
+        warmed = elbo.warmed_up(warm_up) if warm_up else elbo
+        trainer = Trainer(vae, warmed, fabric, optimiser=optimiser, lr=lr, corrupt=corrupt, clip=clip, average=average)
+        with RandomStreams(seed, fabric.device), pyro.validation_enabled(False):
+            trainer.prepare(next(batches.epoch(0)))
         of_batches = f"{batches.sizes}, labelled_weight {labelled_weight}, seed {seed}"
         of_optimiser = {"lr": lr, "schedule": schedule, "warm_up": warm_up, "corrupt": corrupt, "average": average}
-        of_optimiser |= {"precision": precision, "eps": eps, "clip": clip, "early_stopping": str(early_stopping)}
+        of_optimiser |= {"precision": precision, "optimiser": optimiser, "clip": clip}
+        of_optimiser |= {"early_stopping": str(early_stopping)}
         kept = {} if checkpoint is None else setting(vae, elbo, given, batches, of_batches, of_optimiser)
-        state = Checkpoint(vae, averaged, optimiser, batches, kept, config, fabric.strategy.precision)
-        if resume and checkpoint is not None:
-            if checkpoint.exists():
-                history, streams.state, kept_weights = state.restore(checkpoint, epochs)
-                if early_stopping is not None and early_stopping.best(history) is not None:
-                    state.best = kept_weights
-            else:
-                print(f"no checkpoint at {checkpoint}: starting at epoch 1", file=sys.stderr, flush=True)
-        guide = vae.guide if corrupt is None else _corrupted(vae, corrupt)
-        step = _Step(elbo(vae.model, guide), vae.spaces)
-        optimiser = fabric.setup_optimizers(optimiser)
-        watch = FiniteWatch(every=1 if fabric.device.type == "cpu" else 25)
+        state = Checkpoint(trainer, batches, kept, config)
+        history, streams = _taken_up(state, checkpoint if resume else None, epochs, seed, early_stopping)
+        trainer.start(lambda step: schedule(step / total), len(history) * steps)
 
-        def learn(batch: Batch, done: float, where: str) -> Tensor:
-            """One step, when a fraction `done` of training is done; returns what there is to report."""
-            warm(done)
-            for group in optimiser.param_groups:
-                group["lr"] = lr * schedule(done)
-            parts = [batch] if batch.alone is None else [batch, batch.alone]
-            with fabric.autocast():
-                loss, terms, means = step(parts)
-            watch(terms, torch.cat([part.rows for part in parts]), step.names, where, loss)
-            optimiser.zero_grad()
-            fabric.backward(loss)
-            if clip is not None:
-                fabric.strategy.precision.unscale_gradients(optimiser.optimizer)
-                clip(vae.parameters())
-            optimiser.step()
-            averaged.update()
-            return means
-
-        steps, total = batches.steps, max(1, epochs * batches.steps)
+        # 4. Epochs of steps.
+        averaged = trainer.averaged
         try:
-            with pyro.validation_enabled(False), _training(vae), _warming_up(elbo, warm_up) as warm, streams:
+            with pyro.validation_enabled(False), _training(vae), streams:
                 for epoch in range(len(history), epochs):
                     if early_stopping is not None and early_stopping.is_over(history):
                         break
-                    start, sums = time.perf_counter(), None
+                    tally = Tally(vae)
                     with epoch_bar(steps, epoch, epochs, progress) as bar:
                         for i, batch in enumerate(batches.epoch(epoch)):
-                            means = learn(batch, (epoch * steps + i) / total, f"epoch {epoch + 1}, step {i + 1}")
-                            sums = means if sums is None else sums + means
-                            show_terms(bar, i, sums, step.names)
-                        watch.check(step.names)
-                        history.append(_record(epoch, sums / steps, step, time.perf_counter() - start))
+                            where = f"epoch {epoch + 1}, step {i + 1}"
+                            tally.add(trainer.learn(batch, (epoch * steps + i) / total, where), batch)
+                            show_terms(bar, i, tally.so_far)
+                        trainer.watch.check()
+                        history.append(tally.record(epoch))
                         if on_epoch is not None:
                             with _evaluating(vae), averaged.in_place(), streams.outside():
                                 history[-1].update(_values(on_epoch(epoch + 1, vae)))
@@ -259,6 +227,8 @@ def fit(
             raise Interrupted(history) from stop
         finally:
             averaged.exchange()
+
+        # 5. The weights to keep, and whether anything was learnt.
         if early_stopping is not None and early_stopping.best(history) is not None:
             vae.load_state_dict(state.best)
         if progress:
@@ -267,19 +237,63 @@ def fit(
         return history
 
 
+def _rows(vae: SemiVAE, x: Any, y: Any) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """The rows, checked: all, those of the sites of data, those of labels."""
+    if not isinstance(vae, SemiVAE):
+        raise InputError(f"vae: got {vae!r:.50}; accepted is a SemiVAE, such as CCVAE")
+    table = vae.table(x, y)
+    given = {name: table[name].detach() for name in vae.data_sites if name in table}
+    labels = {name: table[name] for name in vae.label_sites if name in table}
+    if len(given) < len(vae.data_sites):
+        lacking = next(name for name in vae.data_sites if name not in given)
+        raise InputError(f"{lacking}: got nothing; accepted are {vae.spaces[lacking]}")
+    if len(given) == 1 and (absent := absent_rows(next(iter(given.values())))).any():
+        raise InputError(
+            f"{next(iter(given))}: got NaN in rows {rows_of(absent)}; accepted beside data of other sites alone"
+        )
+    return table, given, labels
+
+
+def _taken_up(
+    state: Checkpoint, path: Path | None, epochs: int, seed: int, early_stopping: EarlyStopping | None
+) -> tuple[History, RandomStreams]:
+    """The epochs that are done, and the random streams; those of a checkpoint, if there is one to go on from."""
+    history: History = []
+    streams = RandomStreams(seed, state.batches.device)
+    if path is not None and path.exists():
+        history, streams.state, kept_weights = state.restore(path, epochs)
+        if early_stopping is not None and early_stopping.best(history) is not None:
+            state.best = kept_weights
+    elif path is not None:
+        print(f"no checkpoint at {path}: starting at epoch 1", file=sys.stderr, flush=True)
+    return history, streams
+
+
+def _needing(elbo: Objective) -> str:
+    return ", ".join(type(part.what).__name__ for part in elbo.parts() if part.what.needs_labels)
+
+
+def _config(config: Any) -> dict[str, Any]:
+    config = {} if config is None else config
+    if not isinstance(config, dict):
+        raise InputError(f"config: got {type(config).__name__}; accepted is a dict")
+    check_plain(config, "config")
+    return config
+
+
 def _check(
     vae: SemiVAE,
     elbo: Any,
+    alone: Tensor | None,
     lr: float,
-    eps: float,
     warm_up: float,
     average: float,
+    early_stopping: Any,
 ) -> None:
     check_number("lr", lr, above=0)
-    check_number("eps", eps, above=0)
     check_number("warm_up", warm_up, least=0, most=1)
     check_number("average", average, least=0, below=1)
-    if not isinstance(elbo, RowELBO):
+    if not isinstance(elbo, Objective):
         raise InputError(f"elbo: got {type(elbo).__name__}; accepted are this library's objectives, e.g. vae.elbo()")
     if not any(parameter.requires_grad for parameter in vae.parameters()):
         raise InputError("vae: got a model of which no parameter requires a gradient: there is nothing to train")
@@ -287,12 +301,21 @@ def _check(
         raise InputError(
             "vae: got a model that was made inside of torch.inference_mode(): make it outside, to train it"
         )
+    if not isinstance(early_stopping, EarlyStopping | None):
+        raise InputError(f"early_stopping: got {early_stopping!r}; accepted is an EarlyStopping")
+    if alone is not None and not elbo.scores_labels_alone:
+        raise InputError(f"labels_alone: got {len(alone)} labels; {type(elbo).__name__} accepts none alone")
+    if alone is not None and (not len(alone) or is_missing(alone).any()):
+        raise InputError("labels_alone: got missing labels, or no rows; accepted are one or more, all known")
 
 
-def _fabric(accelerator: str, precision: str | None) -> Fabric:
+def _fabric(accelerator: str, precision: str | None, elbo: Objective) -> Fabric:
     """One device, and what computes in a lower precision there."""
     if precision is not None:
         check_choice("precision", precision, PRECISIONS)
+    if precision == "16-mixed" and elbo.modules():
+        got = "got '16-mixed' with a term that has modules of its own"
+        raise InputError(f"precision: {got}; accepted there is 'bf16-mixed', which scales no gradients")
     try:
         fabric = Fabric(accelerator=accelerator, devices=1, precision=None if precision == "16-mixed" else precision)
     except (RuntimeError, ValueError, ImportError) as error:
@@ -323,14 +346,6 @@ def _check_callables(**values: Any) -> None:
             raise InputError(f"{name}: got {value!r}; accepted is a function{example}")
 
 
-def _check_alone(labels_alone: Tensor, elbo: RowELBO) -> Tensor:
-    if not elbo.scores_labels_alone:
-        raise InputError(f"labels_alone: got {len(labels_alone)} labels; {type(elbo).__name__} accepts none alone")
-    if not len(labels_alone) or is_missing(labels_alone).any():
-        raise InputError("labels_alone: got missing labels, or no rows; accepted are one or more, all known")
-    return labels_alone
-
-
 @contextmanager
 def _training(vae: SemiVAE) -> Iterator[None]:
     vae.train()
@@ -348,80 +363,3 @@ def _evaluating(vae: SemiVAE) -> Iterator[None]:
             yield
     finally:
         vae.train()
-
-
-@contextmanager
-def _warming_up(elbo: RowELBO, until: float) -> Iterator[Callable[[float], None]]:
-    """A function of the fraction of training done that sets the objective's beta, which in the end is what it was."""
-    beta = getattr(elbo, "beta", None)
-    if until and beta is None:
-        raise InputError(f"warm_up: got {until}; accepted is 0 with {type(elbo).__name__}, which has no beta")
-
-    def warm(done: float) -> None:
-        if until:
-            elbo.beta = beta * min(1.0, done / until)
-
-    try:
-        yield warm
-    finally:
-        if until:
-            elbo.beta = beta
-
-
-def _corrupted(vae: SemiVAE, corrupt: Corruption) -> Callable:
-    """The guide, which sees data with noise."""
-    noises = by_site(corrupt, vae.data_sites)
-
-    def noisy(name: str, x: Tensor) -> Tensor:
-        with poutine.block():  # noise may ask the model
-            seen = noises[name](x)
-        if not isinstance(seen, Tensor) or seen.shape != x.shape:
-            got = tuple(seen.shape) if isinstance(seen, Tensor) else type(seen).__name__
-            raise InputError(f"corrupt: returned {got}; accepted are images of the shape {tuple(x.shape)} that it gets")
-        return seen
-
-    def guide_of_corrupted(*values: Tensor | None) -> None:
-        pairs = zip(vae.spaces, values, strict=False)
-        return vae.guide(*(noisy(name, x) if name in noises and x is not None else x for name, x in pairs))
-
-    return guide_of_corrupted
-
-
-class _Step(nn.Module):
-    """Its forward is the loss of a batch, with what there is to report."""
-
-    def __init__(self, objective: ObjectiveModule, sites: Iterable[str]):
-        super().__init__()
-        self.objective, self.sites = objective, tuple(sites)
-        self.names: list[str] = []  # of the terms
-        self.monitors: list[str] = []
-
-    def forward(self, parts: Sequence[Batch]) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss; each row's terms, `(T, B)` (a batch's own repeated); their scaled sums and monitors, `(T + M,)`.
-
-        Args:
-            parts: the rows with images, and those without. The terms of one part are 0 for the rows of the other.
-        """
-        loss, terms, sums, monitors = 0.0, [], {}, {}
-        for part in parts:
-            with RowScale(part.scale), LabelledFirst(part.labelled):
-                rows = self.objective.rows(*map(part.values.get, self.sites))
-            loss = loss - rows.total()
-            terms.append(torch.stack([term.detach().expand(len(part.scale)) for term in rows.terms.values()]))
-            for name, term in rows.terms.items():
-                sums[name] = (term if name.startswith("batch/") else (term * part.scale).sum()).detach()
-            monitors |= {name: value.detach() for name, value in rows.monitors.items()}
-        self.names, self.monitors = [*sums], [*monitors]
-        return loss, torch.block_diag(*terms), torch.stack([*sums.values(), *monitors.values()])
-
-
-def _record(epoch: int, means: Tensor, module: _Step, seconds: float) -> dict[str, float]:
-    values = means.tolist()
-    terms, monitors = values[: len(module.names)], values[len(module.names) :]
-    return {
-        "epoch": epoch + 1,
-        "bound": sum(terms),
-        **{f"term/{name}": value for name, value in zip(module.names, terms, strict=True)},
-        **{f"monitor/{name}": value for name, value in zip(module.monitors, monitors, strict=True)},
-        "seconds": seconds,
-    }

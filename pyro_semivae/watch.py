@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from pyro_semivae import tasks
 from pyro_semivae.check import inspect_model
+from pyro_semivae.infer import LocalParameters, Step
+from pyro_semivae.infer.graph import same_term
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.spaces import Labels, any_known, is_missing
 from pyro_semivae.streams import RandomStreams
@@ -21,22 +23,23 @@ class FiniteWatch:
     """Remembers, on the device, the first step with a term that is not finite; looks every so many steps."""
 
     def __init__(self, every: int):
-        self.every, self.steps, self.first = every, [], None
+        self.every, self.steps, self.first, self.names = every, [], None, ()
 
     def __call__(self, terms: Tensor, rows: Tensor, names: Sequence[str], where: str, loss: Tensor) -> None:
         """Takes in a step's terms, `(T, B)`, the numbers of its rows, `(B,)`, and its loss; may raise, as `check`."""
         bad = ~terms.isfinite()
         step = torch.full((), len(self.steps), device=bad.device)
         self.steps.append(where)
+        self.names = names
         seen = (bad, rows.to(bad.device), step, ~loss.detach().isfinite())
         if self.first is not None:
             known = self.first[0].any() | self.first[3]
             seen = tuple(torch.where(known, old, new) for old, new in zip(self.first, seen, strict=True))
         self.first = seen
         if len(self.steps) >= self.every:
-            self.check(names)
+            self.check()
 
-    def check(self, names: Sequence[str]) -> None:
+    def check(self) -> None:
         """Looks at the steps since the last look.
 
         Raises:
@@ -49,8 +52,8 @@ class FiniteWatch:
                 f"is too large a number"
             )
         if self.first is not None and bad.any():
-            culprits = [name for name, row in zip(names, bad, strict=True) if row.any()]
-            sites = sorted({re.sub(r".*\(|[|)].*", "", name) for name in culprits})
+            culprits = [name for name, row in zip(self.names, bad, strict=True) if row.any()]
+            sites = sorted({site for name in culprits for site in re.findall(r"\(([^|()]+)", name)})
             rows = self.first[1][bad.any(0)].tolist()
             raise FloatingPointError(
                 f"the bound is not finite at {self.steps[int(self.first[2])]}: term {', '.join(culprits)} "
@@ -79,14 +82,15 @@ def signs_of_failure(vae: SemiVAE, table: Mapping[str, Tensor], *, seed: int = 0
             alone.
     """
     notes, device = [], next(vae.parameters()).device
-    with RandomStreams(seed, device), torch.no_grad():
+    with RandomStreams(seed, device), torch.no_grad(), LocalParameters():
         if vae.characteristic and (tasks.classifies(vae) or tasks.infers_from_labels(vae)):
             for name in vae.label_sites:
                 notes += _classifier_at_chance(vae, name, table)
         rows = vae.inputs({name: values[:500] for name, values in table.items() if name in vae.data_sites})
         latents = inspect_model(vae).latents
-        terms = vae.elbo().terms(vae.model, vae.guide, *rows)
-        densities = [terms[name] for latent in latents for name in (f"p({latent})", f"q({latent})") if name in terms]
+        values = vae.elbo().evaluate(Step(vae.model, vae.guide, rows)).values
+        own = [name for latent in latents for name in (f"log p({latent})", f"-log q({latent})")]
+        densities = [value.value for value in values if any(same_term(value.name, name) for name in own)]
         if densities and (kl := -sum(densities).mean().item()) < LEAST_KL:
             notes.append(
                 f"KL(q({', '.join(latents)} | x) || p) is {kl:.2f} nats: the latents are hardly used. Try a warm_up "

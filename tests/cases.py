@@ -12,10 +12,27 @@ from torch import Tensor
 from pyro_semivae import CCVAE, SemiVAE
 from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.data import jitter
-from pyro_semivae.infer import RowELBO
+from pyro_semivae.infer import (
+    BalanceTerm,
+    ClassifierTerm,
+    ConsistencyTerm,
+    EntropyTerm,
+    Hidden,
+    NearestLabelTerm,
+    Objective,
+    TotalCorrelation,
+)
 from pyro_semivae.models import DIVA, M1, M1M2, M2, M3, MVAE, VAE, InvertedVAE
 from pyro_semivae.nn import Convs, MLPs
 from pyro_semivae.spaces import MISSING, Binary, Classes
+
+
+def weighed(vae: CCVAE, *, classifier_weight: float = 1.0, added: tuple = (), **options) -> Objective:
+    """CCVAE's bound with a weight of the classifier's term, which is 1 in the bound, and `(weight, term)` added."""
+    elbo = vae.elbo(**options)
+    for weight, term in ((classifier_weight - 1, ClassifierTerm()), *added):
+        elbo = elbo + weight * term if weight else elbo
+    return elbo
 
 
 @dataclass(frozen=True)
@@ -27,10 +44,10 @@ class Case:
 
     name: str
     build: Callable[[], SemiVAE]
-    objective: Callable[[SemiVAE], RowELBO]
+    objective: Callable[[SemiVAE], Objective]
     example: str | None = None
 
-    def make(self, seed: int = 0) -> tuple[SemiVAE, RowELBO]:
+    def make(self, seed: int = 0) -> tuple[SemiVAE, Objective]:
         torch.manual_seed(seed)
         vae = self.build()
         return vae, self.objective(vae)
@@ -79,12 +96,15 @@ CASES = [
     Case("ccvae-jensen", ccvae(), lambda vae: vae.elbo(marginal="jensen", num_samples=4), "ccvae.py"),
     Case("ccvae-bayes", ccvae(classifier="bayes"), lambda vae: vae.elbo(num_samples=4), "ccvae.py"),
     Case("ccvae-no-rest", ccvae(z_s=0), lambda vae: vae.elbo(detach="none", num_samples=4), "ccvae.py"),
-    Case("ccvae-weighted", ccvae(), lambda vae: vae.elbo(detach="weighted-terms", classifier_weight=9.0), "ccvae.py"),
-    Case("ccvae-regulariser", ccvae(), lambda vae: vae.elbo(regulariser_weight=5.0, num_samples=4), "ccvae.py"),
+    Case("ccvae-weighted", ccvae(), lambda vae: vae.elbo(detach="weighted-terms") + 8.0 * ClassifierTerm(), "ccvae.py"),
+    Case("ccvae-regulariser", ccvae(), lambda vae: vae.elbo(num_samples=4) + 5.0 * NearestLabelTerm(), "ccvae.py"),
     Case(
-        "ccvae-consistency", ccvae(dropout=0.2), lambda vae: vae.elbo(consistency_weight=5.0, num_samples=4), "ccvae.py"
+        "ccvae-consistency",
+        ccvae(dropout=0.2),
+        lambda vae: vae.elbo(num_samples=4) + 5.0 * ConsistencyTerm(),
+        "ccvae.py",
     ),
-    Case("ccvae-balance", ccvae(), lambda vae: vae.elbo(balance_weight=5.0, entropy_weight=2.0), "ccvae.py"),
+    Case("ccvae-balance", ccvae(), lambda vae: vae.elbo() + 2.0 * EntropyTerm() + 5.0 * BalanceTerm(), "ccvae.py"),
     Case("ccvae-sampled", ccvae(), lambda vae: vae.elbo(marginal="sampled", num_samples=4), "ccvae.py"),
     Case("vae", classes(VAE, z=3), lambda vae: vae.elbo(beta=2.0), "vae.py"),
     Case("m1", classes(M1, z=3), lambda vae: vae.elbo(), "m1.py"),
@@ -124,8 +144,10 @@ CASES = [
     Case(
         "binary-more",
         binary(CCVAE, z_s=4),
-        lambda vae: vae.elbo(balance_weight=5.0, entropy_weight=4.0, consistency_weight=2.0),
+        lambda vae: vae.elbo() + 2.0 * ConsistencyTerm() + 4.0 * EntropyTerm() + 5.0 * BalanceTerm(),
         "ccvae.py",
     ),
+    Case("m2-hidden", classes(M2, z=3), lambda vae: vae.elbo() + 0.5 * Hidden(vae.elbo().bound, "y")),
+    Case("factor-vae", classes(VAE, z=3), lambda vae: vae.elbo() + 6.0 * TotalCorrelation(hidden=(7,))),
     Case("binary-bayes", binary(CCVAE, z_s=4, classifier="bayes"), lambda vae: vae.elbo(num_samples=4), "ccvae.py"),
 ]

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pyro_semivae import CCVAE
-from pyro_semivae.infer import LocalParameters
+from pyro_semivae.infer import LocalParameters, Step
 from pyro_semivae.nn import MLPs
 from pyro_semivae.spaces import MISSING, Classes
 
@@ -27,7 +27,7 @@ def recorded(vae, elbo, x, y):
     """The terms, and the values of the latents that the guide drew for them: name -> (particles, B, D)."""
     guide = poutine.trace(vae.guide)
     with LocalParameters():
-        rows = elbo.rows(vae.model, guide, x, y)
+        rows = elbo.evaluate(Step(vae.model, guide, (x, y)))
     nodes = guide.trace.nodes
     return rows, {name: nodes[name]["value"] for name in ("z_c", "z_s")}
 

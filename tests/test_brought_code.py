@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from pyro_semivae import Pair, tasks
 from pyro_semivae.check import check_model
-from pyro_semivae.infer import TraceLabels_ELBO
+from pyro_semivae.infer import ClassifierTerm, TraceLabels_ELBO
 from pyro_semivae.plot import show
 from pyro_semivae.spaces import MISSING, Classes, Vectors
 from pyro_semivae.train import fit
@@ -114,9 +114,9 @@ def test_one_hot_labels_are_class_labels(labels):
         torch.manual_seed(0)
         pair = OneHot(one_hot)
         y = torch.eye(C)[Y.clamp(min=0)].where((Y >= 0)[:, None], torch.nan) if one_hot else Y
-        elbo = TraceLabels_ELBO(labels=labels, classifier_weight=3.0, beta=1.5)
+        elbo = TraceLabels_ELBO(labels=labels, beta=1.5) + 3.0 * ClassifierTerm()
         torch.manual_seed(1)
-        terms = elbo.terms(pair.model, SameNoise(noise)(pair.guide), X, y)
+        terms = elbo.weighted_terms(pair.model, SameNoise(noise)(pair.guide), X, y)
         found.append([*terms.values(), *torch.autograd.grad(sum(terms.values()).sum(), [*pair.parameters()])])
     assert_close(*found)
 

@@ -4,12 +4,21 @@ import math
 
 import pytest
 import torch
+from cases import weighed
 from ccvae_toy import D_C, D_S, C, K, Spy, Y, gaussian, log_normal, make, recorded, seeded
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from torch.nn import functional as F
 
-from pyro_semivae.infer import LocalParameters, RowScale, TraceCCVAE_ELBO
+from pyro_semivae.infer import (
+    BalanceTerm,
+    ConsistencyTerm,
+    EntropyTerm,
+    LocalParameters,
+    NearestLabelTerm,
+    Step,
+    TraceCCVAE_ELBO,
+)
 from pyro_semivae.spaces import MISSING
 
 
@@ -37,28 +46,43 @@ def by_hand(vae, x, y, draws, *, marginal, detach, classifier_weight=1.0, beta=1
     log_q_zc = log_normal(z_c, loc[:, :D_C], scale[:, :D_C])
     log_q_zs = log_normal(z_s, loc[:, D_C:], scale[:, D_C:])
 
-    names = ("p(x)", "p(z_s)", "p(z_c)", "q(z_c)", "q(z_s)", "q(y|z)", "q(y|x)", "p(y)")
+    names = (
+        "log p(x)",
+        "log p(z_s)",
+        "log p(z_c)",
+        "-log q(z_c)",
+        "-log q(z_s)",
+        "-log q(y_o)",
+        "log q(y_o)",
+        "log p(y_o)",
+    )
     terms = {name: [] for name in names}
     brackets, ws = {}, {}
     for b in range(len(x)):
-        plain = {"p(x)": log_p_x[b], "p(z_s)": beta * log_p_zs[b]}
-        plain |= {"q(z_c)": -beta * log_q_zc[b], "q(z_s)": -beta * log_q_zs[b]}
+        plain = {"log p(x)": log_p_x[b], "log p(z_s)": beta * log_p_zs[b]}
+        plain |= {"-log q(z_c)": -beta * log_q_zc[b], "-log q(z_s)": -beta * log_q_zs[b]}
         if y[b] == MISSING:
             if marginal == "exact":
                 p_zc = (log_p_zc_y[b].exp() * log_p_y.exp()).sum().log()
             else:
                 log_q = log_q_y(z_c[b])
                 p_zc = sum(log_q[c].exp() * (log_p_zc_y[b, c] + log_p_y[c] - log_q[c]) for c in range(C))
-            row = {**plain, "p(z_c)": beta * p_zc, "q(y|z)": 0 * p_zc, "q(y|x)": 0 * p_zc, "p(y)": 0 * p_zc}
+            row = {
+                **plain,
+                "log p(z_c)": beta * p_zc,
+                "-log q(y_o)": 0 * p_zc,
+                "log q(y_o)": 0 * p_zc,
+                "log p(y_o)": 0 * p_zc,
+            }
         else:
             q_x = torch.stack([log_q_y(z_k[k, b, :D_C])[y[b]].exp() for k in range(K)]).mean()
             live, cut = log_q_y(z_c[b])[y[b]], log_q_y(z_c[b].detach())[y[b]]
             w = (live if detach == "none" else cut).exp() / q_x
             inside = cut if detach == "weighted-terms" else live
             row = {name: w * value for name, value in plain.items()}
-            row |= {"p(z_c)": w * beta * log_p_zc_y[b, y[b]], "q(y|z)": -w * inside}
+            row |= {"log p(z_c)": w * beta * log_p_zc_y[b, y[b]], "-log q(y_o)": -w * inside}
             brackets[b], ws[b] = (sum(row.values()) / w).item(), w
-            row |= {"q(y|x)": classifier_weight * q_x.log(), "p(y)": log_p_y[y[b]]}
+            row |= {"log q(y_o)": classifier_weight * q_x.log(), "log p(y_o)": log_p_y[y[b]]}
         for name in names:
             terms[name].append(row[name])
     terms = {name: torch.stack(values) for name, values in terms.items()}
@@ -77,17 +101,18 @@ def test_terms_and_gradients_equal_the_formula_by_hand(marginal, control_variate
     vae, x = make(classifier)
     options = {"marginal": marginal, "detach": detach, "classifier_weight": 2.5, "beta": 1.7}
     options["control_variate"] = control_variate
-    rows, draws = recorded(vae, vae.elbo(num_samples=K, weights="independent", **options), x, Y)
+    rows, draws = recorded(vae, weighed(vae, num_samples=K, weights="independent", **options), x, Y)
     expected = by_hand(vae, x, Y, draws, **options)
-    assert set(rows.terms) == set(expected)
+    terms = rows.contributions()
+    assert len(terms) == len(expected)
     weights = torch.linspace(0.5, 1.5, len(Y))
     for name, value in expected.items():
-        torch.testing.assert_close(rows.terms[name], value, rtol=1e-9, atol=1e-12, msg=f"term {name}")
+        torch.testing.assert_close(terms[name], value, rtol=1e-9, atol=1e-12, msg=f"term {name}")
         ours, theirs = (
             torch.autograd.grad((t * weights).sum(), list(vae.parameters()), retain_graph=True, allow_unused=True)
             if t.requires_grad
             else [None] * len(list(vae.parameters()))
-            for t in (rows.terms[name], value)
+            for t in (terms[name], value)
         )
         for (parameter, _), a, b in zip(vae.named_parameters(), ours, theirs, strict=True):
             a, b = (torch.zeros(()) if g is None else g for g in (a, b))
@@ -98,40 +123,43 @@ def test_consistency_equals_the_formula_by_hand():
     """-lambda KL(r(y) || q(y | z)) where y is missing, r the mean over K draws of another run, without gradient."""
     vae, x = make()
     vae.q_y = Spy(vae.q_y)
-    elbo = vae.elbo(consistency_weight=3.0, num_samples=K)
-    terms = elbo.terms(vae.model, vae.guide, x, Y)
+    elbo = vae.elbo(num_samples=K) + 3.0 * ConsistencyTerm()
+    terms = elbo.weighted_terms(vae.model, vae.guide, x, Y)
     (z, *_), z_other = vae.q_y.seen[0], vae.q_y.seen[1]
     assert z_other.shape == (K, len(Y), D_C) and not (z_other[0] == z).any() and not z_other.requires_grad
     r = vae.q_y.inner.net(z_other).softmax(-1).mean(0).detach()
     kl = (r * (r.log() - vae.q_y.inner.net(z).log_softmax(-1))).sum(-1)
     expected = torch.where(Y == MISSING, -3.0 * kl, 0.0)
-    torch.testing.assert_close(terms["consistency"], expected)
-    ours = torch.autograd.grad(terms["consistency"].sum(), list(vae.parameters()), allow_unused=True, retain_graph=True)
+    torch.testing.assert_close(terms["-KL(r(y_m) || q(y_m))"], expected)
+    ours = torch.autograd.grad(
+        terms["-KL(r(y_m) || q(y_m))"].sum(), list(vae.parameters()), allow_unused=True, retain_graph=True
+    )
     theirs = torch.autograd.grad(expected.sum(), list(vae.parameters()), allow_unused=True)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
-    assert (elbo.terms(vae.model, vae.guide, x)["consistency"] < 0).all(), "all labels missing: every row has the term"
+    assert (elbo.weighted_terms(vae.model, vae.guide, x)["-KL(r(y_m) || q(y_m))"] < 0).all(), (
+        "all labels missing: every row has the term"
+    )
 
 
 def test_entropy_and_balance_equal_the_formulas_by_hand():
     """-kappa H(q(y | z)) per row, and -lambda KL(mean q || p(y)) once, where the label is missing."""
     vae, x = make()
     vae.q_y = Spy(vae.q_y)
-    elbo = vae.elbo(entropy_weight=3.0, balance_weight=2.0, num_samples=K)
+    elbo = vae.elbo(num_samples=K) + 3.0 * EntropyTerm() + 2.0 * BalanceTerm()
     for y, missing in ((Y, Y == MISSING), (None, torch.ones(len(Y), dtype=torch.bool))):
         vae.q_y.seen.clear()
-        terms = elbo.terms(vae.model, vae.guide, x, y)
+        terms = elbo.weighted_terms(vae.model, vae.guide, x, y)
         q = vae.q_y.inner.net(vae.q_y.seen[0][0]).softmax(-1)
-        torch.testing.assert_close(terms["entropy"], torch.where(missing, 3.0 * (q * q.log()).sum(-1), 0.0))
+        torch.testing.assert_close(terms["-H(q(y_m))"], torch.where(missing, 3.0 * (q * q.log()).sum(-1), 0.0))
         mean, p = q[missing].mean(0), vae.p_y.logits.exp()
-        assert terms["batch/balance"].dim() == 0
-        torch.testing.assert_close(terms["batch/balance"], -2.0 * (mean * (mean / p).log()).sum())
-    terms = elbo.terms(vae.model, vae.guide, x, Y.clamp(min=0))
-    assert terms["batch/balance"] == 0 and not terms["entropy"].any(), "no label is missing"
-    with RowScale(torch.full((len(Y),), 10.0)):
-        rows = seeded(lambda: elbo.rows(vae.model, vae.guide, x, Y))
-    scaled = sum(term for name, term in rows.terms.items() if not name.startswith("batch/")).sum() * 10
-    torch.testing.assert_close(rows.total(), scaled + rows.terms["batch/balance"])
+        assert terms["-KL(q(y_m) || p(y))"].dim() == 0
+        torch.testing.assert_close(terms["-KL(q(y_m) || p(y))"], -2.0 * (mean * (mean / p).log()).sum())
+    terms = elbo.weighted_terms(vae.model, vae.guide, x, Y.clamp(min=0))
+    assert terms["-KL(q(y_m) || p(y))"] == 0 and not terms["-H(q(y_m))"].any(), "no label is missing"
+    rows = seeded(lambda: elbo.evaluate(Step(vae.model, vae.guide, (x, Y), scale=torch.full((len(Y),), 10.0))))
+    scaled = sum(value.summed() for value in rows.values if value.by_row).sum() * 10
+    torch.testing.assert_close(rows.total(), scaled + rows.contributions()["-KL(q(y_m) || p(y))"])
 
 
 def test_sampled_is_jensens_in_the_mean():
@@ -142,7 +170,7 @@ def test_sampled_is_jensens_in_the_mean():
     for marginal in ("jensen", "sampled"):
         torch.manual_seed(3)
         rows, draws = recorded(vae, vae.elbo(marginal=marginal, num_samples=1), x, y)
-        pieces[marginal] = rows.terms["p(z_c)"], draws["z_c"][0]
+        pieces[marginal] = rows.contributions()["log p(z_c)"], draws["z_c"][0]
     (jensen, z), (sampled, same) = pieces["jensen"], pieces["sampled"]
     torch.testing.assert_close(z, same)  # the same latents, so that the labels' draws are all that differs
     torch.testing.assert_close(jensen[1::2], sampled[1::2])  # an observed label is not drawn
@@ -163,7 +191,9 @@ def test_regulariser_equals_the_formula_by_hand():
     vae, x = make()
     mu = 3.0
     vae.q_y = Spy(vae.q_y)
-    terms = vae.elbo(regulariser_weight=mu, num_samples=K).terms(vae.model, vae.guide, x, Y)
+    elbo = vae.elbo(num_samples=K) + mu * NearestLabelTerm()
+    with LocalParameters():
+        terms = elbo.evaluate(Step(vae.model, vae.guide, (x, Y))).contributions()
     z = vae.q_y.seen[-1]  # the last evaluation is the regulariser's, (B, D_c)
     assert z.shape == (len(Y), D_C) and not z.requires_grad
     loc, scale = gaussian(vae.q_z.net(x))
@@ -173,8 +203,8 @@ def test_regulariser_equals_the_formula_by_hand():
             labelled = [r for r in range(len(Y)) if Y[r] != MISSING]
             near = max(labelled, key=lambda r: log_normal(z[b], loc[r, :D_C], scale[r, :D_C]).item())
             expected[b] = mu * vae.q_y.inner.net(z[b]).log_softmax(-1)[Y[near]]
-    torch.testing.assert_close(terms["regulariser"], expected)
-    grads = torch.autograd.grad(terms["regulariser"].sum(), list(vae.parameters()), allow_unused=True)
+    torch.testing.assert_close(terms["log q(y~|z')"], expected)
+    grads = torch.autograd.grad(terms["log q(y~|z')"].sum(), list(vae.parameters()), allow_unused=True)
     touched = {name for (name, _), g in zip(vae.named_parameters(), grads, strict=True) if g is not None and g.any()}
     assert touched and all(name.startswith("q_y") for name in touched), "it trains the classifier alone"
 
@@ -192,7 +222,9 @@ def test_missing_labels_equal_a_loop_over_their_values():
         trace.compute_log_prob()
         joint.append(sum(trace.nodes[name]["log_prob"] for name in ("x", "y", "z_c", "z_s")))
     expected = torch.stack(joint).logsumexp(0)
-    torch.testing.assert_close(sum(rows.terms[name] for name in ("p(x)", "p(z_c)", "p(z_s)")), expected)
+    torch.testing.assert_close(
+        sum(rows.contributions()[name] for name in ("log p(x)", "log p(z_c)", "log p(z_s)")), expected
+    )
 
 
 def test_without_labels_it_is_pyros_enumerated_elbo():
@@ -234,24 +266,24 @@ def test_without_labels_it_is_pyros_enumerated_elbo():
 def test_limits():
     vae, x = make()
     elbo = vae.elbo(num_samples=K)
-    none, all_missing = (seeded(lambda y=y: elbo.terms(vae.model, vae.guide, x, y)) for y in (None, Y * 0 - 1))
+    none, all_missing = (seeded(lambda y=y: elbo.weighted_terms(vae.model, vae.guide, x, y)) for y in (None, Y * 0 - 1))
     for name, value in none.items():
         torch.testing.assert_close(all_missing[name], value, msg=f"no label observed: {name}")
-    for name in ("q(y|z)", "q(y|x)", "p(y)"):
+    for name in ("-log q(y_o)", "log q(y_o)", "log p(y_o)"):
         assert not all_missing[name].any()
 
     bayes, _ = make("bayes")
     exact, jensen = (
-        seeded(lambda m=m: bayes.elbo(marginal=m, num_samples=K).terms(bayes.model, bayes.guide, x, Y))
+        seeded(lambda m=m: bayes.elbo(marginal=m, num_samples=K).weighted_terms(bayes.model, bayes.guide, x, Y))
         for m in ("exact", "jensen")
     )
-    torch.testing.assert_close(exact["p(z_c)"], jensen["p(z_c)"])
+    torch.testing.assert_close(exact["log p(z_c)"], jensen["log p(z_c)"])
 
     exact, jensen = (
-        seeded(lambda m=m: vae.elbo(marginal=m, num_samples=K).terms(vae.model, vae.guide, x, Y))
+        seeded(lambda m=m: vae.elbo(marginal=m, num_samples=K).weighted_terms(vae.model, vae.guide, x, Y))
         for m in ("exact", "jensen")
     )
-    gap = exact["p(z_c)"] - jensen["p(z_c)"]
+    gap = exact["log p(z_c)"] - jensen["log p(z_c)"]
     assert (gap[Y == MISSING] > 1e-3).all(), "Jensen's bound is looser where the classifier is not Bayes'"
     assert not gap[Y != MISSING].any()
 
@@ -260,10 +292,10 @@ def test_row_scale_multiplies_rows_and_not_terms():
     vae, x = make()
     elbo = vae.elbo(num_samples=K)
     scale = torch.linspace(1, 2, len(Y))
-    terms = seeded(lambda: elbo.terms(vae.model, vae.guide, x, Y))
-    with RowScale(scale):
-        scaled_terms = seeded(lambda: elbo.terms(vae.model, vae.guide, x, Y))
-        loss = seeded(lambda: elbo.loss(vae.model, vae.guide, x, Y))
+    terms = seeded(lambda: elbo.weighted_terms(vae.model, vae.guide, x, Y))
+    with LocalParameters():
+        found = seeded(lambda: elbo.evaluate(Step(vae.model, vae.guide, (x, Y), scale=scale)))
+    scaled_terms, loss = found.contributions(), -found.total()
     for name, value in terms.items():
         torch.testing.assert_close(scaled_terms[name], value)
     torch.testing.assert_close(loss, -(sum(terms.values()) * scale).sum())

@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import weighed
 from ccvae_toy import D_C, D_S, K, Y, gaussian, log_normal, make, recorded, seeded
 from pyro import poutine
 from torch import nn
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from pyro_semivae import CCVAE
 from pyro_semivae.infer import TraceCCVAE_ELBO
+from pyro_semivae.infer.graph import NamedTerms
 from pyro_semivae.nn import MLPs
 from pyro_semivae.spaces import MISSING, Classes
 
@@ -86,19 +88,19 @@ def test_with_the_exact_posterior_every_draw_is_the_log_evidence(marginal):
     elbo = TraceCCVAE_ELBO(marginal=marginal, num_samples=K, weights="independent", detach="none")
     for draw in range(3):
         torch.manual_seed(draw)
-        terms = elbo.terms(toy.model, toy.guide, x)
+        terms = elbo.weighted_terms(toy.model, toy.guide, x)
         torch.testing.assert_close(sum(terms.values()), log_p_x)
 
         guide = poutine.trace(toy.guide)
-        terms = elbo.terms(toy.model, guide, x, y)
+        terms = elbo.weighted_terms(toy.model, guide, x, y)
         z_c = guide.trace.nodes["z_c"]["value"]  # (1 + K, B, D_c)
         log_q = toy.log_p_z_c_given_y(z_c) + toy.log_p_y
         log_q = log_q.log_softmax(-1).gather(-1, y.clamp(min=0).expand(1 + K, -1).unsqueeze(-1)).squeeze(-1)
         w = (log_q[0] - log_q[1:].logsumexp(0) + math.log(K)).exp()
-        bracket = sum(value for name, value in terms.items() if name not in ("q(y|x)", "p(y)")) / w
+        bracket = sum(value for name, value in terms.items() if name not in ("log q(y_o|x)", "log p(y_o)")) / w
         observed = y != MISSING
         exact_q = log_p_xy.gather(-1, y.clamp(min=0).unsqueeze(-1)).squeeze(-1) - log_p_x  # log p(y|x)
-        total = bracket + exact_q + terms["p(y)"]
+        total = bracket + exact_q + terms["log p(y_o)"]
         torch.testing.assert_close(total[observed], (log_p_x + exact_q)[observed])
         torch.testing.assert_close(sum(terms.values())[~observed], log_p_x[~observed])
 
@@ -111,15 +113,17 @@ def test_labelled_bound_in_the_mean_is_the_log_evidence_up_to_the_bias_of_w():
     log_p_xy = (toy.log_p_x_given_y(x[:1]) + toy.log_p_y)[0, 1]
     log_p_x_y = log_p_xy - toy.log_p_y[1] - (toy.log_p_x_given_y(x[:1])[0] + toy.log_p_y).logsumexp(-1) + toy.log_p_y[1]
     guide = poutine.trace(toy.guide)
-    terms = TraceCCVAE_ELBO(num_samples=200, detach="none", weights="independent").terms(toy.model, guide, x, y)
+    terms = TraceCCVAE_ELBO(num_samples=200, detach="none", weights="independent").weighted_terms(
+        toy.model, guide, x, y
+    )
     total = sum(terms.values())
     # The bracket is constant under the exact posterior, so the bias is (E[w] - 1) times it plus that of log q(y|x).
     bracket = log_p_xy - log_p_x_y - toy.log_p_y[1]
     log_q = (toy.log_p_z_c_given_y(guide.trace.nodes["z_c"]["value"]) + toy.log_p_y).log_softmax(-1)[..., 1]
     w = (log_q[0] - log_q[1:].logsumexp(0) + math.log(200)).exp()
-    corrected = total - (w - 1) * bracket - (terms["q(y|x)"] - log_p_x_y)
+    corrected = total - (w - 1) * bracket - (terms["log q(y_o)"] - log_p_x_y)
     torch.testing.assert_close(corrected, log_p_xy.expand_as(corrected))
-    for sample, exact, bias in ((w, 1.0, 1 / 200), (terms["q(y|x)"], log_p_x_y.item(), 1 / 200)):
+    for sample, exact, bias in ((w, 1.0, 1 / 200), (terms["log q(y_o)"], log_p_x_y.item(), 1 / 200)):
         error = 5 * sample.std() / math.sqrt(len(sample))
         assert abs(sample.mean() - exact) < error + 2 * bias, (sample.mean(), exact, error)
 
@@ -148,20 +152,20 @@ def test_scaling_the_classifier_moves_the_loss_by_its_extra_weight_only(weight):
 
     vae.q_y = ShiftedClassifier()
     y = torch.where(Y == MISSING, 3, Y)
-    elbo = vae.elbo(classifier_weight=weight, num_samples=K)
+    elbo = weighed(vae, classifier_weight=weight, num_samples=K)
     rows, draws = seeded(lambda: recorded(vae, elbo, x, y))
-    before, z_s = rows.terms, draws["z_s"][0]
-    w = before["p(z_s)"] / log_normal(z_s, torch.zeros(D_S), torch.ones(D_S))
+    before, z_s = rows.contributions(), draws["z_s"][0]
+    w = before["log p(z_s)"] / log_normal(z_s, torch.zeros(D_S), torch.ones(D_S))
     Shifted.shift = torch.tensor(0.7)
     try:
-        after = seeded(lambda: elbo.terms(vae.model, vae.guide, x, y))
+        after = seeded(lambda: elbo.weighted_terms(vae.model, vae.guide, x, y))
     finally:
         Shifted.shift = torch.zeros(())
-    moved = {name: after[name] - before[name] for name in before}
-    torch.testing.assert_close(moved["q(y|x)"], torch.full((len(Y),), 0.7 * weight))
-    torch.testing.assert_close(moved["q(y|z)"], -0.7 * w)  # and E[w] = 1: the two cancel at weight 1
+    moved = NamedTerms({name: after[name] - before[name] for name in before})
+    torch.testing.assert_close(moved["log q(y_o)"], torch.full((len(Y),), 0.7 * weight))
+    torch.testing.assert_close(moved["-log q(y_o)"], -0.7 * w)  # and E[w] = 1: the two cancel at weight 1
     for name in before:
-        if name not in ("q(y|x)", "q(y|z)"):
+        if not name.endswith(("log q(y_o|x)", "log q(y_o|z)")):
             torch.testing.assert_close(moved[name], torch.zeros(len(Y)))
 
 
@@ -170,7 +174,7 @@ def test_raising_the_true_labels_probability_lowers_the_loss():
     vae, x = make()
     vae.q_y.net.layers[-1].bias.data.zero_()
     y = torch.full((len(Y),), 3)
-    loss = vae.elbo(classifier_weight=50.0, num_samples=K).differentiable_loss(vae.model, vae.guide, x, y)
+    loss = weighed(vae, classifier_weight=50.0, num_samples=K).differentiable_loss(vae.model, vae.guide, x, y)
     (gradient,) = torch.autograd.grad(loss, [vae.q_y.net.layers[-1].bias])
     assert gradient[3] < 0 and (gradient[[0, 1, 2, 4]] > 0).all()
 
@@ -235,7 +239,7 @@ def test_the_control_variate_takes_the_noise_of_large_brackets_and_no_expectatio
     mean, noise = {}, {}
     for control in (False, True):
         elbo = vae.elbo(detach="none", weights="normalised", num_samples=2, control_variate=control)
-        assert (elbo.terms(vae.model, vae.guide, x, y).get("control(w)", torch.zeros(1)) == 0).all()
+        assert (elbo.weighted_terms(vae.model, vae.guide, x, y).get("control(w)", torch.zeros(1)) == 0).all()
         drawn = [
             torch.autograd.grad(elbo.differentiable_loss(vae.model, vae.guide, x, y), parameters) for _ in range(300)
         ]

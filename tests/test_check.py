@@ -194,7 +194,7 @@ def test_a_classifier_that_reads_no_draw_is_named():
 
     vae = broken("OfMean", guide=of_mean)
     with pytest.raises(ValueError, match=r"label 'y': the guide's q\(y\|..\) must depend on a sampled latent"):
-        vae.elbo().terms(vae.model, vae.guide, *batch())
+        vae.elbo().weighted_terms(vae.model, vae.guide, *batch())
 
 
 def test_characteristics_must_be_sites():
@@ -207,7 +207,7 @@ def test_show_draws_and_prints(capsys, tmp_path):
     Sound().show(None, batch()[1][:1])  # as many grey images as labels
     assert (tmp_path / "graph.png").stat().st_size > 5000
     out = capsys.readouterr().out
-    assert "p(x | z_c, z_s)" in out and "q(y|x)" in out
+    assert "p(x | z_c, z_s)" in out and "log q(y_o|x)" in out
 
 
 def test_labels_that_only_the_guide_observes():

@@ -2,15 +2,16 @@ import copy
 import random
 import re
 import signal
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from lightning_fabric.plugins.precision import Precision
+from lightning_fabric import Fabric
 from training import make, options, rows, same_weights, untimed
 
 from pyro_semivae import data
-from pyro_semivae.checkpoints import Average, Checkpoint, load_weights, replace_weights
+from pyro_semivae.checkpoints import Checkpoint, load_weights, replace_weights
 from pyro_semivae.conditionals import LaplaceImage
 from pyro_semivae.data.batches import Batches
 from pyro_semivae.digests import digest
@@ -21,6 +22,7 @@ from pyro_semivae.nn import MLPs
 from pyro_semivae.spaces import MISSING, Classes
 from pyro_semivae.stopping import EarlyStopping
 from pyro_semivae.train import cosine, fit
+from pyro_semivae.trainer import Trainer
 
 
 @pytest.mark.parametrize("more", [{}, {"schedule": cosine}, {"average": 0.9}], ids=["plain", "cosine", "average"])
@@ -240,14 +242,21 @@ def test_a_resume_of_another_setting_changes_nothing(trained, more):
     assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
 
 
+def trainer_of(vae):
+    adam = partial(torch.optim.Adam, fused=True)
+    how = {"optimiser": adam, "lr": 1e-2, "corrupt": None, "clip": None, "average": 0.9}
+    return Trainer(vae, vae.elbo(), Fabric(accelerator="cpu", devices=1), **how)
+
+
 def test_restoring_compares_before_it_changes_anything(trained):
     """Model, averages and optimiser are as they were after an error, and what was saved after none."""
     path, state, _ = trained
     x, y, _ = rows()
     vae = make(seed=8)
-    averaged, optimiser = Average(vae, 0.9), torch.optim.Adam(vae.parameters(), 1e-2, fused=True)
+    trainer = trainer_of(vae)
+    averaged, optimiser = trainer.averaged, trainer.optimiser
     batches = Batches(x, y, batch_size=8, labelled_batch_size=5)
-    checkpoint = Checkpoint(vae, averaged, optimiser, batches, state["setting"], {}, Precision())
+    checkpoint = Checkpoint(trainer, batches, state["setting"], {})
     parts = [vae.state_dict(), averaged.values, optimiser.state_dict()]
     before = digest([*parts, averaged.steps])
     save_checkpoint(path, changed("optimiser", "state", 3, "step", delete=True)(copy.deepcopy(state)))
@@ -270,8 +279,9 @@ def test_what_is_not_finite_is_not_saved(trained, what):
     vae = make(seed=8)
     vae.register_buffer("free", torch.tensor(torch.inf))
     vae.register_buffer("mean", torch.tensor(1.0))
-    averaged, optimiser = Average(vae, 0.9), torch.optim.Adam(vae.parameters(), 1e-2)
-    checkpoint = Checkpoint(vae, averaged, optimiser, Batches(x, y), state["setting"], {}, Precision())
+    trainer = trainer_of(vae)
+    averaged, optimiser = trainer.averaged, trainer.optimiser
+    checkpoint = Checkpoint(trainer, Batches(x, y), state["setting"], {})
     sum(p.sum() for p in vae.parameters()).backward()
     optimiser.step()
     checkpoint.save(path, [{}, {}, {}], random={})

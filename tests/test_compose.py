@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from pyro_semivae import SemiVAE, data, tasks
 from pyro_semivae.check import check_model
 from pyro_semivae.conditionals import Gaussian, Label, LabelPrior, PerLabelAndRestGaussian
-from pyro_semivae.infer import TraceLabels_ELBO
+from pyro_semivae.infer import ClassifierTerm, TraceLabels_ELBO
 from pyro_semivae.nn import MLP, Entries
 from pyro_semivae.plot import show
 from pyro_semivae.spaces import MISSING, Binary, Classes, Counts, Images, Real, Vectors
@@ -199,10 +199,10 @@ def test_wrong_rows_are_named():
 def test_a_view_that_is_missing_is_not_scored_and_says_nothing():
     """By hand: the prior times the experts of the views that are there, and their densities alone."""
     vae, rows = build("two_views")
-    terms = vae.elbo().terms(vae.model, vae.guide, *vae.inputs(rows))
+    terms = vae.elbo().weighted_terms(vae.model, vae.guide, *vae.inputs(rows))
     there = {name: ~x.flatten(1)[:, 0].isnan() for name, x in rows.items()}
     for name, mask in there.items():
-        assert (terms[f"p({name})"] != 0).equal(mask)
+        assert (terms[f"log p({name})"] != 0).equal(mask)
     q = vae.q_z(*rows.values())
     raw = [net(x.nan_to_num()).chunk(2, -1) for net, x in zip(vae.q_z.nets, rows.values(), strict=True)]
     precision, weighted = torch.ones(B, 6), torch.zeros(B, 6)
@@ -266,7 +266,7 @@ class Attributes(SemiVAE):
                 pyro.sample("z_a", self.q_z(x)[0])
 
     def elbo(self, **options):
-        return TraceLabels_ELBO(max_plate_nesting=2, classifier_weight=1.0, **options)
+        return TraceLabels_ELBO(max_plate_nesting=2, **options) + ClassifierTerm()
 
 
 def attributes():

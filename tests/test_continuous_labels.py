@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from pyro_semivae.infer import TraceLabels_ELBO
+from pyro_semivae.infer import ClassifierTerm, TraceLabels_ELBO
 from pyro_semivae.spaces import MISSING, Real
 
 NAN = math.nan
@@ -106,9 +106,18 @@ class Noise(Messenger):
 @pytest.mark.parametrize(("alpha", "beta"), [(0.0, 1.0), (3.0, 2.5)])
 def test_a_class_and_continuous_labels_by_hand(alpha, beta):
     pose, eps_a, eps_z = Pose(), torch.randn(len(X), K), torch.randn(len(X), 1, D)
-    elbo = TraceLabels_ELBO(classifier_weight=alpha, beta=beta, max_plate_nesting=2)
-    terms = elbo.terms(pose.model, Noise(a=eps_a, z=eps_z)(pose.guide), X, CLASS, ANGLES)
-    assert set(terms) == {"p(x)", "p(z)", "q(z)", "p(c)", "q(c)", "p(a)", "q(a)", "q(c,a|x)"}
+    elbo = TraceLabels_ELBO(beta=beta, max_plate_nesting=2) + alpha * ClassifierTerm()
+    terms = elbo.weighted_terms(pose.model, Noise(a=eps_a, z=eps_z)(pose.guide), X, CLASS, ANGLES)
+    assert list(terms) == [
+        "log p(x|c,a,z)",
+        "log p(z)",
+        "-log q(z|x,c,a)",
+        "log p(c)",
+        "-log q(c_m|x)",
+        "log p(a|c)",
+        "-log q(a_m|x,c)",
+        "log q(c_o,a_o|x)",
+    ]
     total, expected = sum(terms.values()), pose.by_hand(eps_a, eps_z, alpha, beta)
     assert_close(total, expected)
     ours = torch.autograd.grad(total.sum(), [*pose.parameters()])

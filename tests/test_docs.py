@@ -63,3 +63,13 @@ def test_readme_snippets_run(monkeypatch, tmp_path):
     for snippet in snippets[1:]:  # they go on from the first
         exec(compile(snippet, "README.md", "exec"), names)
     assert names["probs"].keys() == {"digit", "colour"} and names["blue"].shape == (1, 4, 1, 8, 8)
+
+
+@pytest.mark.parametrize("page", ["objectives.md"])
+def test_snippets_of_the_docs_run(page):
+    torch.set_default_dtype(torch.float32)
+    snippets = re.findall(r"```python\n(.*?)```", (README.parent / "docs" / page).read_text(), re.S)
+    assert snippets
+    names = {"__name__": page}
+    for snippet in snippets:
+        exec(compile(snippet, page, "exec"), names)

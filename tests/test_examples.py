@@ -130,7 +130,7 @@ def test_ccvae_with_one_label_a_class(run, tmp_path):
     metrics = json.loads((tmp_path / "here" / "metrics.json").read_text())
     assert metrics["labelled"] == 10
     history = torch.load(tmp_path / "here" / "checkpoint.pt", weights_only=True)["history"]
-    assert history[-1]["term/batch/balance"] < 0 and history[-1]["term/consistency"] < 0
+    assert history[-1]["term/-KL(q(y_m) || p(y))"] < 0 and history[-1]["term/-KL(r(y_m) || q(y_m))"] < 0
     setting = torch.load(tmp_path / "here" / "checkpoint.pt", weights_only=True)["setting"]["optimiser"]
     assert "in_turn(noises [jitter(" in setting and "adversarial(" in setting and "radius 3.0" in setting
 

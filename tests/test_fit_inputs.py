@@ -18,6 +18,7 @@ from pyro_semivae import CCVAE, tasks
 from pyro_semivae.data import Batches
 from pyro_semivae.errors import InputError
 from pyro_semivae.files import load_checkpoint
+from pyro_semivae.infer import ClassifierTerm
 from pyro_semivae.models import DIVA, M2, M3, MVAE, VAE, InvertedVAE
 from pyro_semivae.nn import MLPs
 from pyro_semivae.spaces import Binary, Classes
@@ -58,7 +59,7 @@ def test_objectives_and_batches_take_small_integers(dtype):
         vae, terms = small(model, Classes(3)), []
         for labels in (y, y.to(dtype)):
             torch.manual_seed(1)
-            terms.append(vae.elbo().terms(vae.model, vae.guide, x, labels))
+            terms.append(vae.elbo().weighted_terms(vae.model, vae.guide, x, labels))
         assert all(torch.equal(terms[0][name], terms[1][name]) for name in terms[0])
     assert next(Batches(x, y.to(dtype), batch_size=2).epoch(0)).y.dtype == torch.int64
 
@@ -152,7 +153,7 @@ def test_half_precision_is_not_replaced_in_silence():
         (lambda: small(M2, Classes(3)).elbo(temperature=None), "temperature: got None; accepted is a finite number"),
         (lambda: small(MVAE, Classes(3)).elbo(label_weight="a"), "label_weight: got 'a'"),
         (lambda: small(InvertedVAE, Classes(3)).elbo(image_weight="a"), "image_weight: got 'a'"),
-        (lambda: EarlyStopping("bound", maximise="no"), "maximise: got 'no'; accepted are True, False"),
+        (lambda: EarlyStopping("elbo", maximise="no"), "maximise: got 'no'; accepted are True, False"),
     ],
 )
 def test_options_of_another_type_are_named(run, message):
@@ -266,14 +267,14 @@ def test_layers_compute_in_half_precision_and_images_and_scales_do_not(monkeypat
     x, y, _ = rows()
     vae, seen = make().float(), []
     elbo = vae.elbo()
-    run = elbo.rows
+    run = elbo.evaluate
 
-    def spy(*args):
-        result = run(*args)
-        seen.append((args[2], result.scale, result.total()))
+    def spy(step):
+        result = run(step)
+        seen.append((step.args[0], result.scale, result.total()))
         return result
 
-    elbo.rows = spy
+    elbo.evaluate = spy
     monkeypatch.setattr(torch, "get_default_dtype", lambda: torch.float32)
     fit(vae, x, y, elbo=elbo, precision="bf16-mixed", **options(epochs=1))
     levels = x.unique().float() / 255
@@ -295,7 +296,7 @@ class Scaled(MixedPrecision):
 
 @pytest.fixture
 def scaled(monkeypatch):
-    def fabric(accelerator, precision):
+    def fabric(accelerator, precision, elbo):
         how = {"plugins": Scaled()} if precision == "16-mixed" else {"precision": precision}
         return Fabric(accelerator=accelerator, devices=1, **how)
 
@@ -348,7 +349,7 @@ def test_what_was_not_learnt_is_said(capsys):
     x = torch.zeros(200, 1, 4, 7)
     x.flatten(1)[torch.arange(200), torch.arange(200) % 5] = 1.0
     vae = make()
-    fit(vae, x, torch.arange(200) % 5, elbo=vae.elbo(classifier_weight=9.0), epochs=20, batch_size=20, lr=1e-2)
+    fit(vae, x, torch.arange(200) % 5, elbo=vae.elbo() + 8.0 * ClassifierTerm(), epochs=20, batch_size=20, lr=1e-2)
     assert signs_of_failure(vae, vae.table(x, torch.arange(200) % 5)) == []
     assert "NOTE" not in capsys.readouterr().err
     torch.manual_seed(0)
@@ -434,11 +435,12 @@ def test_the_guide_sees_moved_images_unless_told_otherwise(model):
 def test_the_models_warm_up_is_taken_unless_told_otherwise():
     x, y, _ = rows()
     for warm_up, expected in ((None, MVAE.warm_up), (0.0, 0.0)):
-        vae, seen = MVAE((1, 4, 7), Classes(5), networks=MLPs((3,))), []
-        elbo = vae.elbo_for(y)
-        elbo.rows = lambda *args, run=elbo.rows, of=elbo, seen=seen: (seen.append(of.beta), run(*args))[1]
-        fit(vae, x, y, elbo=elbo, warm_up=warm_up, **options())
-        seen = seen[::3]  # of all rows, of the labelled ones and of the others
-        steps = len(seen)
-        assert_close(seen, [min(1.0, step / steps / expected) if expected else 1.0 for step in range(steps)])
+        vae = MVAE((1, 4, 7), Classes(5), networks=MLPs((3,)))
+        history = fit(vae, x, y, warm_up=warm_up, **options())
+        per_epoch = 5
+        last = [((epoch + 1) * per_epoch - 1) / (len(history) * per_epoch) for epoch in range(len(history))]
+        assert_close(
+            [record.get("weight/log p(z)", 1.0) for record in history],
+            [min(1.0, done / expected) if expected else 1.0 for done in last],
+        )
     assert MVAE.warm_up > 0 and CCVAE.warm_up == 0

@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from training import options
 
 from pyro_semivae.cli import for_dataset
-from pyro_semivae.infer import LabelledFirst, LocalParameters, RowScale, TraceInverted_ELBO
+from pyro_semivae.infer import LocalParameters, Step, TraceInverted_ELBO
 from pyro_semivae.models import M2
 from pyro_semivae.settings import described
 from pyro_semivae.spaces import MISSING
@@ -45,7 +45,7 @@ def test_the_forward_bound_by_hand(beta):
     vae, x = make(), torch.rand(6, *SHAPE)
     elbo = vae.elbo(classifier_weight=7.0, beta=beta)
     with LocalParameters(), EveryZ() as drawn:
-        terms = elbo.rows(vae.model, vae.guide, x, OBSERVED).terms
+        terms = elbo.evaluate(Step(vae.model, vae.guide, (x, OBSERVED))).contributions()
     z = drawn.values[0].detach().reshape(C, 6, D)
     q = vae.q_y.net(x).log_softmax(-1)
     total = []
@@ -81,23 +81,23 @@ def test_the_bound_of_draws_that_round_to_an_end_of_the_box_is_exact(labels):
         last.bias.copy_(torch.tensor([17.0, -17.0, -2.5, -2.5]))
     x, y = torch.rand(400, *SHAPE, dtype=torch.float32), torch.tensor([2, MISSING] * 200)
     with LocalParameters(), EveryZ() as drawn:
-        terms = vae.elbo(labels=labels).rows(vae.model, vae.guide, x, y).terms
+        terms = vae.elbo(labels=labels).evaluate(Step(vae.model, vae.guide, (x, y))).contributions()
     assert (drawn.values[0].abs() > 1.5 - 1e-6).all()
     scale = torch.nn.functional.softplus(torch.tensor(-2.5)) + 1e-3
     entropy = 2 * (0.5 * math.log(2 * math.pi * math.e) + scale.log() + math.log(3.0) - 17.0)
-    assert (terms["q(z)"] - entropy).abs().mean() < 2.0
-    assert_close(terms["q(z)"].mean().double(), entropy, atol=0.3, rtol=0)
+    assert (terms["-log q(z)"] - entropy).abs().mean() < 2.0
+    assert_close(terms["-log q(z)"].mean().double(), entropy, atol=0.3, rtol=0)
 
 
 def test_the_images_term_by_hand():
     vae, x = make(), torch.rand(6, *SHAPE)
     with LocalParameters(), EveryZ() as drawn:
-        terms = vae.elbo(image_weight=0.3).rows(vae.model, vae.guide, x, OBSERVED).terms
+        terms = vae.elbo(image_weight=0.3).evaluate(Step(vae.model, vae.guide, (x, OBSERVED))).contributions()
     z = drawn.values[-1]  # of the prior
     observed = OBSERVED != MISSING
     mean = vae.p_x.net(torch.eye(C)[OBSERVED[observed]], z[observed]).sigmoid()
-    assert_close(terms["image"][observed], -0.3 * (x[observed] - mean).square().flatten(1).sum(1))
-    assert not terms["image"][~observed].any()
+    assert_close(terms["-||x - E[x|y,z]||^2"][observed], -0.3 * (x[observed] - mean).square().flatten(1).sum(1))
+    assert not terms["-||x - E[x|y,z]||^2"][~observed].any()
 
 
 def test_the_images_term_of_binary_labels_needs_all_of_a_rows_labels():
@@ -105,21 +105,23 @@ def test_the_images_term_of_binary_labels_needs_all_of_a_rows_labels():
     y = Y["binary"].clone()
     y[1, 2], y[3] = torch.nan, torch.nan
     with LocalParameters(), EveryZ() as drawn:
-        terms = vae.elbo(image_weight=0.3).rows(vae.model, vae.guide, x, y).terms
+        terms = vae.elbo(image_weight=0.3).evaluate(Step(vae.model, vae.guide, (x, y))).contributions()
     z = drawn.values[-1].reshape(4, D)
     mean = through(vae.p_x.net, y[::2], z[::2]).view(-1, *SHAPE).sigmoid()
-    assert_close(terms["image"][::2], -0.3 * (x[::2] - mean).square().flatten(1).sum(1))
-    assert not terms["image"][1::2].any()
+    assert_close(terms["-||x - E[x|y,z]||^2"][::2], -0.3 * (x[::2] - mean).square().flatten(1).sum(1))
+    assert not terms["-||x - E[x|y,z]||^2"][1::2].any()
 
 
 def test_the_images_term_decodes_the_labelled_rows_alone():
     vae, x, y = make(), torch.rand(6, *SHAPE), torch.tensor([2, 0, 4, MISSING, MISSING, MISSING])
-    with LocalParameters(), LabelledFirst(3), EveryZ() as drawn:
-        terms = vae.elbo(image_weight=0.3).rows(vae.model, vae.guide, x, y).terms
+    with LocalParameters(), EveryZ() as drawn:
+        terms = vae.elbo(image_weight=0.3).evaluate(Step(vae.model, vae.guide, (x, y), labelled=3)).contributions()
     z = drawn.values[-1]
     assert z.shape == (3, D)
     mean = vae.p_x.net(torch.eye(C)[y[:3]], z).sigmoid()
-    assert_close(terms["image"], torch.cat([-0.3 * (x[:3] - mean).square().flatten(1).sum(1), torch.zeros(3)]))
+    assert_close(
+        terms["-||x - E[x|y,z]||^2"], torch.cat([-0.3 * (x[:3] - mean).square().flatten(1).sum(1), torch.zeros(3)])
+    )
 
 
 def test_without_an_objective_the_weights_are_the_examples():
@@ -142,26 +144,31 @@ def test_the_classifiers_noise_is_in_training_and_in_q_y_alone():
         for name, vae, training in (("noisy", noisy, True), ("mirrored", mirrored, True), ("not", noisy, False)):
             torch.manual_seed(0)
             vae.train(training)
-            terms[name] = vae.elbo(classifier_weight=2.0, image_weight=0.3).terms(vae.model, vae.guide, images, y)
+            terms[name] = vae.elbo(classifier_weight=2.0, image_weight=0.3).weighted_terms(
+                vae.model, vae.guide, images, y
+            )
         torch.manual_seed(0)
-        terms["plain"] = plain.elbo(classifier_weight=2.0, image_weight=0.3).terms(plain.model, plain.guide, images, y)
+        terms["plain"] = plain.elbo(classifier_weight=2.0, image_weight=0.3).weighted_terms(
+            plain.model, plain.guide, images, y
+        )
         for name in terms["plain"]:
             assert_close(terms["noisy"][name], terms["mirrored"][name])
             assert_close(terms["not"][name], terms["plain"][name])
         changed = {name for name in terms["plain"] if not torch.allclose(terms["noisy"][name], terms["plain"][name])}
-        depends = {"p(x)", "p(z)", "q(z)", "p(y)", "q(y)", "q(y|x)"}  # p(z), p(y) are uniform, and do not change
-        assert changed == ({"reverse/q(y)"} if images is None else depends - {"p(z)", "p(y)"})
+        # p(z), p(y) are uniform, and do not change
+        depends = {"log p(x|y,z)", "-log q(z|x,y)", "-log q(y_m|x)", "log q(y_o|x)"}
+        assert changed == ({"reverse: log q(y|x)"} if images is None else depends)
 
 
 def test_limits_and_the_reverse_weight():
     """Without an image it is the reverse bound times its weight; with one, that weight changes nothing."""
     vae, x = make(), torch.rand(6, *SHAPE)
     plain, half = vae.elbo(), vae.elbo(reverse_weight=0.5)
-    one, other = (seeded(lambda e=e: e.terms(vae.model, vae.guide, None, Y["classes"])) for e in (plain, half))
+    one, other = (seeded(lambda e=e: e.weighted_terms(vae.model, vae.guide, None, Y["classes"])) for e in (plain, half))
     assert all(torch.equal(0.5 * one[name], other[name]) for name in one)
-    one, other = (seeded(lambda e=e: e.terms(vae.model, vae.guide, x, OBSERVED)) for e in (plain, half))
+    one, other = (seeded(lambda e=e: e.weighted_terms(vae.model, vae.guide, x, OBSERVED)) for e in (plain, half))
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert not one["q(y|x)"].any()
+    assert not any("log q(y_o" in name for name in one)
 
 
 def test_raising_q_of_the_true_label_raises_both_bounds():
@@ -202,13 +209,15 @@ def test_fit_with_labels_alone_resumes_bit_identically(tmp_path):
         fit(parts, x, y, elbo=parts.elbo(**elbo), labels_alone=alone, **given)
     pairs = zip(whole.state_dict().values(), parts.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-    assert "term/reverse/q(y)" in history[-1] and "term/p(x)" in history[-1]
-    assert history[-1]["bound"] == pytest.approx(sum(v for k, v in history[-1].items() if k.startswith("term/")))
-    assert "term/reverse/q(y)" not in fit(without, x, y, elbo=without.elbo(**elbo), **options())[-1]
+    assert "term/reverse: log q(y|x)" in history[-1] and "term/log p(x|y,z)" in history[-1]
+    last = history[-1]
+    total = sum(v * last.get(k.replace("term", "weight", 1), 1.0) for k, v in last.items() if k.startswith("term/"))
+    assert last["objective"] == pytest.approx(total) and last["weight/log q(y_o|x)"] == 2.0
+    assert "term/reverse: log q(y|x)" not in fit(without, x, y, elbo=without.elbo(**elbo), **options())[-1]
     other = make()
     with pytest.raises(ValueError, match="labels alone"):
         fit(other, x, y, elbo=other.elbo(**elbo), labels_alone=alone[1:], **options(checkpoint=path, resume=True))
-    with pytest.raises(ValueError, match=r"other objective: .*classifier_weight 2\.0.*, now .*classifier_weight 3\.0"):
+    with pytest.raises(ValueError, match=r"other objective: .*ClassifierTerm 2\.0, now .*ClassifierTerm 3\.0"):
         again = other.elbo(classifier_weight=3.0)  # an option of one of the bounds that it is made of
         fit(other, x, y, elbo=again, labels_alone=alone, **options(checkpoint=path, resume=True))
 
@@ -226,16 +235,15 @@ def test_labels_alone_count_for_their_number():
     assert first.unique().numel() == 12, "a pass takes every label once"
     vae = make()
     scaled = vae.elbo()(vae.model, vae.guide)
-    with RowScale(seen[0].scale):
-        loss = seeded(lambda: scaled(None, seen[0].y))
-    terms = seeded(lambda: vae.elbo().terms(vae.model, vae.guide, None, seen[0].y))
+    loss = seeded(lambda: -scaled.evaluate(None, seen[0].y, scale=seen[0].scale).total())
+    terms = seeded(lambda: vae.elbo().weighted_terms(vae.model, vae.guide, None, seen[0].y))
     assert_close(loss, -sum(terms.values()).sum() * 15 / 4 / 20)
 
 
 def test_what_does_not_fit_is_refused():
     vae, x = make(), torch.rand(6, *SHAPE)
     m2 = M2(SHAPE, vae.labels, z=D)
-    with pytest.raises(ValueError, match="labels_alone: got 5 labels; TraceLabels_ELBO accepts none alone"):
+    with pytest.raises(ValueError, match="labels_alone: got 5 labels; Sum accepts none alone"):
         fit(m2, x, OBSERVED, labels_alone=torch.arange(5))
     with pytest.raises(ValueError, match="labels_alone: got missing labels"):
         fit(vae, x, OBSERVED, labels_alone=OBSERVED)

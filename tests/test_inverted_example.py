@@ -85,8 +85,9 @@ def test_without_the_reverse_model_it_is_m2(example, capsys):
     for flags, said in ((("--no-reverse",), True), (("--preset", "m2"), False)):
         vae, x, y, more = example(*flags, train=False)[-1]
         assert "labels_alone" not in more
-        terms = more["elbo"].terms(vae.model, vae.guide, x[:50].float() / 255, y[:50])
-        assert sorted(terms) == ["p(x)", "p(y)", "p(z)", "q(y)", "q(y|x)", "q(z)"] and terms["q(y|x)"].any()
+        terms = more["elbo"].weighted_terms(vae.model, vae.guide, x[:50].float() / 255, y[:50])
+        names = ["log p(x|y,z)", "log p(z)", "-log q(z|x,y)", "log p(y)", "-log q(y_m|x)", "log q(y_o|x)"]
+        assert [*terms] == names and terms["log q(y_o|x)"].any()
         assert (note in capsys.readouterr().out) == said
     assert {path.name for path in Path("runs").iterdir()} == {"inverted_vae-digits", "inverted_vae-digits-m2"}
     assert json.loads(Path("runs/inverted_vae-digits/config.json").read_text())["reverse_weight"] == 0.0

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from pyro_semivae import tasks
 from pyro_semivae.distributions import RelaxedLogits
-from pyro_semivae.infer import LocalParameters
+from pyro_semivae.infer import LocalParameters, Step
 from pyro_semivae.models import M2, M3, InvertedVAE
 from pyro_semivae.nn import MLPs
 from pyro_semivae.spaces import MISSING, Binary, Classes
@@ -24,7 +24,7 @@ def follows(values, law):
 def drawn(vae, elbo, x, y, name="y"):
     guide = poutine.trace(vae.guide)
     with LocalParameters():
-        elbo.rows(vae.model, guide, x, y)
+        elbo.evaluate(Step(vae.model, guide, (x, y)))
     return guide.trace.nodes[name]["value"]
 
 

@@ -2,12 +2,14 @@
 
 import copy
 import math
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_semivae.infer import Mean, TraceInverted_ELBO, TraceLabels_ELBO
+from pyro_semivae.infer import ClassifierTerm, Mean, TraceInverted_ELBO, TraceLabels_ELBO
 from pyro_semivae.models import DIVA, InvertedVAE
 from pyro_semivae.nn import MLPs
 from pyro_semivae.spaces import MISSING, Binary, Classes
@@ -21,8 +23,8 @@ SOME = {"classes": torch.tensor([2, MISSING]), "partly": torch.tensor([[1.0, tor
 class AtMean(TraceLabels_ELBO):
     """Without noise: the guide's latents are their means."""
 
-    def rows(self, model, guide, *args, **kwargs):
-        return super().rows(model, Mean()(guide), *args, **kwargs)
+    def runs(self, step):
+        return super().runs(replace(step, guide=Mean()(step.guide)))
 
 
 def world(kind):
@@ -56,7 +58,14 @@ def same(vae, other):
 
 
 def options(**more):
-    fixed = {"lr": LR, "eps": EPS, "batch_size": B_U, "labelled_batch_size": B_L, "progress": False, "seed": 3}
+    fixed = {
+        "lr": LR,
+        "optimiser": partial(torch.optim.Adam, eps=EPS),
+        "batch_size": B_U,
+        "labelled_batch_size": B_L,
+        "progress": False,
+        "seed": 3,
+    }
     return {**fixed, "schedule": "constant", "average": 0.0, **more}
 
 
@@ -65,16 +74,16 @@ def options(**more):
 def test_labelled_rows_count_for_their_number_and_weight(kind, weight):
     """A step's loss is -(w N_l / B_l sum of the labelled rows + N_u / B_u sum of the others) / N; some labels do."""
     vae, x, y, many, labels = world(kind)
-    plain, elbo = copy.deepcopy(vae), AtMean(classifier_weight=5.0, max_plate_nesting=vae.max_plate_nesting)
+    plain, elbo = copy.deepcopy(vae), AtMean(max_plate_nesting=vae.max_plate_nesting) + 5.0 * ClassifierTerm()
     rows = [0] * B_L + [1] * B_U
 
     def loss():
-        bound = sum(elbo.terms(plain.model, plain.guide, x[rows], y[rows]).values())
+        bound = sum(elbo.weighted_terms(plain.model, plain.guide, x[rows], y[rows]).values())
         return -(weight * N_L / B_L * bound[:B_L].sum() + N_U / B_U * bound[B_L:].sum()) / (N_L + N_U)
 
     history = fit(vae, many, labels, elbo=elbo, labelled_weight=weight, **options(epochs=2))
     bounds = by_hand(plain, [loss] * 3, [LR] * 6, epochs=2)
-    assert_close([record["bound"] for record in history], bounds)
+    assert_close([record["objective"] for record in history], bounds)
     same(vae, plain)
 
 
@@ -84,7 +93,7 @@ def test_the_learning_rate_follows_the_schedule():
     plain, elbo = copy.deepcopy(vae), AtMean()
 
     def loss():
-        return -sum(elbo.terms(plain.model, plain.guide, x[1:], None).values()).sum()
+        return -sum(elbo.weighted_terms(plain.model, plain.guide, x[1:], None).values()).sum()
 
     fit(vae, many[N_L:], None, elbo=elbo, **options(epochs=3, schedule=math.cos))
     by_hand(plain, [loss] * 2, [LR * math.cos(step / 6) for step in range(6)], epochs=3)
@@ -94,8 +103,9 @@ def test_the_learning_rate_follows_the_schedule():
 class InvertedAtMean(TraceInverted_ELBO):
     """Without noise: z is its mean, in both directions, and so are imagined images."""
 
-    def rows(self, model, guide, x=None, y=None):
-        return super().rows(Mean()(model) if x is None else model, Mean()(guide), x, y)
+    def evaluate(self, step):
+        model = Mean()(step.model) if step.without_data else step.model
+        return super().evaluate(replace(step, model=model, guide=Mean()(step.guide), names=("x", "y")))
 
 
 @pytest.mark.parametrize("number", [4, 12])
@@ -109,11 +119,12 @@ def test_labels_without_images_count_for_their_number(number):
 
     def loss():
         rows, reverse = (
-            sum(elbo.terms(plain.model, plain.guide, *args).values()).sum() for args in ((x, None), (None, alone))
+            sum(elbo.weighted_terms(plain.model, plain.guide, *args).values()).sum()
+            for args in ((x, None), (None, alone))
         )
         return -(rows + number / N_U * reverse)
 
     many = x.expand(N_U, *SHAPE).clone()
     history = fit(vae, many, None, elbo=elbo, labels_alone=alone.repeat(number), **options(epochs=1))
-    assert_close([history[0]["bound"]], by_hand(plain, [loss] * 2, [LR] * 2, epochs=1))
+    assert_close([history[0]["objective"]], by_hand(plain, [loss] * 2, [LR] * 2, epochs=1))
     same(vae, plain)

@@ -7,13 +7,15 @@ import pyro.distributions as dist
 import pytest
 import torch
 from by_hand import through
+from cases import weighed
 from ccvae_toy import Spy, gaussian, log_normal, recorded, seeded
 from pyro import poutine
 from pyro.poutine.mask_messenger import MaskMessenger
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from pyro_semivae.infer import LabelledFirst, TraceCCVAE_ELBO
+from pyro_semivae.infer import BalanceTerm, ClassifierTerm, EntropyTerm, LocalParameters, Step, TraceCCVAE_ELBO
+from pyro_semivae.infer.graph import same_term
 from pyro_semivae.models import CCVAE, DIVA, M1, M1M2, M2, M3, MVAE, InvertedVAE
 from pyro_semivae.nn import MLPs
 from pyro_semivae.spaces import MISSING, Binary, Classes, is_missing
@@ -70,7 +72,7 @@ def test_normalised_weights_by_hand(kind, detach):
         for parameter in vae.q_y.parameters():
             parameter.add_(torch.randn_like(parameter))
     y, alpha, beta, size = Y[kind], 2.5, 1.7, D_C if kind == "classes" else L
-    elbo = vae.elbo(weights="normalised", detach=detach, num_samples=K, classifier_weight=alpha, beta=beta)
+    elbo = weighed(vae, weights="normalised", detach=detach, num_samples=K, classifier_weight=alpha, beta=beta)
     rows, draws = recorded(vae, elbo, x, y)
     log_p = PRIOR[kind].log() if kind == "classes" else torch.stack([1 - PRIOR[kind], PRIOR[kind]]).log()
     loc, scale = gaussian(vae.q_z.net(x))  # (B, size + D_s)
@@ -86,21 +88,21 @@ def test_normalised_weights_by_hand(kind, detach):
     logits = through(vae.p_x.net, z_c[0], z_s)
     pixels = x.flatten(1)
     terms = {
-        "p(x)": w * (pixels * F.logsigmoid(logits) + (1 - pixels) * F.logsigmoid(-logits)).sum(-1),
-        "p(z_s)": w * beta * log_normal(z_s, torch.zeros(D_S), torch.ones(D_S)),
-        "q(z_s)": -w * beta * log_normal(z_s, loc[:, size:], scale[:, size:]),
-        "q(z_c)": -w * beta * log_normal(z_c[0], loc[:, :size], scale[:, :size]),
-        "p(z_c)": w * beta * log_p_of_latent(vae, z_c[0], y, log_p),
-        "q(y|z)": -w * (cut if detach == "weighted-terms" else log_q[0]),
-        "q(y|x)": torch.where(known, alpha * (log_q[1:].logsumexp(0) - math.log(K)), 0.0),  # of the others alone
+        "log p(x)": w * (pixels * F.logsigmoid(logits) + (1 - pixels) * F.logsigmoid(-logits)).sum(-1),
+        "log p(z_s)": w * beta * log_normal(z_s, torch.zeros(D_S), torch.ones(D_S)),
+        "-log q(z_s)": -w * beta * log_normal(z_s, loc[:, size:], scale[:, size:]),
+        "-log q(z_c)": -w * beta * log_normal(z_c[0], loc[:, :size], scale[:, :size]),
+        "log p(z_c)": w * beta * log_p_of_latent(vae, z_c[0], y, log_p),
+        "-log q(y_o)": -w * (cut if detach == "weighted-terms" else log_q[0]),
+        "log q(y_o)": torch.where(known, alpha * (log_q[1:].logsumexp(0) - math.log(K)), 0.0),  # of the others alone
     }
-    assert {*terms, "p(y)"} == set(rows.terms)
+    assert len(terms) + 1 == len(rows.contributions())
     parameters = list(vae.parameters())
     for name, expected in terms.items():
-        assert_close(rows.terms[name], expected, msg=lambda m, name=name: f"{name}: {m}")
+        assert_close(rows.contributions()[name], expected, msg=lambda m, name=name: f"{name}: {m}")
         ours, theirs = (
             torch.autograd.grad(t.sum(), parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
-            for t in (rows.terms[name], expected)
+            for t in (rows.contributions()[name], expected)
         )
         assert_close(ours, theirs, msg=lambda m, name=name: f"gradient of {name}: {m}")
     assert w[known].std() > 0.05 and w.max() <= K + 1
@@ -113,12 +115,16 @@ def kl(q, p):
 def test_the_balance_of_a_single_missing_row_is_that_rows():
     vae, x = make("classes", prior=PRIOR["classes"])
     vae.q_y = Spy(vae.q_y)
-    terms = vae.elbo(balance_weight=3.0).terms(vae.model, vae.guide, x, torch.tensor([0, 4, MISSING, 2, 2, 1]))
+    terms = (vae.elbo() + 3.0 * BalanceTerm()).weighted_terms(
+        vae.model, vae.guide, x, torch.tensor([0, 4, MISSING, 2, 2, 1])
+    )
     q = vae.q_y.inner.net(vae.q_y.seen[0][0, 2]).softmax(-1)
     expected = -3.0 * kl(q, PRIOR["classes"])
-    assert_close(terms["batch/balance"], expected)
+    assert_close(terms["-KL(q(y_m) || p(y))"], expected)
     parameters = [*vae.q_y.parameters(), *vae.q_z.parameters()]
-    both = (torch.autograd.grad(value, parameters, retain_graph=True) for value in (terms["batch/balance"], expected))
+    both = (
+        torch.autograd.grad(value, parameters, retain_graph=True) for value in (terms["-KL(q(y_m) || p(y))"], expected)
+    )
     assert_close(*both)
 
 
@@ -127,13 +133,13 @@ def test_the_balance_of_binary_labels_is_over_each_labels_own_missing_rows():
     vae, x = make("binary", prior=PRIOR["binary"])
     vae.q_y, y = Spy(vae.q_y), torch.zeros(6, L)
     y[4, 1], y[[0, 1, 5], 2] = NAN, NAN
-    terms = vae.elbo(balance_weight=3.0).terms(vae.model, vae.guide, x, y)
+    terms = (vae.elbo() + 3.0 * BalanceTerm()).weighted_terms(vae.model, vae.guide, x, y)
     on = vae.q_y.inner(vae.q_y.seen[0][0]).probs
     means, prior = (on[4, 1], on[[0, 1, 5], 2].mean()), PRIOR["binary"][1:]
     expected = -3.0 * sum(
         kl(torch.stack([q, 1 - q]), torch.stack([p, 1 - p])) for q, p in zip(means, prior, strict=True)
     )
-    assert_close(terms["batch/balance"], expected)
+    assert_close(terms["-KL(q(y_m) || p(y))"], expected)
 
 
 class MaskOf(MaskMessenger):
@@ -167,15 +173,16 @@ def test_masked_sites_do_not_count(name, kind):
 
     def terms(*names):
         functions = (MaskOf(mask, *names)(fn) for fn in (vae.model, vae.guide))
-        return seeded(lambda: vae.elbo().terms(*functions, x, Y[kind]))
+        return seeded(lambda: vae.elbo().weighted_terms(*functions, x, Y[kind]))
 
     plain = terms()
     for site in sites:
         masked = terms(site)
         for term, value in plain.items():
-            counts = seen if term.split("/")[-1] in (f"p({site})", f"q({site})") else torch.ones_like(seen)
+            own = any(same_term(term.split(": ")[-1], f"{letter}({site})") for letter in ("log p", "-log q"))
+            counts = seen if own else torch.ones_like(seen)
             assert_close(masked[term], value * counts, msg=lambda m, term=term, site=site: f"{site}, {term}: {m}")
-        assert value.shape == (6,) and plain[f"p({site})"].all()
+        assert value.shape == (6,) and plain[f"log p({site})"].all()
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -190,11 +197,11 @@ def test_the_prior_is_that_of_labels(model, kind, given):
     else:
         vae, x = make(kind, model, prior=prior)
     y, prior = Y[kind], prior if given else torch.full_like(PRIOR[kind], 1 / 5 if kind == "classes" else 1 / 2)
-    terms = vae.elbo().terms(vae.model, vae.guide, x, y)
+    terms = vae.elbo().weighted_terms(vae.model, vae.guide, x, y)
     each = prior[y] if kind == "classes" else torch.where(y == 1, prior, 1 - prior)
     each = torch.where(is_missing(y), 1.0, each).log().reshape(6, -1).sum(1)
     complete = ~is_missing(y).reshape(6, -1).any(1)
-    assert_close(terms["p(y)"][complete], each[complete])
+    assert_close(terms["log p(y_o)" if model is CCVAE else "log p(y)"][complete], each[complete])
 
 
 @pytest.mark.parametrize("model", [CCVAE, DIVA])
@@ -214,48 +221,61 @@ def test_masked_rows_do_not_count(name, kind):
     """Whole rows that `poutine.mask` leaves out, labelled or not, have terms of 0; their labels teach nothing."""
     model, sizes, _ = OBJECTIVES[{"jensen": "ccvae", "sampled": "ccvae", "score": "m2"}.get(name, name)]
     vae, x = make(kind, model, **sizes)
-    options = {"entropy_weight": 2.0, "balance_weight": 3.0} if model is CCVAE else {}
-    options |= {"score": {"labels": "score"}, "jensen": {"marginal": name}, "sampled": {"marginal": name}}.get(name, {})
-    elbo, y, counts = vae.elbo(**options), Y[kind], torch.tensor([False, True, True, False, False, True])
+    options = {"score": {"labels": "score"}, "jensen": {"marginal": name}, "sampled": {"marginal": name}}.get(name, {})
+    added = ((2.0, EntropyTerm()), (3.0, BalanceTerm()))
+    elbo = weighed(vae, added=added, **options) if model is CCVAE else vae.elbo(**options)
+    y, counts = Y[kind], torch.tensor([False, True, True, False, False, True])
     mask = counts if kind == "classes" else counts[:, None]
 
     def terms(y, masks=False):
         functions = [poutine.mask(fn, mask=mask) if masks else fn for fn in (vae.model, vae.guide)]
-        return seeded(lambda: elbo.terms(*functions, x, y))
+        return seeded(lambda: elbo.weighted_terms(*functions, x, y))
 
     plain, masked = terms(y), terms(y, masks=True)
     for term, value in masked.items():
-        if term == "batch/balance":  # of the rows that count
+        if term == "-KL(q(y_m) || p(y))":  # of the rows that count
             assert_close(value, terms(torch.where(mask, y, 0))[term])
         elif term != "score(y)":  # its gradient has the mean of the rows, which is another one
             assert_close(value, plain[term] * counts, msg=lambda m, term=term: f"{term}: {m}")
-    everything = sum(value.flatten()[~counts].sum() for term, value in masked.items() if term != "batch/balance")
+    everything = sum(value.flatten()[~counts].sum() for term, value in masked.items() if term != "-KL(q(y_m) || p(y))")
     gradients = torch.autograd.grad(everything, list(vae.parameters()), allow_unused=True, materialize_grads=True)
     assert not any(gradient.any() for gradient in gradients)
 
 
 @pytest.mark.parametrize("model", [CCVAE, DIVA, M2, MVAE, InvertedVAE])
-def test_a_beta_that_is_set_is_the_one_of_the_bound(model):
-    """What a warm-up does: `elbo.beta = 2.5` is `elbo(beta=2.5)`."""
+def test_a_warm_up_is_a_beta_that_rises(model):
+    """Half of it done, a beta of 5 is one of 2.5; at its end and after, 5. The objective itself stays as it is."""
     vae, x = make("classes", model)
-    elbo = vae.elbo()
-    elbo.beta = 2.5
-    assert elbo.beta == 2.5
-    terms = [seeded(lambda e=e: e.terms(vae.model, vae.guide, x, Y["classes"])) for e in (elbo, vae.elbo(beta=2.5))]
-    assert_close(*terms)
-    plain = seeded(lambda: vae.elbo().terms(vae.model, vae.guide, x, Y["classes"]))
+    elbo = vae.elbo(beta=5.0)
+    warmed = elbo.warmed_up(0.5)
+
+    def at(objective, done):
+        with LocalParameters():
+            step = Step(vae.model, vae.guide, (x, Y["classes"]), done=done)
+            return seeded(lambda: objective.evaluate(step)).contributions()
+
+    assert_close(at(warmed, 0.25), at(vae.elbo(beta=2.5), 1.0))
+    for done in (0.5, 0.8, 1.0):
+        assert_close(at(warmed, done), at(elbo, done))
+    assert_close(at(elbo, 0.25), at(elbo, 1.0))
+    terms = [at(warmed, 0.25)]
+    plain = seeded(lambda: vae.elbo().weighted_terms(vae.model, vae.guide, x, Y["classes"]))
     assert any(not torch.equal(value, plain[name]) for name, value in terms[0].items())
 
 
 @pytest.mark.parametrize("model", [M2, M1M2, M3, DIVA])
 def test_the_classifiers_weight_is_for_rows_with_any_label(model):
-    """alpha N / N_labelled, partly labelled rows being labelled; alpha where none is."""
+    """alpha N / N_labelled, partly labelled rows being labelled; alpha where none is, and no term without labels."""
     alpha = 100.0
     vae = M1M2(make("binary", M1)[0], z=2, hidden=(6,)) if model is M1M2 else make("binary", model)[0]
     y = Y["binary"][[0, 1, 1, 1, 3, 1]]
-    assert vae.elbo_for(y).classifier_weight == pytest.approx(alpha * 6 / 2)
-    for none in (y[1:3], None):
-        assert vae.elbo_for(none).classifier_weight == pytest.approx(alpha)
+
+    def weights(elbo):
+        return [part.weights for part in elbo.parts() if isinstance(part.what, ClassifierTerm)]
+
+    assert weights(vae.elbo_for(y)) == [(pytest.approx(alpha * 6 / 2),)]
+    assert weights(vae.elbo_for(y[1:3])) == [(pytest.approx(alpha),)]
+    assert weights(vae.elbo_for(None)) == [] and not vae.elbo_for(None).needs_labels
 
 
 class Two(torch.nn.Module):
@@ -292,7 +312,7 @@ def test_two_class_labels_of_which_rows_have_one_both_or_none():
     labels = {"a": torch.tensor([2, 0, MISSING, MISSING]), "b": torch.tensor([1, MISSING, 0, MISSING])}
     guide = poutine.trace(two.guide)
     elbo = TraceCCVAE_ELBO(num_samples=k, detach="none", weights="independent")
-    terms = elbo.terms(two.model, guide, x, **labels)
+    terms = elbo.weighted_terms(two.model, guide, x, **labels)
     z = {name: guide.trace.nodes[latent]["value"] for name, latent in (("a", "u"), ("b", "v"))}  # (1 + K, B, 1)
     total = []
     for row in range(4):
@@ -311,11 +331,3 @@ def test_two_class_labels_of_which_rows_have_one_both_or_none():
         log_q_x = log_q[1:].logsumexp(0) - math.log(k)
         total.append((log_q[0] - log_q_x).exp() * (bracket - log_q[0]) + log_q_x + log_p)
     assert_close(sum(terms.values()), torch.stack(total))
-
-
-def test_the_innermost_handler_says_how_many_rows_have_labels():
-    with LabelledFirst(3):
-        with LabelledFirst(0):
-            assert LabelledFirst.number_now() == 0
-        assert LabelledFirst.number_now() == 3
-    assert LabelledFirst.number_now() == 0

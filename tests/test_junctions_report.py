@@ -15,7 +15,7 @@ from pyro_semivae.nn import MLPs
 from pyro_semivae.spaces import to_unit
 
 SHAPE, NAMES, N, N_TEST = (1, 4, 4), ("a", "b", "c"), 40, 24
-HISTORY = [{"epoch": 1, "bound": -2.0, "term/p(x)": -2.0, "seconds": 1.0}]
+HISTORY = [{"epoch": 1, "objective": -2.0, "elbo": -2.0, "term/log p(x|z)": -2.0, "seconds": 1.0}]
 
 
 class Judge:

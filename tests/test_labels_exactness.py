@@ -51,11 +51,11 @@ def test_with_the_exact_posterior_every_draw_is_the_log_evidence(labels):
     )
     for draw in range(3):
         torch.manual_seed(draw)
-        terms = TraceLabels_ELBO(labels="sum").terms(toy.model, toy.guide, x, y)
+        terms = TraceLabels_ELBO(labels="sum").weighted_terms(toy.model, toy.guide, x, y)
         assert_close(sum(terms.values()), expected)
     if labels == "score":  # the label's KL is exact, its reward is a draw: the evidence in the mean
         many, y_many = x.repeat_interleave(4000, 0), y.repeat_interleave(4000)
-        terms = TraceLabels_ELBO(labels="score").terms(toy.model, toy.guide, many, y_many)
+        terms = TraceLabels_ELBO(labels="score").weighted_terms(toy.model, toy.guide, many, y_many)
         total = sum(terms.values()).reshape(6, -1)
         error = 5 * total.std(1) / math.sqrt(total.shape[1])
         assert ((total.mean(1) - expected).abs() <= error + 1e-9).all() and error.max() > 1e-3
@@ -97,10 +97,12 @@ def test_with_divas_exact_posterior_every_draw_is_the_log_evidence():
     log_joint = toy.log_joint(x)
     for draw in range(3):
         torch.manual_seed(draw)
-        terms = TraceLabels_ELBO().terms(toy.model, toy.guide, x)
+        terms = TraceLabels_ELBO().weighted_terms(toy.model, toy.guide, x)
         assert_close(sum(terms.values()), log_joint.logsumexp(-1))
     y, copies = torch.tensor([0, 1, 2, 1, 0]), 20_000
-    terms = TraceLabels_ELBO().terms(toy.model, toy.guide, x.repeat_interleave(copies, 0), y.repeat_interleave(copies))
+    terms = TraceLabels_ELBO().weighted_terms(
+        toy.model, toy.guide, x.repeat_interleave(copies, 0), y.repeat_interleave(copies)
+    )
     total = sum(terms.values()).reshape(5, -1)
     error = 5 * total.std(1) / math.sqrt(copies)
     z = torch.linspace(-15, 15, 30_001)

@@ -8,7 +8,7 @@ from torch.nn.functional import softplus
 from torch.testing import assert_close
 
 from pyro_semivae import tasks
-from pyro_semivae.infer import LocalParameters
+from pyro_semivae.infer import LocalParameters, Step
 from pyro_semivae.models import M1, M1M2, M2
 from pyro_semivae.nn import MLPs, positive
 from pyro_semivae.spaces import MISSING, Binary, Classes
@@ -50,24 +50,26 @@ def test_terms_and_gradients_equal_the_formula_by_hand(vae):
     x, alpha, beta, eye = torch.rand(len(Y), *SHAPE), 3.0, 1.5, torch.eye(C)
     guide = poutine.trace(vae.guide)
     with LocalParameters():
-        terms = vae.elbo(classifier_weight=alpha, beta=beta).rows(vae.model, guide, x, Y).terms
+        terms = vae.elbo(classifier_weight=alpha, beta=beta).evaluate(Step(vae.model, guide, (x, Y))).contributions()
     f, z = guide.trace.nodes["f"]["value"], guide.trace.nodes["z"]["value"].reshape(C, len(Y), D)
     assert f.shape == (len(Y), F)
     expected = {name: [] for name in terms}
     for b in range(len(Y)):
         known, q_y = bool(Y[b] >= 0), Categorical(logits=vae.q_y.net(f[b]))
         logits = vae.p_x.net(f[b])
-        row = {"p(x)": (x[b] * logits - softplus(logits)).sum()}
-        row["q(f)"] = -gaussian(vae.q_f.net, x[b]).log_prob(f[b]).sum()
-        row |= dict.fromkeys(("p(f)", "p(z)", "q(z)", "p(y)", "q(y)"), torch.zeros(()))
+        row = {"log p(x)": (x[b] * logits - softplus(logits)).sum()}
+        row["-log q(f)"] = -gaussian(vae.q_f.net, x[b]).log_prob(f[b]).sum()
+        row |= dict.fromkeys(("log p(f)", "log p(z)", "-log q(z)", "log p(y)", "-log q(y_m)"), torch.zeros(()))
         for y in [int(Y[b])] if known else range(C):
             weight = 1.0 if known else q_y.probs[y]
-            row["p(f)"] = row["p(f)"] + weight * gaussian(vae.p_f.net, eye[y], z[y, b]).log_prob(f[b]).sum()
-            row["p(z)"] = row["p(z)"] + weight * beta * Normal(0.0, 1.0).log_prob(z[y, b]).sum()
-            row["q(z)"] = row["q(z)"] - weight * beta * gaussian(vae.q_z.net, f[b], eye[y]).log_prob(z[y, b]).sum()
-            row["p(y)"] = row["p(y)"] + weight * (1.0 if known else beta) * vae.p_y.logits[y]
-            row["q(y)"] = row["q(y)"] - (0.0 if known else weight * beta * q_y.logits[y])
-        row["q(y|x)"] = alpha * q_y.logits[Y[b]] if known else torch.zeros(())
+            row["log p(f)"] = row["log p(f)"] + weight * gaussian(vae.p_f.net, eye[y], z[y, b]).log_prob(f[b]).sum()
+            row["log p(z)"] = row["log p(z)"] + weight * beta * Normal(0.0, 1.0).log_prob(z[y, b]).sum()
+            row["-log q(z)"] = (
+                row["-log q(z)"] - weight * beta * gaussian(vae.q_z.net, f[b], eye[y]).log_prob(z[y, b]).sum()
+            )
+            row["log p(y)"] = row["log p(y)"] + weight * (1.0 if known else beta) * vae.p_y.logits[y]
+            row["-log q(y_m)"] = row["-log q(y_m)"] - (0.0 if known else weight * beta * q_y.logits[y])
+        row["log q(y_o)"] = alpha * q_y.logits[Y[b]] if known else torch.zeros(())
         for name in terms:
             expected[name].append(row[name])
     for name, values in expected.items():

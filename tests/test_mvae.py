@@ -1,7 +1,5 @@
 """MVAE: the product of experts, and the sub-sampled ELBOs against formulas by hand."""
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 from ccvae_toy import Spy
@@ -10,7 +8,8 @@ from torch.distributions import Bernoulli, Categorical, Normal
 from torch.testing import assert_close
 
 from pyro_semivae import tasks
-from pyro_semivae.infer import LabelledFirst, LocalParameters, Mean, RowScale, TraceMVAE_ELBO
+from pyro_semivae.infer import LocalParameters, Mean, Step, TraceMVAE_ELBO
+from pyro_semivae.infer.graph import NamedTerms
 from pyro_semivae.models import CCVAE, MVAE
 from pyro_semivae.nn import MLPs, positive
 from pyro_semivae.spaces import MISSING, Binary, Classes, is_missing
@@ -93,20 +92,20 @@ def test_terms_and_gradients_equal_the_formula_by_hand(kind, subsets, monkeypatc
     vae, x = make(kind)
     y, weight, beta = Y[kind], 2.5, 1.7
     vae.p_y, told = Spy(vae.p_y), told_to(vae, monkeypatch)
-    terms = vae.elbo(label_weight=weight, beta=beta, subsets=subsets).terms(vae.model, vae.guide, x, y)
-    z_seen, z_unseen = (z.reshape(-1, len(y), D) for z in vae.p_y.seen)  # (parts, B, D)
+    terms = vae.elbo(label_weight=weight, beta=beta, subsets=subsets).weighted_terms(vae.model, vae.guide, x, y)
+    z_seen, z_unseen = (z.reshape(-1, len(y), D) for z in vae.p_y.seen[:2])  # (parts, B, D)
     codes = [code.reshape(-1, *y.shape) for code in told]  # what the guide was told, (parts, B[, L])
 
     def elbo(image, told, z):
         q = posterior(vae, image, told)
-        out = {"p(z)": beta * Normal(0.0, 1.0).log_prob(z).sum(), "q(z)": -beta * q.log_prob(z).sum()}
-        out["p(y)"] = weight * log_p_y(vae, z, told)
+        out = {"log p(z)": beta * Normal(0.0, 1.0).log_prob(z).sum(), "-log q(z)": -beta * q.log_prob(z).sum()}
+        out["log p(y)"] = weight * log_p_y(vae, z, told)
         if image is not None:
             logits = vae.p_x.net(z)
-            out["p(x)"] = (image * logits - nn.functional.softplus(logits)).sum()
+            out["log p(x)"] = (image * logits - nn.functional.softplus(logits)).sum()
         return out
 
-    expected = {name: torch.zeros(len(y)) for name in terms}
+    expected = NamedTerms({name: torch.zeros(len(y)) for name in terms})
     alone = 1 if kind == "classes" else L
     several = subsets and kind == "binary"
     assert len(z_seen) == (2 + 2 if several else 2) and len(z_unseen) == alone + (1 if several else 0)
@@ -121,15 +120,15 @@ def test_terms_and_gradients_equal_the_formula_by_hand(kind, subsets, monkeypatc
             for name, value in elbo(x[b], told, z).items():
                 if k == 0:
                     expected[name][b] += value
-                elif labelled and not (k == 1 and name == "p(y)"):
-                    expected[f"{'x' if k == 1 else 'subset'}/{name}"][b] += value
+                elif labelled and not (k == 1 and name == "log p(y)"):
+                    expected[f"{'x' if k == 1 else 'subset'}: {name}"][b] += value
         for k, z in enumerate(z_unseen[:, b]):
             told = codes[1][k, b]
             if kind == "binary" and k < L:
                 assert (~told.isnan()).nonzero().flatten().tolist() == ([] if y[b, k].isnan() else [k])
             if not is_missing(told).all():
                 for name, value in elbo(None, told, z).items():
-                    expected[f"{'y' if k < alone else 'subset'}/{name}"][b] += value
+                    expected[f"{'y' if k < alone else 'subset'}: {name}"][b] += value
     for name, value in expected.items():
         assert_close(terms[name], value, msg=lambda m, name=name: f"{name}: {m}")
     weights = torch.linspace(0.5, 1.5, len(y))
@@ -147,7 +146,7 @@ def test_subsets_are_random_parts_of_what_is_observed(monkeypatch):
     told = told_to(vae, monkeypatch)
     y = torch.ones(400, L)
     y[:, 2] = N
-    vae.elbo(subsets=2).terms(vae.model, vae.guide, x[:1].expand(400, *SHAPE), y)
+    vae.elbo(subsets=2).weighted_terms(vae.model, vae.guide, x[:1].expand(400, *SHAPE), y)
     for code, part in ((told[0], 2), (told[1], L)):
         told = code.reshape(-1, 400, L)[part]
         share = (told == 1).double().mean(0)
@@ -169,10 +168,10 @@ def test_the_first_elbo_bounds_the_evidence(kind):
             prior = prior + raw.log_softmax(-1)[:, y[0]]
         else:
             prior = prior + sum(Bernoulli(logits=raw[:, i]).log_prob(y[0, i]) for i in range(L) if not y[0, i].isnan())
-        many = vae.elbo().terms(
+        many = vae.elbo().weighted_terms(
             vae.model, vae.guide, x[row : row + 1].expand(n, *SHAPE), y.expand(n, *y.shape[1:]).clone()
         )
-        first = sum(value for name, value in many.items() if "/" not in name)
+        first = sum(value for name, value in many.items() if ": " not in name)
         shift = prior.max()
         a, b = (first - shift).exp(), (prior - shift).exp()
         error = (a.var() / n + b.var() / n).sqrt()
@@ -182,24 +181,24 @@ def test_the_first_elbo_bounds_the_evidence(kind):
 
 def test_rows_without_labels_have_the_elbo_of_the_image_alone():
     vae, x = make("binary")
-    terms = vae.elbo(subsets=2).terms(vae.model, vae.guide, x, Y["binary"])
+    terms = vae.elbo(subsets=2).weighted_terms(vae.model, vae.guide, x, Y["binary"])
     for name, value in terms.items():
-        assert ("/" not in name) == bool(value[[1, 4]].any()) or name == "p(y)", name
-    assert not terms["p(y)"][[1, 4]].any()
-    alone = vae.elbo().terms(vae.model, vae.guide, x)
-    assert set(alone) == {"p(x)", "p(z)", "q(z)"}
+        assert (": " not in name) == bool(value[[1, 4]].any()) or name == "log p(y|z)", name
+    assert not terms["log p(y)"][[1, 4]].any()
+    alone = vae.elbo().weighted_terms(vae.model, vae.guide, x)
+    assert set(alone) == {"log p(x|z)", "log p(z)", "-log q(z|x)"}
 
 
 def test_raising_the_true_labels_probability_lowers_the_loss():
     vae, x = make("classes")
     y = Y["classes"]
-    terms = vae.elbo().terms(vae.model, vae.guide, x, y)
+    terms = vae.elbo().weighted_terms(vae.model, vae.guide, x, y)
     (grad,) = torch.autograd.grad(-sum(terms.values()).sum(), vae.p_y.net.layers[-1].bias)
     counts = torch.bincount(y[y >= 0], minlength=C)
     assert grad[3] > 0 and counts[3] == 0, "never the true one"
     gradients = [
         torch.autograd.grad(
-            -sum(vae.elbo().terms(vae.model, vae.guide, x[i : i + 1], y[i : i + 1]).values()).sum(),
+            -sum(vae.elbo().weighted_terms(vae.model, vae.guide, x[i : i + 1], y[i : i + 1]).values()).sum(),
             vae.p_y.net.layers[-1].bias,
         )[0][y[i]]
         for i in (0, 2, 3, 5)
@@ -244,7 +243,7 @@ def test_tasks_infer_the_latent_from_what_is_known(kind):
 def test_a_guide_with_label_sites_is_refused():
     vae = CCVAE(SHAPE, Classes(C), networks=MLPs((11,)))
     with pytest.raises(ValueError, match=r"labels \['y'\] are sites of the guide"):
-        TraceMVAE_ELBO().terms(vae.model, vae.guide, torch.rand(6, *SHAPE), Y["classes"])
+        TraceMVAE_ELBO().weighted_terms(vae.model, vae.guide, torch.rand(6, *SHAPE), Y["classes"])
     for options, message in (({"subsets": -1}, "subsets: got -1"), ({"label_weight": N}, "label_weight: got nan")):
         with pytest.raises(ValueError, match=message):
             TraceMVAE_ELBO(**options)
@@ -258,11 +257,11 @@ def test_rows_without_labels_are_decoded_once(kind):
     y, number, decoded, results = Y[kind][order], 4, [], []
     vae.p_x.net.register_forward_hook(lambda net, parents, out: decoded.append(out.shape[:-3].numel()))
     elbo, guide = vae.elbo(label_weight=3.0), Mean()(vae.guide)
-    for handler in (nullcontext(), LabelledFirst(number)):
+    for labelled in (0, number):
         torch.manual_seed(1)  # the random subset's
-        with handler, RowScale(torch.arange(1.0, 7.0)), LocalParameters():
-            rows = elbo.rows(vae.model, guide, x, y)
-        results.append((rows.terms, torch.autograd.grad(rows.total(), list(vae.parameters()))))
+        with LocalParameters():
+            rows = elbo.evaluate(Step(vae.model, guide, (x, y), scale=torch.arange(1.0, 7.0), labelled=labelled))
+        results.append((rows.contributions(), torch.autograd.grad(rows.total(), list(vae.parameters()))))
     assert_close(*results)
     times = 3 if kind == "binary" else 2
     assert decoded == [6 * times, 4 * times, 2]

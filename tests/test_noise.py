@@ -11,6 +11,7 @@ from training import make, options, rows
 from pyro_semivae import tasks
 from pyro_semivae.data import adversarial, in_turn, jitter, shift, where_learning
 from pyro_semivae.errors import InputError
+from pyro_semivae.infer import ConsistencyTerm
 from pyro_semivae.train import fit
 
 
@@ -61,9 +62,9 @@ def test_noise_may_ask_the_model_in_training():
     x, y, _ = rows()
     vae = make()
     noise = partial(adversarial, log_probs=partial(tasks.log_classify, vae, mean=True), radius=0.5)
-    elbo = vae.elbo(marginal="jensen", consistency_weight=2.0, num_samples=3)
+    elbo = vae.elbo(marginal="jensen", num_samples=3) + 2.0 * ConsistencyTerm()
     history = fit(vae, x, y, elbo=elbo, corrupt=partial(where_learning, noise=noise), **options(epochs=2))
-    assert history[-1]["term/consistency"] < 0
+    assert history[-1]["term/-KL(r(y_m) || q(y_m))"] < 0
 
 
 def test_shift_moves_each_image_by_its_own_offset():

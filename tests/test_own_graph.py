@@ -8,7 +8,7 @@ from pyro import poutine
 from torch import nn
 from torch.testing import assert_close
 
-from pyro_semivae.infer import RowScale, TraceCCVAE_ELBO
+from pyro_semivae.infer import Step, TraceCCVAE_ELBO
 from pyro_semivae.spaces import MISSING
 
 
@@ -48,18 +48,27 @@ def test_own_names_and_a_chain_of_latents():
     own, pixels = Own(), torch.randn(6, 7)
     elbo = TraceCCVAE_ELBO(num_samples=5, detach="weight")
     guide = poutine.trace(own.guide)
-    terms = elbo.terms(own.model, guide, pixels, K_LABELS)
-    assert list(terms) == ["p(pixels)", "p(v)", "p(u)", "q(u)", "q(v)", "q(k|z)", "q(k|x)", "p(k)"]
+    terms = elbo.weighted_terms(own.model, guide, pixels, K_LABELS)
+    assert list(terms) == [
+        "w log p(pixels|u,v)",
+        "w log p(v|u)",
+        "w log p(u|k_o)",
+        "-w log q(u|pixels)",
+        "-w log q(v|pixels,u)",
+        "-w log q(k_o|z)",
+        "log q(k_o|x)",
+        "log p(k_o)",
+    ]
     u, v = (guide.trace.nodes[name]["value"][0] for name in ("u", "v"))
     missing = K_LABELS == MISSING
-    w = terms["q(v)"] / -dist.Normal(own.encode_v(torch.cat([pixels, u], -1)), 0.4).log_prob(v).sum(-1)
+    w = terms["-log q(v)"] / -dist.Normal(own.encode_v(torch.cat([pixels, u], -1)), 0.4).log_prob(v).sum(-1)
     assert_close(w[missing], torch.ones(2))
-    assert_close(terms["p(v)"], w * dist.Normal(own.to_v(u), 0.5).log_prob(v).sum(-1))
+    assert_close(terms["log p(v)"], w * dist.Normal(own.to_v(u), 0.5).log_prob(v).sum(-1))
     log_p_u = dist.Normal(own.mean, 1.0).log_prob(u.unsqueeze(1)).sum(-1)  # (B, 4)
     expected = torch.where(
         missing, (log_p_u + torch.tensor(0.25).log()).logsumexp(-1), log_p_u[torch.arange(6), K_LABELS]
     )
-    assert_close(terms["p(u)"], w * expected)
+    assert_close(terms["log p(u)"], w * expected)
     elbo(own.model, own.guide)(pixels, K_LABELS).backward()
     assert all(p.grad is not None and p.grad.any() for p in own.parameters())
     assert len(pyro.get_param_store()) == 0, "pyro.module in the user's model does not reach the store"
@@ -74,10 +83,10 @@ def test_other_parameters_of_plain_pyro_models_stay_in_the_store():
         own.model(pixels, k)
 
     elbo = TraceCCVAE_ELBO(num_samples=2)
-    elbo.terms(model, own.guide, pixels, K_LABELS)
+    elbo.weighted_terms(model, own.guide, pixels, K_LABELS)
     with torch.no_grad():
         pyro.param("offset").unconstrained().add_(3.0)
-    elbo.terms(model, own.guide, pixels, K_LABELS)
+    elbo.weighted_terms(model, own.guide, pixels, K_LABELS)
     assert list(pyro.get_param_store()) == ["offset"] and (seen[-1] == 3).all()
 
 
@@ -101,20 +110,20 @@ def test_errors_teach():
     with pytest.raises(
         ValueError, match=r"site 'vv' is sampled in the guide but never in the model: did you mean 'v'\?"
     ):
-        elbo.terms(own.model, swapped(own, v="vv"), pixels, K_LABELS)
+        elbo.weighted_terms(own.model, swapped(own, v="vv"), pixels, K_LABELS)
 
     def without_v(pixels, k=None):
         with poutine.block(hide=["v"]):
             own.guide(pixels, k)
 
     with pytest.raises(ValueError, match="site 'v' is latent in the model but never sampled in the guide"):
-        elbo.terms(own.model, without_v, pixels, K_LABELS)
+        elbo.weighted_terms(own.model, without_v, pixels, K_LABELS)
 
     def without_k(pixels, k=None):
         own.guide(pixels, None) if k is None else poutine.block(own.guide, hide=["k"])(pixels, None)
 
-    with pytest.raises(ValueError, match=r"label 'k' is not in the guide: this bound needs its classifier q\(k\|z\)"):
-        elbo.terms(own.model, without_k, pixels, K_LABELS)
+    with pytest.raises(ValueError, match=r"label 'k' is not in the guide: its classifier q\(k\|z\) is needed there"):
+        elbo.weighted_terms(own.model, without_k, pixels, K_LABELS)
 
     def scaled(pixels, k=None):
         with pyro.plate("data", len(pixels), dim=-1):
@@ -125,14 +134,14 @@ def test_errors_teach():
             pyro.sample("pixels", dist.Normal(own.to_pixels(torch.cat([u, v], -1)), 1.0).to_event(1), obs=pixels)
 
     with pytest.raises(ValueError, match="scaled differently"):
-        elbo.terms(scaled, own.guide, pixels, K_LABELS)
+        elbo.weighted_terms(scaled, own.guide, pixels, K_LABELS)
 
     def outside(pixels, k=None):
         pyro.sample("global", dist.Normal(0.0, 1.0), obs=torch.tensor(0.0))
         own.model(pixels, k)
 
     with pytest.raises(ValueError, match="site 'global' is outside of the plate of rows"):
-        elbo.terms(outside, own.guide, pixels, K_LABELS)
+        elbo.weighted_terms(outside, own.guide, pixels, K_LABELS)
 
 
 def test_a_scaled_latent_is_refused_under_a_row_scale_too():
@@ -144,15 +153,17 @@ def test_a_scaled_latent_is_refused_under_a_row_scale_too():
                 msg["scale"] = 2.0
 
     for scale in (torch.ones(6), torch.linspace(1, 2, 6)):
-        with Doubled(), RowScale(scale), pytest.raises(ValueError, match="scaled differently"):
-            TraceCCVAE_ELBO(num_samples=2).terms(own.model, own.guide, pixels, K_LABELS)
+        with Doubled(), pytest.raises(ValueError, match="scaled differently"):
+            TraceCCVAE_ELBO(num_samples=2).evaluate(Step(own.model, own.guide, (pixels, K_LABELS), scale=scale))
 
 
 @pytest.mark.parametrize("bad", [4, -2])
 def test_a_label_outside_its_support_is_an_error(bad):
     own, pixels = Own(), torch.randn(6, 7)
     with pytest.raises(ValueError, match=rf"label 'k': got \[{bad}\]; accepted are"):
-        TraceCCVAE_ELBO(num_samples=2).terms(own.model, own.guide, pixels, K_LABELS.index_fill(0, torch.tensor(3), bad))
+        TraceCCVAE_ELBO(num_samples=2).weighted_terms(
+            own.model, own.guide, pixels, K_LABELS.index_fill(0, torch.tensor(3), bad)
+        )
 
 
 def test_a_label_that_nothing_depends_on_is_refused():
@@ -166,7 +177,7 @@ def test_a_label_that_nothing_depends_on_is_refused():
             pyro.sample("pixels", dist.Normal(own.to_pixels(torch.cat([u, v], -1)), 1.0).to_event(1), obs=pixels)
 
     with pytest.raises(ValueError, match="label 'k': no latent or data site"):
-        TraceCCVAE_ELBO(num_samples=2).terms(model, own.guide, pixels, K_LABELS)
+        TraceCCVAE_ELBO(num_samples=2).weighted_terms(model, own.guide, pixels, K_LABELS)
 
 
 class Several(nn.Module):
@@ -210,7 +221,7 @@ def test_partly_observed_rows_by_hand(marginal, detach):
     y = torch.tensor([[1.0, 0.0, 1.0], [nan, 1.0, nan], [0.0, nan, 0.0], [nan, nan, nan], [nan, 0.0, 0.0]])
     guide = poutine.trace(several.guide)
     elbo = TraceCCVAE_ELBO(marginal=marginal, detach=detach, weights="independent", num_samples=k, max_plate_nesting=2)
-    terms = elbo.terms(several.model, guide, x, y)
+    terms = elbo.weighted_terms(several.model, guide, x, y)
     z = guide.trace.nodes["z"]["value"]  # (particles, B, L)
     total = []
     for b in range(5):
@@ -253,9 +264,8 @@ def test_a_subsampled_plate_scales_the_loss():
     for model, guide in ((own.model, own.guide), (scaled(own.model), scaled(own.guide))):
         torch.manual_seed(0)
         losses.append(elbo.loss(model, guide, pixels, K_LABELS))
-    with RowScale(torch.full((6,), 10.0)):
-        torch.manual_seed(0)
-        losses.append(elbo.loss(own.model, own.guide, pixels, K_LABELS))
+    torch.manual_seed(0)
+    losses.append(-elbo.evaluate(Step(own.model, own.guide, (pixels, K_LABELS), scale=torch.full((6,), 10.0))).total())
     assert_close(losses[1], 10 * losses[0])
     assert_close(losses[2], 10 * losses[0])
 
@@ -271,6 +281,7 @@ def test_beta_is_refused_where_one_sum_has_data_and_latents():
                 pyro.sample("pixels", dist.Normal(loc, 1.0).to_event(1), obs=pixels)
 
     own, pixels = DataOfLabel(), torch.randn(6, 7)
-    assert "p(pixels,u)" in TraceCCVAE_ELBO(num_samples=2).terms(own.model, own.guide, pixels, K_LABELS)
+    terms = TraceCCVAE_ELBO(num_samples=2).weighted_terms(own.model, own.guide, pixels, K_LABELS)
+    assert "w log p(pixels,u|k_o)" in terms
     with pytest.raises(ValueError, match="beta: accepted is 1"):
-        TraceCCVAE_ELBO(num_samples=2, beta=2.0).terms(own.model, own.guide, pixels, K_LABELS)
+        TraceCCVAE_ELBO(num_samples=2, beta=2.0).weighted_terms(own.model, own.guide, pixels, K_LABELS)

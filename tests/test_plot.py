@@ -46,9 +46,11 @@ def test_curves_have_a_panel_each_with_its_unit():
     history = [
         {
             "epoch": e,
-            "bound": -5.0 + e,
-            "term/p(x)": -4.0 * e,
-            "term/p(y)": -1.0,
+            "objective": -5.0 + e,
+            "elbo": -6.0 + e,
+            "term/log p(x|z)": -4.0 * e,
+            "term/log p(y)": -1.0,
+            "weight/log p(y)": 2.0,
             "monitor/ess": 0.1 * e,
             "seconds": 1.0,
         }
@@ -56,9 +58,11 @@ def test_curves_have_a_panel_each_with_its_unit():
     ]
     axes = [axis for axis in training_curves(history).axes if axis.get_visible()]
     curves = {axis.get_title(): axis.lines[0].get_xydata().tolist() for axis in axes}
-    assert set(curves) == {"bound (nats a row)", "p(x) (nats a row)", "ess"}, "p(y) never changes"
-    assert curves["p(x) (nats a row)"] == [[1, -4], [2, -8], [3, -12]]
-    assert curves["bound (nats a row)"] == [[1, -4], [2, -3], [3, -2]]
+    shown = {f"{name} (nats a row)" for name in ("objective", "elbo", "log p(x|z)")}
+    assert set(curves) == {*shown, "ess"}, "log p(y) never changes"
+    assert curves["log p(x|z) (nats a row)"] == [[1, -4], [2, -8], [3, -12]]
+    assert curves["elbo (nats a row)"] == [[1, -5], [2, -4], [3, -3]]
+    assert curves["objective (nats a row)"] == [[1, -4], [2, -3], [3, -2]]
 
 
 def test_graphs_point_from_parents_to_children_in_the_colours_of_what_happens_there(capsys):

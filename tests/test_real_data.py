@@ -7,6 +7,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from pyro_semivae import CCVAE, data, metrics, tasks
+from pyro_semivae.infer import ClassifierTerm
 from pyro_semivae.train import cosine, fit
 
 pytestmark = pytest.mark.slow
@@ -35,7 +36,7 @@ def test_the_recipe_learns_from_240_labels(name):
     loaded = load(name).hold_out(10_000)
     labelled = data.labelled_rows(loaded.y, 240, seed=0)
     vae = CCVAE(loaded.x_shape, loaded.labels, z_c=30)
-    elbo = vae.elbo(marginal="jensen", beta=3.0, classifier_weight=200 * len(loaded.x) / 240)
+    elbo = vae.elbo(marginal="jensen", beta=3.0) + (200 * len(loaded.x) / 240 - 1) * ClassifierTerm()
     fit(
         vae,
         loaded.x,

@@ -14,6 +14,8 @@ from pyro_semivae.nn import MLPs
 
 ALL = {"interventions", "walks", "diversity", "swaps", "generations", "training"}
 
+HISTORY = [{"epoch": 1, "objective": -2.0, "elbo": -2.0, "term/log p(x|z)": -2.0, "seconds": 1.0}]
+
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory):
@@ -39,7 +41,12 @@ def test_every_model_of_labels_is_measured_and_drawn_on_faces(model, faces, tmp_
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*found no draw with q")  # M3's, which is not trained
         found = report.measure(vae, faces, quick=True)
-        report.draw(vae, faces, [{"epoch": 1, "bound": -2.0, "term/p(x)": -2.0, "seconds": 1.0}], tmp_path)
+        report.draw(
+            vae,
+            faces,
+            HISTORY,
+            tmp_path,
+        )
     capture, own = found.pop("characteristic_capture"), found.pop("characteristic_capture_per_label")
     assert set(capture) == {"own_linear", "own_nonlinear", "others_linear", "others_nonlinear"}
     per_label = found.pop("test_accuracy_per_label")
@@ -69,7 +76,7 @@ def test_grey_images_with_labels_that_are_missing_are_measured_and_drawn(num_lab
     selective = found.pop("intervention_selectivity")
     assert all(math.isfinite(leaf) for value in found.values() for leaf in leaves(value)), found
     assert math.isnan(selective) if num_labels == 1 else math.isfinite(selective)
-    report.draw(vae, some, [{"epoch": 1, "bound": -2.0, "term/p(x)": -2.0, "seconds": 1.0}], tmp_path)
+    report.draw(vae, some, HISTORY, tmp_path)
     assert {path.stem for path in tmp_path.glob("*.png")} == (ALL - {"walks"} if num_labels == 1 else ALL)
 
 
@@ -88,7 +95,7 @@ def test_models_that_no_label_generates_are_measured_by_their_images(model, face
     if model is M1:  # colours can be read off any latent: better than always saying what is more frequent
         frequent = faces.y.mean(0).round().expand_as(faces.y_test)
         assert found["test_accuracy"] >= metrics.label_accuracy(frequent, faces.y_test).mean().item() - 0.02
-    report.draw(vae, faces, [{"epoch": 1, "bound": -2.0, "term/p(x)": -2.0, "seconds": 1.0}], tmp_path)
+    report.draw(vae, faces, HISTORY, tmp_path)
     assert {path.stem for path in tmp_path.glob("*.png")} == {"reconstructions", "generations", "training"}
 
 
@@ -98,6 +105,6 @@ def test_classes_that_no_test_row_has_are_left_out_of_the_figures(tmp_path):
     digits = replace(digits, x_test=digits.x_test[:6], y_test=digits.y_test[:6])
     assert len(digits.y_test.unique()) < 7
     vae = CCVAE(digits.x_shape, digits.labels, networks=MLPs((8,)))
-    report.draw(vae, digits, [{"epoch": 1, "bound": -2.0, "term/p(x)": -2.0, "seconds": 1.0}], tmp_path)
+    report.draw(vae, digits, HISTORY, tmp_path)
     made = {path.stem for path in tmp_path.glob("*.png")}
     assert made == {"reconstructions", "generations", "interventions", "interpolation", "training"}

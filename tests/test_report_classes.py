@@ -10,7 +10,7 @@ from pyro_semivae import data, metrics, report, tasks
 from pyro_semivae.models import CCVAE, DIVA, M1, M2, M3, MVAE, VAE, InvertedVAE
 from pyro_semivae.nn import MLPs
 
-HISTORY = [{"epoch": 1, "bound": -2.0, "term/p(x)": -2.0, "seconds": 1.0}]
+HISTORY = [{"epoch": 1, "objective": -2.0, "elbo": -2.0, "term/log p(x|z)": -2.0, "seconds": 1.0}]
 DIVERSITY = ("generation_variance_share", "generation_precision", "generation_recall")
 REST = {CCVAE: {"z_s": 3}, DIVA: {}, M2: {}, M3: {}}  # models with latents beside the label and its own
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from pyro_semivae.infer import LocalParameters, TraceReverse_ELBO
+from pyro_semivae.infer import LocalParameters, Step, TraceReverse_ELBO
 from pyro_semivae.models import M2, InvertedVAE
 from pyro_semivae.spaces import Binary, Classes
 
@@ -80,9 +80,9 @@ def log_relaxed(logit, logits, temperature):
 def test_equals_the_formula_by_hand(gradient, observed, kind):
     """Eqs. 5 and 17, values and every gradient; the score function's surrogate too."""
     vae, y, t = make(kind), Y[kind], 0.7
-    elbo = vae.elbo(observed=observed, gradient=gradient, temperature=t).reverse
+    elbo = vae.elbo(observed=observed, gradient=gradient, temperature=t).parts()[1].what
     with Drawn() as drawn, LocalParameters():
-        terms = elbo.rows(vae.model, vae.guide, None, y).terms
+        terms = elbo.evaluate(Step(vae.model, vae.guide, (None, y))).contributions()
     z, x = (drawn.values[name].detach().reshape(len(y), *shape) for name, shape in (("z", (D,)), ("x", SHAPE)))
     code = torch.eye(C)[y] if kind == "classes" else y
     logits = through(vae.p_x.net, code, z).view(-1, *SHAPE)
@@ -101,7 +101,7 @@ def test_equals_the_formula_by_hand(gradient, observed, kind):
         expected = expected + (expected - rest).detach() * (log_p_x - log_p_x.detach())
     ours = sum(terms.values())
     assert_close(ours, expected)
-    assert ("reverse/p(z)" in terms) == ("z" not in observed) and not any("p(y)" in name for name in terms)
+    assert ("reverse: -log p(z)" in terms) == ("z" not in observed) and not any("log p(y)" in name for name in terms)
     parameters = [p for name, p in vae.named_parameters()]
     for a, b in zip(*(torch.autograd.grad(s.sum(), parameters) for s in (ours, expected)), strict=True):
         assert_close(a, b)
@@ -160,7 +160,7 @@ class Grid(nn.Module):
 def test_with_the_exact_posterior_every_draw_is_the_log_evidence(observed):
     grid, y = Grid(exact=True), torch.arange(4).repeat(50)
     with Drawn() as drawn:
-        terms = TraceReverse_ELBO(observed=observed, gradient="hard").terms(grid.model, grid.guide, None, y)
+        terms = TraceReverse_ELBO(observed=observed, gradient="hard").weighted_terms(grid.model, grid.guide, None, y)
     evidence = grid.evidence(observed)
     assert_close(sum(terms.values()), evidence[y, drawn.values["z"]] if "z" in observed else evidence[y])
     assert_close(grid.evidence(("y",)), grid.log_p_y)
@@ -174,7 +174,7 @@ def test_the_mean_is_the_bound_which_the_evidence_exceeds(observed, gradient):
     assert (bound < evidence - 0.05).all()
     y = torch.arange(4).repeat_interleave(copies)
     with Drawn() as drawn:
-        terms = TraceReverse_ELBO(observed=observed, gradient=gradient).terms(grid.model, grid.guide, None, y)
+        terms = TraceReverse_ELBO(observed=observed, gradient=gradient).weighted_terms(grid.model, grid.guide, None, y)
     total = sum(terms.values()).detach()
     group = y * 3 + drawn.values["z"] if "z" in observed else y
     for value, expected in enumerate(bound.flatten()):
@@ -186,7 +186,7 @@ def gradients(grid, gradient, chunks=40, copies=500):
     """The mean over chunks of the gradients of Eq. 5, and their standard error: of the decoder, of q(y|x)."""
     y, drawn = torch.arange(4).repeat(copies), []
     for _ in range(chunks):
-        terms = TraceReverse_ELBO(gradient=gradient).terms(grid.model, grid.guide, None, y)
+        terms = TraceReverse_ELBO(gradient=gradient).weighted_terms(grid.model, grid.guide, None, y)
         loss = sum(terms.values()).sum() / copies
         drawn.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, [grid.p_x, grid.q_y])]))
     drawn = torch.stack(drawn)
@@ -217,7 +217,7 @@ def test_the_prior_of_what_is_observed_is_not_scored():
     before, after = [], []
     for out in (before, after):
         torch.manual_seed(3)
-        out.append(vae.elbo().reverse.terms(vae.model, vae.guide, None, Y["classes"]))
+        out.append(vae.elbo().parts()[1].what.weighted_terms(vae.model, vae.guide, None, Y["classes"]))
         vae.p_y.logits.copy_(torch.tensor([0.1, 0.3, 0.2, 0.15, 0.25]).log())
     assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
 
@@ -226,7 +226,7 @@ def test_with_images_it_is_the_bound_of_eq_59():
     vae, y = make(), Y["classes"]
     x = torch.rand(len(y), *SHAPE)
     with Drawn() as drawn, LocalParameters():
-        terms = TraceReverse_ELBO().rows(vae.model, vae.guide, x, y).terms
+        terms = TraceReverse_ELBO().evaluate(Step(vae.model, vae.guide, (x, y))).contributions()
     z = drawn.values["z"]
     expected = log_q_y(vae, x, y) + log_q_z(vae, x, torch.eye(C)[y], z) + D * math.log(HIGH - LOW)
     assert_close(sum(terms.values()), expected - math.prod(SHAPE) * math.log(2))
@@ -262,8 +262,10 @@ def test_several_relaxed_latents_are_exact_in_single_precision():
     for dtype in (torch.float32, torch.float64):
         coins = Coins(dtype, size=15.0)
         with Drawn() as drawn:
-            terms = TraceReverse_ELBO(gradient="relaxed", temperature=t).terms(coins.model, coins.guide, None, y)
-        minus_divergence = terms["reverse/q(a)"] + terms["reverse/p(a)"]
+            terms = TraceReverse_ELBO(gradient="relaxed", temperature=t).weighted_terms(
+                coins.model, coins.guide, None, y
+            )
+        minus_divergence = terms["reverse: log q(a)"] + terms["reverse: -log p(a)"]
         logits = coins.p[0, y]
         noise = torch.linspace(1e-4, 1 - 1e-4, 20_001, dtype=torch.float64).logit()
         l = (logits[:3, None].double() + noise) / t  # quantiles of the relaxed logits of y = 0, 1, 2
@@ -296,8 +298,8 @@ def test_every_latents_score_counts():
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(exact, [coins.p, coins.q])])
     y, drawn = torch.arange(3).repeat(2000), []
     for _ in range(40):
-        terms = TraceReverse_ELBO(gradient="score").terms(coins.model, coins.guide, None, y)
-        assert {"reverse/score(a)", "reverse/score(b)"} <= set(terms)
+        terms = TraceReverse_ELBO(gradient="score").weighted_terms(coins.model, coins.guide, None, y)
+        assert {"reverse: score(a)", "reverse: score(b)"} <= set(terms)
         got = torch.autograd.grad(sum(terms.values()).sum() / 2000, [coins.p, coins.q])
         drawn.append(torch.cat([g.flatten() for g in got]))
     drawn = torch.stack(drawn)
@@ -309,26 +311,26 @@ def test_every_latents_score_counts():
 def test_what_does_not_fit_is_refused():
     vae, m2 = make(), M2(SHAPE, Classes(C), z=D)
     with pytest.raises(ValueError, match=r"guide: failed in reverse .*accepted are guides with sites for all"):
-        TraceReverse_ELBO().terms(m2.model, m2.guide, None, Y["classes"])
+        TraceReverse_ELBO().weighted_terms(m2.model, m2.guide, None, Y["classes"])
     for y in (None, Y["classes"].where(Y["classes"] != 1, -1)):
         with pytest.raises(ValueError, match="y: got missing labels of given data 'x'; accepted in reverse are known"):
-            TraceReverse_ELBO().terms(vae.model, vae.guide, torch.rand(6, *SHAPE), y)
+            TraceReverse_ELBO().weighted_terms(vae.model, vae.guide, torch.rand(6, *SHAPE), y)
     with pytest.raises(ValueError, match="observed: got 'z', and values of the label 'y'; accepted are no values"):
-        TraceReverse_ELBO(observed=("z",)).terms(vae.model, vae.guide, None, Y["classes"])
+        TraceReverse_ELBO(observed=("z",)).weighted_terms(vae.model, vae.guide, None, Y["classes"])
     for gradient in ("relaxed", "mean"):
         binary = make("binary")
         with pytest.raises(ValueError, match=f"gradient: got '{gradient}'; accepted for 'y', a label that is latent"):
-            binary.elbo(observed=("z",), gradient=gradient).reverse.terms(binary.model, binary.guide)
+            binary.elbo(observed=("z",), gradient=gradient).parts()[1].what.weighted_terms(binary.model, binary.guide)
     with pytest.raises(ValueError, match="site 'x' is in the model only: with roles exchanged"):
-        TraceReverse_ELBO().terms(
+        TraceReverse_ELBO().weighted_terms(
             m2.model, lambda x=None, y=None: m2.guide(torch.rand(6, *SHAPE), y), None, Y["classes"]
         )
     with pytest.raises(ValueError, match=r"observed: got \['w'\]; accepted are 'y', 'z', 'x'"):
-        TraceReverse_ELBO(observed=("y", "w")).terms(vae.model, vae.guide, None, Y["classes"])
+        TraceReverse_ELBO(observed=("y", "w")).weighted_terms(vae.model, vae.guide, None, Y["classes"])
     grid = Grid(exact=True)
     for gradient in ("relaxed", "mean"):
         with pytest.raises(ValueError, match=f"gradient: got '{gradient}'; accepted for 'z', which is not binary"):
-            TraceReverse_ELBO(gradient=gradient).terms(grid.model, grid.guide, None, torch.arange(4))
+            TraceReverse_ELBO(gradient=gradient).weighted_terms(grid.model, grid.guide, None, torch.arange(4))
     for option, value in (("gradient", "soft"), ("temperature", 0.0)):
         with pytest.raises(ValueError, match=f"{option}: got "):
             TraceReverse_ELBO(**{option: value})

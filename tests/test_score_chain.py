@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from pyro_semivae.infer import TraceLabels_ELBO
+from pyro_semivae.infer import ClassifierTerm, TraceLabels_ELBO
 from pyro_semivae.spaces import MISSING
 
 ENUMERATE = {"enumerate": "parallel"}
@@ -64,11 +64,11 @@ def test_gradients_are_those_of_the_sum_over_both_labels(y1, y2, alpha, beta):
     parameters = [chain.q1, chain.q2, chain.child, chain.m, chain.loc]
     exact = chain.bound(x, y1, y2, alpha, beta)
     expected = torch.autograd.grad(exact, parameters)
-    elbo, rows, repeats = TraceLabels_ELBO(labels="score", classifier_weight=alpha, beta=beta), 2000, 25
+    elbo, rows, repeats = TraceLabels_ELBO(labels="score", beta=beta) + alpha * ClassifierTerm(), 2000, 25
     labels = torch.full((rows,), y1), torch.full((rows,), y2)
     found, values = [], []
     for _ in range(repeats):
-        terms = elbo.terms(chain.model, chain.guide, x.expand(rows, -1), *labels)
+        terms = elbo.weighted_terms(chain.model, chain.guide, x.expand(rows, -1), *labels)
         value = sum(terms.values()).mean()
         values.append(value.detach())
         found.append(torch.autograd.grad(value, parameters))

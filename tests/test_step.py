@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from pyro_semivae.data import Batch
-from pyro_semivae.infer import LabelledFirst, LocalParameters
+from pyro_semivae.infer import LocalParameters, Step
 from pyro_semivae.models import CCVAE, M2
 from pyro_semivae.nn import MLPs
 from pyro_semivae.spaces import Classes
@@ -31,8 +31,9 @@ def test_a_plain_loop_has_the_bound_of_the_objective_it_is_compared_with(monkeyp
     monkeypatch.setattr("torch.distributions.normal._standard_normal", lambda shape, **kind: torch.zeros(shape, **kind))
     monkeypatch.setattr(torch, "randn", torch.zeros)
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
-    with LocalParameters(), LabelledFirst(2):
-        ours = sum(vae.elbo(**options).terms(vae.model, vae.guide, batch.x, y).values())
+    with LocalParameters():
+        found = vae.elbo(**options).evaluate(Step(vae.model, vae.guide, (batch.x, y), labelled=2))
+    ours = sum(found.contributions().values())
     by_hand = STEP[plain](vae, batch)
     assert_close(ours, by_hand)
     parameters = list(vae.parameters())

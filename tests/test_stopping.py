@@ -78,10 +78,10 @@ def test_without_a_finite_value_the_last_weights_stay():
 
 def test_what_cannot_be_monitored_is_named():
     x, y, _ = rows()
-    with pytest.raises(InputError, match="got the monitor 'accuracy'; accepted are 'epoch', 'bound'"):
+    with pytest.raises(InputError, match="got the monitor 'accuracy'; accepted are 'epoch', 'objective'"):
         fit(make(), x, y, early_stopping=EarlyStopping("accuracy"), **options())
     with pytest.raises(InputError, match="early_stopping: got 3; accepted is an EarlyStopping"):
         fit(make(), x, y, early_stopping=3, **options())
     for bad in ({"patience": 0}, {"least_gain": -1.0}, {"monitor": 3}):
         with pytest.raises(InputError, match=f"{next(iter(bad))}: got"):
-            EarlyStopping(**{"monitor": "bound", **bad})
+            EarlyStopping(**{"monitor": "elbo", **bad})

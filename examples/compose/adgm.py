@@ -9,7 +9,7 @@ import torch
 from pyro_semivae import SemiVAE, data, metrics, tasks
 from pyro_semivae.cli import few_flags
 from pyro_semivae.conditionals import Gaussian, GreyBernoulliImage, Label, LabelPrior, StandardNormal
-from pyro_semivae.infer import TraceLabels_ELBO
+from pyro_semivae.infer import ClassifierTerm, Objective, TraceLabels_ELBO
 from pyro_semivae.nn import MLP
 from pyro_semivae.plot import image_grid, training_curves
 from pyro_semivae.spaces import Classes, Images
@@ -50,8 +50,8 @@ class ADGM(SemiVAE):
             y = pyro.sample("y", self.q_y(a, x), obs=y, infer={"enumerate": "parallel"})
             pyro.sample("z", self.q_z(a, x, y))
 
-    def elbo(self, **options) -> TraceLabels_ELBO:
-        return TraceLabels_ELBO(**{"classifier_weight": 100.0, **options})
+    def elbo(self, **options) -> Objective:
+        return TraceLabels_ELBO(**options) + 100.0 * ClassifierTerm()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from pyro_semivae import SemiVAE, data, metrics, tasks
 from pyro_semivae.cli import few_flags
 from pyro_semivae.conditionals import Gaussian, Label, LabelPrior, NegativeBinomialCounts, StandardNormal
-from pyro_semivae.infer import TraceLabels_ELBO
+from pyro_semivae.infer import ClassifierTerm, Objective, TraceLabels_ELBO
 from pyro_semivae.nn import MLP
 from pyro_semivae.plot import training_curves
 from pyro_semivae.spaces import Classes, Counts, Vectors
@@ -49,8 +49,8 @@ class Cells(SemiVAE):
             y = pyro.sample("y", self.q_y(x), obs=y, infer={"enumerate": "parallel"})
             pyro.sample("z", self.q_z(x, y))
 
-    def elbo(self, **options) -> TraceLabels_ELBO:
-        return TraceLabels_ELBO(**{"classifier_weight": 50.0, **options})
+    def elbo(self, **options) -> Objective:
+        return TraceLabels_ELBO(**options) + 50.0 * ClassifierTerm()
 
 
 def cells(number, profiles):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from pyro_semivae import SemiVAE, data, metrics, tasks
 from pyro_semivae.cli import few_flags
 from pyro_semivae.conditionals import Gaussian, GreyBernoulliImage, Label, LabelPrior, StandardNormal
-from pyro_semivae.infer import TraceLabels_ELBO
+from pyro_semivae.infer import ClassifierTerm, Objective, TraceLabels_ELBO
 from pyro_semivae.nn import MLP
 from pyro_semivae.plot import image_grid
 from pyro_semivae.spaces import Classes, Images, Real
@@ -52,9 +52,9 @@ class Turned(SemiVAE):
                 angle = pyro.sample("angle", self.q_angle(x, digit), obs=angle)
             pyro.sample("z", self.q_z(x, digit, angle))
 
-    def elbo(self, **options) -> TraceLabels_ELBO:
-        weights = {"classifier_weight": 100.0, "beta": 4.0}
-        return TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **{**weights, **options})
+    def elbo(self, **options) -> Objective:
+        bound = TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **{"beta": 4.0, **options})
+        return bound + 100.0 * ClassifierTerm()
 
 
 def turned(x):

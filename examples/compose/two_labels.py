@@ -9,7 +9,7 @@ import torch
 from pyro_semivae import SemiVAE, data, metrics, tasks
 from pyro_semivae.cli import few_flags
 from pyro_semivae.conditionals import Gaussian, GreyBernoulliImage, Label, LabelPrior, StandardNormal
-from pyro_semivae.infer import TraceLabels_ELBO
+from pyro_semivae.infer import ClassifierTerm, Objective, TraceLabels_ELBO
 from pyro_semivae.nn import MLP
 from pyro_semivae.plot import image_grid
 from pyro_semivae.spaces import Classes, Images
@@ -52,8 +52,8 @@ class Coloured(SemiVAE):
             colour = pyro.sample("colour", self.q_colour(x, digit), obs=colour, infer=ENUMERATE)
             pyro.sample("z", self.q_z(x, digit, colour))
 
-    def elbo(self, **options) -> TraceLabels_ELBO:
-        return TraceLabels_ELBO(**{"classifier_weight": 100.0, "beta": 2.0, **options})
+    def elbo(self, **options) -> Objective:
+        return TraceLabels_ELBO(**{"beta": 2.0, **options}) + 100.0 * ClassifierTerm()
 
 
 def painted(x, y):

@@ -6,7 +6,7 @@ import torch
 from pyro_semivae import SemiVAE, data, metrics, tasks
 from pyro_semivae.cli import few_flags
 from pyro_semivae.conditionals import Gaussian, GreyBernoulliImage, Label, LabelPrior, SplitGaussian, StandardNormal
-from pyro_semivae.infer import TraceCCVAE_ELBO
+from pyro_semivae.infer import ClassifierTerm, Objective, TraceCCVAE_ELBO
 from pyro_semivae.nn import MLP
 from pyro_semivae.plot import image_grid, training_curves
 from pyro_semivae.spaces import Classes, Images
@@ -48,8 +48,8 @@ class TwoLayers(SemiVAE):
             pyro.sample("z_2", self.q_z_2(z_1))
             pyro.sample("y", self.q_y(z_c), obs=y, infer={"enumerate": "parallel"})
 
-    def elbo(self, **options) -> TraceCCVAE_ELBO:
-        return TraceCCVAE_ELBO(**{"marginal": "jensen", "classifier_weight": 100.0, **options})
+    def elbo(self, **options) -> Objective:
+        return TraceCCVAE_ELBO(**{"marginal": "jensen", **options}) + 100.0 * ClassifierTerm()
 
 
 if __name__ == "__main__":

@@ -1,30 +1,56 @@
-"""Objectives: one bound per file, and the roles and handlers they are written with."""
+"""Objectives: one bound per file, what may be added to them (`terms`), and what they are written with."""
 
-from pyro_semivae.infer.base import ObjectiveModule, RowELBO, Rows
+from pyro_semivae.infer.base import Bound, Evaluation, Objective, ObjectiveModule, Sum, Term, Value
 from pyro_semivae.infer.ccvae import TraceCCVAE_ELBO
-from pyro_semivae.infer.handlers import LabelledFirst, LocalParameters, Mean, Particles, RowScale, Until
+from pyro_semivae.infer.handlers import LocalParameters, Mean, Particles, Until
+from pyro_semivae.infer.hidden import Hidden
 from pyro_semivae.infer.inverted import TraceInverted_ELBO
 from pyro_semivae.infer.labels import TraceLabels_ELBO
 from pyro_semivae.infer.mvae import TraceMVAE_ELBO
 from pyro_semivae.infer.reverse import TraceReverse_ELBO
 from pyro_semivae.infer.roles import Roles, assign_roles, sample_sites
+from pyro_semivae.infer.run import Run
+from pyro_semivae.infer.step import Step
+from pyro_semivae.infer.terms import (
+    BalanceTerm,
+    ClassifierTerm,
+    ConsistencyTerm,
+    EntropyTerm,
+    ImageTerm,
+    NearestLabelTerm,
+    TotalCorrelation,
+)
+from pyro_semivae.infer.weights import WarmUp
 
 __all__ = [
-    "LabelledFirst",
+    "BalanceTerm",
+    "Bound",
+    "ClassifierTerm",
+    "ConsistencyTerm",
+    "EntropyTerm",
+    "Evaluation",
+    "Hidden",
+    "ImageTerm",
     "LocalParameters",
     "Mean",
+    "NearestLabelTerm",
+    "Objective",
     "ObjectiveModule",
     "Particles",
     "Roles",
-    "RowELBO",
-    "RowScale",
-    "Rows",
+    "Run",
+    "Step",
+    "Sum",
+    "Term",
+    "TotalCorrelation",
     "TraceCCVAE_ELBO",
     "TraceInverted_ELBO",
     "TraceLabels_ELBO",
     "TraceMVAE_ELBO",
     "TraceReverse_ELBO",
     "Until",
+    "Value",
+    "WarmUp",
     "assign_roles",
     "sample_sites",
 ]

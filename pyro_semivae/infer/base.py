@@ -1,102 +1,213 @@
-"""What all objectives share: the two traces of a step, named terms per row, their scaled total, the loss.
+"""What all objectives share: weighted terms of one step, their scaled total, the loss.
 
-An objective is written as `rows(...)`, which returns named terms per row; everything else (the three entry
-points of `pyro.infer.ELBO`, the scale of the plate, the module form for torch optimisers) is here. All of it
-stays tensors from end to end: no `.item()`, no branch on a tensor's value, no shape that depends on one.
+An objective is a sum of weighted terms (`Objective.summands`): bounds, which run guide and model, and what is added to
+them (`infer.terms`), which looks at the same runs. The base class weighs and scales them, once, and has the three entry
+points of `pyro.infer.ELBO` and the module form for torch optimisers. All of it stays tensors from end to end: no
+`.item()`, no branch on a tensor's value, no shape that depends on one.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
-from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO
-from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer.evidence import Evidence, enumerates
-from pyro_semivae.infer.handlers import LocalParameters, Particles
-from pyro_semivae.infer.roles import sample_sites
+from pyro_semivae.infer.graph import NamedTerms, same_term, with_parents
+from pyro_semivae.infer.handlers import LocalParameters
+from pyro_semivae.infer.run import Run
+from pyro_semivae.infer.step import Step
+from pyro_semivae.infer.tables import row_scale
+from pyro_semivae.infer.weights import WarmUp, Weight, at, check_weight
+
+
+@dataclass(frozen=True)
+class Value:
+    """One term of a batch of `B` rows.
+
+    Attributes:
+        name: what it is in mathematics, such as `"-log q(z)"`; names of sites alone, without what they depend on.
+        value: `(B,)` in nats, as the name says; a scalar where the term belongs to the batch and not to its rows, which
+            is then not scaled.
+        weight: its factor in the objective.
+        in_elbo: whether it is a part of the ELBO, and not an addition to it.
+        weighted: what is summed, where that is not `weight * value` (a weight for some entries of a label alone).
+        removed: whether it is no part of the objective, by `Objective.without`.
+    """
+
+    name: str
+    value: Tensor
+    weight: float = 1.0
+    in_elbo: bool = True
+    weighted: Tensor | None = None
+    removed: bool = False
+
+    @property
+    def by_row(self) -> bool:
+        return self.value.dim() > 0
+
+    def summed(self) -> Tensor:
+        """Its part of the objective, `(B,)` or a scalar."""
+        if self.weighted is not None:
+            return self.weighted
+        return self.value if isinstance(self.weight, float | int) and self.weight == 1 else self.weight * self.value
+
+    def times(self, factor: float | None) -> Value:
+        """The same with another weight; removed, if the factor is None."""
+        if factor is None or factor == 1:
+            return self if factor == 1 else replace(self, removed=True)
+        weighted = None if self.weighted is None else factor * self.weighted
+        return replace(self, weight=factor * self.weight, weighted=weighted)
 
 
 @dataclass
-class Rows:
+class Evaluation:
     """What an objective says about a batch of `B` rows.
 
     Attributes:
-        terms: name -> `(B,)` tensor, weights included, before the plate's scale. Their sum is the bound. A term
-            that belongs to the batch and not to rows is a scalar under `"batch/<name>"`, and is not scaled.
-        scale: the scale of the rows, a number or a `(B,)` tensor.
-        monitors: name -> tensor; diagnostics that are not part of the bound.
+        values: its terms. scale: of the rows, a number or `(B,)`.
+        monitors: name -> scalar; diagnostics that are no part of the objective.
+        losses: of modules that terms own, by the term's name: scalars, to be minimised by their own optimiser.
     """
 
-    terms: dict[str, Tensor]
+    values: list[Value]
     scale: float | Tensor = 1.0
     monitors: dict[str, Tensor] = field(default_factory=dict)
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+    def contributions(self) -> NamedTerms:
+        """Name -> the term's part of the objective, before the scale of the rows; without those that were removed."""
+        return NamedTerms((value.name, value.summed()) for value in self.values if not value.removed)
 
     def total(self) -> Tensor:
-        """What is maximised: the sum over rows of scale times the sum of the terms."""
-        rows = sum(term for name, term in self.terms.items() if not name.startswith("batch/"))
-        batch = sum(term for name, term in self.terms.items() if name.startswith("batch/"))
-        return (rows * self.scale).sum() + batch
+        """What is maximised: the sum over rows of scale times the sum of the weighted terms, and the batch's terms."""
+        values = [value for value in self.values if not value.removed]
+        rows = sum(value.summed() for value in values if value.by_row)
+        return (rows * self.scale).sum() + sum(value.summed() for value in values if not value.by_row)
 
 
-def joined(first: Rows, others: Rows) -> Rows:
-    """The rows of two parts of a batch after one another; a term that one of them does not have is 0 there.
+class Part(NamedTuple):
+    """A bound or term in a sum: the factors of its weight, and those of its terms by their names (None: taken out)."""
 
-    Neither has terms of the batch. The scale is the batch's, which `RowScale` gives to both.
+    what: Bound | Term
+    weights: tuple[Weight, ...] = ()
+    of_terms: tuple[tuple[str, Weight | None], ...] = ()
+
+
+class Summand(ABC):
+    """What can be added, weighted, named and taken out: bounds, terms and their sums.
+
+    `a + b`, `a - b`, `2.0 * a` and `schedule * a` are objectives, see `Sum`. A schedule is a function of the fraction
+    of training done, such as `WarmUp`.
     """
-    zeros = [torch.zeros_like(next(iter(rows.terms.values()))) for rows in (first, others)]
-    names = dict.fromkeys([*first.terms, *others.terms])
-    terms = {name: torch.cat([first.terms.get(name, zeros[0]), others.terms.get(name, zeros[1])]) for name in names}
-    return Rows(terms, first.scale)
+
+    @abstractmethod
+    def parts(self) -> Sequence[Part]:
+        """The bounds and terms that it is the sum of."""
+
+    def configuration(self) -> dict[str, Any]:
+        """What it is: two of one class with equal configurations are the same. Modules that it owns are not in it."""
+        return {name: value for name, value in vars(self).items() if not isinstance(value, nn.Module)}
+
+    def __add__(self, other: Any) -> Sum:
+        return Sum(*self.parts(), *other.parts()) if isinstance(other, Summand) else NotImplemented
+
+    def __mul__(self, factor: Any) -> Sum:
+        if isinstance(factor, Tensor | nn.Module) or not (callable(factor) or isinstance(factor, int | float)):
+            return NotImplemented
+        check_weight("weight", factor)
+        return Sum(*(part._replace(weights=(factor, *part.weights)) for part in self.parts()))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Sum:
+        return -1.0 * self
+
+    def __sub__(self, other: Any) -> Sum:
+        return self + -other if isinstance(other, Summand) else NotImplemented
 
 
-class RowELBO(ELBO):
-    """Abstract objective: named terms per row of the plate "data".
-
-    Args:
-        max_plate_nesting: the number of nested plates of model and guide (1 where "data" is dim -1, 2 where
-            it is dim -2 with a plate "labels" inside).
+class Term(Summand):
+    """Something to add to a bound, a function of the bound's run of guide and model.
 
     Attributes:
-        needs_labels: whether a data set without any observed label is an error (set by objectives with terms that
-            would then be empty).
-        scores_labels_alone: whether it has a bound for labels without an image, `rows(model, guide, None, y)`.
-
-    Works in `pyro.infer.SVI`, and as `objective(model, guide)`, a module that owns the parameters of the
-    methods' owner and whose forward is the loss. The loss is minus the scaled total of `terms`. Rows and sites that
-    `poutine.mask` leaves out have terms of 0.
+        whole_batch: whether the bound must run all rows together, labelled or not.
+        needs_labels: whether a data set without any observed label is an error.
     """
 
+    whole_batch = False
     needs_labels = False
-    scores_labels_alone = False
+
+    @abstractmethod
+    def values(self, run: Run) -> Mapping[str, Tensor]:
+        """Name -> `(B,)` in nats, or a scalar of the batch, which is not scaled; unweighted.
+
+        The name is mathematics, such as `"log q(y_o|x)"`.
+        """
+
+    def module(self) -> tuple[str, nn.Module] | None:
+        """The module that it owns, and a name for it: trained by an optimiser of its own to minimise `loss`."""
+        return None
+
+    def loss(self, run: Run) -> Tensor:
+        """The loss of its own module, a scalar whose gradient goes to that alone."""
+        raise NotImplementedError
+
+    def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser of its own module."""
+        return torch.optim.Adam(parameters, 1e-4)
+
+    def parts(self) -> Sequence[Part]:
+        return [Part(self)]
+
+
+class Objective(ELBO, Summand):
+    """Abstract objective: a sum of weighted terms over one step.
+
+    Args:
+        max_plate_nesting: the number of nested plates of model and guide (1 where the plate of rows is dim -1, 2 where
+            it is dim -2 with a plate of a label's entries inside).
+
+    Attributes:
+        needs_labels: whether a data set without any observed label is an error.
+        scores_labels_alone: whether it has a bound for labels without an image.
+
+    Works in `pyro.infer.SVI`, and as `objective(model, guide)`, a module that owns the parameters of the methods' owner
+    and whose forward is the loss. The loss is minus the scaled total of the weighted terms. Rows and sites that
+    `poutine.mask` leaves out have terms of 0.
+    """
 
     def __init__(self, *, max_plate_nesting: int = 1):
         super().__init__(max_plate_nesting=max_plate_nesting)
 
-    @abstractmethod
-    def rows(self, model: Callable, guide: Callable, *args, **kwargs) -> Rows:
-        """One stochastic evaluation of the bound."""
+    @property
+    def needs_labels(self) -> bool:
+        return any(part.what.needs_labels for part in self.parts())
 
-    def terms(self, model: Callable, guide: Callable, *args, **kwargs) -> dict[str, Tensor]:
-        """Name -> `(B,)` tensor in nats, weights included, before the plate's scale; a term of the batch is a scalar.
+    @property
+    def scores_labels_alone(self) -> bool:
+        return any(getattr(part.what, "scores_labels_alone", False) for part in self.parts())
 
-        They sum to the bound.
+    def terms(self, model: Callable, guide: Callable, *args, **kwargs) -> NamedTerms:
+        """Name -> `(B,)` in nats, unweighted and before the plate's scale; terms of the batch are scalars.
+
+        Names are mathematics, such as `"log p(x|z)"` or `"-log q(z|x)"`; `terms["log p(x)"]` finds the former too.
         """
-        with LocalParameters():
-            return self.rows(model, guide, *args, **kwargs).terms
+        return self._terms(Step(model, guide, args, kwargs), lambda value: value.value)
+
+    def weighted_terms(self, model: Callable, guide: Callable, *args, **kwargs) -> NamedTerms:
+        """As `terms`, times their weights: they add up to the objective."""
+        return self._terms(Step(model, guide, args, kwargs), Value.summed)
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args, **kwargs) -> Tensor:
         """Minus the scaled total, a scalar to call `backward` on."""
-        return -self.rows(model, guide, *args, **kwargs).total()
+        return -self.evaluate(Step(model, guide, args, kwargs)).total()
 
     def loss(self, model: Callable, guide: Callable, *args, **kwargs) -> Tensor:
         """As `differentiable_loss`, without gradients."""
@@ -114,70 +225,181 @@ class RowELBO(ELBO):
 
     def _get_trace(self, model, guide, args, kwargs):
         """The guide's trace and the model's against it, labels enumerated (Pyro's hook)."""
-        guide_trace, model_trace, _ = self.traces(model, guide, args, kwargs)
-        return model_trace, guide_trace
+        run = Step(model, guide, args, kwargs).run(self.max_plate_nesting)
+        return run.model, run.guide
 
-    # What objectives are made of.
+    def _terms(self, step: Step, of: Callable[[Value], Tensor]) -> NamedTerms:
+        with LocalParameters():
+            values = [value for value in self.evaluate(step).values if not value.removed]
+            names = with_parents([value.name for value in values], step.graphs())
+        return NamedTerms(zip(names, map(of, values), strict=True))
+
+    # What it is made of.
+
+    def evaluate(self, step: Step) -> Evaluation:
+        """The terms of a batch, from runs of guide and model that they share.
+
+        Raises:
+            InputError: there is no bound among the summands; two terms of different values have one name; a name that
+                is to be taken out, or weighted, is no term's.
+        """
+        bounds = [part for part in self.parts() if isinstance(part.what, Bound)]
+        terms = [part for part in self.parts() if isinstance(part.what, Term)]
+        if not bounds:
+            got = ", ".join(type(part.what).__name__ for part in terms) or "no terms"
+            raise InputError(f"objective: got {got}; accepted is a sum with a bound, such as vae.elbo() + ...")
+        # Labels without data are scored by bounds that can, and such bounds score nothing else where there are others.
+        alone = [bound for bound in bounds if bound.what.scores_labels_alone]
+        bounds = (alone if step.without_data else [bound for bound in bounds if bound not in alone]) or bounds
+        if any(term.what.whole_batch for term in terms):
+            step = replace(step, labelled=0)
+        found: Evaluation | None = None
+        for bound in bounds:
+            runs = bound.what.runs(step)
+            first = bound is bounds[0]
+            of_runs = [_evaluated(run, bound, terms if first and not run.in_reverse else (), first) for run in runs]
+            here = of_runs[0] if len(of_runs) == 1 else _joined(of_runs)
+            found = here if found is None else _together(found, here)
+        _check_names(self.parts(), found.values)
+        return replace(found, scale=found.scale * step.scale)
+
+    def weighted(self, weights: Mapping[str, Weight]) -> Sum:
+        """This objective, with the terms of these names times a number or a schedule; the rest as it is.
+
+        Args:
+            weights: name -> factor; of `"-log q(z|x)"`, what comes after the bar may be left out.
+        """
+        for name, weight in weights.items():
+            check_weight(name, weight)
+        return self._of_terms(*weights.items())
+
+    def without(self, *names: str) -> Sum:
+        """This objective less the terms of these names."""
+        return self._of_terms(*((name, None) for name in names))
+
+    def replaced(self, name: str, by: Summand) -> Sum:
+        """This objective with something else in the place of a term."""
+        return self.without(name) + by
+
+    def _of_terms(self, *factors: tuple[str, Weight | None]) -> Sum:
+        return Sum(*(part._replace(of_terms=(*part.of_terms, *factors)) for part in self.parts()))
+
+    def warmed_up(self, until: float) -> Objective:
+        """This objective, whose bounds' beta rises linearly from 0 to what it is over a fraction of training.
+
+        Raises:
+            InputError: no bound has a `beta`.
+        """
+        warmed = [
+            (part, part.what.warming_up(until) if isinstance(part.what, Bound) else None) for part in self.parts()
+        ]
+        if not any(own is not None for _, own in warmed):
+            raise InputError(f"warm_up: got {until}; accepted is 0 with {type(self).__name__}, which has no beta")
+        return Sum(*(part if own is None else part._replace(what=own) for part, own in warmed))
 
     @property
-    def particle_dim(self) -> int:
-        """The batch dimension of Monte-Carlo particles; enumerated labels lie left of it, plates right."""
-        return -1 - int(self.max_plate_nesting)
+    def bound(self) -> Bound:
+        """The first bound, whose runs the terms see."""
+        return next(part.what for part in self.parts() if isinstance(part.what, Bound))
 
-    def traces(
-        self,
-        model: Callable,
-        guide: Callable,
-        args: tuple,
-        kwargs: dict,
-        particles: int = 1,
-        detach_first: bool = False,
-        complete: bool = False,
-    ) -> tuple[Trace, Trace, Evidence]:
-        """One run of the guide, with `particles`, and one of the model against the first of them.
+    def modules(self) -> nn.ModuleDict:
+        """The modules that terms own, by name."""
+        return nn.ModuleDict({name: module for name, (_, module) in self._owning().items()})
 
-        Discrete labels are enumerated in both, in the same dimensions; those passed are not where they are `complete`.
-        Returns the guide's trace, the model's trace and what is observed of labels.
-        """
-        evidence = Evidence(complete=complete)
-        draw = Particles(particles, self.particle_dim, detach_first)
-        many = particles > 1 or detach_first
-        with poutine.enum(first_available_dim=self.particle_dim - 1):
-            with draw if many else nullcontext():
-                guide_trace = poutine.trace(evidence(guide)).get_trace(*args, **kwargs)
-            values = first_particle(guide_trace, self.particle_dim) if many else guide_trace
-            model = evidence.then_model()(model)
-            model_trace = poutine.trace(poutine.replay(model, trace=values)).get_trace(*args, **kwargs)
-        return guide_trace, model_trace, evidence
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """An optimiser for each module that a term owns, by name."""
+        return {name: term.optimiser(module.parameters()) for name, (term, module) in self._owning().items()}
 
-    def first_log_prob(self, site: dict) -> Tensor:
-        """The log-density of a guide's site at its first particle, per row, `(B,)`."""
-        fn, value = site["fn"], site["value"]
-        axis = self.particle_dim - fn.event_dim
-        if len(fn.batch_shape) < -self.particle_dim and value.dim() >= -axis:  # only the value has particles
-            table = fn.log_prob(value.select(axis, 0))
-        else:
-            table = fn.log_prob(value)
-            table = table.select(self.particle_dim, 0) if table.dim() >= -self.particle_dim else table
-        return self.to_rows(masked(table, site), site)
+    def _owning(self) -> dict[str, tuple[Term, nn.Module]]:
+        found: dict[str, tuple[Term, nn.Module]] = {}
+        for term in (part.what for part in self.parts() if isinstance(part.what, Term)):
+            owned = term.module()
+            if owned is not None and owned[0] in found and found[owned[0]][1] is not owned[1]:
+                raise InputError(f"terms: got two with modules of the name {owned[0]!r}; accepted is one")
+            if owned is not None:
+                found[owned[0]] = term, owned[1]
+        return found
 
-    def to_rows(self, table: Tensor, site: dict) -> Tensor:
-        """Sums a site's `table` over the plates inside of "data", `(B,)`; its other dimensions must be 1."""
-        dim = row_dim(site)
-        return reduce_plates(table, site, keep={dim}).reshape(table.shape[dim])
+
+class Bound(Objective):
+    """Abstract bound: the terms of runs of guide and model.
+
+    A bound says how guide and model are to be run (`runs`: once, unless it says otherwise) and what its terms are
+    (`values`); what is added to it sees the same runs. A bound has a `beta` if a warm-up is to know of it.
+    """
+
+    needs_labels = False
+    scores_labels_alone = False
+
+    def parts(self) -> Sequence[Part]:
+        return [Part(self)]
+
+    def runs(self, step: Step) -> Sequence[Run]:
+        """The runs of a batch, one after another if its rows are run in parts."""
+        return [step.run(self.max_plate_nesting)]
+
+    @abstractmethod
+    def values(self, run: Run) -> list[Value]:
+        """The terms of a run."""
+
+    def surrogates(self, run: Run, values: Sequence[Value]) -> list[Value]:
+        """Terms whose value is 0 and whose gradient is that of draws, made with all `values` of the objective."""
+        return []
+
+    def monitors(self, run: Run) -> dict[str, Tensor]:
+        """Diagnostics."""
+        return {}
+
+    def scale(self, run: Run) -> float | Tensor:
+        """The scale of the rows by Pyro's handlers."""
+        return row_scale(run.model, run.roles.data + run.roles.latents)
+
+    def warming_up(self, until: float) -> Bound | None:
+        """A copy whose beta rises over a fraction of training; None for a bound that has none."""
+        beta = getattr(self, "beta", None)
+        if beta is None:
+            return None
+        own = copy.copy(self)
+        own.beta = WarmUp(until, beta)
+        return own
+
+
+class Sum(Objective):
+    """A sum of weighted bounds and terms. The first bound is the ELBO, and its runs are those that terms see."""
+
+    def __init__(self, *parts: Part):
+        super().__init__(max_plate_nesting=max((p.what.max_plate_nesting for p in parts if _is_bound(p)), default=1))
+        self._parts = parts
+
+    def parts(self) -> Sequence[Part]:
+        return self._parts
+
+    def configuration(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for i, (what, weights, of_terms) in enumerate(self._parts, 1):
+            name = f"{i}, {type(what).__name__}"
+            found[f"part {name}"] = what
+            found |= {f"weight of {name}": weights[0] if len(weights) == 1 else weights} if weights else {}
+            found |= {f"weight of {term} in {name}": weight for term, weight in of_terms}
+        return found
+
+
+def _is_bound(part: Part) -> bool:
+    return isinstance(part.what, Bound)
 
 
 class ObjectiveModule(nn.Module):
     """An objective bound to a model and a guide; the forward is the loss.
 
     It owns the parameters of the modules whose methods (or which themselves) model and guide are, and reads
-    them from there: Pyro's global parameter store is neither read nor written.
+    them from there: Pyro's global parameter store is neither read nor written. Modules that terms own are not among
+    them: they have a loss of their own, see `Objective.modules`.
 
     Raises:
         ValueError: neither model nor guide is a module or a method of one.
     """
 
-    def __init__(self, objective: RowELBO, model: Callable, guide: Callable):
+    def __init__(self, objective: Objective, model: Callable, guide: Callable):
         super().__init__()
         owners: list[nn.Module] = []
         for fn in (model, guide):
@@ -193,76 +415,91 @@ class ObjectiveModule(nn.Module):
         self.objective = objective
         self._pair = (model, guide)
 
-    def rows(self, *args: Any, **kwargs: Any) -> Rows:
-        """The objective's terms, scale and monitors on a batch."""
+    def evaluate(self, *args: Any, scale: float | Tensor = 1.0, labelled: int = 0, done: float = 1.0) -> Evaluation:
+        """The objective's terms on a batch; see `Step` for the arguments."""
         with LocalParameters():
-            return self.objective.rows(*self._pair, *args, **kwargs)
+            return self.objective.evaluate(Step(*self._pair, args, {}, scale, labelled, done))
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return -self.rows(*args, **kwargs).total()
+        with LocalParameters():
+            return -self.objective.evaluate(Step(*self._pair, args, kwargs)).total()
 
 
-def log_prob(site: dict) -> Tensor:
-    """The log-density of a site, of its batch shape, masked as the site is and not scaled."""
-    return masked(site["fn"].log_prob(site["value"]), site)
+def _evaluated(run: Run, part: Part, terms: Sequence[Part], first: bool) -> Evaluation:
+    """The terms of a bound's run, and what is added to it."""
+    bound, done = part.what, run.step.done
+    values = [
+        replace(value.times(at(part.weights, done)), in_elbo=first and value.in_elbo) for value in bound.values(run)
+    ]
+    values = [_times(value, part.of_terms, done) for value in values]
+    found = Evaluation(values, bound.scale(run), bound.monitors(run))
+    for term in terms:
+        weight = at(term.weights, done)
+        for name, value in term.what.values(run).items():
+            _add(values, _times(Value(name, value, weight, in_elbo=False), term.of_terms, done))
+        owned = term.what.module()
+        if owned is not None:
+            found.losses[owned[0]] = term.what.loss(run)
+    surrogates = bound.surrogates(run, [value for value in values if not value.removed])
+    values += [replace(value, in_elbo=first and value.in_elbo) for value in surrogates]
+    return found
 
 
-def masked(table: Tensor, site: dict) -> Tensor:
-    """A table of a site's batch shape, 0 where `poutine.mask` leaves the site out."""
-    return scale_and_mask(table, mask=site["mask"])
+def _times(value: Value, factors: Iterable[tuple[str, Weight | None]], done: float) -> Value:
+    for name, factor in factors:
+        if same_term(value.name, name):
+            value = value.times(None if factor is None else at((factor,), done))
+    return value
 
 
-def advantage(reward: Tensor) -> Tensor:
-    """Each row's reward less the mean of the other rows', which keeps a score-function gradient unbiased; detached."""
-    others = (reward.sum() - reward) / max(len(reward) - 1, 1)
-    return (reward - others).detach()
-
-
-def row_dim(site: dict) -> int:
-    """The batch dimension of the plate of rows, which is the outermost one, whatever its name.
-
-    Raises:
-        ValueError: the site is in no plate.
-    """
-    dims = plate_dims(site)
-    if not dims:
-        raise InputError(f"site '{site['name']}' is outside of the plate of rows: its terms belong to no row")
-    return min(dims)
-
-
-def plate_dims(site: dict) -> set[int]:
-    """The batch dimensions of the plates that a site is in."""
-    return {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
-
-
-def reduce_plates(table: Tensor, site: dict, keep: set[int]) -> Tensor:
-    """Sums a site's `table` over the plates it is in, but for the dimensions to `keep` (dims stay, size 1)."""
-    dims = sorted(plate_dims(site) - keep)
-    return table.sum(dims, keepdim=True) if dims else table
-
-
-def row_scale(trace: Trace, names: Iterable[str]) -> float | Tensor:
-    """The scale that the sites of a trace have in common, a number or `(B,)`.
+def _add(values: list[Value], new: Value) -> None:
+    """Adds a term to others; one that is there already has both weights.
 
     Raises:
-        ValueError: the sites are scaled differently (weights of single terms are options of an objective).
+        InputError: another term has the same name.
     """
-    sites = [trace.nodes[name] for name in names]
-    scales = [site["scale"] for site in sites]
-    if any(isinstance(scale, Tensor) and scale.dim() for scale in scales) or any(s != scales[0] for s in scales):
-        raise InputError(
-            f"sites {[site['name'] for site in sites]} are scaled differently: scale whole rows "
-            f"(their plate, or RowScale), and weight single terms by the objective's options"
+    for i, value in enumerate(values):
+        if same_term(value.name, new.name):
+            if value.value is not new.value:
+                raise InputError(f"terms: got two different ones named '{new.name}'; accepted are names of their own")
+            if not new.removed:
+                weight = new.weight + (0.0 if value.removed else value.weight)
+                values[i] = replace(value, weight=weight, removed=False)
+            return
+    values.append(new)
+
+
+def _check_names(parts: Sequence[Part], values: Sequence[Value]) -> None:
+    """Names by which terms are weighted, or taken out, must be those of terms."""
+    for name in dict.fromkeys(name for part in parts for name, _ in part.of_terms):
+        if not any(same_term(value.name, name) for value in values):
+            own = ", ".join(repr(value.name) for value in values)
+            raise InputError(f"terms: got the name {name!r}; accepted are {own}")
+
+
+def _together(one: Evaluation, other: Evaluation) -> Evaluation:
+    """Two bounds on the same rows."""
+    values = list(one.values)
+    for value in other.values:
+        _add(values, value)
+    return Evaluation(values, one.scale, {**one.monitors, **other.monitors}, {**one.losses, **other.losses})
+
+
+def _joined(of_runs: Sequence[Evaluation]) -> Evaluation:
+    """The rows of several runs after one another; a term that one of them does not have is 0 there."""
+    own = [{value.name: value for value in found.values} for found in of_runs]
+    zeros = [torch.zeros_like(found.values[0].value) for found in of_runs]
+    values = []
+    for name in dict.fromkeys(name for named in own for name in named):
+        there = next(named[name] for named in own if name in named)
+        value = torch.cat(
+            [named[name].value if name in named else zero for named, zero in zip(own, zeros, strict=True)]
         )
-    return scales[0] * sites[0]["infer"].get("_row_scale", 1.0)
-
-
-def first_particle(trace: Trace, dim: int) -> Trace:
-    """A copy of a guide's trace in which every latent has the value of its first particle."""
-    first = trace.copy()
-    for name, site in sample_sites(trace):
-        fn, value = site["fn"], site["value"]
-        axis = dim - fn.event_dim
-        if not enumerates(site) and value.dim() >= -axis and value.shape[axis] > 1:
-            first.nodes[name] = {**site, "value": value.select(axis, 0)}
-    return first
+        weighted = None
+        if any(named[name].weighted is not None for named in own if name in named):
+            parts = zip(own, zeros, strict=True)
+            weighted = torch.cat([named[name].summed() if name in named else zero for named, zero in parts])
+        values.append(replace(there, value=value, weighted=weighted))
+    monitors = {name: value for found in of_runs for name, value in found.monitors.items()}
+    losses = {name: value for found in of_runs for name, value in found.losses.items()}
+    return Evaluation(values, of_runs[0].scale, monitors, losses)

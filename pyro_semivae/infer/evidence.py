@@ -10,9 +10,11 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
+from pyro.distributions import Bernoulli
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.nn import functional as F
 
 from pyro_semivae.errors import InputError
 from pyro_semivae.spaces import MISSING, is_missing
@@ -116,6 +118,38 @@ def is_continuous_label(site: dict) -> bool:
     infer = site["infer"]
     marked = enumerates(site) or infer.get("is_auxiliary") or infer.get("_deterministic")
     return site["is_observed"] and not marked and getattr(site["fn"], "has_rsample", False)
+
+
+class DrawLabels(Evidence):
+    """Draws the missing entries of a guide's discrete labels, as of continuous ones, and keeps the observed ones.
+
+    Args:
+        temperature: of relaxed draws, Bernoulli or, as vectors, one-hot, reparameterised; None for plain ones.
+    """
+
+    def __init__(self, temperature: float | None):
+        super().__init__()
+        self.temperature = temperature
+
+    def _pyro_sample(self, msg) -> None:
+        if not (enumerates(msg) and self.of_guide):
+            super()._pyro_sample(msg)
+            return
+        fn = msg["fn"]
+        if self.temperature is None:
+            drawn = fn.sample()
+        elif isinstance(fn, Bernoulli):
+            drawn = ((fn.logits + torch.rand_like(fn.logits).logit(eps=1e-6)) / self.temperature).sigmoid()
+        else:
+            drawn = F.gumbel_softmax(fn.logits, self.temperature)  # (B, C)
+        if msg["is_observed"]:
+            y = msg["value"]
+            self.observed[msg["name"]] = y
+            missing = is_missing(y)
+            if drawn.dim() > y.dim():  # one-hot rows; those of missing labels are not used
+                y, missing = torch.eye(drawn.shape[-1]).to(drawn)[y], missing.unsqueeze(-1)
+            drawn = torch.where(missing, drawn, y)
+        msg["value"], msg["is_observed"], msg["done"] = drawn, False, True
 
 
 class Impute(Messenger):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from pyro import poutine
 from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -26,42 +25,6 @@ class LocalParameters(Messenger):
         if _MODULE_NAMESPACE_DIVIDER in msg["name"]:
             msg["value"] = msg["args"][1]
             msg["done"] = True
-
-
-class RowScale(Messenger):
-    """Gives every row of the plate "data" a factor, which objectives multiply into the plate's scale.
-
-    Args:
-        scale: `(B,)`.
-    """
-
-    def __init__(self, scale: Tensor):
-        super().__init__()
-        self.scale = scale
-
-    def _pyro_sample(self, msg) -> None:
-        msg["infer"]["_row_scale"] = self.scale
-
-
-class LabelledFirst(Messenger):
-    """Says how many rows at the beginning of a batch have labels, while the others have none; objectives may ask.
-
-    Which labels are missing are values, and no objective looks at values; this makes it a shape. Of several binary
-    labels some may be missing in these rows; a class label is not.
-
-    >>> with LabelledFirst(3):
-    ...     LabelledFirst.number_now()
-    3
-    """
-
-    def __init__(self, number: int):
-        super().__init__()
-        self.number = number
-
-    @classmethod
-    def number_now(cls) -> int:
-        """The number that the innermost handler says; 0 where there is none."""
-        return next((h.number for h in reversed(poutine.runtime._PYRO_STACK) if isinstance(h, cls)), 0)
 
 
 class Particles(Messenger):

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from pyro_semivae.errors import InputError, check_count, check_number
-from pyro_semivae.infer.base import RowELBO, Rows, joined, log_prob, reduce_plates, row_dim, row_scale
+from pyro_semivae.infer.base import Bound, Value
 from pyro_semivae.infer.evidence import select
-from pyro_semivae.infer.handlers import LabelledFirst, Until
-from pyro_semivae.infer.roles import assign_roles
+from pyro_semivae.infer.handlers import Until
+from pyro_semivae.infer.run import Run
+from pyro_semivae.infer.step import Step
+from pyro_semivae.infer.tables import log_prob, reduce_plates, row_dim
+from pyro_semivae.infer.weights import Weight, at, check_weight
 from pyro_semivae.spaces import all_missing, any_known, as_labels, entry_by_entry
 
 
-class TraceMVAE_ELBO(RowELBO):
+class TraceMVAE_ELBO(Bound):
     r"""Sub-sampled ELBOs of a guide q(z | evidence) that takes any part of the evidence (Wu and Goodman 2018, Eq. 5).
 
     With modalities X, the image and each observed label,
@@ -36,85 +39,97 @@ class TraceMVAE_ELBO(RowELBO):
         max_plate_nesting: 1 for class labels, 2 where a label has entries in a plate inside of the rows'.
 
     The model must sample its labels before its image: what is known without the image is scored without it. All in all,
-    an image is encoded once a step and decoded 2 + ceil(k / 2) times, or once without labels where `LabelledFirst` says
-    which rows have any (`fit` does).
+    an image is encoded once a step and decoded 2 + ceil(k / 2) times, or once without labels where the step says which
+    rows have any (`fit`'s do).
 
-    Terms (each `(B,)`, in nats, named by the sites): `p(x)`, `p(y)`, `p(z)`, `q(z)` of the first ELBO, `x/p(x)`,
-    `x/p(z)`, `x/q(z)` of the image's, `y/p(y)`, `y/p(z)`, `y/q(z)` of the labels' (their sum), `subset/...` of the
-    subsets'.
+    Terms (each `(B,)`, in nats): `log p(x|z)`, `log p(y|z)`, `log p(z)`, `-log q(z|x,y)` of the first ELBO, the same
+    with `x: ` before their names of the image's, `y: ` of the labels' (their sum), `subset: ` of the subsets'.
 
     Raises:
         ValueError: an option is not one of those above; the guide has label sites.
     """
 
-    def __init__(self, *, label_weight: float = 1.0, subsets: int = 1, beta: float = 1.0, max_plate_nesting: int = 1):
+    def __init__(self, *, label_weight: float = 1.0, subsets: int = 1, beta: Weight = 1.0, max_plate_nesting: int = 1):
         super().__init__(max_plate_nesting=max_plate_nesting)
-        for name, value in (("label_weight", label_weight), ("beta", beta)):
-            check_number(name, value, least=0)
-        self.label_weight, self.subsets, self.beta = label_weight, check_count("subsets", subsets, 0), beta
+        self.label_weight = check_number("label_weight", label_weight, least=0)
+        self.subsets, self.beta = check_count("subsets", subsets, 0), check_weight("beta", beta, least=0)
 
-    def rows(self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None) -> Rows:
-        if y is None:
-            terms, scale, _ = self._elbos(model, guide, x, [None])
-            return Rows({name: value[0] for name, value in terms.items()}, scale)
-        y, number = as_labels(y), LabelledFirst.number_now()
-        if 0 < number < len(x):
-            with LabelledFirst(0):
-                labelled = self.rows(model, guide, x[:number], y[:number])
-            return joined(labelled, self.rows(model, guide, x[number:]))
+    def runs(self, step: Step) -> list[Run]:
+        """The ELBOs with the image, in one run each of the rows with labels and of those without."""
+        return [self._run(part) for part in step.parts()]
+
+    def _run(self, step: Step) -> Run:
+        x, y = self._arguments(step)
+        if y is None or step.without_labels:
+            return replace(step, args=(x, None), kwargs={}).run(self.max_plate_nesting)
+        y = as_labels(y)
         nothing, alone = all_missing(y), entry_by_entry(y)
         some = [_half(y, nothing) for _ in range(self.subsets if len(alone) > 1 else 0)]
-        with_image, without = [y, nothing, *some[::2]], [*alone, *some[1::2]]
-        seen, scale, labels = self._elbos(model, guide, x, with_image)
-        unseen, *_ = self._elbos(Until(labels)(model), guide, None, without)
-        seen = {name: torch.cat([value[:1], _where_known(y, value[1:])]) for name, value in seen.items()}
-        unseen = {name: _where_known(torch.stack(without), value) for name, value in unseen.items()}
-        terms = {name: value[0] for name, value in seen.items()}
-        terms |= {f"x/{name}": value[1] for name, value in seen.items() if name not in _of(labels)}
-        terms |= {f"y/{name}": value[: len(alone)].sum(0) for name, value in unseen.items()}
-        if some:
-            subsets = {name: value[2:].sum(0) for name, value in seen.items()}
-            for name, value in unseen.items():
-                subsets[name] = subsets[name] + value[len(alone) :].sum(0)
-            terms |= {f"subset/{name}": value for name, value in subsets.items()}
-        return Rows(terms, scale)
+        # The parts lie in the dimension of particles, left of all plates, so that an image is encoded once for all.
+        seen = self._of(step, x, [y, nothing, *some[::2]])
+        self._check(seen)
+        without = [*alone, *some[1::2]]
+        unseen = self._of(replace(step, model=Until(seen.roles.labels)(step.model)), None, without)
+        seen.kept.update(y=y, unseen=unseen, without=without, alone=len(alone), some=bool(some))
+        return seen
 
-    def _elbos(
-        self, model: Callable, guide: Callable, x: Tensor | None, parts: list[Tensor | None]
-    ) -> tuple[dict[str, Tensor], float | Tensor, tuple[str, ...]]:
-        """The terms of the ELBOs of the same images with several parts of their labels, `(parts, B)`, in one run.
+    def _of(self, step: Step, x: Tensor | None, parts: list[Tensor]) -> Run:
+        """One run of guide and model with several parts of the labels of the same images."""
+        return replace(step, args=(x, torch.stack(parts)), kwargs={}).run(self.max_plate_nesting)
 
-        The parts lie in the dimension of particles, left of all plates, so that an image is encoded once for all of
-        them. Returns also the scale of the rows and the names of the label sites.
-        """
-        y = None if parts[0] is None else torch.stack(parts)
-        guide_trace, model_trace, evidence = self.traces(model, guide, (x, y), {})
-        roles, sites = assign_roles(model_trace, guide_trace), model_trace.nodes
-        if own := set(roles.labels) & set(guide_trace.nodes):
+    def _arguments(self, step: Step) -> tuple[Tensor | None, Tensor | None]:
+        values = [*step.args, *step.kwargs.values()]
+        return values[0], values[1] if len(values) > 1 else None
+
+    def _check(self, run: Run) -> None:
+        if own := set(run.roles.labels) & set(run.guide.nodes):
             raise InputError(f"labels {sorted(own)} are sites of the guide: this objective takes them as evidence")
-        terms = {}
-        for name, site in sites.items():
+
+    def values(self, run: Run) -> list[Value]:
+        if "y" not in run.kept:
+            return [replace(value, value=value.value[0]) for value in self._elbos(run)]
+        y, without, alone = (run.kept[name] for name in ("y", "without", "alone"))
+        labels, unseen = run.roles.labels, self._elbos(run.kept["unseen"])
+        seen = [replace(v, value=torch.cat([v.value[:1], _where_known(y, v.value[1:])])) for v in self._elbos(run)]
+        unseen = [replace(v, value=_where_known(torch.stack(without), v.value)) for v in unseen]
+        values = [replace(v, value=v.value[0]) for v in seen]
+        of_image = [v for v in seen if v.name not in {f"log p({name})" for name in labels}]
+        values += [_extra("x", v, v.value[1]) for v in of_image]
+        values += [_extra("y", v, v.value[:alone].sum(0)) for v in unseen]
+        if run.kept["some"]:
+            of_subsets = {v.name: v.value[2:].sum(0) for v in seen}
+            for v in unseen:
+                of_subsets[v.name] = of_subsets[v.name] + v.value[alone:].sum(0)
+            values += [_extra("subset", v, of_subsets[v.name]) for v in seen]
+        return values
+
+    def _elbos(self, run: Run) -> list[Value]:
+        """The terms of the ELBOs of the same images with several parts of their labels, `(parts, B)`."""
+        roles, beta = run.roles, at((self.beta,), run.step.done)
+        values = []
+        for name, site in run.model.nodes.items():
             if name in roles.latents:
-                of_guide = guide_trace.nodes[name]
-                terms[f"p({name})"] = self.beta * _to_parts(log_prob(site), site)
-                terms[f"q({name})"] = -self.beta * _to_parts(log_prob(of_guide), of_guide)
-            elif name in evidence.observed:
+                of_guide = run.guide.nodes[name]
+                values.append(Value(f"log p({name})", _to_parts(log_prob(site), site), beta))
+                values.append(Value(f"-log q({name})", -_to_parts(log_prob(of_guide), of_guide), beta))
+            elif name in run.observed:
                 dim = site["infer"]["_enumerate_dim"]
-                log_p = select(log_prob(site), site["value"], evidence.observed[name], dim)
-                terms[f"p({name})"] = self.label_weight * _to_parts(log_p, site)
+                log_p = select(log_prob(site), site["value"], run.observed[name], dim)
+                values.append(Value(f"log p({name})", _to_parts(log_p, site), self.label_weight))
             elif name in roles.data:
-                terms[f"p({name})"] = _to_parts(log_prob(site), site)
-        return terms, row_scale(model_trace, roles.data + roles.latents), roles.labels
+                values.append(Value(f"log p({name})", _to_parts(log_prob(site), site)))
+        return values
+
+
+def _extra(of: str, value: Value, by_row: Tensor) -> Value:
+    """A term of an ELBO that is not the first one, the bound."""
+    return replace(value, name=f"{of}: {value.name}", value=by_row, in_elbo=False)
 
 
 def _to_parts(table: Tensor, site: dict) -> Tensor:
     """Sums a site's `table` over the plates inside of "data", `(parts, B)`."""
     dim = row_dim(site)
     return reduce_plates(table, site, keep={dim}).reshape(-1, table.shape[dim])
-
-
-def _of(labels: tuple[str, ...]) -> set[str]:
-    return {f"p({name})" for name in labels}
 
 
 def _where_known(y: Tensor, values: Tensor) -> Tensor:

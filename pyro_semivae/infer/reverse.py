@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -13,19 +13,23 @@ from pyro.distributions import Bernoulli, Independent, TransformedDistribution
 from pyro.distributions.transforms import SigmoidTransform
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
+from torch import Tensor
 
 from pyro_semivae.distributions import RelaxedLogits
 from pyro_semivae.errors import InputError, check_choice, check_number
-from pyro_semivae.infer.base import RowELBO, Rows, advantage, log_prob, row_scale
+from pyro_semivae.infer.base import Bound, Value
 from pyro_semivae.infer.evidence import Impute, enumerates
-from pyro_semivae.infer.roles import sample_sites
+from pyro_semivae.infer.roles import Roles, sample_sites
+from pyro_semivae.infer.run import Run
+from pyro_semivae.infer.step import Step
+from pyro_semivae.infer.tables import advantage, log_prob, row_scale, to_rows
 from pyro_semivae.spaces import is_missing
 
 Gradient = Literal["relaxed", "score", "mean", "hard"]
 GRADIENTS = ("relaxed", "score", "mean", "hard")
 
 
-class TraceReverse_ELBO(RowELBO):
+class TraceReverse_ELBO(Bound):
     r"""The bound on the labels' evidence under the *guide*, with the model in the role of its guide.
 
     .. math::
@@ -46,8 +50,9 @@ class TraceReverse_ELBO(RowELBO):
         temperature: of the relaxed Bernoullis.
         max_plate_nesting: 1 for class labels, 2 where a label has entries in a plate inside of the rows'.
 
-    Terms (each `(B,)`, in nats, named by the sites): `reverse/q(x)`, `reverse/q(y)`, `reverse/q(z)`, `reverse/p(x)`,
-    `reverse/p(z)` (where z is latent; minus), and with `"score"` the surrogate `reverse/score(x)`, whose value is 0.
+    Terms (each `(B,)`, in nats): `reverse: log q(x)`, `reverse: log q(y|x)`, `reverse: log q(z|x,y)`,
+    `reverse: -log p(x|y,z)`, `reverse: -log p(z)` (where z is latent), and with `"score"` the surrogate
+    `reverse: score(x)`, whose value is 0.
 
     Called as any objective is, with the pair in its usual order and x missing: `terms(model, guide, None, y)`. With x
     given as well it is Eq. 59's bound on log q(x, y), which the paper leaves out, as it is loose.
@@ -56,6 +61,8 @@ class TraceReverse_ELBO(RowELBO):
         ValueError: an option is not one of those above; a site is in one of the two functions only, or the guide cannot
             do without images; labels of given images are missing, or given though not observed.
     """
+
+    scores_labels_alone = True
 
     def __init__(
         self,
@@ -70,30 +77,51 @@ class TraceReverse_ELBO(RowELBO):
         check_number("temperature", temperature, above=0)
         self.observed, self.gradient, self.temperature = tuple(observed), gradient, temperature
 
-    def rows(self, model: Callable, guide: Callable, *args, **kwargs) -> Rows:
+    def runs(self, step: Step) -> list[Run]:
+        """One, of the model first and then of the guide."""
         labels = _Labels(self.observed)
         with Imagine(self.gradient, self.temperature, self.observed) as imagine:
-            guess = poutine.trace(labels(model)).get_trace(*args, **kwargs)
+            guess = poutine.trace(labels(step.model)).get_trace(*step.args, **step.kwargs)
             labels.check({name for name, site in sample_sites(guess) if site["is_observed"]})
             values = {name: site["value"] for name, site in sample_sites(guess)}
+            guide = poutine.condition(Impute()(step.guide), data=values)
             try:
-                generated = poutine.trace(poutine.condition(Impute()(guide), data=values)).get_trace(*args, **kwargs)
+                generated = poutine.trace(guide).get_trace(*step.args, **step.kwargs)
             except (AttributeError, TypeError) as error:
                 raise InputError(
                     f"guide: failed in reverse ({error}); accepted are guides with sites for all that is imagined, "
                     f"with a density q(x), of which they go on with the value"
                 ) from error
-        q, p = dict(sample_sites(generated)), dict(sample_sites(guess))
-        self._check(q, p)
-        terms = {f"reverse/q({name})": self.to_rows(log_prob(site), site) for name, site in q.items()}
-        latent = [name for name, site in p.items() if not (name in self.observed or site["is_observed"])]
-        latent = {name: self.to_rows(log_prob(p[name]), p[name]) for name in latent}
-        terms |= {f"reverse/p({name})": -log_p for name, log_p in latent.items()}
-        if self.gradient == "score":
-            reward = advantage(sum(terms.values()))
-            for name in imagine.discrete:
-                terms[f"reverse/score({name})"] = reward * (latent[name] - latent[name].detach())
-        return Rows(terms, row_scale(generated, q))
+        self._check(dict(sample_sites(generated)), dict(sample_sites(guess)))
+        return [Run(generated, guess, Roles((), (), ()), {}, step=step, in_reverse=True, kept={"imagine": imagine})]
+
+    def values(self, run: Run) -> list[Value]:
+        values = [
+            Value(f"reverse: log q({name})", to_rows(log_prob(site), site), in_elbo=False)
+            for name, site in sample_sites(run.guide)
+        ]
+        for name, site in self._latent(run).items():
+            values.append(Value(f"reverse: -log p({name})", -to_rows(log_prob(site), site), in_elbo=False))
+        return values
+
+    def _latent(self, run: Run) -> dict[str, dict]:
+        """The model's sites that are not observed, which it guesses."""
+        sites = sample_sites(run.model)
+        return {name: site for name, site in sites if not (name in self.observed or site["is_observed"])}
+
+    def surrogates(self, run: Run, values: Sequence[Value]) -> list[Value]:
+        if self.gradient != "score":
+            return []
+        log_p = {name: to_rows(log_prob(site), site) for name, site in self._latent(run).items()}
+        reward = advantage(sum(value.value for value in values))
+        weight = values[0].weight
+        return [
+            Value(f"reverse: score({name})", reward * (log_p[name] - log_p[name].detach()), weight, in_elbo=False)
+            for name in run.kept["imagine"].discrete
+        ]
+
+    def scale(self, run: Run) -> float | Tensor:
+        return row_scale(run.guide, [name for name, _ in sample_sites(run.guide)])
 
     def _check(self, q: dict, p: dict) -> None:
         for names, others, what in ((q, p, "guide"), (p, q, "model")):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pyro_semivae import spaces
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer import RowELBO
+from pyro_semivae.infer import Objective
 from pyro_semivae.infer.handlers import ROW_PLATE, LocalParameters
 from pyro_semivae.spaces import Images, Labels, Space
 
@@ -154,10 +154,10 @@ class SemiVAE(nn.Module, ABC):
         """The inference model, given `x` `(B, C, H, W)` and, where given, `y`."""
 
     @abstractmethod
-    def elbo(self, **options) -> RowELBO:
+    def elbo(self, **options) -> Objective:
         """The paper's objective, with its options as arguments."""
 
-    def elbo_for(self, y: Tensor | None) -> RowELBO:
+    def elbo_for(self, y: Tensor | None) -> Objective:
         """The objective for a data set with these labels, some missing: what `fit` maximises unless it is given one.
 
         `elbo()`, but for models with a classifier beside the bound, whose weight depends on how many rows have labels.

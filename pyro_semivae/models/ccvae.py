@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
-
-import pyro
 from torch import Tensor
 
-from pyro_semivae.conditionals import (
-    BayesLabel,
-    Conditional,
-    GreyBernoulliImage,
-    LabelPrior,
-    StandardNormal,
-)
-from pyro_semivae.errors import check_choice
-from pyro_semivae.infer import TraceCCVAE_ELBO
+from pyro_semivae.infer import Objective, TraceCCVAE_ELBO
 from pyro_semivae.models import parts
-from pyro_semivae.models.base import SemiVAE
-from pyro_semivae.nn import MLPs, Networks
-from pyro_semivae.spaces import Data, Labels
+from pyro_semivae.models.characteristic import CharacteristicVAE
 
 
-class CCVAE(SemiVAE):
+class CCVAE(CharacteristicVAE):
     """A VAE whose latents z_c carry what the labels stand for.
 
     ::
@@ -47,9 +33,9 @@ class CCVAE(SemiVAE):
     Args:
         x_shape: `(C, H, W)` of the images, float in [0, 1].
         labels: the label space, `Classes(10)` or `Binary(18)` (a data set's `labels`).
-        z_c: D_c, the size of the characteristic latent of a class label.
-        z_s: D_s, the size of the rest; 0 leaves it empty (REVAE on MNIST: 4 + 10, 10 + 0, 20 + 0; CCVAE's Tables 6
-            and 7 do not say; on CelebA 18 + 27).
+        z_c: D_c, the size of the characteristic latent of a class label (default: 30).
+        z_s: D_s, the size of the rest; 0, the default, leaves it empty (REVAE on MNIST: 4 + 10, 10 + 0, 20 + 0; CCVAE's
+            Tables 6 and 7 do not say; on CelebA 18 + 27).
         networks: `MLPs()` of 600-600 (REVAE's Table 3), or `Convs()` (CCVAE's Table 3, for 64x64 images).
         likelihood: p(x | .) given the decoder, `GreyBernoulliImage` or `LaplaceImage` (CCVAE on CelebA).
         prior: p(y), probabilities of the classes or that a label is on; uniform where not given.
@@ -67,82 +53,37 @@ class CCVAE(SemiVAE):
     missing, not sampled; any single label may be missing; the prior's frequencies are probabilities (the Pyro code puts
     them through a sigmoid).
 
+    >>> from pyro_semivae.nn import MLPs
     >>> from pyro_semivae.spaces import Binary, Classes
     >>> import torch
     >>> vae = CCVAE((1, 8, 8), Classes(10), networks=MLPs((16,)))
     >>> x, y = torch.rand(4, 1, 8, 8), torch.tensor([3, -1, -1, 0])
-    >>> sorted(vae.elbo().terms(vae.model, vae.guide, x, y))
-    ['p(x)', 'p(y)', 'p(z_c)', 'p(z_s)', 'q(y|x)', 'q(y|z)', 'q(z_c)', 'q(z_s)']
+    >>> terms = vae.elbo().terms(vae.model, vae.guide, x, y)
+    >>> list(terms)[:4]
+    ['w log p(x|z_c,z_s)', 'w log p(z_s)', 'w log p(z_c|y_o)', '-w log q(z_c|x)']
+    >>> list(terms)[4:]
+    ['-w log q(z_s|x)', '-w log q(y_o|z)', 'log q(y_o|x)', 'log p(y_o)']
     >>> vae = CCVAE((1, 8, 8), Binary(2), networks=MLPs((16,)))
     >>> y = torch.tensor([[1, 0], [1, torch.nan], [torch.nan, 0], [0, 1]])
-    >>> vae.elbo().terms(vae.model, vae.guide, x, y)["q(y|x)"].shape
+    >>> vae.elbo().terms(vae.model, vae.guide, x, y)["log q(y_o|x)"].shape
     torch.Size([4])
 
     Reference: T. Joy, S. M. Schmon, P. H. S. Torr, N. Siddharth, T. Rainforth, "Capturing Label Characteristics
     in VAEs", ICLR 2021; "Rethinking Semi-Supervised Learning in VAEs", 2020.
     """
 
-    characteristic = ("z_c",)
-
-    def __init__(
-        self,
-        x_shape: tuple[int, int, int] | Data,
-        labels: Labels,
-        *,
-        z_c: int = 30,
-        z_s: int = 0,
-        networks: Networks | None = None,
-        likelihood: type[Conditional] = GreyBernoulliImage,
-        prior: Tensor | None = None,
-        classifier: Literal["network", "bayes"] = "network",
-        label_hidden: tuple[int, ...] = (50,),
-        separation: float = 4.0,
-    ):
-        super().__init__(x=x_shape, y=labels)
-        check_choice("classifier", classifier, ("network", "bayes"))
-        parts.check_sizes(z_c=z_c, z_s=z_s)
-        networks = MLPs() if networks is None else networks
-        self.p_y = LabelPrior(labels, prior)
-        self.p_z_c = parts.characteristic_prior(labels, z_c, label_hidden, separation)
-        self.p_z_s = StandardNormal(z_s)
-        self.p_x = parts.decoder(likelihood, networks, [parts.characteristic(labels, z_c), z_s], self.x_shape)
-        self.q_z = parts.split_encoder(labels, networks, self.x_shape, z_c, z_s)
-        if classifier == "network":
-            self.q_y = parts.characteristic_classifier(labels, z_c, label_hidden, separation)
-        else:
-            self.q_y = BayesLabel(self.p_z_c, self.p_y)
-
-    def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
-        self.register()
-        with self.rows(x, y) as (x, y):
-            with self.entries("y"):
-                y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})
-                z_c = pyro.sample("z_c", self.p_z_c(y))
-            z_s = pyro.sample("z_s", self.p_z_s())
-            return pyro.sample("x", self.p_x(z_c, z_s), obs=x)
-
-    def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
-        with self.rows(x, y) as (x, y):
-            q_z_c, q_z_s = self.q_z(x)
-            with self.entries("y"):
-                z_c = pyro.sample("z_c", q_z_c)
-                pyro.sample("y", self.q_y(z_c), obs=y, infer={"enumerate": "parallel"})
-            pyro.sample("z_s", q_z_s)
+    sizes = (30, 0)
 
     def elbo(self, **options) -> TraceCCVAE_ELBO:
         """The CCVAE bound; see `TraceCCVAE_ELBO` for its options."""
         return TraceCCVAE_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
 
-    def elbo_for(self, y: Tensor | None) -> TraceCCVAE_ELBO:
-        """The recipe's: Jensen's bound; with a class label a classifier weight of 1 + 1000 N / N_labelled and beta 4,
-        with binary ones 1 + N / N_labelled and 1. The paper's is `elbo(weights="independent")`."""
+    def elbo_for(self, y: Tensor | None) -> Objective:
+        """The recipe's: Jensen's bound; with a class label a `ClassifierTerm` of weight 1000 N / N_labelled and beta 4,
+        with binary ones N / N_labelled and 1. The paper's is `elbo(weights="independent")`."""
         if self.labels.entries is not None:
             alpha, more = parts.classifier_weight(1.0, y), {}
         else:
             more = parts.recipe_weights(self.labels, y)
             alpha = more.pop("classifier_weight")
-        return self.elbo(marginal="jensen", classifier_weight=1 + alpha, **more)
-
-    def corruption(self) -> Callable[[Tensor], Tensor] | None:
-        """The recipe's: see `parts.recipe_corruption`."""
-        return parts.recipe_corruption(self.labels, self.x_shape)
+        return parts.classified(self.elbo(marginal="jensen", **more), alpha)

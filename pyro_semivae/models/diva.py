@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import pyro
 from torch import Tensor
 
-from pyro_semivae.conditionals import Conditional, GreyBernoulliImage, LabelPrior, StandardNormal
-from pyro_semivae.infer import TraceLabels_ELBO
+from pyro_semivae.infer import Objective, TraceLabels_ELBO
+from pyro_semivae.infer.weights import Weight
 from pyro_semivae.models import parts
-from pyro_semivae.models.base import SemiVAE
-from pyro_semivae.nn import MLPs, Networks
-from pyro_semivae.spaces import Data, Labels
+from pyro_semivae.models.characteristic import CharacteristicVAE
 
 
-class DIVA(SemiVAE):
+class DIVA(CharacteristicVAE):
     """CCVAE's graph with another objective: a VAE with a classifier beside it.
 
     ::
@@ -33,7 +28,8 @@ class DIVA(SemiVAE):
     ====  ======  =======================================  ==========================================
 
     Args:
-        x_shape, labels, z_c, z_s, networks, likelihood, prior, label_hidden, separation: see `CCVAE`.
+        x_shape, labels, networks, likelihood, prior, classifier, label_hidden, separation: see `CCVAE`.
+        z_c, z_s: see there; 10 and 10 by default.
 
     The objective is `TraceLabels_ELBO` with beta and with alpha = `classifier_weight` (1 in `elbo()`, more
     in `elbo_for(y)`, which `fit` takes) on log q(y | z_c) of observed labels (CCVAE C.4, whose last line attaches the
@@ -48,63 +44,24 @@ class DIVA(SemiVAE):
     >>> import torch
     >>> vae = DIVA((1, 8, 8), Classes(10), networks=MLPs((16,)))
     >>> x, y = torch.rand(4, 1, 8, 8), torch.tensor([3, -1, -1, 0])
-    >>> sorted(vae.elbo(classifier_weight=9.0).terms(vae.model, vae.guide, x, y))
-    ['p(x)', 'p(y)', 'p(z_c)', 'p(z_s)', 'q(y)', 'q(y|x)', 'q(z_c)', 'q(z_s)']
+    >>> list(vae.elbo(classifier_weight=9.0).terms(vae.model, vae.guide, x, y))[-3:]
+    ['log p(y)', '-log q(y_m|z_c)', 'log q(y_o|z_c)']
 
     Reference: M. Ilse, J. M. Tomczak, C. Louizos, M. Welling, "DIVA: Domain Invariant Variational Autoencoders", 2019.
     """
 
-    characteristic = ("z_c",)
+    sizes = (10, 10)
 
-    def __init__(
-        self,
-        x_shape: tuple[int, int, int] | Data,
-        labels: Labels,
-        *,
-        z_c: int = 10,
-        z_s: int = 10,
-        networks: Networks | None = None,
-        likelihood: type[Conditional] = GreyBernoulliImage,
-        prior: Tensor | None = None,
-        label_hidden: tuple[int, ...] = (50,),
-        separation: float = 4.0,
-    ):
-        super().__init__(x=x_shape, y=labels)
-        parts.check_sizes(z_c=z_c, z_s=z_s)
-        networks = MLPs() if networks is None else networks
-        self.p_y = LabelPrior(labels, prior)
-        self.p_z_c = parts.characteristic_prior(labels, z_c, label_hidden, separation)
-        self.p_z_s = StandardNormal(z_s)
-        self.p_x = parts.decoder(likelihood, networks, [parts.characteristic(labels, z_c), z_s], self.x_shape)
-        self.q_z = parts.split_encoder(labels, networks, self.x_shape, z_c, z_s)
-        self.q_y = parts.characteristic_classifier(labels, z_c, label_hidden, separation)
+    def elbo(self, *, classifier_weight: Weight = 1.0, **options) -> Objective:
+        """The modified DIVA objective; see `TraceLabels_ELBO` for its options.
 
-    def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
-        self.register()
-        with self.rows(x, y) as (x, y):
-            with self.entries("y"):
-                y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})
-                z_c = pyro.sample("z_c", self.p_z_c(y))
-            z_s = pyro.sample("z_s", self.p_z_s())
-            return pyro.sample("x", self.p_x(z_c, z_s), obs=x)
+        Args:
+            classifier_weight: alpha, of the `ClassifierTerm` that is added to the bound; 0 for the bound alone.
+        """
+        bound = TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
+        return parts.classified(bound, classifier_weight)
 
-    def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
-        with self.rows(x, y) as (x, y):
-            q_z_c, q_z_s = self.q_z(x)
-            with self.entries("y"):
-                z_c = pyro.sample("z_c", q_z_c)
-                pyro.sample("y", self.q_y(z_c), obs=y, infer={"enumerate": "parallel"})
-            pyro.sample("z_s", q_z_s)
-
-    def elbo(self, **options) -> TraceLabels_ELBO:
-        """The modified DIVA objective; see `TraceLabels_ELBO` for its options."""
-        return TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **{"classifier_weight": 1.0, **options})
-
-    def elbo_for(self, y: Tensor | None) -> TraceLabels_ELBO:
+    def elbo_for(self, y: Tensor | None) -> Objective:
         """The recipe's weights: alpha = 1000 N / N_labelled and beta 4 with a class label, 100 N / N_labelled and 1
         with binary ones."""
         return self.elbo(**parts.recipe_weights(self.labels, y))
-
-    def corruption(self) -> Callable[[Tensor], Tensor] | None:
-        """The recipe's: see `parts.recipe_corruption`."""
-        return parts.recipe_corruption(self.labels, self.x_shape)

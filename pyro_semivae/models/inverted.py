@@ -65,9 +65,9 @@ class InvertedVAE(SemiVAE):
     >>> vae = InvertedVAE((1, 8, 8), Classes(10))
     >>> x, y = torch.rand(4, 1, 8, 8), torch.tensor([3, -1, -1, 0])
     >>> sorted(vae.elbo().terms(vae.model, vae.guide, x, y))
-    ['p(x)', 'p(y)', 'p(z)', 'q(y)', 'q(y|x)', 'q(z)']
+    ['-log q(y_m|x)', '-log q(z|x,y)', 'log p(x|y,z)', 'log p(y)', 'log p(z)']
     >>> sorted(vae.elbo().terms(vae.model, vae.guide, None, torch.tensor([7, 7])))
-    ['reverse/p(x)', 'reverse/q(x)', 'reverse/q(y)', 'reverse/q(z)']
+    ['reverse: -log p(x|y,z)', 'reverse: log q(x)', 'reverse: log q(y|x)', 'reverse: log q(z|x,y)']
 
     Reference: I. Gemp, M. Parente, S. Mahadevan, "Inverting VAEs for Improved Generative Accuracy", 2017.
     """

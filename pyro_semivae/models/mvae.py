@@ -55,7 +55,7 @@ class MVAE(SemiVAE):
     >>> vae = MVAE((1, 8, 8), Classes(10), networks=MLPs((16,)))
     >>> x, y = torch.rand(4, 1, 8, 8), torch.tensor([3, -1, -1, 0])
     >>> list(vae.elbo().terms(vae.model, vae.guide, x, y))[:4]
-    ['p(z)', 'q(z)', 'p(y)', 'p(x)']
+    ['log p(z)', '-log q(z|x,y)', 'log p(y|z)', 'log p(x|z)']
 
     Reference: M. Wu, N. Goodman, "Multimodal Generative Models for Scalable Weakly-Supervised Learning", NeurIPS 2018.
     """

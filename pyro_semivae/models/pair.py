@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer import RowELBO, TraceLabels_ELBO
+from pyro_semivae.infer import ClassifierTerm, Objective, TraceLabels_ELBO
 from pyro_semivae.models.base import SemiVAE
 from pyro_semivae.spaces import Space
 
@@ -55,7 +55,7 @@ class Pair(SemiVAE):
         guide: Callable[..., Any],
         *,
         modules: Sequence[nn.Module] = (),
-        elbo: Callable[..., RowELBO] | None = None,
+        elbo: Callable[..., Objective] | None = None,
         characteristic: Sequence[str] | None = None,
         **spaces: Space,
     ):
@@ -82,9 +82,9 @@ class Pair(SemiVAE):
         pairs, nesting = zip(self.spaces.values(), values, strict=False), self.max_plate_nesting
         return [None if value is None else space.arranged(value, nesting) for space, value in pairs]
 
-    def elbo(self, **options: Any) -> RowELBO:
+    def elbo(self, **options: Any) -> Objective:
         """The objective, with its options."""
         if self._elbo is not None:
             return self._elbo(**options)
-        options = {"classifier_weight": 1.0, "max_plate_nesting": self.max_plate_nesting, **options}
-        return TraceLabels_ELBO(**options)
+        bound = TraceLabels_ELBO(**{"max_plate_nesting": self.max_plate_nesting, **options})
+        return bound + ClassifierTerm() if self.label_sites else bound

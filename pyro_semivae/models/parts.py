@@ -19,6 +19,8 @@ from pyro_semivae.conditionals import (
 )
 from pyro_semivae.data.noise import shift
 from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.infer import Bound, ClassifierTerm, Objective
+from pyro_semivae.infer.weights import Weight, check_weight
 from pyro_semivae.nn import MLP, Coded, Entries, Networks, Shape
 from pyro_semivae.spaces import Labels, any_known
 
@@ -46,14 +48,24 @@ def drawn_labels(labels: Labels, options: dict) -> dict:
     return {"labels": "relaxed", **options}
 
 
+def classified(bound: Bound, classifier_weight: Weight) -> Objective:
+    """A bound with a classifier's term of some weight; the bound alone, where it is 0."""
+    check_weight("classifier_weight", classifier_weight, least=0)
+    return bound if classifier_weight == 0 else bound + classifier_weight * ClassifierTerm()
+
+
 def classifier_weight(alpha: float, y: Tensor | None) -> float:
     """alpha N / N_labelled, on log q(y|.) of a labelled row: their total weight is alpha N however few they are.
+
+    Without labels, `y=None`, there is nothing to weigh, and it is 0.
 
     >>> import torch
     >>> classifier_weight(0.1, torch.tensor([3, -1, -1, 0]))
     0.2
     """
-    known = 0 if y is None else int(any_known(y).sum())
+    if y is None:
+        return 0.0
+    known = int(any_known(y).sum())
     return alpha * len(y) / known if known else alpha
 
 

@@ -40,7 +40,7 @@ class VAE(SemiVAE):
     >>> import torch
     >>> vae = VAE((1, 8, 8), Classes(10), networks=MLPs((16,)))
     >>> sorted(vae.elbo(beta=4.0).terms(vae.model, vae.guide, torch.rand(4, 1, 8, 8)))
-    ['p(x)', 'p(z)', 'q(z)']
+    ['-log q(z|x)', 'log p(x|z)', 'log p(z)']
     """
 
     def __init__(

@@ -18,9 +18,9 @@ from pyro_semivae.check import Values, by_site, descendants
 from pyro_semivae.data import noise
 from pyro_semivae.errors import InputError, as_tensor, check_count
 from pyro_semivae.infer import LocalParameters, Mean, Particles, Roles, Until, sample_sites
-from pyro_semivae.infer.base import log_prob, plate_dims
 from pyro_semivae.infer.evidence import Evidence, Impute, enumerates
-from pyro_semivae.infer.labelled import Run, log_sum
+from pyro_semivae.infer.run import Run, log_sum
+from pyro_semivae.infer.tables import log_prob, plate_dims
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.models.base import of_size
 

@@ -1,0 +1,166 @@
+"""The graph of a model or guide, from a run of it, and the names of terms in mathematics."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.infer.inspect import get_model_relations
+from pyro.poutine.trace_messenger import TraceHandler
+from torch import Tensor, nn
+
+from pyro_semivae.infer.evidence import Impute
+from pyro_semivae.infer.handlers import LocalParameters
+from pyro_semivae.infer.roles import sample_sites
+
+Graph = dict[str, tuple[str, ...]]
+
+
+def graph(fn: Callable, values: Mapping[str, Tensor | None], impute: Impute | None = None) -> Graph:
+    """The graph of a model or guide, from a run of it: each random site with the sites it depends on.
+
+    The random generators are afterwards as they were.
+
+    Args:
+        values: its arguments in their order, by the names of their sites. Those that are no sites of `fn` (data in a
+            guide, covariates) are parents by these names.
+    """
+    impute = Impute() if impute is None else impute
+
+    def given(*inputs: Tensor | None) -> None:
+        sites = [
+            value
+            if not isinstance(value, Tensor)
+            else pyro.sample(f"given {name}", dist.Normal(0.0, 1.0).expand(value.shape).to_event(), obs=value)
+            for name, value in zip(values, inputs, strict=True)
+        ]
+        fn(*sites)
+
+    inputs = (*values.values(),)
+    devices = {value.device for value in inputs if isinstance(value, Tensor) and value.is_cuda}
+    with (
+        poutine.block(),
+        torch.random.fork_rng([*devices]),
+        torch.no_grad(),
+        LocalParameters(),
+        impute,
+        pyro.validation_enabled(False),  # labels may be missing, which no density allows
+    ):
+        relations = get_model_relations(given, inputs)["sample_sample"]
+        sites = {name for name, _ in sample_sites(poutine.trace(fn).get_trace(*inputs))}
+    names = {f"given {name}": name for name in values}
+    return {
+        name: tuple(names.get(parent, parent) for parent in parents if names.get(parent) not in relations)
+        for name, parents in relations.items()
+        if name in sites
+    }
+
+
+class NamedTerms(dict[str, Tensor]):
+    """Terms by their names; `terms["log p(x)"]` finds `"log p(x|z)"`."""
+
+    def __missing__(self, name: str) -> Tensor:
+        found = [key for key in self if same_term(key, name)]
+        if len(found) != 1:
+            raise KeyError(f"{name!r}: there are {', '.join(self)}")
+        return self[found[0]]
+
+
+def same_term(one: str, other: str) -> bool:
+    """Whether two names are of one term, where either may leave out what it depends on, and its importance weight.
+
+    >>> same_term("-log q(z|x)", "-log q(z)"), same_term("log q(y)", "-log q(y)")
+    (True, False)
+    """
+    return _bare(one) == _bare(other)
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"\bw ", "", re.sub(r"\|[^()]*", "", name))
+
+
+_graphs: WeakKeyDictionary = WeakKeyDictionary()
+
+
+def with_parents(names: Sequence[str], graphs: Mapping[str, Graph]) -> list[str]:
+    """Names of terms, with what their sites depend on; those that say it already stay as they are.
+
+    Args:
+        graphs: the model's as `"p"`, the guide's as `"q"`.
+
+    >>> with_parents(["w log p(x)", "-log q(y_m|x)"], {"p": {"z": (), "x": ("z",)}, "q": {}})
+    ['w log p(x|z)', '-log q(y_m|x)']
+    """
+
+    def full(match: re.Match) -> str:
+        letter, inside = match.groups()
+        found = graphs[letter]
+        sites = [site if site in found else re.sub("_[om]$", "", site) for site in inside.split(",")]
+        parents = dict.fromkeys(parent for site in sites for parent in found.get(site, ()) if parent not in sites)
+        return f"log {letter}({inside}{'|' + ','.join(parents) if parents else ''})"
+
+    return [re.sub(r"log ([pq])\(([^|()]+)\)", full, name) for name in names]
+
+
+_graphs: WeakKeyDictionary = WeakKeyDictionary()
+
+
+def graphs_of(
+    model: Callable, guide: Callable, values: Mapping[str, Tensor | None], continuous: Collection[str] = ()
+) -> dict[str, Graph]:
+    """The graphs of a model, as `"p"`, and a guide, `"q"`.
+
+    They are kept with what the functions belong to, by which of the arguments are given.
+
+    Args:
+        values: the arguments by their names. continuous: the names of continuous labels.
+    """
+    found = {}
+    for letter, fn in (("p", model), ("q", guide)):
+        fn = fn.fn if isinstance(fn, TraceHandler) else fn  # a trace that is asked for stays as it is
+        kept = _graphs.setdefault(getattr(fn, "__self__", fn), {})
+        key = (getattr(fn, "__name__", ""), tuple(name for name, value in values.items() if value is not None))
+        if key not in kept:
+            with as_it_is(getattr(fn, "__self__", fn)):
+                kept[key] = graph(fn, values, Impute(continuous=continuous))
+        found[letter] = kept[key]
+    return found
+
+
+@contextmanager
+def as_it_is(owner: Any) -> Iterator[None]:
+    """A module is in evaluation mode for a while, and its buffers (running means) are afterwards what they were."""
+    if not isinstance(owner, nn.Module):
+        yield
+        return
+    modes = {module: module.training for module in owner.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in owner.buffers()]
+    owner.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for buffer, before in buffers:
+            if not torch.equal(buffer, before):  # a change in place would forbid a backward pass through it
+                buffer.copy_(before)
+
+
+def argument_names(fn: Callable) -> list[str]:
+    """The names of a function's positional arguments, also inside of Pyro's handlers; of a `SemiVAE`'s those of its
+    sites."""
+    while isinstance(fn, partial):
+        fn = next(part for part in (*reversed(fn.args), fn.func) if callable(part))
+    if (spaces := getattr(getattr(fn, "__self__", None), "spaces", None)) is not None:
+        return [*spaces]
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [name for name, part in inspect.signature(fn).parameters.items() if part.kind in kinds]

@@ -1,0 +1,328 @@
+"""One run of guide and model: what is observed of labels, and exact sums over those that are missing.
+
+Labels are enumerated, each in a dimension of its own; a density that depends on several varies along several of them.
+Labels may be parents of each other, in the guide as in the model. Sums are joint and per row, by variable elimination:
+children before parents, so that what is summed never has more dimensions than a density and its label's parents have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyro_semivae.errors import InputError
+from pyro_semivae.infer.evidence import enumerates, select
+from pyro_semivae.infer.roles import Roles
+from pyro_semivae.infer.tables import log_prob, masked, plate_dims, reduce_plates, row_dim, to_rows, varies
+from pyro_semivae.spaces import any_known, is_missing
+
+if TYPE_CHECKING:
+    from pyro_semivae.infer.step import Step
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run of guide and model.
+
+    Attributes:
+        guide, model: their traces. roles: of the sites. observed: label -> values, some entries missing. continuous:
+            which of these are continuous.
+        step: the batch. particle_dim: the batch dimension of particles. particles: how many values latents have in the
+            guide, of which the model has the first. detached: whether there is one more, the first one detached.
+        in_reverse: whether the guide generates and the model guesses; nothing is added to such a bound.
+        kept: what is computed once and wanted again.
+    """
+
+    guide: Trace
+    model: Trace
+    roles: Roles
+    observed: dict[str, Tensor]
+    continuous: tuple[str, ...] = ()
+    step: Step | None = None
+    particle_dim: int = -2
+    particles: int = 1
+    detached: bool = False
+    in_reverse: bool = False
+    kept: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def latents(self) -> tuple[str, ...]:
+        """The latents that are no labels."""
+        return tuple(name for name in self.roles.latents if name not in self.continuous)
+
+    def enumeration_dim(self, label: str) -> int | None:
+        """The (negative) batch dimension in which a label's values lie; None if the label is not enumerated."""
+        trace = self.model if label in self.model.nodes else self.guide
+        return trace.nodes[label]["infer"].get("_enumerate_dim")
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """All labels, of the model and of the guide alone."""
+        of_guide = [name for name, site in self.guide.nodes.items() if site["type"] == "sample" and enumerates(site)]
+        return tuple(dict.fromkeys([*self.roles.labels, *self.observed, *of_guide]))
+
+    def labels_of(self, table: Tensor) -> tuple[str, ...]:
+        """The labels with whose values a table varies."""
+        return tuple(label for label in self.labels if varies(table, self.enumeration_dim(label)))
+
+    def label_of(self, name: str, table: Tensor) -> str | None:
+        """The label that a site depends on, if any: the one with whose values its density `table` varies.
+
+        Raises:
+            InputError: there are several.
+        """
+        found = self.labels_of(table)
+        if len(found) > 1:
+            raise InputError(f"site '{name}' depends on the labels {[*found]} at once: only one label is summed here")
+        return found[0] if found else None
+
+    def where_missing(self, label: str, values: Tensor) -> Tensor:
+        """`values` where a label is missing, 0 where it is observed."""
+        return torch.where(self.missing(label), values, 0.0) if label in self.observed else values
+
+    def where_beta(self, beta: float, label: str, values: Tensor) -> Tensor:
+        """`values`, times beta where a label is missing."""
+        if label not in self.observed:
+            return beta * values
+        return (1 + (beta - 1) * self.missing(label).to(values)) * values
+
+    def known(self, label: str, values: Tensor) -> Tensor:
+        """Where the `values` of an enumerated label are what is observed of it; everywhere where it is missing."""
+        if label not in self.observed:
+            return torch.ones_like(values, dtype=torch.bool)
+        return self.missing(label) | self.matches(label, values)
+
+    def missing(self, label: str) -> Tensor:
+        """Where an observed label is missing, of its batch shape: one-hot labels are missing as a whole."""
+        missing = is_missing(self.observed[label])
+        return missing.any(-1) if self._event_dim(label) else missing
+
+    def matches(self, label: str, values: Tensor) -> Tensor:
+        """Where the `values` of a label are the observed ones; nowhere where it is missing."""
+        same = values == self.observed[label]
+        return same.all(-1) if self._event_dim(label) else same
+
+    def _event_dim(self, label: str) -> int:
+        trace = self.guide if label in self.guide.nodes else self.model
+        return trace.nodes[label]["fn"].event_dim
+
+    def elimination_order(self, labels: Iterable[str]) -> list[str]:
+        """Labels as they are summed out: those of entries first, and children before their parents."""
+        where = {name: i for i, name in enumerate(self.guide.nodes)}
+        plates = {name: len(self.guide.nodes[name]["cond_indep_stack"]) for name in labels}
+        return sorted(plates, key=lambda name: (plates[name], where[name]), reverse=True)
+
+    @cached_property
+    def sums(self) -> Sums:
+        """The labels' tables, and means over the missing ones."""
+        return Sums(self)
+
+    @cached_property
+    def known_rows(self) -> Tensor:
+        """The rows with any observed label, `(B,)`."""
+        return torch.stack([any_known(y) for y in self.observed.values()]).any(0)
+
+    def value(self, latent: str) -> Tensor:
+        """What the model had of a latent, as vectors `(B, D)`: the guide's first particle."""
+        site = self.model.nodes[latent]
+        value, event_dim = site["value"], site["fn"].event_dim
+        axis = self.particle_dim - event_dim
+        value = value.select(axis, 0) if value.dim() >= -axis else value
+        return value.reshape(value.shape[row_dim(site) - event_dim], -1)
+
+    def first_log_q(self, latent: str) -> Tensor:
+        """The guide's log-density of a latent at its first particle, `(B,)`."""
+        site = self.guide.nodes[latent]
+        fn, value = site["fn"], site["value"]
+        axis = self.particle_dim - fn.event_dim
+        if len(fn.batch_shape) < -self.particle_dim and value.dim() >= -axis:  # only the value has particles
+            table = fn.log_prob(value.select(axis, 0))
+        else:
+            table = fn.log_prob(value)
+            table = table.select(self.particle_dim, 0) if table.dim() >= -self.particle_dim else table
+        return to_rows(masked(table, site), site)
+
+    def classifier(self, label: str) -> Tensor:
+        """log q(y|z) of every value of a label, `(C, ..., particles, plates)`.
+
+        Raises:
+            InputError: the guide does not have the label; with several particles, the label does not depend on any.
+        """
+        if label not in self.guide.nodes:
+            raise InputError(
+                f"label '{label}' is not in the guide: its classifier q({label}|z) is needed there, with "
+                f'infer={{"enumerate": "parallel"}}'
+            )
+        table = log_prob(self.guide.nodes[label])
+        if self.particles > 1 and table.shape[self.particle_dim] == 1:
+            raise InputError(f"label '{label}': the guide's q({label}|..) must depend on a sampled latent")
+        return table
+
+    @cached_property
+    def log_q_known(self) -> Tensor:
+        """log q(y_o|z) = sum over the observed entries, `(particles, B)`; 0 in rows without any. The labels must not
+        depend on each other."""
+        total: Tensor | float = 0.0
+        for label, y in self.observed.items():
+            log_q, site = self.classifier(label), self.guide.nodes[label]
+            table = select(log_q, site["value"], y, site["infer"]["_enumerate_dim"])
+            table = reduce_plates(table, site, keep={row_dim(site)})
+            total = total + table.reshape(table.shape[self.particle_dim], table.shape[row_dim(site)])
+        return total
+
+    @cached_property
+    def log_q_given_data(self) -> Tensor:
+        """log q(y_o|x) = log E_q(z|x)[q(y_o|z)], from all particles but the first, `(B,)`; 0 in rows without labels."""
+        others = self.log_q_known[1 : self.particles]
+        log_q = torch.logsumexp(others, 0) - math.log(len(others))
+        return torch.where(self.known_rows, log_q, 0.0)  # exactly, whatever the rounding
+
+    @cached_property
+    def groups(self) -> list[tuple[str, ...]]:
+        """The observed labels, each with the enumerated ones that the guide makes it depend on, or depend on it."""
+        groups = {label: {label} for label in self.labels}
+        for label in self.labels:
+            for other in self.labels_of(self.sums.log_q[label]):
+                joined = groups[label] | groups[other]
+                groups |= dict.fromkeys(joined, joined)
+        found = dict.fromkeys(tuple(sorted(group, key=self.labels.index)) for group in groups.values())
+        return [group for group in found if set(group) & set(self.observed)]
+
+    def log_q_observed(self, group: Sequence[str]) -> Tensor:
+        """log q(y_o|.) of the observed labels of a group, the discrete ones that are missing summed out, `(B,)`."""
+        key = ("log q", tuple(group))
+        if key not in self.kept:
+            self.kept[key] = self._log_q_observed(group)
+        return self.kept[key]
+
+    def _log_q_observed(self, group: Sequence[str]) -> Tensor:
+        if len(group) == 1 and group[0] not in self.continuous:
+            (label,) = group
+            site, sums = self.guide.nodes[label], self.sums
+            at_known = torch.where(self.matches(label, sums.values[label]), sums.log_q[label], 0.0)
+            return to_rows(masked(at_known.sum(sums.dims[label]), site), site)
+        factors = {label: self.sums.log_q_observed(label) for label in group}
+        outside = self.guide.nodes[min(group, key=lambda label: len(plate_dims(self.guide.nodes[label])))]
+        left = log_sum(self, factors, [label for label in group if label not in self.continuous])
+        total = sum(to_rows(table, outside) for table in left)
+        given = [self.observed[label] for label in group if label in self.observed]
+        anything = torch.stack([any_known(y).reshape(len(total)) for y in given]).any(0)
+        by_plates = torch.where(anything, total, 0.0).reshape(-1, *(1,) * (-1 - row_dim(outside)))
+        return masked(by_plates, outside).reshape(len(total))
+
+    def over_missing(self, of: Callable[[str, Tensor, int], Tensor]) -> Tensor:
+        """A function of each label, its log q(y|z) at the first particle and the dimension of its values, summed over a
+        row's missing labels, `(B,)`."""
+        total: Tensor | float = 0.0
+        for label in self.labels:
+            log_q, site = self.first_classifier(label), self.guide.nodes[label]
+            total = total + to_rows(self.where_missing(label, of(label, log_q, self.enumeration_dim(label))), site)
+        return total
+
+    def first_classifier(self, label: str) -> Tensor:
+        """log q(y|z) of every value of a label at the first particle, `(C, ..., 1, plates)`.
+
+        Raises:
+            InputError: as `classifier`; or the label is not enumerated, or depends on others.
+        """
+        table = self.classifier(label)
+        if self.enumeration_dim(label) is None or label in self.continuous:
+            raise InputError(f"label '{label}': got one that is not enumerated; accepted here are labels to be summed")
+        if others := [other for other in self.labels_of(table) if other != label]:
+            raise InputError(f"label '{label}' depends on the labels {others} in the guide; accepted here is none")
+        return table.narrow(self.particle_dim, 0, 1)
+
+
+def log_sum(run: Run, factors: Mapping[str, Tensor], summed: Iterable[str]) -> list[Tensor]:
+    """log of the sum over labels of the product of factors, as the factors that are left: their logs, summed over the
+    plates that they are in, add up to it.
+
+    Args:
+        factors: log-factors by name, tables over the labels that they depend on. summed: the labels to sum out.
+    """
+    left = list(factors.values())
+    for label in run.elimination_order(summed):
+        dim, site = run.enumeration_dim(label), run.guide.nodes[label]
+        inside = [table for table in left if varies(table, dim)]
+        left = [table for table in left if not varies(table, dim)]
+        own = {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
+        entries = [d for d in (-1,) if d not in own and own]  # of a label outside: those of other labels multiply
+        tables = [table.sum(entries, keepdim=True) if entries and table.shape[-1] > 1 else table for table in inside]
+        left.append(torch.logsumexp(sum(tables), dim, keepdim=True))
+    return left
+
+
+class Sums:
+    """The labels' tables in a run, and means over the missing ones: the weights are q(y|.) where y is missing, 1 and 0
+    where it is observed.
+
+    Attributes:
+        values, log_q, dims: by label, its values, log q(y|.) of each, and the dimension in which they lie. Labels that
+            are drawn, or all known, have tables of their own values alone, in the first dimension.
+    """
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.values: dict[str, Tensor] = {}
+        self.log_q: dict[str, Tensor] = {}
+        self.dims: dict[str, int] = {}
+        for label in run.labels:
+            fn, dim = run.guide.nodes[label]["fn"], run.enumeration_dim(label)
+            if label in run.continuous:
+                self.values[label] = run.guide.nodes[label]["value"]
+                self.log_q[label] = fn.log_prob(self.values[label])
+                continue
+            self.values[label] = fn.enumerate_support(expand=False) if dim is None else run.guide.nodes[label]["value"]
+            self.log_q[label] = fn.log_prob(self.values[label])
+            self.dims[label] = -self.log_q[label].dim() if dim is None else dim
+
+    def log_p(self, label: str) -> Tensor:
+        """log p(y|.) of each value."""
+        return self.run.model.nodes[label]["fn"].log_prob(self.values[label])
+
+    def log_q_observed(self, label: str) -> Tensor:
+        """log q(y|.) of the values that an observed label can have: -inf of others than the known one. Of a continuous
+        label that of the known value; 0 where it is missing, which has been drawn."""
+        if label in self.run.continuous:
+            return torch.where(self.run.missing(label), 0.0, self.log_q[label])
+        return torch.where(self.run.known(label, self.values[label]), self.log_q[label], -torch.inf)
+
+    def weights(self, label: str) -> Tensor:
+        log_q = self.log_q[label]
+        if label not in self.run.observed:
+            return log_q.exp()
+        return torch.where(self.run.missing(label), log_q.exp(), self.run.matches(label, self.values[label]).to(log_q))
+
+    def mean(self, table: Tensor, site: dict, own: str | None = None, max_terms: float = math.inf) -> Tensor:
+        """The mean of a site's table over all labels that it varies with; its dimensions for labels are then 1.
+
+        Args:
+            own: the label whose own table it is. max_terms: how many values of labels together are summed at most.
+
+        Raises:
+            InputError: the site depends on all entries of a label at once, or on too many values.
+        """
+        enumerated = [label for label in self.dims if label == own or self.run.enumeration_dim(label) is not None]
+        along = [label for label in enumerated if varies(table, self.dims[label])]
+        terms = math.prod(table.shape[self.dims[label]] for label in along)
+        if terms > max_terms:
+            raise InputError(
+                f"max_terms: got {max_terms}, and site '{site['name']}' is summed over the {terms} values of the "
+                f"labels {along}; accepted are as many, or labels='relaxed' or 'score', which sum none"
+            )
+        for label in self.run.elimination_order(enumerated):
+            if varies(table, self.dims[label]):
+                if plate_dims(self.run.guide.nodes[label]) - plate_dims(site):
+                    raise InputError(
+                        f"labels: got 'sum', but site '{site['name']}' depends on all the labels '{label}' at once, "
+                        f"which makes 2^L terms; accepted for this model are 'relaxed', 'score'"
+                    )
+                table = (self.weights(label) * table).sum(self.dims[label], keepdim=True)
+        return table

@@ -1,0 +1,142 @@
+"""One step: a model and a guide on a batch, and their runs, each made once and shared by all terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from pyro import poutine
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyro_semivae.infer.evidence import DrawLabels, Evidence
+from pyro_semivae.infer.graph import Graph, argument_names, graphs_of
+from pyro_semivae.infer.handlers import Particles
+from pyro_semivae.infer.roles import assign_roles
+from pyro_semivae.infer.run import Run
+from pyro_semivae.infer.tables import first_particle
+
+
+@dataclass(eq=False)
+class Step:
+    """A model and a guide on a batch of `B` rows: what an objective is evaluated on.
+
+    Attributes:
+        model, guide: functions of the same arguments. args, kwargs: the arguments, some of them None.
+        scale: the factor of each row in the loss, a number or `(B,)`; `Objective` applies it, and nobody else.
+        labelled: how many rows at the beginning have labels, while the others have none; 0 where that is not known.
+            Which labels are missing are values, and no objective looks at values; this makes it a shape. Of several
+            binary labels some may be missing in these rows; a class label is not.
+        done: the fraction of training done, by which schedules go; 1 outside of training.
+        without_labels: whether it is known that no row has labels.
+        names: of the arguments (default: the model's own names of them).
+    """
+
+    model: Callable
+    guide: Callable
+    args: tuple = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    scale: float | Tensor = 1.0
+    labelled: int = 0
+    done: float = 1.0
+    without_labels: bool = False
+    names: Sequence[str] | None = None
+    _runs: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def named(self) -> dict[str, Any]:
+        """The arguments by their names."""
+        names = argument_names(self.model) if self.names is None else self.names
+        names = [*names, *(f"argument {i + 1}" for i in range(len(names), len(self.args)))]
+        return {**dict(zip(names, self.args, strict=False)), **self.kwargs}
+
+    @property
+    def without_data(self) -> bool:
+        """Whether the first argument, the data, is missing."""
+        return next(iter(self.named().values()), None) is None
+
+    def run(
+        self,
+        nesting: int = 1,
+        *,
+        particles: int = 1,
+        detach_first: bool = False,
+        complete: bool = False,
+        labels: Literal["sum", "score", "relaxed"] = "sum",
+        temperature: float = 0.5,
+    ) -> Run:
+        """One run of the guide, with `particles`, and one of the model against the first of them; asked for again, the
+        same one.
+
+        Discrete labels are enumerated in both, in the same dimensions; those passed are not where they are `complete`.
+
+        Args:
+            nesting: how many plates are nested; particles lie left of them, and enumerated labels left of these.
+            particles: how many values latents have. detach_first: one more, the first one detached.
+            complete: no entry of a discrete label is missing.
+            labels: `"sum"`: enumerated; else drawn where they are missing, `"relaxed"` with a `temperature`.
+        """
+        key = (nesting, particles, detach_first, complete, labels, temperature)
+        if key not in self._runs:
+            self._runs[key] = self._run(*key)
+        return self._runs[key]
+
+    def _run(
+        self, nesting: int, particles: int, detach_first: bool, complete: bool, labels: str, temperature: float
+    ) -> Run:
+        dim = -1 - int(nesting)
+        if labels == "sum":
+            evidence = Evidence(complete=complete)
+        else:
+            evidence = DrawLabels(None if labels == "score" else temperature)
+        many = particles > 1 or detach_first
+        with poutine.enum(first_available_dim=dim - 1) if labels == "sum" else nullcontext():
+            with Particles(particles, dim, detach_first) if many else nullcontext():
+                guide_trace = poutine.trace(evidence(self.guide)).get_trace(*self.args, **self.kwargs)
+            values = first_particle(guide_trace, dim) if many else guide_trace
+            model = poutine.replay(evidence.then_model()(self.model), trace=values)
+            model_trace = poutine.trace(model).get_trace(*self.args, **self.kwargs)
+        roles, continuous = assign_roles(model_trace, guide_trace), tuple(evidence.continuous)
+        return Run(guide_trace, model_trace, roles, evidence.observed, continuous, self, dim, particles, detach_first)
+
+    def run_guide(self) -> Trace:
+        """Another run of the guide alone."""
+        return poutine.trace(self.guide).get_trace(*self.args, **self.kwargs)
+
+    def graphs(self) -> dict[str, Graph]:
+        """The graphs of the model, as `"p"`, and of the guide, `"q"`; asked for after the runs."""
+        runs = [run for run in self._runs.values() if isinstance(run, Run)]
+        continuous = {name for run in runs for name in run.continuous}
+        return graphs_of(self.model, self.guide, self.named(), continuous)
+
+    def parts(self) -> list[Step]:
+        """The rows with labels and those without, each a step of its own; this one, where it is not known which."""
+        if not self.labelled:
+            return [self]
+        if "parts" not in self._runs:
+            rows = (slice(self.labelled), slice(self.labelled, None))
+            steps = [replace(self, args=_rows_of(self.args, part), kwargs=_rows_of(self.kwargs, part)) for part in rows]
+            sizes = [len(next(value for value in s.named().values() if isinstance(value, Tensor))) for s in steps]
+            known, rest = (replace(part, scale=1.0, labelled=0) for part in steps)
+            rest = replace(rest, without_labels=True)
+            self._runs["parts"] = [part for part, size in zip((known, rest), sizes, strict=True) if size]
+        return self._runs["parts"]
+
+    def hiding(self, labels: Collection[str]) -> Step:
+        """The same rows without these labels; asked for again, the same step."""
+        key = ("hiding", frozenset(labels))
+        if key not in self._runs:
+            given = self.named()
+            args = tuple(None if name in labels else value for name, value in zip(given, self.args, strict=False))
+            kwargs = {name: None if name in labels else value for name, value in self.kwargs.items()}
+            self._runs[key] = replace(self, args=args, kwargs=kwargs, labelled=0)
+        return self._runs[key]
+
+
+def _rows_of(values: Any, rows: slice) -> Any:
+    if isinstance(values, dict):
+        return {name: _rows_of(value, rows) for name, value in values.items()}
+    if isinstance(values, tuple):
+        return tuple(_rows_of(value, rows) for value in values)
+    return values[rows] if isinstance(values, Tensor) else values

@@ -1,0 +1,90 @@
+"""Log-densities of sites as tables: which dimensions are rows, plates, particles, and their sums, `(B,)`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyro_semivae.errors import InputError
+from pyro_semivae.infer.evidence import enumerates
+from pyro_semivae.infer.roles import sample_sites
+
+
+def log_prob(site: dict) -> Tensor:
+    """The log-density of a site, of its batch shape, masked as the site is and not scaled."""
+    return masked(site["fn"].log_prob(site["value"]), site)
+
+
+def masked(table: Tensor, site: dict) -> Tensor:
+    """A table of a site's batch shape, 0 where `poutine.mask` leaves the site out."""
+    return scale_and_mask(table, mask=site["mask"])
+
+
+def advantage(reward: Tensor) -> Tensor:
+    """Each row's reward less the mean of the other rows', which keeps a score-function gradient unbiased; detached."""
+    others = (reward.sum() - reward) / max(len(reward) - 1, 1)
+    return (reward - others).detach()
+
+
+def varies(table: Tensor, dim: int | None) -> bool:
+    """Whether a table varies along a (negative) dimension."""
+    return dim is not None and table.dim() >= -dim and table.shape[dim] > 1
+
+
+def row_dim(site: dict) -> int:
+    """The batch dimension of the plate of rows, which is the outermost one, whatever its name.
+
+    Raises:
+        ValueError: the site is in no plate.
+    """
+    dims = plate_dims(site)
+    if not dims:
+        raise InputError(f"site '{site['name']}' is outside of the plate of rows: its terms belong to no row")
+    return min(dims)
+
+
+def plate_dims(site: dict) -> set[int]:
+    """The batch dimensions of the plates that a site is in."""
+    return {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
+
+
+def reduce_plates(table: Tensor, site: dict, keep: set[int]) -> Tensor:
+    """Sums a site's `table` over the plates it is in, but for the dimensions to `keep` (dims stay, size 1)."""
+    dims = sorted(plate_dims(site) - keep)
+    return table.sum(dims, keepdim=True) if dims else table
+
+
+def to_rows(table: Tensor, site: dict) -> Tensor:
+    """Sums a site's `table` over the plates inside of the rows', `(B,)`; its other dimensions must be 1."""
+    dim = row_dim(site)
+    return reduce_plates(table, site, keep={dim}).reshape(table.shape[dim])
+
+
+def row_scale(trace: Trace, names: Iterable[str]) -> float | Tensor:
+    """The scale that the sites of a trace have in common, by Pyro's handlers: a number or a scalar.
+
+    Raises:
+        ValueError: the sites are scaled differently (single terms have weights).
+    """
+    sites = [trace.nodes[name] for name in names]
+    scales = [site["scale"] for site in sites]
+    if any(isinstance(scale, Tensor) and scale.dim() for scale in scales) or any(s != scales[0] for s in scales):
+        raise InputError(
+            f"sites {[site['name'] for site in sites]} are scaled differently: scale whole rows (their plate, or "
+            f"Step's scale), and give single terms a weight"
+        )
+    return scales[0]
+
+
+def first_particle(trace: Trace, dim: int) -> Trace:
+    """A copy of a guide's trace in which every latent has the value of its first particle."""
+    first = trace.copy()
+    for name, site in sample_sites(trace):
+        fn, value = site["fn"], site["value"]
+        axis = dim - fn.event_dim
+        if not enumerates(site) and value.dim() >= -axis and value.shape[axis] > 1:
+            first.nodes[name] = {**site, "value": value.select(axis, 0)}
+    return first

@@ -1,0 +1,60 @@
+"""The classifier's term: log q(y_o|x) of observed labels (Kingma et al. 2014, Eq. 9; CCVAE Eq. 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from pyro_semivae.errors import InputError
+from pyro_semivae.infer.base import Term
+from pyro_semivae.infer.run import Run
+
+
+class ClassifierTerm(Term):
+    r"""log q(y_o | x), the log-probability that the guide gives to observed labels; 0 where none is observed.
+
+    .. math::
+        \log q(y_o|x) = \log E_{q(z|x)}[q(y_o|z)]
+
+    estimated with the samples of z that the bound's run has beside its own: K in CCVAE's, whose Eq. 4 has it with the
+    weight 1, so that `vae.elbo() + 9 * ClassifierTerm("y")` has it with the weight 10. A run with one sample has
+    log q(y_o|z) of that one, as M3 and DIVA do (CCVAE Eq. 2, C.4); in M2's q(y|x) there is none to sample (Kingma et
+    al. 2014, Eq. 9).
+
+    Args:
+        labels: which labels; default: all. Of labels that depend on each other in the guide it is the joint probability
+            of those that are observed, the missing ones summed out.
+
+    Raises:
+        InputError: when evaluated: there is no such label; it depends on others, that are not among those named.
+    """
+
+    needs_labels = True
+
+    def __init__(self, *labels: str):
+        self.labels = labels
+
+    def values(self, run: Run) -> Mapping[str, Tensor]:
+        if unknown := [label for label in self.labels if label not in run.labels]:
+            accepted = ", ".join(run.labels) or "those of the guide, which has none"
+            raise InputError(f"ClassifierTerm: got {unknown}; accepted are labels: {accepted}")
+        if not run.observed:
+            return {}
+        if run.particles > 1:
+            if self.labels and set(self.labels) != set(run.observed):
+                accepted = f"all observed labels together, {list(run.observed)}"
+                raise InputError(f"ClassifierTerm: got {list(self.labels)}; accepted with this bound are {accepted}")
+            return {f"log q({_observed(run.observed)}|x)": run.log_q_given_data}
+        found = {}
+        for group in run.groups:
+            if not self.labels or set(group) <= set(self.labels):
+                found[f"log q({_observed(group)})"] = run.log_q_observed(group)
+            elif set(group) & set(self.labels):
+                accepted = f"{list(group)}, which depend on each other in the guide, all of them or none"
+                raise InputError(f"ClassifierTerm: got {list(self.labels)}; accepted are of {accepted}")
+        return found
+
+
+def _observed(labels: Iterable[str]) -> str:
+    return ",".join(f"{label}_o" for label in labels)

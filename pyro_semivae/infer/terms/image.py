@@ -1,0 +1,42 @@
+"""The discriminative term of images in the inverted VAE (Gemp et al. 2017, Eq. 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pyro import poutine
+from torch import Tensor
+from torch.nn import functional as F
+
+from pyro_semivae.errors import InputError
+from pyro_semivae.infer.base import Term
+from pyro_semivae.infer.evidence import Impute
+from pyro_semivae.infer.roles import sample_sites
+from pyro_semivae.infer.run import Run
+from pyro_semivae.spaces import is_missing
+
+
+class ImageTerm(Term):
+    r"""-||x - E[x|y,z]||^2 of examples with all labels known, z from its prior; 0 without (Gemp et al. 2017, Eq. 8).
+
+    The paper says "L2", here its square. One z is sampled, in another run of the model.
+
+    Raises:
+        InputError: when evaluated: the model has several sites of data, or labels.
+    """
+
+    needs_labels = True
+
+    def values(self, run: Run) -> Mapping[str, Tensor]:
+        if not run.observed:
+            return {}
+        step = run.step.parts()[0]  # the rows with labels, where it is known which
+        trace = poutine.trace(Impute()(step.model)).get_trace(*step.args, **step.kwargs)
+        data = [site for _, site in sample_sites(trace) if site["is_observed"]]
+        if len(data) != 1 or len(run.observed) != 1:
+            got = f"{len(data)} sites of data and the labels {list(run.observed)}"
+            raise InputError(f"ImageTerm: got {got}; accepted is one of each")
+        (site,), (y,) = data, run.observed.values()
+        distance = (site["value"] - site["fn"].mean).square().flatten(1).sum(1)
+        known = ~is_missing(y).reshape(len(y), -1).any(1)
+        return {"-||x - E[x|y,z]||^2": F.pad(-distance * known[: len(distance)], (0, len(y) - len(distance)))}

@@ -1,0 +1,63 @@
+"""The regulariser of REVAE's Appendix D.2: a label for what the model generates, from the nearest labelled example."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_semivae.errors import InputError
+from pyro_semivae.infer.base import Term
+from pyro_semivae.infer.evidence import Evidence, select
+from pyro_semivae.infer.run import Run
+from pyro_semivae.infer.tables import log_prob, to_rows
+from pyro_semivae.spaces import is_missing
+
+
+class NearestLabelTerm(Term):
+    r"""log q(y~|z') on rows without any observed label, z' from the prior (REVAE D.2).
+
+    .. math::
+        y \sim p(y), \quad z' \sim p(z_c|y), \quad y^{\sim} = y_r, \quad r = \arg\max_r q(z_c = z'|x_r)
+
+    z' is detached, and r goes over the labelled rows of the batch (in the paper over all of them, which is the same where
+    a batch holds them all). It costs a second run of the guide.
+
+    Raises:
+        InputError: when evaluated: the model does not have one class label, on which latents depend.
+    """
+
+    needs_labels = True
+
+    def values(self, run: Run) -> Mapping[str, Tensor]:
+        if not run.observed:
+            return {}
+        if len(run.roles.labels) != 1 or next(iter(run.observed.values())).dim() != 1:
+            raise InputError(f"NearestLabelTerm: got the labels {run.roles.labels}; accepted is one class label")
+        (label,) = run.roles.labels
+        site, y = run.model.nodes[label], run.observed[label]
+        dim, drawn = site["infer"]["_enumerate_dim"], site["fn"].sample()  # (B,)
+        draws = {}
+        for name in run.roles.latents:
+            fn = run.model.nodes[name]["fn"]
+            if len(fn.batch_shape) >= -dim and fn.batch_shape[dim] > 1:  # p(z_c|y)
+                z = fn.sample().movedim(dim - fn.event_dim, 0)  # (C, ..., B, D)
+                z = z.reshape(z.shape[:1] + z.shape[-1 - fn.event_dim :])  # (C, B, D)
+                draws[name] = z[drawn, torch.arange(len(y), device=y.device)]  # (B, D)
+        if not draws:
+            raise InputError(f"NearestLabelTerm: no latent of the model depends on '{label}'; accepted is one or more")
+        log_q_z = sum(  # log q(z'_b | x_r) of every draw b under every row r, (B, B)
+            run.guide.nodes[name]["fn"].log_prob(z.unsqueeze(1)) for name, z in draws.items()
+        )
+        nearest = log_q_z.masked_fill(is_missing(y), -math.inf).argmax(1)
+        with (
+            poutine.enum(first_available_dim=run.particle_dim - 1),
+            Evidence().then_model(),
+            poutine.condition(data=draws),
+        ):
+            classifier = run.step.run_guide().nodes[label]
+        log_q_y = select(log_prob(classifier), classifier["value"], y[nearest], classifier["infer"]["_enumerate_dim"])
+        return {"log q(y~|z')": torch.where(run.known_rows, 0.0, to_rows(log_q_y, classifier))}

@@ -1,0 +1,80 @@
+"""The total correlation of latents by a density-ratio estimator: FactorVAE (Kim and Mnih, ICML 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from pyro_semivae.errors import InputError, check_number
+from pyro_semivae.infer.base import Term
+from pyro_semivae.infer.run import Run
+
+
+class TotalCorrelation(Term):
+    r"""-TC(z), the total correlation of the aggregate posterior, estimated by a critic (FactorVAE's Eq. 3).
+
+    .. math::
+        TC(z) = KL\Big(q(z) \,\Big\Vert\, \prod_j q(z_j)\Big) \approx E_{q(z)}\Big[\log \frac{D(z)}{1 - D(z)}\Big]
+
+    `vae.elbo() + 6 * TotalCorrelation()` is FactorVAE with gamma = 6. The critic D tells samples of q(z) from samples
+    whose entries are permuted over the batch, each on its own; its loss (`loss`) is the cross-entropy of both. `fit`
+    trains it with an optimiser of its own, in the same step; elsewhere (plain SVI) it is not trained unless you do. The
+    term's gradient goes to the latents and not to the critic, the loss's to the critic and not to the latents.
+
+    Differs from the paper: the permuted samples are of the batch's other half and not of a second batch; D has one
+    logit and not two.
+
+    Args:
+        latents: names of the sites (default: all), as vectors, after one another.
+        hidden: the sizes of the critic's hidden layers; leaky ReLUs of slope 0.2. The paper's by default.
+        lr: the critic's learning rate.
+
+    Raises:
+        InputError: when evaluated: a site is no latent; a batch has one row.
+    """
+
+    whole_batch = True
+
+    def __init__(self, *latents: str, hidden: Sequence[int] = (1000,) * 5, lr: float = 1e-4):
+        self.latents, self.hidden, self.lr = latents, tuple(hidden), check_number("lr", lr, above=0)
+        layers: list[nn.Module] = []
+        for size in hidden:
+            layers += [nn.LazyLinear(size), nn.LeakyReLU(0.2)]
+        self.critic = nn.Sequential(*layers, nn.LazyLinear(1))
+
+    def module(self) -> tuple[str, nn.Module]:
+        return f"TC({','.join(self.latents) or 'all'})", self.critic
+
+    def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Adam as in the paper's Appendix A."""
+        return torch.optim.Adam(parameters, self.lr, betas=(0.5, 0.9))
+
+    def values(self, run: Run) -> Mapping[str, Tensor]:
+        z = self._samples(run)
+        fixed = {name: parameter.detach() for name, parameter in self.critic.named_parameters()}
+        log_ratio = functional_call(self.critic, fixed, (z,))[:, 0].to(z.dtype)
+        return {f"-TC({','.join(self.latents or run.latents)})": -log_ratio}
+
+    def loss(self, run: Run) -> Tensor:
+        z = self._samples(run).detach()
+        joint, other = z[::2], z[1::2]
+        permuted = torch.stack([column[torch.randperm(len(column), device=z.device)] for column in other.unbind(1)], 1)
+        return (F.softplus(-self.critic(joint).to(z)).mean() + F.softplus(self.critic(permuted).to(z)).mean()) / 2
+
+    def _samples(self, run: Run) -> Tensor:
+        """The latents, `(B, D)`; the critic has its sizes from them the first time."""
+        names = self.latents or run.latents
+        if unknown := [name for name in names if name not in run.latents]:
+            raise InputError(f"TotalCorrelation: got {unknown}; accepted are latents, {', '.join(run.latents)}")
+        z = torch.cat([run.value(name) for name in names], 1)
+        if len(z) < 2 or z.shape[1] < 2:
+            got = f"a batch of {len(z)} rows and {z.shape[1]} dimensions of {', '.join(names)}"
+            raise InputError(f"TotalCorrelation: got {got}; accepted are two or more of each")
+        if any(isinstance(parameter, nn.UninitializedParameter) for parameter in self.critic.parameters()):
+            with torch.no_grad():
+                self.critic.to(z.device, z.dtype)(z)
+        return z

@@ -1,0 +1,59 @@
+"""Weights of terms: numbers, or schedules of the fraction of training done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pyro_semivae.errors import InputError
+
+Weight = float | Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Rises linearly from 0 to `weight` over a fraction of training, and stays there.
+
+    >>> WarmUp(0.5, 4.0)(0.25)
+    2.0
+
+    Args:
+        until: the fraction of training, in (0, 1]. weight: a number, or a schedule itself.
+    """
+
+    until: float
+    weight: Weight = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.until <= 1:
+            raise InputError(f"until: got {self.until}; accepted is a fraction of training, above 0 and up to 1")
+
+    def __call__(self, done: float) -> float:
+        return at((self.weight,), done) * min(1.0, done / self.until)
+
+
+def at(weights: Iterable[Weight], done: float) -> float:
+    """The product of weights when a fraction of training is done.
+
+    >>> at((2.0, lambda done: done), 0.5)
+    1.0
+    """
+    return math.prod(weight(done) if callable(weight) else weight for weight in weights)
+
+
+def check_weight(name: str, weight: Any, *, least: float = -math.inf) -> Weight:
+    """A weight: a finite number, at least `least`, or a function.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if callable(weight):
+        return weight
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight) or weight < least:
+        above = "" if least == -math.inf else f" from {least:g}"
+        raise InputError(
+            f"{name}: got {weight!r}; accepted is a finite number{above}, or a function of the fraction of training"
+        )
+    return weight

@@ -1,0 +1,59 @@
+"""The numbers of an epoch: means over its steps, under the names that terms have in mathematics."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from pyro_semivae.data.batches import Batch
+from pyro_semivae.infer.graph import graphs_of, with_parents
+from pyro_semivae.models import SemiVAE
+
+if TYPE_CHECKING:
+    from pyro_semivae.trainer import Told
+
+
+class Tally:
+    """Adds up what steps tell; stays on the device until it is asked."""
+
+    def __init__(self, vae: SemiVAE):
+        self.vae, self.start, self.steps = vae, time.perf_counter(), 0
+        self.sums: Tensor | None = None
+        self.told: Told | None = None
+        self.names: list[str] = []
+
+    def add(self, told: Told, batch: Batch) -> None:
+        """Takes in a step."""
+        if self.told is None:
+            values = {name: _few(batch.values.get(name)) for name in self.vae.spaces}
+            graphs = graphs_of(self.vae.model, self.vae.guide, values, self.vae.continuous_labels)
+            self.names = with_parents(told.names, graphs)
+        self.told, self.steps = told, self.steps + 1
+        self.sums = told.sums if self.sums is None else self.sums + told.sums
+
+    def so_far(self) -> dict[str, float]:
+        """The objective and its unweighted terms."""
+        means = (self.sums / self.steps).tolist()
+        return {"objective": means[len(self.names)], **dict(zip(self.names, means, strict=False))}
+
+    def record(self, epoch: int) -> dict[str, float]:
+        """The epoch's line of the history."""
+        means, told = (self.sums / self.steps).tolist(), self.told
+        terms, monitors = means[: len(self.names)], means[len(self.names) + 1 :]
+        weights = {name: weight for name, weight in zip(self.names, told.weights, strict=True) if weight != 1}
+        return {
+            "epoch": epoch + 1,
+            "objective": means[len(self.names)],
+            "elbo": sum(term for term, own in zip(terms, told.in_elbo, strict=True) if own),
+            **{f"term/{name}": value for name, value in zip(self.names, terms, strict=True)},
+            **{f"weight/{name}": value for name, value in weights.items()},
+            **{f"monitor/{name}": value for name, value in zip(told.monitors, monitors, strict=True)},
+            "seconds": time.perf_counter() - self.start,
+        }
+
+
+def _few(values: Tensor | None) -> Tensor | None:
+    """Two rows, which are enough for a graph."""
+    return None if values is None else values[:2]

@@ -1,0 +1,174 @@
+"""One step of training: the objective, its optimisers, their schedule and the averaged weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from pyro import poutine
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from pyro_semivae.checkpoints import Average
+from pyro_semivae.data.batches import Batch
+from pyro_semivae.data.noise import Corruption, by_site
+from pyro_semivae.errors import InputError
+from pyro_semivae.infer import Objective, ObjectiveModule
+from pyro_semivae.infer.graph import as_it_is
+from pyro_semivae.models import SemiVAE
+from pyro_semivae.watch import FiniteWatch
+
+Optimiser = Callable[..., Optimizer]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What there is to report of a step, beside its loss.
+
+    Attributes:
+        names: of the terms. of_rows: of each of the rows of `terms`. weights: theirs in the objective. in_elbo: which
+            are the ELBO's. terms: `(T, B)`, each row's (a batch's own repeated).
+        sums: `(T + 1 + M,)`: of the terms, scaled and unweighted; the objective; monitors, by the names of `monitors`.
+    """
+
+    names: list[str]
+    of_rows: list[str]
+    weights: list[float]
+    in_elbo: list[bool]
+    terms: Tensor
+    sums: Tensor
+    monitors: list[str]
+
+
+class Trainer(nn.Module):
+    """Takes steps. Its forward is the loss of a batch, with what there is to report.
+
+    Args:
+        optimiser: called with the parameters and `lr=...`; the modules that terms own have optimisers of their own.
+        clip: what is done to the model's gradients. average: the decay of the averaged weights.
+    """
+
+    def __init__(
+        self,
+        vae: SemiVAE,
+        elbo: Objective,
+        fabric: Fabric,
+        *,
+        optimiser: Optimiser,
+        lr: float,
+        corrupt: Corruption | None,
+        clip: Callable[[Iterable[nn.Parameter]], Any] | None,
+        average: float,
+    ):
+        super().__init__()
+        self.vae, self.fabric, self.clip, self.sites = vae, fabric, clip, tuple(vae.spaces)
+        guide = vae.guide if corrupt is None else corrupted(vae, corrupt)
+        self.objective: ObjectiveModule = elbo(vae.model, guide)
+        self.optimiser = optimiser([p for p in vae.parameters() if p.requires_grad], lr=lr)
+        if not isinstance(self.optimiser, Optimizer):
+            raise InputError(f"optimiser: returned {self.optimiser!r:.50}; accepted is a torch.optim.Optimizer")
+        self.averaged = Average(vae, average)
+        self.critics = elbo.modules()
+        self.critic_optimisers: dict[str, Optimizer] = {}
+        self.watch = FiniteWatch(every=1 if fabric.device.type == "cpu" else 25)
+
+    def prepare(self, batch: Batch) -> None:
+        """Gives the modules that terms own their sizes, by a batch, and their optimisers."""
+        if self.critics:
+            self.critics.to(self.fabric.device)
+            with torch.no_grad(), as_it_is(self.vae):
+                self([batch], 0.0)
+            self.critic_optimisers = self.objective.objective.optimisers()
+
+    def start(self, factor: Callable[[int], float], step: int) -> None:
+        """Sets out at a step: the schedule of the learning rate, and what scales gradients."""
+        for group in self.optimiser.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.schedule = LambdaLR(self.optimiser, factor, last_epoch=step - 1)
+        self._step = self.fabric.setup_optimizers(self.optimiser)
+        self._critic_steps = [self.fabric.setup_optimizers(own) for own in self.critic_optimisers.values()]
+
+    def learn(self, batch: Batch, done: float, where: str) -> Told:
+        """One step, when a fraction `done` of training is done; returns what there is to report."""
+        parts = [batch] if batch.alone is None else [batch, batch.alone]
+        with self.fabric.autocast():
+            loss, told = self(parts, done)
+        self.watch(told.terms, torch.cat([part.rows for part in parts]), told.of_rows, where, loss)
+        for optimiser in (self._step, *self._critic_steps):
+            optimiser.zero_grad()
+        self.fabric.backward(loss)
+        if self.clip is not None:
+            self.fabric.strategy.precision.unscale_gradients(self.optimiser)
+            self.clip(self.vae.parameters())
+        for optimiser in (self._step, *self._critic_steps):
+            optimiser.step()
+        self.schedule.step()
+        self.averaged.update()
+        return told
+
+    def forward(self, parts: list[Batch], done: float) -> tuple[Tensor, Told]:
+        """The loss, of the model and of the modules that terms own, each of whose gradient goes to its own parameters.
+
+        Args:
+            parts: the rows with data, and those without. The terms of one part are 0 for the rows of the other.
+        """
+        loss, blocks, of_rows, monitors = 0.0, [], [], {}
+        names: dict[str, tuple[float, bool]] = {}
+        sums: dict[str, Tensor] = {}
+        objective: Tensor | float = 0.0
+        for part in parts:
+            values = map(part.values.get, self.sites)
+            found = self.objective.evaluate(*values, scale=part.scale, labelled=part.labelled, done=done)
+            total = found.total()
+            objective = objective + total.detach()
+            loss = loss - total + sum(found.losses.values())
+            kept = [value for value in found.values if not value.removed]
+            blocks.append(torch.stack([value.value.detach().expand(len(part.scale)) for value in kept]))
+            of_rows += [value.name for value in kept]
+            for value in kept:
+                own = value.value.detach()
+                own = (own * found.scale).sum() if value.by_row else own
+                sums[value.name] = sums[value.name] + own if value.name in sums else own
+                names[value.name] = (value.weight, value.in_elbo)
+            monitors |= {name: value.detach() for name, value in found.monitors.items()}
+            monitors |= {f"loss of {name}": value.detach() for name, value in found.losses.items()}
+        terms = torch.block_diag(*blocks) if len(blocks) > 1 else blocks[0]
+        weights, in_elbo = zip(*names.values(), strict=True)
+        stacked = torch.stack([*sums.values(), objective, *monitors.values()])
+        return loss, Told([*names], of_rows, [*weights], [*in_elbo], terms, stacked, [*monitors])
+
+    def states(self) -> dict[str, Any]:
+        """The states of the modules that terms own, and of their optimisers."""
+        return {
+            name: {"weights": dict(self.critics[name].state_dict()), "optimiser": own.state_dict()}
+            for name, own in self.critic_optimisers.items()
+        }
+
+    def load_states(self, states: Mapping[str, Any]) -> None:
+        """Takes up what `states` returned."""
+        for name, own in self.critic_optimisers.items():
+            self.critics[name].load_state_dict(states[name]["weights"])
+            own.load_state_dict(states[name]["optimiser"])
+
+
+def corrupted(vae: SemiVAE, corrupt: Corruption) -> Callable:
+    """The guide, which sees data with noise."""
+    noises = by_site(corrupt, vae.data_sites)
+
+    def noisy(name: str, x: Tensor) -> Tensor:
+        with poutine.block():  # noise may ask the model
+            seen = noises[name](x)
+        if not isinstance(seen, Tensor) or seen.shape != x.shape:
+            got = tuple(seen.shape) if isinstance(seen, Tensor) else type(seen).__name__
+            raise InputError(f"corrupt: returned {got}; accepted are images of the shape {tuple(x.shape)} that it gets")
+        return seen
+
+    def guide_of_corrupted(*values: Tensor | None) -> None:
+        pairs = zip(vae.spaces, values, strict=False)
+        return vae.guide(*(noisy(name, x) if name in noises and x is not None else x for name, x in pairs))
+
+    return guide_of_corrupted
