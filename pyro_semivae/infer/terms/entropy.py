@@ -16,8 +16,8 @@ class EntropyTerm(Term):
     .. math::
         -H(q(y_m|z)) = \sum_{i \in m} \sum_y q(y_i = y|z) \log q(y_i = y|z)
 
-    at the bound's own sample of z. With `BalanceTerm` it is information maximisation (Krause et al., NeurIPS 2010), which
-    finds clusters where labels are too few to.
+    at the bound's own sample of z. With `BalanceTerm` it is information maximisation (Krause et al., NeurIPS 2010),
+    which finds clusters where labels are too few to.
     """
 
     def values(self, run: Run) -> Mapping[str, Tensor]:

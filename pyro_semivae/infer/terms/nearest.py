@@ -23,8 +23,8 @@ class NearestLabelTerm(Term):
     .. math::
         y \sim p(y), \quad z' \sim p(z_c|y), \quad y^{\sim} = y_r, \quad r = \arg\max_r q(z_c = z'|x_r)
 
-    z' is detached, and r goes over the labelled rows of the batch (in the paper over all of them, which is the same where
-    a batch holds them all). It costs a second run of the guide.
+    z' is detached, and r goes over the labelled rows of the batch (in the paper over all, which is the same where a
+    batch holds them all). It costs a second run of the guide.
 
     Raises:
         InputError: when evaluated: the model does not have one class label, on which latents depend.
