@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_semivae.contract import ContractError, Values, check_shapes, check_sites, guarded
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import LocalParameters, Objective, assign_roles, sample_sites
-from pyro_semivae.infer.evidence import Impute, enumerates
+from pyro_semivae.infer.evidence import Impute
 from pyro_semivae.infer.graph import Graph, graph
 from pyro_semivae.models import SemiVAE
-from pyro_semivae.models.base import of_size
-from pyro_semivae.spaces import is_missing
-
-Values = tuple[Tensor | None, ...]
-
-
-class ContractError(AssertionError):
-    """A model/guide pair breaks the contract; the message says where, and what would mend it."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +39,6 @@ class Report:
         )
 
 
-def by_site(vae: SemiVAE, values: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
-    """A model's inputs by the names of their sites."""
-    return dict(zip(vae.spaces, values, strict=True))
-
-
 def descendants(vae: SemiVAE, of: Collection[str] | None = None, *, kept: Collection[str] = ()) -> set[str]:
     """The sites of the model that descend from some, or from a label.
 
@@ -66,7 +52,7 @@ def descendants(vae: SemiVAE, of: Collection[str] | None = None, *, kept: Collec
     labels = {name for name, _ in sample_sites(trace) if name in vae.label_sites}
     origins = labels if of is None else set(of)
     found = set(origins)
-    for name, parents in graph(vae.model, by_site(vae, values), impute).items():  # parents come first
+    for name, parents in graph(vae.model, vae.by_site(values), impute).items():  # parents come first
         if name not in kept and set(parents) & found:
             found.add(name)
     return found - origins
@@ -83,7 +69,7 @@ def inspect_model(vae: SemiVAE, x: Any = None, y: Any = None) -> Report:
     with LocalParameters(), impute:
         guide_trace = poutine.trace(vae.guide).get_trace(*values)
         model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*values)
-    roles, given = assign_roles(model_trace, guide_trace), by_site(vae, values)
+    roles, given = assign_roles(model_trace, guide_trace), vae.by_site(values)
     continuous = [name for name in roles.latents if name in vae.continuous_labels]
     return Report(
         graph(vae.model, given, impute),
@@ -138,13 +124,12 @@ def check_model(vae: SemiVAE, x: Any, y: Any = None, elbo: Objective | None = No
     elbo = vae.elbo() if elbo is None else elbo
     values = vae.inputs(x, y)
     for name in vae.label_sites:
-        if by_site(vae, values)[name] is None:
+        if vae.by_site(values)[name] is None:
             raise InputError(f"{name}: got nothing; accepted are {vae.spaces[name]}, some observed and some missing")
-    _check_labels(vae, values)
-    for sizes in ((), (3,)):
-        _check_shapes(vae, values, sizes)
+    check_sites(vae, values)
+    check_shapes(vae, values, (3,))
     _check_parameters(vae, values)
-    _guard("the sites of model and guide", lambda: elbo.terms(vae.model, vae.guide, *values))
+    guarded("the sites of model and guide", lambda: elbo.terms(vae.model, vae.guide, *values))
     report = inspect_model(vae, x, y)
     for kind, code, letter in (("model", report.model, "p"), ("guide", report.guide, "q")):
         if vae.states_graph:
@@ -156,15 +141,6 @@ def check_model(vae: SemiVAE, x: Any, y: Any = None, elbo: Objective | None = No
     _check_state_dict(vae, elbo, values)
     _check_characteristic(vae, report)
     return replace(report, without_gradient=without)
-
-
-def _guard(what: str, run: Callable[[], Any]) -> Any:
-    try:
-        return run()
-    except ContractError:
-        raise
-    except Exception as error:
-        raise ContractError(f"{what}: {error}") from error
 
 
 def _check_documented(kind: str, code: Graph, stated: Graph) -> None:
@@ -183,63 +159,12 @@ def _check_documented(kind: str, code: Graph, stated: Graph) -> None:
 
 def _check_characteristic(vae: SemiVAE, report: Report) -> None:
     stated = set(vae.characteristic)
-    if stated - set(report.model):
-        raise ContractError(
-            f"characteristic: {sorted(stated - set(report.model))} are no sites of the model, which has "
-            f"{list(report.model)}"
-        )
     children = {name for name in report.latents if set(report.model[name]) & set(report.labels)}
     if children and children != stated and not stated <= set(report.labels):
         raise ContractError(
             f"characteristic: the model says {sorted(stated)}, but the latents that depend on a label are "
             f"{sorted(children)}"
         )
-
-
-def _check_labels(vae: SemiVAE, values: Values) -> None:
-    """With all labels given, the roles fit; and every label site observes the labels that it is given."""
-    given = by_site(vae, values)
-    labels = {
-        name: torch.where(is_missing(given[name]), 0, given[name])
-        for name in vae.label_sites
-        if given[name] is not None
-    }
-    values = (*{**given, **labels}.values(),)
-
-    def run() -> tuple[Trace, Trace]:
-        guide_trace = poutine.trace(vae.guide).get_trace(*values)
-        return guide_trace, poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*values)
-
-    with LocalParameters(), Impute(continuous=vae.continuous_labels):
-        traces = _guard("model and guide with all labels given", run)
-    _guard("the sites of model and guide", lambda: assign_roles(traces[1], traces[0]))
-    for where, fn in (
-        ("guide", vae.guide),
-        ("model", vae.model),
-    ):  # the model by itself: replayed, it would have the guide's labels
-        with LocalParameters(), Impute(continuous=vae.continuous_labels), _Given() as seen:
-            sites = dict(sample_sites(poutine.trace(fn).get_trace(*values)))
-        for name, site in sites.items():
-            if not enumerates(site) and name not in vae.label_sites:
-                continue
-            y = labels.get(name)
-            held = (
-                vae.spaces[name].outward(site["value"], vae.max_plate_nesting) if name in vae.spaces else site["value"]
-            )
-            if y is None or not (name in seen.observed and torch.equal(held.to(y), y)):
-                raise ContractError(f"{where}: site '{name}' does not have the labels that it is given (obs=y?)")
-
-
-class _Given(Messenger):
-    """Remembers which sites observe a value; innermost, for other handlers make labels unobserved."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.observed: set[str] = set()
-
-    def _pyro_sample(self, msg) -> None:
-        if msg["is_observed"]:
-            self.observed.add(msg["name"])
 
 
 def _check_parameters(vae: SemiVAE, values: Values) -> None:
@@ -298,36 +223,6 @@ def _check_flow(vae: SemiVAE, values: Values, graph: Graph) -> None:
                     f"model: no gradient goes from p({name} | ..) to '{parent}', on which it depends: is it detached "
                     f"or rounded on its way? What the guide samples would not learn from this density"
                 )
-
-
-def _check_shapes(vae: SemiVAE, values: Values, sizes: tuple[int, ...]) -> None:
-    """Every site has the batch shape of its plates, also inside of an outer plate of samples."""
-    nesting, number = vae.max_plate_nesting, next(len(v) for v in values if v is not None)
-
-    def run(fn: Callable, values: Values) -> dict:
-        with LocalParameters(), Impute(continuous=vae.continuous_labels), of_size(number):
-            if sizes:
-                fn = pyro.plate("samples", sizes[0], dim=-1 - nesting)(fn)
-            return dict(sample_sites(poutine.trace(fn).get_trace(*values)))
-
-    with LocalParameters(), Impute(continuous=vae.continuous_labels):
-        of_model = set(_guard("model", lambda: poutine.trace(vae.model).get_trace(*values)).nodes)
-    pairs = by_site(vae, values).items()
-    generated = tuple(None if name in vae.data_sites and name in of_model else value for name, value in pairs)
-    for fn, inputs in ((vae.guide, values), (vae.model, generated)):
-        what = f"{fn.__name__} under a plate of {sizes[0]} samples" if sizes else fn.__name__
-        sites = _guard(what, lambda fn=fn, inputs=inputs: run(fn, inputs))
-        for name, site in sites.items():
-            frames = {frame.dim: frame.size for frame in site["cond_indep_stack"]}
-            if frames.get(-nesting) != number:
-                raise ContractError(
-                    f"site '{name}' is outside of the plate of rows, the one of size {number} at dim {-nesting}"
-                )
-            expected = tuple(frames.get(dim, 1) for dim in range(min(frames), 0))
-            got = tuple(site["fn"].batch_shape)
-            if got != expected:
-                hint = "; a site in dim -2 needs the batch shape (B, 1), not (B,)" if got[-2:] == (number,) * 2 else ""
-                raise ContractError(f"site '{name}' has the batch shape {got}, its plates say {expected}{hint}")
 
 
 def _check_entry_points(vae: SemiVAE, elbo: Objective, values: Values) -> None:

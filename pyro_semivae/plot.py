@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from pyro_semivae.check import Graph, factorisation, inspect_model
+from pyro_semivae.contract import check_sites
 from pyro_semivae.files import open_beside, user_path
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.train import History
@@ -136,6 +137,8 @@ def show(vae: SemiVAE, x: Any = None, y: Any = None, *, path: str | Path | None 
     """
     if x is None and y is not None:
         x = torch.full((len(y), *vae.x_shape), 0.5)
+    values = vae.blank(3) if x is None else vae.inputs(x, y)
+    check_sites(vae, values)
     report = inspect_model(vae, x, y)
     summed = [name for name in report.labels if name not in vae.continuous_labels]
     kind = {**dict.fromkeys(report.data, "observed"), **dict.fromkeys(summed, "summed where missing")}
@@ -144,7 +147,6 @@ def show(vae: SemiVAE, x: Any = None, y: Any = None, *, path: str | Path | None 
         f"guide\n{factorisation(report.guide, 'q')}": report.guide,
     }
     print(report)
-    values = vae.blank() if x is None else vae.inputs(x, y)
     terms = vae.elbo().terms(vae.model, vae.guide, *values)
     print("bound  " + " + ".join(f"{name} [{value.mean().item():.2f}]" for name, value in terms.items()))
     kinds = {title: {name: kind.get(name, "sampled") for name in sites} for title, sites in graphs.items()}

@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pyro_semivae.checkpoints import Checkpoint, History
+from pyro_semivae.contract import check_sites
 from pyro_semivae.data.batches import Batches
 from pyro_semivae.data.noise import Corruption
 from pyro_semivae.errors import InputError, check_choice, check_count, check_number
@@ -178,6 +179,7 @@ def fit(
             raise InputError(f"y: got no labelled row; {_needing(elbo)} needs some")
         epochs = max(LEAST_EPOCHS, round(STEPS / batches.steps)) if epochs is None else check_count("epochs", epochs)
         steps, total = batches.steps, max(1, epochs * batches.steps)
+        check_sites(vae, vae.inputs({name: values[:3] for name, values in table.items()}))
 
         # 3. The trainer, and its state of before.
         vae.to(fabric.device)

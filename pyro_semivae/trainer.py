@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from pyro_semivae.checkpoints import Average
 from pyro_semivae.data.batches import Batch
-from pyro_semivae.data.noise import Corruption, by_site
+from pyro_semivae.data.noise import Corruption, noises_by_site
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import Objective, ObjectiveModule
 from pyro_semivae.infer.graph import as_it_is
@@ -157,7 +157,7 @@ class Trainer(nn.Module):
 
 def corrupted(vae: SemiVAE, corrupt: Corruption) -> Callable:
     """The guide, which sees data with noise."""
-    noises = by_site(corrupt, vae.data_sites)
+    noises = noises_by_site(corrupt, vae.data_sites)
 
     def noisy(name: str, x: Tensor) -> Tensor:
         with poutine.block():  # noise may ask the model

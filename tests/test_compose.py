@@ -35,7 +35,7 @@ def two_labels(own):
 def rotation(own):
     angle = torch.linspace(-1, 1, B)[:, None].where((OTHER >= 0)[:, None], NAN)
     rows = {"x": torch.rand(B, 2, 3, 4), "digit": DIGIT, "angle": angle}
-    return own["Turned"](Images(2, 3, 4), Classes(3), Real(1), z=5), rows
+    return own["Rotated"](Images(2, 3, 4), Classes(3), Real(1), z=5), rows
 
 
 def counts(own):
@@ -69,6 +69,12 @@ def build(name):
 
 def test_every_graph_has_a_case():
     assert {path.stem for path in FOLDER.glob("*.py")} == set(BUILD)
+
+
+@each_graph
+def test_it_is_short(name):
+    """At most 60 lines that are not blank, with training and figures."""
+    assert sum(bool(line.strip()) for line in (FOLDER / f"{name}.py").read_text().splitlines()) <= 60
 
 
 @each_graph
@@ -398,7 +404,8 @@ def test_noise_on_one_of_several_views_reaches_the_guide_alone():
     for corrupt in (None, {"upper": torch.zeros_like}, {"lower": torch.zeros_like}):
         vae, rows = build("two_views")
         seen = []
-        vae.q_z.register_forward_hook(lambda module, args, out, seen=seen: seen.append(args))
+        hook = lambda module, args, out, seen=seen: seen.append(args) if module.training else None  # noqa: E731
+        vae.q_z.register_forward_hook(hook)
         fit(vae, rows, epochs=1, batch_size=20, progress=False, corrupt=corrupt)
         upper, lower = (view.nan_to_num().abs().sum() > 0 for view in seen[0])
         assert (upper, lower) == (corrupt is None or "lower" in corrupt, corrupt is None or "upper" in corrupt)

@@ -6,14 +6,11 @@ On scikit-learn's 8x8 digits. SDGM has p(a | y, z) p(x | a, y, z) in the place o
 import pyro
 import torch
 
-from pyro_semivae import SemiVAE, data, metrics, tasks
-from pyro_semivae.cli import few_flags
+from pyro_semivae import SemiVAE, cli, data, metrics, plot, tasks, train
 from pyro_semivae.conditionals import Gaussian, GreyBernoulliImage, Label, LabelPrior, StandardNormal
 from pyro_semivae.infer import ClassifierTerm, Objective, TraceLabels_ELBO
 from pyro_semivae.nn import MLP
-from pyro_semivae.plot import image_grid, training_curves
 from pyro_semivae.spaces import Classes, Images
-from pyro_semivae.train import fit
 
 
 class ADGM(SemiVAE):
@@ -55,12 +52,12 @@ class ADGM(SemiVAE):
 
 
 if __name__ == "__main__":
-    args, digits = few_flags(__doc__, "runs/adgm"), data.load("digits")
+    args, digits = cli.few_flags(__doc__, "runs/adgm"), data.load("digits")
     torch.manual_seed(0)
     vae = ADGM(digits.x_shape, digits.labels)
     y = data.hide(digits.y, data.labelled_rows(digits.y, 100, seed=0))
-    history = fit(vae, digits.x, y, epochs=1 if args.smoke_test else 200)
+    history = train.fit(vae, digits.x, y, epochs=1 if args.smoke_test else 100, batch_size=50, lr=3e-3, warm_up=0.3)
     found = tasks.classify(vae, digits.x_test)
     print(f"accuracy {metrics.accuracy(found, digits.y_test):.3f}, of 100 labelled digits")
-    training_curves(history, path=args.out / "training.png")
-    image_grid(tasks.generate(vae, torch.arange(10), 5), path=args.out / "generations.png")
+    plot.training_curves(history, path=args.out / "training.png")
+    plot.image_grid(tasks.generate(vae, torch.arange(10), 5), path=args.out / "generations.png")

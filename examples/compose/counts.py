@@ -1,21 +1,15 @@
-"""M2 on counts in place of images, with a covariate that is given and not generated: genes of cells, and their depth.
-
-Synthetic cells of four types with 60 genes: negative binomial around the type's profile times the cell's library size.
-"""
+"""M2 on counts in place of images, with a covariate that is not generated: genes of synthetic cells, library sizes."""
 
 import pyro
 import pyro.distributions as dist
 import torch
 from matplotlib.figure import Figure
 
-from pyro_semivae import SemiVAE, data, metrics, tasks
-from pyro_semivae.cli import few_flags
+from pyro_semivae import SemiVAE, cli, data, metrics, plot, tasks, train
 from pyro_semivae.conditionals import Gaussian, Label, LabelPrior, NegativeBinomialCounts, StandardNormal
 from pyro_semivae.infer import ClassifierTerm, Objective, TraceLabels_ELBO
 from pyro_semivae.nn import MLP
-from pyro_semivae.plot import training_curves
 from pyro_semivae.spaces import Classes, Counts, Vectors
-from pyro_semivae.train import fit
 
 
 class Cells(SemiVAE):
@@ -53,24 +47,24 @@ class Cells(SemiVAE):
         return TraceLabels_ELBO(**options) + 50.0 * ClassifierTerm()
 
 
-def cells(number, profiles):
-    """Counts, types and library sizes."""
+def cells(number, profiles, states):
+    """Counts, types and library sizes; cells of a type differ by two states."""
     y, size = torch.randint(len(profiles), (number,)), dist.LogNormal(6.0, 0.5).sample((number, 1))
-    mean = size * (profiles[y] + 0.3 * torch.randn(number, profiles.shape[1])).softmax(-1)
+    mean = size * (profiles[y] + torch.randn(number, 2) @ states).softmax(-1)
     return dist.NegativeBinomial(5.0, logits=(mean / 5).log()).sample(), y, size
 
 
 if __name__ == "__main__":
-    args = few_flags(__doc__, "runs/counts")
+    args = cli.few_flags(__doc__, "runs/counts")
     torch.manual_seed(0)
-    profiles = 0.5 * torch.randn(4, 60)
-    (x, y, size), (x_test, y_test, size_test) = cells(4000, profiles), cells(1000, profiles)
+    profiles, states = 0.5 * torch.randn(4, 60), 0.3 * torch.randn(2, 60)
+    (x, y, size), (x_test, y_test, size_test) = cells(4000, profiles, states), cells(1000, profiles, states)
     vae = Cells(Counts(60), Classes(4))
     rows = {"x": x, "y": data.hide(y, torch.arange(80)), "size": size}
-    history = fit(vae, rows, epochs=1 if args.smoke_test else 100)
+    history = train.fit(vae, rows, epochs=1 if args.smoke_test else 30, batch_size=50, lr=3e-3, warm_up=0.3)
     found = tasks.classify(vae, {"x": x_test, "size": size_test})
     print(f"accuracy of the type: {metrics.accuracy(found, y_test):.3f}, of 80 labelled cells")
-    training_curves(history, path=args.out / "training.png")
+    plot.training_curves(history, path=args.out / "training.png")
     means = tasks.generate(vae, {"y": torch.arange(4), "size": torch.full((4, 1), 400.0)}, 200).mean(0)
     figure = Figure(figsize=(8, 4))
     for axis, of_type, own in zip(figure.subplots(2, 2).flat, means, profiles, strict=True):

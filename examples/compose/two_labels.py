@@ -1,19 +1,13 @@
-"""Two class labels, one of which drives the other's prior, both partly missing, and images that depend on both.
-
-scikit-learn's 8x8 digits, painted red, green or blue: even digits are mostly red, odd ones mostly blue.
-"""
+"""Two class labels, one of which drives the other's prior, both partly missing: 8x8 digits and their colours."""
 
 import pyro
 import torch
 
-from pyro_semivae import SemiVAE, data, metrics, tasks
-from pyro_semivae.cli import few_flags
+from pyro_semivae import SemiVAE, cli, data, metrics, plot, tasks, train
 from pyro_semivae.conditionals import Gaussian, GreyBernoulliImage, Label, LabelPrior, StandardNormal
 from pyro_semivae.infer import ClassifierTerm, Objective, TraceLabels_ELBO
 from pyro_semivae.nn import MLP
-from pyro_semivae.plot import image_grid
 from pyro_semivae.spaces import Classes, Images
-from pyro_semivae.train import fit
 
 ENUMERATE = {"enumerate": "parallel"}
 
@@ -53,26 +47,27 @@ class Coloured(SemiVAE):
             pyro.sample("z", self.q_z(x, digit, colour))
 
     def elbo(self, **options) -> Objective:
-        return TraceLabels_ELBO(**{"beta": 2.0, **options}) + 100.0 * ClassifierTerm()
+        return TraceLabels_ELBO(**options) + 100.0 * ClassifierTerm()
 
 
 def painted(x, y):
+    """Even digits are mostly red, odd ones mostly blue."""
     colour = torch.where(torch.rand(len(y)) < 0.7, 2 * (y % 2), torch.randint(3, (len(y),)))
     return x * torch.eye(3, dtype=torch.uint8)[colour][:, :, None, None], colour
 
 
 if __name__ == "__main__":
-    args, digits = few_flags(__doc__, "runs/two_labels"), data.load("digits")
+    args, digits = cli.few_flags(__doc__, "runs/two_labels"), data.load("digits")
     torch.manual_seed(0)
     (x, colour), (x_test, colour_test) = painted(digits.x, digits.y), painted(digits.x_test, digits.y_test)
     known = torch.rand(2, len(x)) < 0.1  # a tenth of each label
     rows = {"x": x, "digit": data.hide(digits.y, known[0]), "colour": data.hide(colour, known[1])}
     vae = Coloured(Images(3, 8, 8), Classes(10), Classes(3))
-    fit(vae, rows, epochs=1 if args.smoke_test else 200)
+    train.fit(vae, rows, epochs=1 if args.smoke_test else 100, batch_size=50, lr=3e-3, warm_up=0.3)
     found = tasks.classify(vae, {"x": x_test})
     for name, true in (("digit", digits.y_test), ("colour", colour_test)):
         print(f"{name}: accuracy {metrics.accuracy(found[name], true):.3f}")
     every = {"digit": torch.arange(10).repeat(3), "colour": torch.arange(3).repeat_interleave(10)}
-    image_grid(tasks.generate(vae, every)[0].unflatten(0, (3, 10)), path=args.out / "generations.png")
+    plot.image_grid(tasks.generate(vae, every)[0].unflatten(0, (3, 10)), path=args.out / "generations.png")
     changed = [x_test[:10] / 255, *(tasks.intervene(vae, {"x": x_test[:10]}, {"colour": c})[0] for c in range(3))]
-    image_grid(torch.stack(changed), rows=["x", "red", "green", "blue"], path=args.out / "interventions.png")
+    plot.image_grid(torch.stack(changed), rows=["x", "red", "green", "blue"], path=args.out / "interventions.png")

@@ -3,14 +3,11 @@
 import pyro
 import torch
 
-from pyro_semivae import SemiVAE, data, metrics, tasks
-from pyro_semivae.cli import few_flags
+from pyro_semivae import SemiVAE, cli, data, metrics, plot, tasks, train
 from pyro_semivae.conditionals import Gaussian, GreyBernoulliImage, Label, LabelPrior, SplitGaussian, StandardNormal
 from pyro_semivae.infer import ClassifierTerm, Objective, TraceCCVAE_ELBO
 from pyro_semivae.nn import MLP
-from pyro_semivae.plot import image_grid, training_curves
 from pyro_semivae.spaces import Classes, Images
-from pyro_semivae.train import fit
 
 
 class TwoLayers(SemiVAE):
@@ -53,14 +50,14 @@ class TwoLayers(SemiVAE):
 
 
 if __name__ == "__main__":
-    args, digits = few_flags(__doc__, "runs/two_layers"), data.load("digits")
+    args, digits = cli.few_flags(__doc__, "runs/two_layers"), data.load("digits")
     torch.manual_seed(0)
     vae = TwoLayers(digits.x_shape, digits.labels)
     y = data.hide(digits.y, data.labelled_rows(digits.y, 100, seed=0))
-    history = fit(vae, digits.x, y, epochs=1 if args.smoke_test else 200)
+    history = train.fit(vae, digits.x, y, epochs=1 if args.smoke_test else 100, batch_size=50, lr=3e-3, warm_up=0.3)
     found = tasks.classify(vae, digits.x_test)
     print(f"accuracy {metrics.accuracy(found, digits.y_test):.3f}, of 100 labelled digits")
-    training_curves(history, path=args.out / "training.png")
+    plot.training_curves(history, path=args.out / "training.png")
     x = digits.x_test[:10]
     images = torch.stack([vae.images(x), *(tasks.intervene(vae, x, torch.full((10,), c))[0] for c in range(10))])
-    image_grid(images, rows=["x", *map(str, range(10))], path=args.out / "interventions.png")
+    plot.image_grid(images, rows=["x", *map(str, range(10))], path=args.out / "interventions.png")

@@ -125,7 +125,7 @@ def in_turn(x: Tensor, noises: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
     return out
 
 
-def by_site(corrupt: Corruption, sites: Sequence[str]) -> Mapping[str, Callable[[Tensor], Tensor]]:
+def noises_by_site(corrupt: Corruption, sites: Sequence[str]) -> Mapping[str, Callable[[Tensor], Tensor]]:
     """The noise on each site of data: one for the only site, or a mapping from site to noise.
 
     Raises:

@@ -36,7 +36,8 @@ class TraceLabels_ELBO(Bound):
             each, the gradient by the score function with the other rows' mean as the baseline, unbiased; `"relaxed"`,
             one sample of the relaxed (concrete) Bernoulli, less noisy, and no bound, for x is scored with labels
             between 0 and 1; for a class label, of the relaxed one-hot (Gumbel-softmax). In both,
-            -KL(q(y_i|.) || p(y_i)) is exact; a classifier's term is then the mean of log q(y_i|.) over samples of its parents.
+            -KL(q(y_i|.) || p(y_i)) is exact; a classifier's term is then the mean of log q(y_i|.) over samples of its
+            parents.
         temperature: of the relaxed labels.
         max_terms: how many values of labels together one site's sum may have.
         apart: whether labelled rows, where the step says which (`fit`'s do), are run apart from the others with their

@@ -209,6 +209,10 @@ class SemiVAE(nn.Module, ABC):
             for name, space in self.spaces.items()
         )
 
+    def by_site(self, values: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
+        """What `inputs` returns, by the names of the sites."""
+        return dict(zip(self.spaces, values, strict=True))
+
     def blank(self, num_rows: int = 1) -> tuple[Tensor, ...]:
         """Rows without content, as `inputs` returns them, for those who look at the graph alone: zeros, no labels."""
         rows = {

@@ -10,7 +10,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_semivae.check import by_site, descendants
+from pyro_semivae.check import descendants
 from pyro_semivae.errors import InputError, as_tensor, check_count
 from pyro_semivae.infer import Mean, sample_sites
 from pyro_semivae.models import SemiVAE
@@ -98,7 +98,7 @@ def intervene(vae: SemiVAE, x: Any, y_new: Any, num_samples: int = 1, *, confide
     number = num_rows(vae, values)
     new = _labels_to_set(vae, y_new, number)
     if infers_from_labels(vae):
-        evidence = (*{**by_site(vae, values), **new}.values(),)
+        evidence = (*{**vae.by_site(values), **new}.values(),)
         return stacked([decode(vae, abduct_all(vae, evidence, mean=False)[0], new) for _ in draws])
     latents, labels = abduct_all(vae, values)
     is_set = {name: ~is_missing(y) for name, y in new.items()}
@@ -154,7 +154,7 @@ def swap(vae: SemiVAE, x_characteristics: Any, x_rest: Any) -> Images:
         raise InputError(f"x_characteristics, x_rest: got {sizes} rows; accepted are as many of each")
     if infers_from_labels(vae):
         y = vae.labels.most_probable(classify(vae, x_characteristics, mean=True))
-        return reconstruct(vae, {**by_site(vae, of_rest), vae.label_sites[0]: y})
+        return reconstruct(vae, {**vae.by_site(of_rest), vae.label_sites[0]: y})
     (characteristics, y), (rest, y_rest) = abduct_all(vae, values), abduct_all(vae, of_rest)
     named, of_x = set(vae.characteristic or vae.label_sites), covariates(vae, of_rest)
     labels = {name: (y if name in named or not named & set(y) else y_rest)[name] for name in y}

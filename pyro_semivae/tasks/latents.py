@@ -14,7 +14,8 @@ from pyro.poutine import Trace
 from pyro.poutine.condition_messenger import ConditionMessenger
 from torch import Tensor
 
-from pyro_semivae.check import Values, by_site, descendants
+from pyro_semivae.check import descendants
+from pyro_semivae.contract import Values
 from pyro_semivae.data import noise
 from pyro_semivae.errors import InputError, as_tensor, check_count
 from pyro_semivae.infer import LocalParameters, Mean, Particles, Roles, Until, sample_sites
@@ -73,7 +74,7 @@ def abduct(vae: SemiVAE, x: Any = None, y: Any = None, *, mean: bool = True) -> 
 
 def abduct_all(vae: SemiVAE, values: Values, *, mean: bool = True) -> tuple[Latents, Labels]:
     """As `abduct`, of a model's inputs; the labels by site."""
-    given = by_site(vae, values)
+    given = vae.by_site(values)
     if any(given[name] is not None for name in vae.data_sites) or not infers_from_labels(vae):
         values = with_absent(vae, values)
     impute = Impute(most_probable=mean, continuous=vae.continuous_labels)
@@ -127,14 +128,14 @@ def classify(
     if len(vae.label_sites) > 1 or vae.continuous_labels:
         return _marginals(vae, values, num_samples, mean)
     probs = vae.labels.probabilities(_log_classify(vae, values, num_samples=num_samples, mean=mean).exp())
-    y = by_site(vae, values)[vae.label_sites[0]]
+    y = vae.by_site(values)[vae.label_sites[0]]
     return probs if y is None else vae.labels.where_known(y, probs)
 
 
 def _spread(classify: Callable[[Any], Any], vae: SemiVAE, x: Any, corrupt: Any) -> Any:
     """The mean of probabilities over thirty corruptions of data, as `fit` takes them."""
-    values = by_site(vae, vae.inputs(x))
-    noises = noise.by_site(corrupt, vae.data_sites)
+    values = vae.by_site(vae.inputs(x))
+    noises = noise.noises_by_site(corrupt, vae.data_sites)
     total: Any = None
     for _ in range(30):
         seen = {name: noises[name](v) if name in noises and v is not None else v for name, v in values.items()}
@@ -196,7 +197,7 @@ def _marginals(vae: SemiVAE, values: Values, num_samples: int, mean: bool) -> di
     sites = dict(sample_sites(trace))
     discrete = tuple(name for name, site in sites.items() if enumerates(site))
     run = Run(trace, trace, Roles((), discrete, ()), evidence.observed, tuple(evidence.continuous))
-    given, factors, wanted = by_site(vae, values), {}, {}
+    given, factors, wanted = vae.by_site(values), {}, {}
     for name in (name for name in vae.label_sites if name in sites):
         site = sites[name]
         if name in discrete:
@@ -252,7 +253,7 @@ def with_absent(vae: SemiVAE, values: Values) -> Values:
     Raises:
         InputError: none is given.
     """
-    given, parameter = by_site(vae, values), next(vae.parameters())
+    given, parameter = vae.by_site(values), next(vae.parameters())
     there = [given[name] for name in vae.data_sites if given[name] is not None]
     if not there:
         raise InputError(f"{vae.data_sites[0]}: got nothing; accepted are {vae.spaces[vae.data_sites[0]]}")
@@ -344,7 +345,7 @@ def covariate_sites(vae: SemiVAE) -> tuple[str, ...]:
 
 def covariates(vae: SemiVAE, values: Values) -> dict[str, Tensor | None]:
     """Of a model's inputs the data that it does not generate, by site."""
-    return {name: by_site(vae, values)[name] for name in covariate_sites(vae)}
+    return {name: vae.by_site(values)[name] for name in covariate_sites(vae)}
 
 
 def num_rows(vae: SemiVAE, values: Values) -> int:
