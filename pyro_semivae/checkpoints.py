@@ -33,9 +33,9 @@ class Average:
     def __init__(self, vae: SemiVAE, decay: float):
         self.vae, self.decay, self.values = vae, decay, {}
         if decay:
-            self.model = AveragedModel(vae, multi_avg_fn=self._move)
+            self.model = AveragedModel(vae)
             self.model.update_parameters(vae)  # begins with the weights of now
-            names = (name for name, _ in vae.named_parameters())
+            names, self._weights = zip(*((name, p.detach()) for name, p in vae.named_parameters()), strict=True)
             self.values = dict(zip(names, (p.detach() for p in self.model.module.parameters()), strict=True))
 
     @property
@@ -48,16 +48,14 @@ class Average:
         if self.values:
             self.model.n_averaged.fill_(steps + 1)
 
-    def _move(self, averages: list[Tensor], weights: list[Tensor], _: Tensor) -> None:
-        steps = int(self.model.n_averaged)  # on the CPU: the argument may be a copy on a GPU, which would be waited for
-        decay = min(self.decay, steps / (steps + 9))  # the first steps count for little
-        torch._foreach_lerp_(averages, weights, 1 - decay)
-
     @torch.no_grad()
     def update(self) -> None:
-        """Updates the average with the weights of a step."""
+        """Updates the average with the weights of a step: `update_parameters`, which looks for them at every step."""
         if self.values:
-            self.model.update_parameters(self.vae)
+            steps = int(self.model.n_averaged)  # a number on the CPU
+            decay = min(self.decay, steps / (steps + 9))  # the first steps count for little
+            torch._foreach_lerp_([*self.values.values()], [*self._weights], 1 - decay)
+            self.model.n_averaged += 1
 
     @torch.no_grad()
     def exchange(self) -> None:
