@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from pyro_semivae.contract import ContractError, Values, check_shapes, check_sit
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import LocalParameters, Objective, assign_roles, sample_sites
 from pyro_semivae.infer.evidence import Impute
-from pyro_semivae.infer.graph import Graph, graph
+from pyro_semivae.infer.graph import Graph, as_it_is, graph
 from pyro_semivae.models import SemiVAE
 
 
@@ -39,25 +39,6 @@ class Report:
         )
 
 
-def descendants(vae: SemiVAE, of: Collection[str] | None = None, *, kept: Collection[str] = ()) -> set[str]:
-    """The sites of the model that descend from some, or from a label.
-
-    Args:
-        of: names of sites; `None` for the labels. kept: sites that are held as they are: what descends from them alone
-            is not counted, nor are they.
-    """
-    values, impute = vae.blank(), Impute(continuous=vae.continuous_labels)
-    with LocalParameters(), impute:
-        trace = poutine.trace(vae.model).get_trace(*values)
-    labels = {name for name, _ in sample_sites(trace) if name in vae.label_sites}
-    origins = labels if of is None else set(of)
-    found = set(origins)
-    for name, parents in graph(vae.model, vae.by_site(values), impute).items():  # parents come first
-        if name not in kept and set(parents) & found:
-            found.add(name)
-    return found - origins
-
-
 def inspect_model(vae: SemiVAE, x: Any = None, y: Any = None) -> Report:
     """The graphs and roles of a model and its guide, as they run on a batch; nothing is checked or changed.
 
@@ -66,7 +47,8 @@ def inspect_model(vae: SemiVAE, x: Any = None, y: Any = None) -> Report:
     """
     values = vae.blank() if x is None else vae.inputs(x, y)
     impute = Impute(continuous=vae.continuous_labels)
-    with LocalParameters(), impute:
+    devices = {value.device for value in values if value is not None and value.is_cuda}
+    with torch.random.fork_rng([*devices]), torch.no_grad(), as_it_is(vae), LocalParameters(), impute:
         guide_trace = poutine.trace(vae.guide).get_trace(*values)
         model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*values)
     roles, given = assign_roles(model_trace, guide_trace), vae.by_site(values)
@@ -281,7 +263,6 @@ __all__ = [
     "ContractError",
     "Report",
     "check_model",
-    "descendants",
     "documented_graph",
     "factorisation",
     "graph",

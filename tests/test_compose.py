@@ -350,7 +350,7 @@ def test_latents_of_entries_are_redrawn_below_their_own_entry_or_below_any_of_an
         ("two_labels", lambda v, r: tasks.generate(v, r), "x: got values of data that the model generates"),
         ("two_labels", lambda v, r: check_model(v, {"x": r["x"]}), "digit: got nothing"),
         ("counts", lambda v, r: tasks.generate(v, {"y": DIGIT}), "size: got nothing; accepted are Vectors"),
-        ("two_views", lambda v, r: tasks.classify(v, r), "classify: Views has no label"),
+        ("two_views", lambda v, r: tasks.classify(v, r), "classify: Views does not have it, for it has no labels"),
         ("two_labels", lambda v, r: fit(v, r, elbo=v.elbo(apart=True), progress=False), "apart: got True"),
     ],
 )

@@ -98,6 +98,7 @@ def test_what_is_inferred_from_new_labels_is_drawn():
 @pytest.mark.parametrize(("num_samples", "each"), [(100, 4), (7, 1), (60, 2)])
 def test_draws_are_spread_over_thirty_corruptions(num_samples, each):
     vae, seen = CCVAE(SHAPE, Classes(3), networks=MLPs((5,))), []
+    tasks.available(vae)  # runs it, to look at its graph
     vae.q_y.register_forward_hook(lambda module, args, out: seen.append(args[0].shape[:-1]))
     probs = tasks.classify(vae, torch.rand(2, *SHAPE), num_samples=num_samples, corrupt=lambda x: x)
     assert seen == [(each, 2)] * 30

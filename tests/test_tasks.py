@@ -114,6 +114,7 @@ def test_generate_draws_from_the_conditional_prior(vae):
 
 def test_missing_labels_are_drawn_from_their_prior(vae):
     seen = []
+    tasks.available(vae)  # runs it, to look at its graph
     vae.p_z_c.register_forward_hook(lambda module, args, out: seen.append(args[0]))
     y = torch.tensor([4, *[-1] * 200])
     tasks.generate(vae, y)
@@ -191,7 +192,7 @@ def test_a_guide_without_labels_cannot_classify(vae, x):
                 for name, q in zip(("z_c", "z_s"), self.q_z(x), strict=True):
                     pyro.sample(name, q)
 
-    with pytest.raises(ValueError, match="classify: NoLabel has no label that its guide samples"):
+    with pytest.raises(ValueError, match="classify: NoLabel does not have it, for no label is a site of its guide"):
         tasks.classify(NoLabel(SHAPE, Classes(C), z_c=D_C, z_s=D_S, networks=MLPs((11,))), x)
 
 

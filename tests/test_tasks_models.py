@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.testing import assert_close
 
 from pyro_semivae import tasks
-from pyro_semivae.models import DIVA, M1, M1M2, M2, M3, MVAE, VAE
+from pyro_semivae.models import CCVAE, DIVA, M1, M1M2, M2, M3, MVAE, VAE
 from pyro_semivae.nn import MLPs
 from pyro_semivae.spaces import MISSING, Binary, Classes
 
@@ -151,9 +151,14 @@ def test_a_task_works_or_says_why_not_and_what_to_use(model, labels):
     y = y if isinstance(labels, Classes) else (y[:, None] > torch.arange(L)).double()
     for name, run in REFUSED.items():
         if name in WITHOUT[model]:
-            with pytest.raises(ValueError, match=rf"^{name}: .*{model.__name__} has no .*(CCVAE|accepted is a model)"):
+            with pytest.raises(
+                ValueError, match=rf"^{name}: {model.__name__} does not have it, for .*; it has infer, "
+            ) as e:
                 run(vae, x, y)
+            assert tasks.available(vae)[name] in str(e.value)
+            assert not any(other.__name__ in str(e.value) for other in {*WITHOUT, CCVAE} - {model, VAE, M1, M2})
         else:
+            assert tasks.available(vae)[name] is None
             run(vae, x, y)
     if "intervene" not in WITHOUT[model]:
         assert tasks.intervene(vae, x, y, 2).shape == (2, 6, *SHAPE)

@@ -128,7 +128,7 @@ def graphs_of(
     for letter, fn in (("p", model), ("q", guide)):
         fn = fn.fn if isinstance(fn, TraceHandler) else fn  # a trace that is asked for stays as it is
         kept = _graphs.setdefault(getattr(fn, "__self__", fn), {})
-        key = (getattr(fn, "__name__", ""), tuple(name for name, value in values.items() if value is not None))
+        key = (getattr(fn, "__func__", None), tuple(name for name, value in values.items() if value is not None))
         if key not in kept:
             with as_it_is(getattr(fn, "__self__", fn)):
                 kept[key] = graph(fn, values, Impute(continuous=continuous))

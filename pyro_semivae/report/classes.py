@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from pyro_semivae import metrics, tasks
-from pyro_semivae.check import descendants
 from pyro_semivae.data import ImageData
 from pyro_semivae.files import user_path
 from pyro_semivae.models import SemiVAE
@@ -20,6 +19,7 @@ from pyro_semivae.plot import image_grid, training_curves
 from pyro_semivae.report.common import bound_per_row, missing_labels
 from pyro_semivae.spaces import is_missing
 from pyro_semivae.streams import RandomStreams
+from pyro_semivae.structure import descendants
 from pyro_semivae.train import History
 
 

@@ -6,16 +6,15 @@ as float or uint8.
 Images that come out are means of p(x|.), float `(..., C, H, W)`, with the leading shapes given below.
 """
 
+from pyro_semivae.structure import available, classifies, infers_from_labels
 from pyro_semivae.tasks.images import generate, interpolate, intervene, reconstruct, swap, traverse, walk
 from pyro_semivae.tasks.latents import (
     Latents,
     abduct,
-    classifies,
     classify,
     decode,
     in_batches,
     infer,
-    infers_from_labels,
     log_classify,
     prior_of_characteristics,
 )
@@ -24,6 +23,7 @@ from pyro_semivae.tasks.search import characterise, closest_change, vary_within
 __all__ = [
     "Latents",
     "abduct",
+    "available",
     "characterise",
     "classifies",
     "classify",

@@ -10,23 +10,19 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_semivae.check import descendants
 from pyro_semivae.errors import InputError, as_tensor, check_count
 from pyro_semivae.infer import Mean, sample_sites
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.spaces import is_missing
+from pyro_semivae.structure import check_available, descendants, has_label, infers_from_labels
 from pyro_semivae.tasks.latents import (
     Images,
     Latents,
     abduct_all,
-    check_characteristic_latents,
-    check_told,
     classify,
     covariates,
     decode,
-    has_label,
     image_of,
-    infers_from_labels,
     num_rows,
     run_model,
     stacked,
@@ -61,9 +57,9 @@ def generate(
     Where labels are evidence on the latents (MVAE), these are drawn from q(z | y).
 
     Raises:
-        ValueError: the model has neither a label nor characteristic latents (VAE, M1).
+        InputError: the model has neither a label nor characteristic latents.
     """
-    check_told(vae, "generate")
+    check_available(vae, "generate")
     table = vae.table(y if isinstance(y, Mapping) else {vae.only(vae.label_sites, "labels"): y})
     if not table:
         raise InputError("y: got no values; accepted are labels, or a mapping from site to values")
@@ -91,9 +87,9 @@ def intervene(vae: SemiVAE, x: Any, y_new: Any, num_samples: int = 1, *, confide
     labels are evidence on the latents (MVAE), these are drawn anew, from q(z | x, y_new).
 
     Raises:
-        ValueError: the model has neither a label nor characteristic latents (VAE, M1).
+        InputError: the model has neither a label nor characteristic latents.
     """
-    check_told(vae, "intervene")
+    check_available(vae, "intervene")
     draws, values = range(check_count("num_samples", num_samples)), vae.inputs(x)
     number = num_rows(vae, values)
     new = _labels_to_set(vae, y_new, number)
@@ -145,9 +141,9 @@ def swap(vae: SemiVAE, x_characteristics: Any, x_rest: Any) -> Images:
     evidence on the latents (MVAE), these are inferred from the image whose rest it is and the other one's labels.
 
     Raises:
-        ValueError: the model has no characteristics (VAE, M1).
+        InputError: the model has no characteristics.
     """
-    check_told(vae, "swap")
+    check_available(vae, "swap")
     values, of_rest = vae.inputs(x_characteristics), vae.inputs(x_rest)
     sizes = [num_rows(vae, part) for part in (values, of_rest)]
     if sizes[0] != sizes[1]:
@@ -229,10 +225,10 @@ def interpolate(vae: SemiVAE, y: Tensor, steps: int = 8) -> Tensor:
     The characteristic latents are interpolated linearly, the others stay at their prior means.
 
     Raises:
-        InputError: the model has no latents below its labels (all but CCVAE and DIVA); there are not four labels, or
+        InputError: the model has no latents below its labels; there are not four labels, or
             `steps` is not 1, 2, ...
     """
-    check_characteristic_latents(vae, "interpolate", below_labels=True)
+    check_available(vae, "interpolate")
     check_count("steps", steps)
     y = vae.labels.validate(y)
     if len(y) != 4:

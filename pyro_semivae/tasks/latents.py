@@ -14,7 +14,6 @@ from pyro.poutine import Trace
 from pyro.poutine.condition_messenger import ConditionMessenger
 from torch import Tensor
 
-from pyro_semivae.check import descendants
 from pyro_semivae.contract import Values
 from pyro_semivae.data import noise
 from pyro_semivae.errors import InputError, as_tensor, check_count
@@ -24,6 +23,7 @@ from pyro_semivae.infer.run import Run, log_sum
 from pyro_semivae.infer.tables import log_prob, plate_dims
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.models.base import of_size
+from pyro_semivae.structure import check_available, covariate_sites, infers_from_labels
 
 Latents = dict[str, Tensor]
 Labels = dict[str, Tensor]
@@ -118,12 +118,11 @@ def classify(
     other labels summed out; of continuous labels to the means of q, `(B, K)`.
 
     Raises:
-        ValueError: neither guide nor model has a label site (VAE).
+        InputError: neither guide nor model has a label site.
     """
     if corrupt is not None:
         return _spread(lambda seen: classify(vae, seen, num_samples=-(-num_samples // 30), mean=mean), vae, x, corrupt)
-    if not vae.label_sites:
-        raise InputError(f"classify: {type(vae).__name__} has no label")
+    check_available(vae, "classify")
     values = with_absent(vae, vae.inputs(x))
     if len(vae.label_sites) > 1 or vae.continuous_labels:
         return _marginals(vae, values, num_samples, mean)
@@ -334,15 +333,6 @@ def stacked(images: Sequence[Images]) -> Images:
     return torch.stack([*images])
 
 
-def covariate_sites(vae: SemiVAE) -> tuple[str, ...]:
-    """The data that a model takes and does not generate: those without a site in it."""
-    if len(vae.data_sites) == 1:
-        return ()
-    with LocalParameters(), Impute(continuous=vae.continuous_labels):
-        sites = {name for name, _ in sample_sites(poutine.trace(vae.model).get_trace(*vae.blank()))}
-    return tuple(name for name in vae.data_sites if name not in sites)
-
-
 def covariates(vae: SemiVAE, values: Values) -> dict[str, Tensor | None]:
     """Of a model's inputs the data that it does not generate, by site."""
     return {name: vae.by_site(values)[name] for name in covariate_sites(vae)}
@@ -375,27 +365,6 @@ def _num_rows(latents: Latents, y: Any) -> int:
     return len(y) if y is not None else len(next(iter(latents.values())))
 
 
-def infers_from_labels(vae: SemiVAE) -> bool:
-    """Whether labels are evidence on the latents (MVAE): leaves of the model, and of the guide an input only."""
-    return has_label(vae) and not classifies(vae) and not descendants(vae)
-
-
-def classifies(vae: SemiVAE) -> bool:
-    """Whether the guide has a label site."""
-    return _samples_labels(vae, vae.guide, *vae.blank())
-
-
-def has_label(vae: SemiVAE) -> bool:
-    """Whether the generative model has a label site."""
-    return _samples_labels(vae, vae.model, *vae.blank())
-
-
-def _samples_labels(vae: SemiVAE, fn: Callable, *values: Tensor | None) -> bool:
-    with torch.no_grad(), LocalParameters(), Impute(continuous=vae.continuous_labels), Until() as label:
-        trace = poutine.trace(fn).get_trace(*values)
-    return bool(label.sites) or bool(set(vae.continuous_labels) & set(trace.nodes))
-
-
 def in_batches(task: Callable[..., Tensor], *images: Tensor, size: int = 500) -> Tensor:
     """Applies a task to many images (labels ...) in batches of rows, and concatenates the results."""
     return torch.cat([task(*parts) for parts in zip(*(x.split(size) for x in images), strict=True)])
@@ -406,30 +375,9 @@ def prior_of_characteristics(vae: SemiVAE, y: Tensor) -> tuple[Tensor, Tensor]:
     """The means and standard deviations of p(z_c | y) for labels `y`, each of z_c's shape; of p(z_c) in M3.
 
     Raises:
-        ValueError: the characteristics are no latents (VAE, M1, M2, M1M2, MVAE).
+        InputError: the characteristics are no latents.
     """
-    check_characteristic_latents(vae, "prior_of_characteristics")
+    check_available(vae, "prior_of_characteristics")
     trace = run_model(vae, {}, y, len(y))
     fn = trace.nodes[vae.characteristic[0]]["fn"]
     return fn.mean, fn.stddev
-
-
-def check_told(vae: SemiVAE, task: str) -> None:
-    """Raises an InputError unless the model has characteristics of labels, and can be told which they are."""
-    if not vae.characteristic and not has_label(vae):
-        raise InputError(
-            f"{task}: {type(vae).__name__} has no label in its model, and latents that know nothing of labels: it "
-            f"cannot be told any; use CCVAE, DIVA, M2, M1M2, M3 or MVAE"
-        )
-
-
-def check_characteristic_latents(vae: SemiVAE, task: str, *, below_labels: bool = False) -> None:
-    """Raises an InputError unless the labels' characteristics are latents (below the labels, in the model)."""
-    names = descendants(vae) if below_labels else set(abduct_all(vae, vae.blank())[0])
-    if not vae.characteristic or not set(vae.characteristic) <= names:
-        which = "latents below its labels" if below_labels else "latents that its labels are read off"
-        fit = "CCVAE and DIVA" if below_labels else "CCVAE, DIVA and M3"
-        raise InputError(
-            f"{task}: {type(vae).__name__} has no {which}; {fit} have, and `generate` and `intervene` are for every "
-            f"model that can be told labels: CCVAE, DIVA, M2, M1M2, M3 and MVAE"
-        )

@@ -16,10 +16,10 @@ from pyro_semivae.infer import LocalParameters, Until, sample_sites
 from pyro_semivae.infer.evidence import Impute, enumerates
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.spaces import is_missing
+from pyro_semivae.structure import check_available
 from pyro_semivae.tasks.latents import (
     Latents,
     abduct,
-    check_characteristic_latents,
     check_rows,
     classify,
     decode,
@@ -41,10 +41,10 @@ def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws:
     Returns the characteristic sites' values, by name.
 
     Raises:
-        ValueError: the model has no characteristic latents (VAE, M1, M2, M1M2, MVAE); `confidence` is not between 0 and
+        InputError: the model has no characteristic latents; `confidence` is not between 0 and
             1; `max_draws` is below 1.
     """
-    check_characteristic_latents(vae, "characterise")
+    check_available(vae, "characterise")
     check_confidence(confidence)
     check_count("max_draws", max_draws)
     y = vae.label_values(y)
@@ -104,13 +104,13 @@ def closest_change(
     Returns the images `(B, C, H, W)` and the latents. A warning says for how many labels no such z was found.
 
     Raises:
-        ValueError: the classifier reads no characteristic latents (VAE, M1, M2, MVAE).
+        InputError: the classifier reads no characteristic latents.
     """
     y_new = vae.label_values(y_new, "y_new")
     images = vae.images(x)
     check_rows(x=images, y_new=y_new)
     check_confidence(confidence)
-    check_characteristic_latents(vae, "closest_change")
+    check_available(vae, "closest_change")
     latents, _ = abduct(vae, x)
     (name,) = vae.characteristic
     start, missing, odds = latents[name], is_missing(y_new), math.log(confidence / (1 - confidence))
@@ -165,7 +165,7 @@ def vary_within(
     New characteristics are drawn by rejection (`characterise`) for the labels that the classifier gives to x; the rest
     of x is kept.
     """
-    check_characteristic_latents(vae, "vary_within")
+    check_available(vae, "vary_within")
     latents, _ = abduct(vae, x)
     probs = classify(vae, x, mean=True)
     y = vae.labels.most_probable(probs)

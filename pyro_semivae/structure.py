@@ -1,0 +1,105 @@
+"""What a model's graph says of it, for those who use it: where it has labels, what descends from what, which tasks that
+allows and which not, and why.
+
+The graph is read off a run of the code on rows without content, once; random generators stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pyro_semivae.errors import InputError
+from pyro_semivae.infer.graph import Graph, graphs_of
+from pyro_semivae.models import SemiVAE
+
+
+def structure(vae: SemiVAE) -> dict[str, Graph]:
+    """The graphs of the model, as `"p"`, and the guide, `"q"`: site -> the sites and inputs it depends on."""
+    return graphs_of(vae.model, vae.guide, vae.by_site(vae.blank()), vae.continuous_labels)
+
+
+def descendants(vae: SemiVAE, of: Collection[str] | None = None, *, kept: Collection[str] = ()) -> set[str]:
+    """The sites of the model that descend from some, or from a label.
+
+    Args:
+        of: names of sites; `None` for the labels. kept: sites that are held as they are: what descends from them alone
+            is not counted, nor are they.
+    """
+    model = structure(vae)["p"]
+    origins = {name for name in vae.label_sites if name in model} if of is None else set(of)
+    found = set(origins)
+    for name, parents in model.items():  # parents come first
+        if name not in kept and set(parents) & found:
+            found.add(name)
+    return found - origins
+
+
+def covariate_sites(vae: SemiVAE) -> tuple[str, ...]:
+    """The data that a model takes and does not generate: those without a site in it."""
+    return tuple(name for name in vae.data_sites if name not in structure(vae)["p"])
+
+
+def has_label(vae: SemiVAE) -> bool:
+    """Whether the generative model has a label site."""
+    return any(name in structure(vae)["p"] for name in vae.label_sites)
+
+
+def classifies(vae: SemiVAE) -> bool:
+    """Whether the guide has a label site."""
+    return any(name in structure(vae)["q"] for name in vae.label_sites)
+
+
+def infers_from_labels(vae: SemiVAE) -> bool:
+    """Whether labels are evidence on the latents (MVAE): leaves of the model, and of the guide an input only."""
+    return has_label(vae) and not classifies(vae) and not descendants(vae)
+
+
+def available(vae: SemiVAE) -> dict[str, str | None]:
+    """Which tasks a model has: task -> None, or a sentence that says why it has not.
+
+    >>> from pyro_semivae.models import VAE
+    >>> from pyro_semivae.nn import MLPs
+    >>> from pyro_semivae.spaces import Classes
+    >>> vae = VAE((1, 8, 8), Classes(10), networks=MLPs((4,)))
+    >>> [task for task, why_not in available(vae).items() if why_not is None]
+    ['infer', 'decode', 'reconstruct', 'traverse', 'walk']
+    >>> available(vae)["generate"]
+    'no label is a site of its model, and it states no characteristic latents'
+    """
+    model, guide = (structure(vae)[letter] for letter in ("p", "q"))
+    latents = {name for name in guide if name in model and name not in vae.spaces}
+    characteristic = set(vae.characteristic)
+    no_classifier = None if classifies(vae) or infers_from_labels(vae) else "no label is a site of its guide"
+    if not vae.label_sites:
+        no_classifier = "it has no labels"
+    told = has_label(vae) or characteristic
+    not_told = None if told else "no label is a site of its model, and it states no characteristic latents"
+    not_read = None
+    if not characteristic or not characteristic <= latents:
+        not_read = "its labels are not read off latents: its `characteristic` names none"
+    not_below = not_read
+    if not_read is None and not characteristic <= descendants(vae):
+        not_below = "its characteristic latents do not depend on a label in its model"
+    return {
+        "infer": None,
+        "decode": None,
+        "reconstruct": None,
+        "traverse": None if latents else "it has no latents",
+        "walk": None if latents else "it has no latents",
+        "classify": no_classifier,
+        "generate": not_told,
+        "intervene": not_told,
+        "swap": not_told,
+        "characterise": not_read,
+        "closest_change": not_read,
+        "vary_within": not_read,
+        "prior_of_characteristics": not_read,
+        "interpolate": not_below,
+    }
+
+
+def check_available(vae: SemiVAE, task: str) -> None:
+    """Raises an InputError that says why, unless the model has this task."""
+    if (why_not := available(vae)[task]) is not None:
+        has = ", ".join(name for name, reason in available(vae).items() if reason is None)
+        raise InputError(f"{task}: {type(vae).__name__} does not have it, for {why_not}; it has {has}")
