@@ -49,6 +49,9 @@ PRECISIONS = ("64-true", "32-true", "bf16-mixed", "16-mixed")
 STEPS, LEAST_EPOCHS = 3000, 10  # what training takes where nothing is said: ten passes through 60,000 rows
 
 
+Rows = dict[str, Tensor]
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C in `fit`: `history` has the epochs that were done, the model its weights (the averages) of now."""
 
@@ -98,7 +101,7 @@ def fit(
             models with other sites than one of data and one label, a mapping from site to values.
         y: labels, with missing entries; `None` if none is known.
         labels_alone: labels that have no image, `(N_a,)` or `(N_a, L)`, for objectives that score them
-            (`TraceInverted_ELBO`); a step draws `batch_size` of them.
+            (`TraceInverted_ELBO`); a step has `batch_size` of them. Rows of x that are NaN throughout are the same.
         elbo: the objective (default: `vae.elbo_for(y)`, the recipe's; the paper's is `vae.elbo()`).
         epochs: the number of passes through the unlabelled rows, or the labelled ones if that takes more steps;
             default: as many as make 3,000 steps, ten at least.
@@ -147,6 +150,7 @@ def fit(
         # 1. What is given, and what is not said.
         table, given, labels = _rows(vae, x, y)
         alone = None if labels_alone is None else vae.label_values(labels_alone, "labels_alone")
+        table, given, labels, alone = _without_data(vae, elbo, table, given, labels, alone)
         elbo = (
             vae.elbo_for(labels if len(vae.label_sites) != 1 else next(iter(labels.values()), None))
             if elbo is None
@@ -239,7 +243,7 @@ def fit(
         return history
 
 
-def _rows(vae: SemiVAE, x: Any, y: Any) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+def _rows(vae: SemiVAE, x: Any, y: Any) -> tuple[Rows, Rows, Rows]:
     """The rows, checked: all, those of the sites of data, those of labels."""
     if not isinstance(vae, SemiVAE):
         raise InputError(f"vae: got {vae!r:.50}; accepted is a SemiVAE, such as CCVAE")
@@ -249,11 +253,31 @@ def _rows(vae: SemiVAE, x: Any, y: Any) -> tuple[dict[str, Tensor], dict[str, Te
     if len(given) < len(vae.data_sites):
         lacking = next(name for name in vae.data_sites if name not in given)
         raise InputError(f"{lacking}: got nothing; accepted are {vae.spaces[lacking]}")
-    if len(given) == 1 and (absent := absent_rows(next(iter(given.values())))).any():
-        raise InputError(
-            f"{next(iter(given))}: got NaN in rows {rows_of(absent)}; accepted beside data of other sites alone"
-        )
     return table, given, labels
+
+
+def _without_data(
+    vae: SemiVAE, elbo: Any, table: Rows, given: Rows, labels: Rows, alone: Tensor | None
+) -> tuple[Rows, Rows, Rows, Tensor | None]:
+    """The rows whose only data are missing are labels without data, for objectives that score these.
+
+    Raises:
+        InputError: there are such rows, and the objective does not.
+    """
+    if len(given) != 1 or not (absent := absent_rows(next(iter(given.values())))).any():
+        return table, given, labels, alone
+    (name,) = given
+    if not (vae.elbo() if elbo is None else elbo).scores_labels_alone or len(labels) != 1:
+        accepted = "beside data of other sites, or with an objective that scores labels without data"
+        raise InputError(f"{name}: got NaN in rows {rows_of(absent)}; accepted {accepted}")
+    (own,) = labels.values()
+    alone = torch.cat([part for part in (own[absent.to(own.device)], alone) if part is not None])
+    table, given, labels = (
+        {site: values[~absent.to(values.device)] for site, values in rows.items()} for rows in (table, given, labels)
+    )
+    if not len(next(iter(given.values()))):
+        raise InputError(f"{name}: got NaN in all rows; accepted are one or more with values")
+    return table, given, labels, alone
 
 
 def _taken_up(

@@ -222,6 +222,24 @@ def test_fit_with_labels_alone_resumes_bit_identically(tmp_path):
         fit(other, x, y, elbo=again, labels_alone=alone, **options(checkpoint=path, resume=True))
 
 
+def test_rows_without_an_image_are_labels_alone():
+    """In any order, and beside those that are given apart."""
+    x, y, alone = torch.rand(20, *SHAPE), torch.tensor([0, 1, 2, MISSING, MISSING] * 4), torch.arange(C).repeat(3)
+    apart, together = make(), make()
+    fit(apart, x, y, elbo=apart.elbo(), labels_alone=alone, **options())
+    images = torch.cat([torch.full((8, *SHAPE), torch.nan), x, torch.full((4, *SHAPE), torch.nan)])
+    labels = torch.cat([alone[:8], y, alone[8:12]])
+    fit(together, images, labels, elbo=together.elbo(), labels_alone=alone[12:], **options())
+    assert all(torch.equal(a, b) for a, b in zip(apart.parameters(), together.parameters(), strict=True))
+    m2 = M2(SHAPE, together.labels, z=D)
+    with pytest.raises(ValueError, match=r"x: got NaN in rows \[0, 1.*or with an objective that scores labels without"):
+        fit(m2, images, labels, **options())
+    with pytest.raises(ValueError, match="labels_alone: got missing labels"):
+        fit(together, images, labels.index_fill(0, torch.tensor(0), MISSING), elbo=together.elbo(), **options())
+    with pytest.raises(ValueError, match="x: got NaN in all rows"):
+        fit(together, images[:8], labels[:8], elbo=together.elbo(), **options())
+
+
 def test_labels_alone_count_for_their_number():
     """A step's loss is minus the rows' total and N_a / (B_a N) times that of the labels alone."""
     from pyro_semivae.data.batches import Batches

@@ -13,7 +13,7 @@ from pyro_semivae.errors import InputError, check_choice, check_count
 from pyro_semivae.infer.base import Bound, Value
 from pyro_semivae.infer.evidence import select
 from pyro_semivae.infer.roles import Roles
-from pyro_semivae.infer.run import Run
+from pyro_semivae.infer.run import Run, log_sum
 from pyro_semivae.infer.step import Step
 from pyro_semivae.infer.tables import log_prob, masked, plate_dims, reduce_plates, to_rows
 from pyro_semivae.infer.weights import Weight, at, check_weight
@@ -35,7 +35,8 @@ class TraceCCVAE_ELBO(Bound):
 
     All labels observed, it is CCVAE's Eq. 4 (REVAE's Eq. 5). None observed, w = 1 and it is the ELBO with the
     exact marginal prior over z_c. The factors of the sum over a label are whatever sites of the model depend on
-    it, so other graphs of this kind work as well; the label's own prior must not depend on latents.
+    it, so other graphs of this kind work as well; the label's own prior must not depend on latents. Labels that are
+    parents of each other in the model, or parents of one site, are summed together (with the exact marginal).
 
     Args:
         marginal: how missing labels enter. `"exact"`: log sum_y p(z_c|y) p(y). `"jensen"`: CCVAE's Eq. 5,
@@ -147,39 +148,81 @@ class TraceCCVAE_ELBO(Bound):
             raise InputError(f"beta: accepted is 1 where one label's sum has both data and latents, here {names}")
         return 1.0 if set(names) <= set(roles.data) else beta
 
-    def _model_densities(self, run: Run) -> tuple[list[tuple[str, tuple[str, ...], Tensor]], Tensor | float]:
+    def _model_densities(self, run: Run) -> tuple[list[tuple[str, tuple[str, ...], Tensor]], Tensor]:
         """log p of data and latents, names, sites and `(B,)`, missing labels summed; and log p(y_o)."""
-        sites, roles, observed = run.model.nodes, run.roles, run.observed
+        sites, roles = run.model.nodes, run.roles
         tables = {name: log_prob(sites[name]) for name in roles.data + roles.labels + roles.latents}
-        parents = {name: run.label_of(name, tables[name]) for name in roles.data + roles.latents}
+        parents = {name: run.labels_of(tables[name]) for name in roles.data + roles.latents}
         densities = [
             (f"log p({name})", (name,), to_rows(tables[name], sites[name]))
-            for name, label in parents.items()
-            if not label
+            for name, labels in parents.items()
+            if not labels
         ]
         log_p_observed: Tensor | float = 0.0
-        for label in roles.labels:
-            site, prior = sites[label], tables[label]
-            dim, values = site["infer"]["_enumerate_dim"], site["value"]
-            children = [name for name, parent in parents.items() if parent == label]
-            factor = sum(reduce_plates(tables[n], sites[n], keep=plate_dims(site)) for n in children)
+        for group in self._groups(run, tables):
+            children = [name for name, labels in parents.items() if set(labels) & set(group)]
             if not children:
-                raise InputError(f"label '{label}': no latent or data site of the model depends on it")
-            if self.marginal == "exact":
-                summed = torch.logsumexp(factor + prior, dim)
-                # Without its prior (masked) a label is summed with even odds, so that a row that is masked has 0.
-                summed = summed - (1 - masked(torch.ones_like(summed), site)) * math.log(len(values))
-            else:
-                log_q = run.classifier(label).narrow(run.particle_dim, 0, 1)
-                inside = factor + prior - log_q
-                summed = _draw(inside, log_q, dim) if self.marginal == "sampled" else (log_q.exp() * inside).sum(dim)
-            if label in observed:
-                y = observed[label]
-                summed = torch.where(is_missing(y), summed, select(factor, values, y, dim))
-                log_p_observed = log_p_observed + to_rows(select(prior, values, y, dim), site)
-            name = f"log p({','.join(children)}|{label}_o)"
-            densities.append((name, tuple(children), to_rows(summed, site)))
+                raise InputError(f"label '{group[0]}': no latent or data site of the model depends on it")
+            of_group = self._label_density if len(group) == 1 else self._joint_density
+            density, own = of_group(run, group, children, tables)
+            if set(group) & set(run.observed):
+                log_p_observed = log_p_observed + own
+            name = f"log p({','.join(children)}|{','.join(f'{label}_o' for label in group)})"
+            densities.append((name, tuple(children), density))
         return densities, log_p_observed
+
+    def _groups(self, run: Run, tables: dict[str, Tensor]) -> list[tuple[str, ...]]:
+        """The model's labels, those together that a density of the model has in common."""
+        labels = run.roles.labels
+        groups = {label: {label} for label in labels}
+        for name, table in tables.items():
+            together = {label for label in (*run.labels_of(table), name) if label in groups}
+            joined = set().union(*(groups[label] for label in together))
+            groups |= dict.fromkeys(joined, joined)
+        return [*dict.fromkeys(tuple(sorted(group, key=labels.index)) for group in groups.values())]
+
+    def _label_density(
+        self, run: Run, group: tuple[str, ...], children: list[str], tables: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor | float]:
+        """log p of what depends on one label, given the label or with it summed out; and log p(y_o)."""
+        (label,), sites = group, run.model.nodes
+        site, prior = sites[label], tables[label]
+        dim, values = site["infer"]["_enumerate_dim"], site["value"]
+        factor = sum(reduce_plates(tables[n], sites[n], keep=plate_dims(site)) for n in children)
+        if self.marginal == "exact":
+            summed = torch.logsumexp(factor + prior, dim)
+            # Without its prior (masked) a label is summed with even odds, so that a row that is masked has 0.
+            summed = summed - (1 - masked(torch.ones_like(summed), site)) * math.log(len(values))
+        else:
+            log_q = run.classifier(label).narrow(run.particle_dim, 0, 1)
+            inside = factor + prior - log_q
+            summed = _draw(inside, log_q, dim) if self.marginal == "sampled" else (log_q.exp() * inside).sum(dim)
+        if label not in run.observed:
+            return to_rows(summed, site), 0.0
+        y = run.observed[label]
+        summed = torch.where(is_missing(y), summed, select(factor, values, y, dim))
+        return to_rows(summed, site), to_rows(select(prior, values, y, dim), site)
+
+    def _joint_density(
+        self, run: Run, group: tuple[str, ...], children: list[str], tables: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """As `_label_density`, of labels that depend on each other, or on which one site depends: log p(children, y_o)
+        less log p(y_o), each with the missing labels summed out together."""
+        if self.marginal != "exact":
+            raise InputError(
+                f"marginal: got {self.marginal!r}, and the labels {[*group]}, which depend on each other or have a "
+                f"child in common; accepted for them is 'exact'"
+            )
+        sites = run.model.nodes
+        outside = min((sites[name] for name in (*group, *children)), key=lambda site: len(plate_dims(site)))
+        known = {label: run.known(label, sites[label]["value"]) for label in group}
+        prior = {label: torch.where(known[label], tables[label], -torch.inf) for label in group}
+
+        def summed(factors: dict[str, Tensor]) -> Tensor:
+            return sum(to_rows(table, outside) for table in log_sum(run, factors, group))
+
+        log_p_observed = summed(prior)
+        return summed({**prior, **{name: tables[name] for name in children}}) - log_p_observed, log_p_observed
 
 
 def _draw(values: Tensor, log_q: Tensor, dim: int) -> Tensor:

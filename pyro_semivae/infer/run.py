@@ -172,6 +172,7 @@ class Run:
         total: Tensor | float = 0.0
         for label, y in self.observed.items():
             log_q, site = self.classifier(label), self.guide.nodes[label]
+            self._check_alone(label, log_q)
             table = select(log_q, site["value"], y, site["infer"]["_enumerate_dim"])
             table = reduce_plates(table, site, keep={row_dim(site)})
             total = total + table.reshape(table.shape[self.particle_dim], table.shape[row_dim(site)])
@@ -235,9 +236,12 @@ class Run:
         table = self.classifier(label)
         if self.enumeration_dim(label) is None or label in self.continuous:
             raise InputError(f"label '{label}': got one that is not enumerated; accepted here are labels to be summed")
+        self._check_alone(label, table)
+        return table.narrow(self.particle_dim, 0, 1)
+
+    def _check_alone(self, label: str, table: Tensor) -> None:
         if others := [other for other in self.labels_of(table) if other != label]:
             raise InputError(f"label '{label}' depends on the labels {others} in the guide; accepted here is none")
-        return table.narrow(self.particle_dim, 0, 1)
 
 
 def log_sum(run: Run, factors: Mapping[str, Tensor], summed: Iterable[str]) -> list[Tensor]:
