@@ -127,7 +127,10 @@ def check_model(vae: SemiVAE, x: Any, y: Any = None, elbo: Objective | None = No
 
 def _check_documented(kind: str, code: Graph, stated: Graph) -> None:
     if not stated:
-        raise ContractError(f"the docstring states no factorisation of the {kind} in its first literal block")
+        raise ContractError(
+            f"the docstring states no factorisation of the {kind} in its first literal block, to be compared with the "
+            f"code; `states_graph = False` says that it does not mean to"
+        )
     for name, parents in code.items():
         if name not in stated:
             raise ContractError(f"{kind}: site '{name}' is sampled but not in the docstring's factorisation")

@@ -1,11 +1,13 @@
 """Objectives: one bound per file, what may be added to them (`terms`), and what they are written with."""
 
-from pyro_semivae.infer.base import Bound, Evaluation, Objective, ObjectiveModule, Sum, Term, Value
+from pyro_semivae.infer.base import Bound, Objective, Sum, Term
 from pyro_semivae.infer.ccvae import TraceCCVAE_ELBO
+from pyro_semivae.infer.evaluation import Evaluation, Value
 from pyro_semivae.infer.handlers import LocalParameters, Mean, Particles, Until
 from pyro_semivae.infer.hidden import Hidden
 from pyro_semivae.infer.inverted import TraceInverted_ELBO
 from pyro_semivae.infer.labels import TraceLabels_ELBO
+from pyro_semivae.infer.module import ObjectiveModule
 from pyro_semivae.infer.mvae import TraceMVAE_ELBO
 from pyro_semivae.infer.reverse import TraceReverse_ELBO
 from pyro_semivae.infer.roles import Roles, assign_roles, sample_sites

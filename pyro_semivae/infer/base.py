@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -19,77 +19,14 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyro_semivae.errors import InputError
+from pyro_semivae.infer.evaluation import Evaluation, Value, add, joined, together
 from pyro_semivae.infer.graph import NamedTerms, same_term, with_parents
 from pyro_semivae.infer.handlers import LocalParameters
+from pyro_semivae.infer.module import ObjectiveModule
 from pyro_semivae.infer.run import Run
 from pyro_semivae.infer.step import Step
 from pyro_semivae.infer.tables import row_scale
 from pyro_semivae.infer.weights import WarmUp, Weight, at, check_weight
-
-
-@dataclass(frozen=True)
-class Value:
-    """One term of a batch of `B` rows.
-
-    Attributes:
-        name: what it is in mathematics, such as `"-log q(z)"`; names of sites alone, without what they depend on.
-        value: `(B,)` in nats, as the name says; a scalar where the term belongs to the batch and not to its rows, which
-            is then not scaled.
-        weight: its factor in the objective.
-        in_elbo: whether it is a part of the ELBO, and not an addition to it.
-        weighted: what is summed, where that is not `weight * value` (a weight for some entries of a label alone).
-        removed: whether it is no part of the objective, by `Objective.without`.
-    """
-
-    name: str
-    value: Tensor
-    weight: float = 1.0
-    in_elbo: bool = True
-    weighted: Tensor | None = None
-    removed: bool = False
-
-    @property
-    def by_row(self) -> bool:
-        return self.value.dim() > 0
-
-    def summed(self) -> Tensor:
-        """Its part of the objective, `(B,)` or a scalar."""
-        if self.weighted is not None:
-            return self.weighted
-        return self.value if isinstance(self.weight, float | int) and self.weight == 1 else self.weight * self.value
-
-    def times(self, factor: float | None) -> Value:
-        """The same with another weight; removed, if the factor is None."""
-        if factor is None or factor == 1:
-            return self if factor == 1 else replace(self, removed=True)
-        weighted = None if self.weighted is None else factor * self.weighted
-        return replace(self, weight=factor * self.weight, weighted=weighted)
-
-
-@dataclass
-class Evaluation:
-    """What an objective says about a batch of `B` rows.
-
-    Attributes:
-        values: its terms. scale: of the rows, a number or `(B,)`.
-        monitors: name -> scalar; diagnostics that are no part of the objective.
-        losses: of modules that terms own, by the term's name: scalars, to be minimised by their own optimiser.
-    """
-
-    values: list[Value]
-    scale: float | Tensor = 1.0
-    monitors: dict[str, Tensor] = field(default_factory=dict)
-    losses: dict[str, Tensor] = field(default_factory=dict)
-
-    def contributions(self) -> NamedTerms:
-        """Name -> the term's part of the objective, before the scale of the rows; without those that were removed."""
-        return NamedTerms((value.name, value.summed()) for value in self.values if not value.removed)
-
-    def total(self) -> Tensor:
-        """What is maximised: the sum over rows of scale times the sum of the weighted terms, and the batch's terms."""
-        values = [value for value in self.values if not value.removed]
-        rows = sum(value.summed() for value in values if value.by_row)
-        return (rows * self.scale).sum() + sum(value.summed() for value in values if not value.by_row)
 
 
 class Part(NamedTuple):
@@ -258,8 +195,8 @@ class Objective(ELBO, Summand):
             runs = bound.what.runs(step)
             first = bound is bounds[0]
             of_runs = [_evaluated(run, bound, terms if first and not run.in_reverse else (), first) for run in runs]
-            here = of_runs[0] if len(of_runs) == 1 else _joined(of_runs)
-            found = here if found is None else _together(found, here)
+            here = of_runs[0] if len(of_runs) == 1 else joined(of_runs)
+            found = here if found is None else together(found, here)
         _check_names(self.parts(), found.values)
         return replace(found, scale=found.scale * step.scale)
 
@@ -388,43 +325,6 @@ def _is_bound(part: Part) -> bool:
     return isinstance(part.what, Bound)
 
 
-class ObjectiveModule(nn.Module):
-    """An objective bound to a model and a guide; the forward is the loss.
-
-    It owns the parameters of the modules whose methods (or which themselves) model and guide are, and reads
-    them from there: Pyro's global parameter store is neither read nor written. Modules that terms own are not among
-    them: they have a loss of their own, see `Objective.modules`.
-
-    Raises:
-        ValueError: neither model nor guide is a module or a method of one.
-    """
-
-    def __init__(self, objective: Objective, model: Callable, guide: Callable):
-        super().__init__()
-        owners: list[nn.Module] = []
-        for fn in (model, guide):
-            owner = fn if isinstance(fn, nn.Module) else getattr(fn, "__self__", None)
-            if isinstance(owner, nn.Module) and not any(owner is known for known in owners):
-                owners.append(owner)
-        if not owners:
-            raise InputError(
-                f"model, guide: got {model!r}, {guide!r}; accepted are modules or bound methods of modules, "
-                f"for nothing else has parameters to train"
-            )
-        self.owners = nn.ModuleList(owners)
-        self.objective = objective
-        self._pair = (model, guide)
-
-    def evaluate(self, *args: Any, scale: float | Tensor = 1.0, labelled: int = 0, done: float = 1.0) -> Evaluation:
-        """The objective's terms on a batch; see `Step` for the arguments."""
-        with LocalParameters():
-            return self.objective.evaluate(Step(*self._pair, args, {}, scale, labelled, done))
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        with LocalParameters():
-            return -self.objective.evaluate(Step(*self._pair, args, kwargs)).total()
-
-
 def _evaluated(run: Run, part: Part, terms: Sequence[Part], first: bool) -> Evaluation:
     """The terms of a bound's run, and what is added to it."""
     bound, done = part.what, run.step.done
@@ -436,7 +336,7 @@ def _evaluated(run: Run, part: Part, terms: Sequence[Part], first: bool) -> Eval
     for term in terms:
         weight = at(term.weights, done)
         for name, value in term.what.values(run).items():
-            _add(values, _times(Value(name, value, weight, in_elbo=False), term.of_terms, done))
+            add(values, _times(Value(name, value, weight, in_elbo=False), term.of_terms, done))
         owned = term.what.module()
         if owned is not None:
             found.losses[owned[0]] = term.what.loss(run)
@@ -452,54 +352,9 @@ def _times(value: Value, factors: Iterable[tuple[str, Weight | None]], done: flo
     return value
 
 
-def _add(values: list[Value], new: Value) -> None:
-    """Adds a term to others; one that is there already has both weights.
-
-    Raises:
-        InputError: another term has the same name.
-    """
-    for i, value in enumerate(values):
-        if same_term(value.name, new.name):
-            if value.value is not new.value:
-                raise InputError(f"terms: got two different ones named '{new.name}'; accepted are names of their own")
-            if not new.removed:
-                weight = new.weight + (0.0 if value.removed else value.weight)
-                values[i] = replace(value, weight=weight, removed=False)
-            return
-    values.append(new)
-
-
 def _check_names(parts: Sequence[Part], values: Sequence[Value]) -> None:
     """Names by which terms are weighted, or taken out, must be those of terms."""
     for name in dict.fromkeys(name for part in parts for name, _ in part.of_terms):
         if not any(same_term(value.name, name) for value in values):
             own = ", ".join(repr(value.name) for value in values)
             raise InputError(f"terms: got the name {name!r}; accepted are {own}")
-
-
-def _together(one: Evaluation, other: Evaluation) -> Evaluation:
-    """Two bounds on the same rows."""
-    values = list(one.values)
-    for value in other.values:
-        _add(values, value)
-    return Evaluation(values, one.scale, {**one.monitors, **other.monitors}, {**one.losses, **other.losses})
-
-
-def _joined(of_runs: Sequence[Evaluation]) -> Evaluation:
-    """The rows of several runs after one another; a term that one of them does not have is 0 there."""
-    own = [{value.name: value for value in found.values} for found in of_runs]
-    zeros = [torch.zeros_like(found.values[0].value) for found in of_runs]
-    values = []
-    for name in dict.fromkeys(name for named in own for name in named):
-        there = next(named[name] for named in own if name in named)
-        value = torch.cat(
-            [named[name].value if name in named else zero for named, zero in zip(own, zeros, strict=True)]
-        )
-        weighted = None
-        if any(named[name].weighted is not None for named in own if name in named):
-            parts = zip(own, zeros, strict=True)
-            weighted = torch.cat([named[name].summed() if name in named else zero for named, zero in parts])
-        values.append(replace(there, value=value, weighted=weighted))
-    monitors = {name: value for found in of_runs for name, value in found.monitors.items()}
-    losses = {name: value for found in of_runs for name, value in found.losses.items()}
-    return Evaluation(values, of_runs[0].scale, monitors, losses)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pyro_semivae.errors import InputError, check_choice, check_count
-from pyro_semivae.infer.base import Bound, Value
+from pyro_semivae.infer.base import Bound
+from pyro_semivae.infer.evaluation import Value
 from pyro_semivae.infer.evidence import select
 from pyro_semivae.infer.roles import Roles
 from pyro_semivae.infer.run import Run, log_sum

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer.base import Bound, Value
+from pyro_semivae.infer.base import Bound
+from pyro_semivae.infer.evaluation import Value
 from pyro_semivae.infer.run import Run
 from pyro_semivae.infer.step import Step
 

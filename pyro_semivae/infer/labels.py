@@ -8,7 +8,8 @@ from typing import Literal
 from torch import Tensor
 
 from pyro_semivae.errors import InputError, check_choice, check_count, check_number
-from pyro_semivae.infer.base import Bound, Value
+from pyro_semivae.infer.base import Bound
+from pyro_semivae.infer.evaluation import Value
 from pyro_semivae.infer.run import Run
 from pyro_semivae.infer.step import Step
 from pyro_semivae.infer.tables import advantage, log_prob, masked, to_rows

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pyro_semivae.errors import InputError, check_count, check_number
-from pyro_semivae.infer.base import Bound, Value
+from pyro_semivae.infer.base import Bound
+from pyro_semivae.infer.evaluation import Value
 from pyro_semivae.infer.evidence import select
 from pyro_semivae.infer.handlers import Until
 from pyro_semivae.infer.run import Run

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from pyro_semivae.distributions import RelaxedLogits
 from pyro_semivae.errors import InputError, check_choice, check_number
-from pyro_semivae.infer.base import Bound, Value
+from pyro_semivae.infer.base import Bound
+from pyro_semivae.infer.evaluation import Value
 from pyro_semivae.infer.evidence import Impute, enumerates
 from pyro_semivae.infer.roles import Roles, sample_sites
 from pyro_semivae.infer.run import Run

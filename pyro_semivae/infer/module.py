@@ -1,0 +1,53 @@
+"""An objective bound to a model and a guide, for torch optimisers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from pyro_semivae.errors import InputError
+from pyro_semivae.infer.evaluation import Evaluation
+from pyro_semivae.infer.handlers import LocalParameters
+from pyro_semivae.infer.step import Step
+
+if TYPE_CHECKING:
+    from pyro_semivae.infer.base import Objective
+
+
+class ObjectiveModule(nn.Module):
+    """An objective bound to a model and a guide; the forward is the loss.
+
+    It owns the parameters of the modules whose methods (or which themselves) model and guide are, and reads
+    them from there: Pyro's global parameter store is neither read nor written. Modules that terms own are not among
+    them: they have a loss of their own, see `Objective.modules`.
+
+    Raises:
+        ValueError: neither model nor guide is a module or a method of one.
+    """
+
+    def __init__(self, objective: Objective, model: Callable, guide: Callable):
+        super().__init__()
+        owners: list[nn.Module] = []
+        for fn in (model, guide):
+            owner = fn if isinstance(fn, nn.Module) else getattr(fn, "__self__", None)
+            if isinstance(owner, nn.Module) and not any(owner is known for known in owners):
+                owners.append(owner)
+        if not owners:
+            raise InputError(
+                f"model, guide: got {model!r}, {guide!r}; accepted are modules or bound methods of modules, "
+                f"for nothing else has parameters to train"
+            )
+        self.owners = nn.ModuleList(owners)
+        self.objective = objective
+        self._pair = (model, guide)
+
+    def evaluate(self, *args: Any, scale: float | Tensor = 1.0, labelled: int = 0, done: float = 1.0) -> Evaluation:
+        """The objective's terms on a batch; see `Step` for the arguments."""
+        with LocalParameters():
+            return self.objective.evaluate(Step(*self._pair, args, {}, scale, labelled, done))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        with LocalParameters():
+            return -self.objective.evaluate(Step(*self._pair, args, kwargs)).total()
