@@ -152,11 +152,12 @@ class Description:
         return self._texts[id(value)][1]
 
     def module(self, module: nn.Module) -> str:
-        """The text of a module without its weights: its `repr`, and the functions that its parts have as attributes.
-
-        Of parts that are no library's, all attributes.
+        """The text of a module without its weights: its `configuration`, if it has one, or else its `repr`; and the
+        functions that its parts have as attributes. Of parts that are no library's, all attributes.
         """
-        found = [repr(module)]
+        stated = getattr(module, "configuration", None)
+        said = {} if stated is None else stated()
+        found = [f"{name} {self(part)}" for name, part in said.items()] or [repr(module)]
         for name, part in module.named_modules():
             own = not _of_library(type(part))
             if own:

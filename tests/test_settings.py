@@ -19,8 +19,10 @@ from training import make, options, rows
 
 from pyro_semivae import data, tasks
 from pyro_semivae.files import load_checkpoint, save_checkpoint
+from pyro_semivae.models import M2
 from pyro_semivae.nn import MLPs, Noisy
 from pyro_semivae.settings import Description, described, difference
+from pyro_semivae.spaces import Classes
 from pyro_semivae.train import cosine, fit
 
 SCALE = 2.0
@@ -338,3 +340,14 @@ def test_differences_are_short():
 
 def test_a_dropout_of_the_networks_counts():
     assert described(MLPs((3,), 0.1)) != described(MLPs((3,), 0.2))
+
+
+def test_models_are_compared_by_what_they_are_and_not_by_their_repr():
+    class Quiet(M2):
+        def __repr__(self):
+            return "M2"
+
+    def said(z, num_classes=3):
+        return Description().module(Quiet((1, 2, 2), Classes(num_classes), z=z, networks=MLPs((5,))))
+
+    assert said(2) == said(2) and said(2) != said(3) and said(2) != said(2, 4)

@@ -209,6 +209,15 @@ class SemiVAE(nn.Module, ABC):
             for name, space in self.spaces.items()
         )
 
+    def configuration(self) -> dict[str, Any]:
+        """What it is: its class, its sites' spaces, and its parts by name with their classes and settings; no weights.
+
+        Two models of one configuration are of one kind: a checkpoint of the one is one of the other.
+        """
+        named = self.named_modules()
+        parts = {name or "model": f"{type(part).__qualname__}({part.extra_repr()})" for name, part in named}
+        return {"spaces": dict(self.spaces), "characteristic": self.characteristic, **parts}
+
     def by_site(self, values: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
         """What `inputs` returns, by the names of the sites."""
         return dict(zip(self.spaces, values, strict=True))
