@@ -137,7 +137,9 @@ def objective(vae: InvertedVAE, args: argparse.Namespace, alpha: float) -> Trace
 
 
 def fit_options(job: cli.Run) -> dict[str, Any]:
-    args, options = job.args, {**job.fit_options(), "optimiser": partial(torch.optim.Adam, eps=job.args.eps)}
+    # A fused step unscales half-precision gradients itself, after they are clipped.
+    adam = partial(torch.optim.Adam, eps=job.args.eps, fused=job.args.precision != "16-mixed")
+    args, options = job.args, {**job.fit_options(), "optimiser": adam}
     if args.clip or args.clip_norm:
         options["clip"] = partial(clip, norm=args.clip_norm, value=args.clip)
     return options
