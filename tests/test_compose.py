@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from pyro_semivae import SemiVAE, data, tasks
 from pyro_semivae.check import check_model
-from pyro_semivae.conditionals import Gaussian, Label, LabelPrior, PerLabelAndRestGaussian
+from pyro_semivae.conditionals import Gaussian, GreyBernoulliImage, Label, LabelPrior, PerLabelAndRestGaussian
 from pyro_semivae.infer import ClassifierTerm, TraceLabels_ELBO
 from pyro_semivae.nn import MLP, Entries
 from pyro_semivae.plot import show
@@ -414,3 +414,37 @@ def test_noise_on_one_of_several_views_reaches_the_guide_alone():
     vae, rows = build("two_views")
     with pytest.raises(ValueError, match="corrupt: got one noise for several sites of data"):
         fit(vae, rows, epochs=1, progress=False, corrupt=torch.zeros_like)
+
+
+def test_the_skip_deep_generative_model_is_adgm_with_another_model():
+    """SDGM (Maaløe et al. 2016): p(a | y, z) p(x | a, y, z), in the place of p(x | y, z) p(a | x, y, z)."""
+    adgm = runpy.run_path(str(FOLDER / "adgm.py"))["ADGM"]
+
+    class SDGM(adgm):
+        """With a above x.
+
+        ::
+
+            p(y) p(z) p(a | y, z) p(x | a, y, z)
+            q(a | x) q(y | a, x) q(z | a, x, y)
+        """
+
+        def __init__(self, x, y, a=4, z=3):
+            super().__init__(x, y, a, z)
+            self.p_a, self.p_x = Gaussian(MLP([y, z], [9], (2 * a,))), GreyBernoulliImage(MLP([a, y, z], [9], x.shape))
+
+        def model(self, x=None, y=None):
+            self.register()
+            with self.rows(x, y) as (x, y):
+                y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})
+                z = pyro.sample("z", self.p_z())
+                a = pyro.sample("a", self.p_a(y, z))
+                pyro.sample("x", self.p_x(a, y, z), obs=x)
+
+    torch.manual_seed(0)
+    vae, x, y = SDGM(Images(1, 4, 5), Classes(3)), torch.rand(7, 1, 4, 5), torch.tensor([0, -1, 2, 1, -1, 0, -1])
+    report = check_model(vae, x, y)
+    assert set(report.model["x"]) == {"a", "y", "z"}
+    fit(vae, x, y, epochs=1, progress=False)
+    assert tasks.intervene(vae, x, torch.full((7,), 2)).shape == (1, 7, 1, 4, 5)
+    assert tasks.classify(vae, x).sum(1).allclose(torch.ones(7, dtype=torch.float64))

@@ -222,6 +222,18 @@ def test_fit_with_labels_alone_resumes_bit_identically(tmp_path):
         fit(other, x, y, elbo=again, labels_alone=alone, **options(checkpoint=path, resume=True))
 
 
+@pytest.mark.parametrize("gradient", ["relaxed", "score", "mean", "hard"])
+def test_the_reverse_weight_multiplies_every_gradient(gradient):
+    """The score function's too, whose value is 0."""
+    vae, found = make(), []
+    for weight in (1.0, 0.25):
+        elbo = vae.elbo(reverse_weight=weight, gradient=gradient)
+        loss = seeded(lambda e=elbo: e(vae.model, vae.guide)(None, Y["classes"]))
+        found.append(torch.autograd.grad(loss, [*vae.parameters()], allow_unused=True, materialize_grads=True))
+    assert_close([0.25 * g for g in found[0]], list(found[1]))
+    assert any(g.any() for g in found[0])
+
+
 def test_rows_without_an_image_are_labels_alone():
     """In any order, and beside those that are given apart."""
     x, y, alone = torch.rand(20, *SHAPE), torch.tensor([0, 1, 2, MISSING, MISSING] * 4), torch.arange(C).repeat(3)

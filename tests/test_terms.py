@@ -79,6 +79,22 @@ def test_guide_and_model_run_once_for_all_terms(model):
     assert sorted(runs) == ["guide", "guide", "model", "model"]
 
 
+def test_two_bounds_that_run_alike_share_the_run():
+    vae, x = make(VAE)
+    runs = []
+    vae.q_z.register_forward_hook(lambda *_: runs.append("guide"))
+
+    class Entropy(Bound):
+        def values(self, run):
+            return [Value("-log q(z) again", -run.first_log_q("z"))]
+
+    found = evaluate(vae.elbo() + 0.5 * Entropy(), vae, x, None)
+    assert runs == ["guide"]
+    values = {v.name: v for v in found.values}
+    assert_close(values["-log q(z) again"].value, values["-log q(z)"].value)
+    assert values["-log q(z) again"].weight == 0.5 and not values["-log q(z) again"].in_elbo
+
+
 def test_weights_multiply_and_add_up_and_values_stay():
     vae, x = make()
     bound = vae.elbo(classifier_weight=0.0)
