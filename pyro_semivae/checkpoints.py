@@ -33,10 +33,11 @@ class Average:
     def __init__(self, vae: SemiVAE, decay: float):
         self.vae, self.decay, self.values = vae, decay, {}
         if decay:
-            self.model = AveragedModel(vae)
-            self.model.update_parameters(vae)  # begins with the weights of now
-            names, self._weights = zip(*((name, p.detach()) for name, p in vae.named_parameters()), strict=True)
-            self.values = dict(zip(names, (p.detach() for p in self.model.module.parameters()), strict=True))
+            named = dict(vae.named_parameters())
+            self.model = AveragedModel(nn.ParameterList(named.values()))  # copies these, and nothing else of the model
+            self.model.update_parameters(nn.ParameterList(named.values()))  # begins with the weights of now
+            self._weights = [parameter.detach() for parameter in named.values()]
+            self.values = dict(zip(named, (p.detach() for p in self.model.module.parameters()), strict=True))
 
     @property
     def steps(self) -> int:
@@ -54,7 +55,7 @@ class Average:
         if self.values:
             steps = int(self.model.n_averaged)  # a number on the CPU
             decay = min(self.decay, steps / (steps + 9))  # the first steps count for little
-            torch._foreach_lerp_([*self.values.values()], [*self._weights], 1 - decay)
+            torch._foreach_lerp_([*self.values.values()], self._weights, 1 - decay)
             self.model.n_averaged += 1
 
     @torch.no_grad()
@@ -239,6 +240,8 @@ def _check_optimiser(found: dict[str, Any], optimiser: torch.optim.Optimizer, pa
         if i not in parameters:
             raise InputError(f"checkpoint: {path}: {where} belongs to no parameter")
         check_fields(part, path, dict.fromkeys(moments, Tensor), where)
+        if not moments:  # other optimisers may keep what they like
+            continue
         vectors = {name: value for name, value in part.items() if isinstance(value, Tensor) and value.dim()}
         _check_tensors(vectors, dict.fromkeys(vectors, parameters[i]), path, where)
 

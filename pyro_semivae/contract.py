@@ -53,13 +53,14 @@ def _explained(error: Exception) -> str:
     return text
 
 
-def check_sites(vae: SemiVAE, values: Values) -> None:
+def check_sites(vae: SemiVAE, values: Values, *, missing: bool = True) -> None:
     """Checks the sites of model and guide on a few rows: plates, batch shapes, labels, and that both fit together.
 
     Nothing is changed, and random generators are afterwards as they were.
 
     Args:
         values: the model's inputs (see `SemiVAE.inputs`), some of the labels missing or not.
+        missing: whether labels may be missing; a model of known ones may read them as arguments.
 
     Raises:
         ContractError: what is wrong, naming the site, its shape, its plate, and what would mend it.
@@ -69,7 +70,8 @@ def check_sites(vae: SemiVAE, values: Values) -> None:
         complete = _completed(vae, values)
         sites = check_shapes(vae, complete)
         check_labels(vae, complete)
-        _check_missing(vae, complete)
+        if missing:
+            _check_missing(vae, complete)
         _check_events(*sites.values())
         if stated := [name for name in vae.characteristic if name not in sites["model"]]:
             raise ContractError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from pyro_semivae.data.batches import Batch
+from pyro_semivae.errors import InputError
 from pyro_semivae.infer.graph import graphs_of, with_parents
 from pyro_semivae.models import SemiVAE
 
@@ -30,6 +31,12 @@ class Tally:
             values = {name: _few(batch.values.get(name)) for name in self.vae.spaces}
             graphs = graphs_of(self.vae.model, self.vae.guide, values, self.vae.continuous_labels)
             self.names = with_parents(told.names, graphs)
+        elif told.names != self.told.names or told.monitors != self.told.monitors:
+            got, before = told.names + told.monitors, self.told.names + self.told.monitors
+            other = sorted({*got} ^ {*before}) or got
+            raise InputError(
+                f"terms: got {other} in some batches and not in others; accepted are the same in every batch"
+            )
         self.told, self.steps = told, self.steps + 1
         self.sums = told.sums if self.sums is None else self.sums + told.sums
 
@@ -41,12 +48,12 @@ class Tally:
     def record(self, epoch: int) -> dict[str, float]:
         """The epoch's line of the history."""
         means, told = (self.sums / self.steps).tolist(), self.told
-        terms, monitors = means[: len(self.names)], means[len(self.names) + 1 :]
+        terms, monitors = means[: len(self.names)], means[len(self.names) + 2 :]
         weights = {name: weight for name, weight in zip(self.names, told.weights, strict=True) if weight != 1}
         return {
             "epoch": epoch + 1,
             "objective": means[len(self.names)],
-            "elbo": sum(term for term, own in zip(terms, told.in_elbo, strict=True) if own),
+            "elbo": means[len(terms) + 1] + sum(term for term, own in zip(terms, told.in_elbo, strict=True) if own),
             **{f"term/{name}": value for name, value in zip(self.names, terms, strict=True)},
             **{f"weight/{name}": value for name, value in weights.items()},
             **{f"monitor/{name}": value for name, value in zip(told.monitors, monitors, strict=True)},

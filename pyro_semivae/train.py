@@ -183,7 +183,8 @@ def fit(
             raise InputError(f"y: got no labelled row; {_needing(elbo)} needs some")
         epochs = max(LEAST_EPOCHS, round(STEPS / batches.steps)) if epochs is None else check_count("epochs", epochs)
         steps, total = batches.steps, max(1, epochs * batches.steps)
-        check_sites(vae, vae.inputs({name: values[:3] for name, values in table.items()}))
+        some = vae.inputs({name: values[:3] for name, values in table.items()})
+        check_sites(vae, some, missing=any(is_missing(values).any() for values in labels.values()))
 
         # 3. The trainer, and its state of before.
         vae.to(fabric.device)

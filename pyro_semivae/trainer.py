@@ -32,7 +32,8 @@ class Told:
     Attributes:
         names: of the terms. of_rows: of each of the rows of `terms`. weights: theirs in the objective. in_elbo: which
             are the ELBO's. terms: `(T, B)`, each row's (a batch's own repeated).
-        sums: `(T + 1 + M,)`: of the terms, scaled and unweighted; the objective; monitors, by the names of `monitors`.
+        sums: `(T + 2 + M,)`: of the terms, scaled and unweighted; the objective; the ELBO's terms that were taken out;
+            monitors, by the names of `monitors`.
     """
 
     names: list[str]
@@ -68,9 +69,7 @@ class Trainer(nn.Module):
         self.vae, self.fabric, self.clip, self.sites = vae, fabric, clip, tuple(vae.spaces)
         guide = vae.guide if corrupt is None else corrupted(vae, corrupt)
         self.objective: ObjectiveModule = elbo(vae.model, guide)
-        self.optimiser = optimiser([p for p in vae.parameters() if p.requires_grad], lr=lr)
-        if not isinstance(self.optimiser, Optimizer):
-            raise InputError(f"optimiser: returned {self.optimiser!r:.50}; accepted is a torch.optim.Optimizer")
+        self.optimiser = _made(optimiser, [p for p in vae.parameters() if p.requires_grad], lr)
         self.averaged = Average(vae, average)
         self.critics = elbo.modules()
         self.critic_optimisers: dict[str, Optimizer] = {}
@@ -79,7 +78,7 @@ class Trainer(nn.Module):
     def prepare(self, batch: Batch) -> None:
         """Gives the modules that terms own their sizes, by a batch, and their optimisers."""
         if self.critics:
-            self.critics.to(self.fabric.device)
+            self.critics.to(self.fabric.device, next(self.vae.parameters()).dtype)
             with torch.no_grad(), as_it_is(self.vae):
                 self([batch], 0.0)
             self.critic_optimisers = self.objective.objective.optimisers()
@@ -96,10 +95,12 @@ class Trainer(nn.Module):
         """One step, when a fraction `done` of training is done; returns what there is to report."""
         parts = [batch] if batch.alone is None else [batch, batch.alone]
         with self.fabric.autocast():
-            loss, told = self(parts, done)
+            loss, losses, told = self(parts, done)
         self.watch(told.terms, torch.cat([part.rows for part in parts]), told.of_rows, where, loss)
         for optimiser in (self._step, *self._critic_steps):
             optimiser.zero_grad()
+        for name, own in losses.items():  # first, for the backward pass of the other frees what they share
+            self._owned(name, own)
         self.fabric.backward(loss)
         if self.clip is not None:
             self.fabric.strategy.precision.unscale_gradients(self.optimiser)
@@ -110,8 +111,20 @@ class Trainer(nn.Module):
         self.averaged.update()
         return told
 
-    def forward(self, parts: list[Batch], done: float) -> tuple[Tensor, Told]:
-        """The loss, of the model and of the modules that terms own, each of whose gradient goes to its own parameters.
+    def _owned(self, name: str, loss: Tensor) -> None:
+        """The gradient of a loss in the parameters of the module that it is of, and in no others."""
+        parameters = [p for p in self.critics[name].parameters() if p.requires_grad]
+        if not loss.requires_grad or loss.dim():
+            got = f"shape {tuple(loss.shape)}" if loss.dim() else "one that does not depend on its module"
+            raise InputError(
+                f"loss of {name}: got {got}; accepted is a scalar that depends on the parameters of {name}"
+            )
+        found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        for parameter, gradient in zip(parameters, found, strict=True):
+            parameter.grad = gradient
+
+    def forward(self, parts: list[Batch], done: float) -> tuple[Tensor, dict[str, Tensor], Told]:
+        """The model's loss, those of the modules that terms own, by name, and what there is to report.
 
         Args:
             parts: the rows with data, and those without. The terms of one part are 0 for the rows of the other.
@@ -120,13 +133,18 @@ class Trainer(nn.Module):
         names: dict[str, tuple[float, bool]] = {}
         sums: dict[str, Tensor] = {}
         objective: Tensor | float = 0.0
+        out_of_elbo: Tensor | float = torch.zeros(())
+        losses: dict[str, Tensor] = {}
         for part in parts:
             values = map(part.values.get, self.sites)
             found = self.objective.evaluate(*values, scale=part.scale, labelled=part.labelled, done=done)
             total = found.total()
             objective = objective + total.detach()
-            loss = loss - total + sum(found.losses.values())
+            loss = loss - total
+            losses |= found.losses
             kept = [value for value in found.values if not value.removed]
+            removed = [value.value.detach() for value in found.values if value.removed and value.in_elbo]
+            out_of_elbo = out_of_elbo + sum((value * found.scale).sum() for value in removed)
             blocks.append(torch.stack([value.value.detach().expand(len(part.scale)) for value in kept]))
             of_rows += [value.name for value in kept]
             for value in kept:
@@ -138,8 +156,9 @@ class Trainer(nn.Module):
             monitors |= {f"loss of {name}": value.detach() for name, value in found.losses.items()}
         terms = torch.block_diag(*blocks) if len(blocks) > 1 else blocks[0]
         weights, in_elbo = zip(*names.values(), strict=True)
-        stacked = torch.stack([*sums.values(), objective, *monitors.values()])
-        return loss, Told([*names], of_rows, [*weights], [*in_elbo], terms, stacked, [*monitors])
+        removed = torch.as_tensor(out_of_elbo).to(objective)
+        stacked = torch.stack([*sums.values(), objective, removed, *monitors.values()])
+        return loss, losses, Told([*names], of_rows, [*weights], [*in_elbo], terms, stacked, [*monitors])
 
     def states(self) -> dict[str, Any]:
         """The states of the modules that terms own, and of their optimisers."""
@@ -153,6 +172,20 @@ class Trainer(nn.Module):
         for name, own in self.critic_optimisers.items():
             self.critics[name].load_state_dict(states[name]["weights"])
             own.load_state_dict(states[name]["optimiser"])
+
+
+def _made(optimiser: Optimiser, parameters: list[nn.Parameter], lr: float) -> Optimizer:
+    """What a factory makes of parameters, checked."""
+    accepted = "accepted is a function of parameters and lr= that returns a torch.optim.Optimizer of them"
+    try:
+        made = optimiser(parameters, lr=lr)
+    except TypeError as error:
+        raise InputError(f"optimiser: {error}; {accepted}") from error
+    if not isinstance(made, Optimizer) or isinstance(made, torch.optim.LBFGS):
+        raise InputError(f"optimiser: returned {type(made).__name__}; {accepted} that needs no closure")
+    if {id(p) for group in made.param_groups for p in group["params"]} != {id(p) for p in parameters}:
+        raise InputError(f"optimiser: returned one of other parameters; {accepted}")
+    return made
 
 
 def corrupted(vae: SemiVAE, corrupt: Corruption) -> Callable:

@@ -205,6 +205,8 @@ def test_every_mistake_has_its_message(model, kind, message, ask, labels, capsys
     if not labels:
         if ask is not fit:
             pytest.skip("only fit takes rows of which none, or all, has a label")
+        if "missing" in message:
+            pytest.skip("where no label is missing, nothing is wrong")
         y = torch.where(y == y, 1, y) if kind == "classes" else torch.ones_like(y)
     how = {"epochs": 1, "progress": False} if ask is fit else {}
     before, state = torch.get_rng_state(), {name: value.clone() for name, value in vae.state_dict().items()}

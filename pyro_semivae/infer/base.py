@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer.evaluation import Evaluation, Value, add, joined, together
@@ -56,7 +57,8 @@ class Summand(ABC):
         return Sum(*self.parts(), *other.parts()) if isinstance(other, Summand) else NotImplemented
 
     def __mul__(self, factor: Any) -> Sum:
-        if isinstance(factor, Tensor | nn.Module) or not (callable(factor) or isinstance(factor, int | float)):
+        schedule = callable(factor) and not isinstance(factor, Tensor | nn.Module | Summand | type)
+        if not (schedule or isinstance(factor, int | float)):
             return NotImplemented
         check_weight("weight", factor)
         return Sum(*(part._replace(weights=(factor, *part.weights)) for part in self.parts()))
@@ -180,24 +182,27 @@ class Objective(ELBO, Summand):
             InputError: there is no bound among the summands; two terms of different values have one name; a name that
                 is to be taken out, or weighted, is no term's.
         """
-        bounds = [part for part in self.parts() if isinstance(part.what, Bound)]
-        terms = [part for part in self.parts() if isinstance(part.what, Term)]
-        if not bounds:
+        parts = _merged(self.parts(), step.done)
+        every = [part for part in parts if _is_bound(part)]
+        terms = [part for part in parts if not _is_bound(part)]
+        if not every:
             got = ", ".join(type(part.what).__name__ for part in terms) or "no terms"
             raise InputError(f"objective: got {got}; accepted is a sum with a bound, such as vae.elbo() + ...")
         # Labels without data are scored by bounds that can, and such bounds score nothing else where there are others.
-        alone = [bound for bound in bounds if bound.what.scores_labels_alone]
-        bounds = (alone if step.without_data else [bound for bound in bounds if bound not in alone]) or bounds
-        if any(term.what.whole_batch for term in terms):
+        alone = [bound for bound in every if bound.what.scores_labels_alone]
+        bounds = (alone if step.without_data else [bound for bound in every if bound not in alone]) or every
+        if any(term.what.whole_batch or term.what.module() is not None for term in terms):
             step = replace(step, labelled=0)
         found: Evaluation | None = None
-        for bound in bounds:
+        any_label = False
+        for i, bound in enumerate(bounds):
             runs = bound.what.runs(step)
-            first = bound is bounds[0]
-            of_runs = [_evaluated(run, bound, terms if first and not run.in_reverse else (), first) for run in runs]
+            any_label |= any(bool(run.observed) for run in runs)
+            of_runs = [_evaluated(run, bound, () if i or run.in_reverse else terms, not i) for run in runs]
             here = of_runs[0] if len(of_runs) == 1 else joined(of_runs)
-            found = here if found is None else together(found, here)
-        _check_names(self.parts(), found.values)
+            found = here if found is None else together(found, here, f"bound {i + 1}: ")
+        if any_label and len(bounds) == len(every):  # else there are terms that are not there
+            _check_names(self.parts(), found.values)
         return replace(found, scale=found.scale * step.scale)
 
     def weighted(self, weights: Mapping[str, Weight]) -> Sum:
@@ -325,17 +330,40 @@ def _is_bound(part: Part) -> bool:
     return isinstance(part.what, Bound)
 
 
+def _merged(parts: Sequence[Part], done: float) -> list[Part]:
+    """The parts, those that are the same twice once, with both weights: one object, or terms of one configuration."""
+    merged: list[Part] = []
+    for part in parts:
+        weight = at(part.weights, done)
+        for i, other in enumerate(merged):
+            if part.of_terms == other.of_terms and _same(part.what, other.what):
+                merged[i] = other._replace(weights=(other.weights[0] + weight,))
+                break
+        else:
+            merged.append(part._replace(weights=(weight,)))
+    return merged
+
+
+def _same(one: Bound | Term, other: Bound | Term) -> bool:
+    if one is other or type(one) is not type(other) or isinstance(one, Bound) or one.module() is not None:
+        return one is other
+    mine, theirs = one.configuration(), other.configuration()
+    plain = (bool, int, float, str, tuple, type(None))
+    return all(isinstance(value, plain) for value in mine.values()) and mine == theirs
+
+
 def _evaluated(run: Run, part: Part, terms: Sequence[Part], first: bool) -> Evaluation:
     """The terms of a bound's run, and what is added to it."""
     bound, done = part.what, run.step.done
-    values = [
-        replace(value.times(at(part.weights, done)), in_elbo=first and value.in_elbo) for value in bound.values(run)
-    ]
+    weight = at(part.weights, done)
+    values = [replace(value.times(weight), in_elbo=first and value.in_elbo) for value in bound.values(run)]
     values = [_times(value, part.of_terms, done) for value in values]
+    for value in values:
+        _check_value(bound, value.name, value.value, values[0].value.shape)
     found = Evaluation(values, bound.scale(run), bound.monitors(run))
     for term in terms:
         weight = at(term.weights, done)
-        for name, value in term.what.values(run).items():
+        for name, value in _values_of(term.what, run, values[0].value.shape).items():
             add(values, _times(Value(name, value, weight, in_elbo=False), term.of_terms, done))
         owned = term.what.module()
         if owned is not None:
@@ -343,6 +371,38 @@ def _evaluated(run: Run, part: Part, terms: Sequence[Part], first: bool) -> Eval
     surrogates = bound.surrogates(run, [value for value in values if not value.removed])
     values += [replace(value, in_elbo=first and value.in_elbo) for value in surrogates]
     return found
+
+
+def _values_of(term: Term, run: Run, shape: torch.Size) -> Mapping[str, Tensor]:
+    """What a term says of a run, checked; the parameters of its own module get no gradient from it."""
+    owned = term.module()
+    own = [] if owned is None else [p for p in owned[1].parameters() if p.requires_grad and not is_lazy(p)]
+    for parameter in own:
+        parameter.requires_grad_(False)
+    try:
+        values = term.values(run)
+    finally:
+        for parameter in own:
+            parameter.requires_grad_(True)
+    if not isinstance(values, Mapping):
+        got = type(values).__name__
+        raise InputError(f"{type(term).__name__}: values returned a {got}; accepted is a mapping from name to tensor")
+    for name, value in values.items():
+        _check_value(term, name, value, shape)
+        if not value.dim() and not term.whole_batch:
+            raise InputError(
+                f"{type(term).__name__}: got a scalar for {name!r}; accepted is one where whole_batch = True"
+            )
+    return values
+
+
+def _check_value(what: Bound | Term, name: str, value: Any, shape: torch.Size) -> None:
+    if not isinstance(value, Tensor) or (value.shape != shape and value.dim()):
+        got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
+        raise InputError(
+            f"{type(what).__name__}: got {got} for the term {name!r}; accepted is a tensor of shape {tuple(shape)}, a "
+            f"number for each row, or a scalar of the batch"
+        )
 
 
 def _times(value: Value, factors: Iterable[tuple[str, Weight | None]], done: float) -> Value:

@@ -86,6 +86,8 @@ def add(values: list[Value], new: Value) -> None:
     for i, value in enumerate(values):
         if same_term(value.name, new.name):
             if value.value is not new.value:
+                if value.removed or new.removed:
+                    continue
                 raise InputError(f"terms: got two different ones named '{new.name}'; accepted are names of their own")
             if not new.removed:
                 weight = new.weight + (0.0 if value.removed else value.weight)
@@ -94,17 +96,18 @@ def add(values: list[Value], new: Value) -> None:
     values.append(new)
 
 
-def together(one: Evaluation, other: Evaluation) -> Evaluation:
-    """Two bounds on the same rows."""
-    values = list(one.values)
-    for value in other.values:
-        add(values, value)
-    return Evaluation(values, one.scale, {**one.monitors, **other.monitors}, {**one.losses, **other.losses})
+def together(one: Evaluation, other: Evaluation, prefix: str) -> Evaluation:
+    """Two bounds on the same rows. If a name of the other's is one of the first's, all of its get a prefix."""
+    own = [value.name for value in one.values]
+    clash = any(same_term(name, value.name) for value in other.values for name in own)
+    values = [replace(value, name=f"{prefix}{value.name}") if clash else value for value in other.values]
+    monitors = {f"{prefix}{name}" if name in one.monitors else name: value for name, value in other.monitors.items()}
+    return Evaluation([*one.values, *values], one.scale, {**one.monitors, **monitors}, {**one.losses, **other.losses})
 
 
 def joined(of_runs: Sequence[Evaluation]) -> Evaluation:
     """The rows of several runs after one another; a term that one of them does not have is 0 there."""
-    own = [{value.name: value for value in found.values} for found in of_runs]
+    own = [{(value.name, value.removed): value for value in found.values} for found in of_runs]
     zeros = [torch.zeros_like(found.values[0].value) for found in of_runs]
     values = []
     for name in dict.fromkeys(name for named in own for name in named):

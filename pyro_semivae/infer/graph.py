@@ -85,7 +85,7 @@ def same_term(one: str, other: str) -> bool:
 
 
 def _bare(name: str) -> str:
-    return re.sub(r"\bw ", "", re.sub(r"\|[^()]*", "", name))
+    return re.sub(r"\bw ", "", re.sub(r"(log [pq]\([^|()]*)\|[^()]*\)", r"\1)", name))
 
 
 _graphs: WeakKeyDictionary = WeakKeyDictionary()

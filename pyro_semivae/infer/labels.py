@@ -128,6 +128,10 @@ class TraceLabels_ELBO(Bound):
         """
         if self.labels != "score":
             return []
+        if batch := [value.name for value in values if not value.by_row]:
+            raise InputError(
+                f"labels: got 'score', and {batch}, of the batch; accepted with sampled labels are terms of rows"
+            )
         total = sum(value.summed() for value in values if value.by_row)
         by_name, found = {value.name: value.summed() for value in values}, []
         for label in run.roles.labels:

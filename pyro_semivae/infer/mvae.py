@@ -79,7 +79,7 @@ class TraceMVAE_ELBO(Bound):
         return replace(step, args=(x, torch.stack(parts)), kwargs={}).run(self.max_plate_nesting)
 
     def _arguments(self, step: Step) -> tuple[Tensor | None, Tensor | None]:
-        values = [*step.args, *step.kwargs.values()]
+        values = [*step.named().values()]
         return values[0], values[1] if len(values) > 1 else None
 
     def _check(self, run: Run) -> None:

@@ -111,13 +111,12 @@ class TraceReverse_ELBO(Bound):
         return {name: site for name, site in sites if not (name in self.observed or site["is_observed"])}
 
     def surrogates(self, run: Run, values: Sequence[Value]) -> list[Value]:
-        if self.gradient != "score":
+        if self.gradient != "score" or not values:
             return []
         log_p = {name: to_rows(log_prob(site), site) for name, site in self._latent(run).items()}
-        reward = advantage(sum(value.value for value in values))
-        weight = values[0].weight
+        reward = advantage(sum(value.summed() for value in values))
         return [
-            Value(f"reverse: score({name})", reward * (log_p[name] - log_p[name].detach()), weight, in_elbo=False)
+            Value(f"reverse: score({name})", reward * (log_p[name] - log_p[name].detach()), in_elbo=False)
             for name in run.kept["imagine"].discrete
         ]
 

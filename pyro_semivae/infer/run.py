@@ -36,6 +36,7 @@ class Run:
             which of these are continuous.
         step: the batch. particle_dim: the batch dimension of particles. particles: how many values latents have in the
             guide, of which the model has the first. detached: whether there is one more, the first one detached.
+        complete: whether no entry of a discrete label is missing, and none enumerated.
         in_reverse: whether the guide generates and the model guesses; nothing is added to such a bound.
         kept: what is computed once and wanted again.
     """
@@ -49,6 +50,7 @@ class Run:
     particle_dim: int = -2
     particles: int = 1
     detached: bool = False
+    complete: bool = False
     in_reverse: bool = False
     kept: dict[Any, Any] = field(default_factory=dict)
 
@@ -130,12 +132,36 @@ class Run:
         return torch.stack([any_known(y) for y in self.observed.values()]).any(0)
 
     def value(self, latent: str) -> Tensor:
-        """What the model had of a latent, as vectors `(B, D)`: the guide's first particle."""
-        site = self.model.nodes[latent]
-        value, event_dim = site["value"], site["fn"].event_dim
+        """What the model had of a latent, as vectors `(B, D)`: the guide's first particle.
+
+        Raises:
+            InputError: there is no such latent; it depends on a label that is summed, and has a value for each of its.
+        """
+        value, dim, event_dim = self._value(latent)
+        if by := [label for label in self.labels if varies(value, _left(self.enumeration_dim(label), event_dim))]:
+            raise InputError(
+                f"latent '{latent}' has a value for each value of {by} where that is missing, and no one sample a row; "
+                f"means over labels are run.mean('{latent}', ..)"
+            )
         axis = self.particle_dim - event_dim
         value = value.select(axis, 0) if value.dim() >= -axis else value
-        return value.reshape(value.shape[row_dim(site) - event_dim], -1)
+        return value.reshape(value.shape[dim - event_dim], -1)
+
+    def mean(self, latent: str, of: Callable[[Tensor], Tensor]) -> Tensor:
+        """The mean of a function of a latent over the missing labels that the guide lets it depend on, `(B,)`.
+
+        Args:
+            of: from values, `(..., D)`, to `(...)`.
+        """
+        value, _, _ = self._value(latent)
+        site = self.model.nodes[latent]
+        return to_rows(self.sums.mean(of(value), site), site)
+
+    def _value(self, latent: str) -> tuple[Tensor, int, int]:
+        if latent not in self.roles.latents:
+            raise InputError(f"latent: got {latent!r}; accepted are {', '.join(self.roles.latents)}")
+        site = self.model.nodes[latent]
+        return site["value"], row_dim(site), site["fn"].event_dim
 
     def first_log_q(self, latent: str) -> Tensor:
         """The guide's log-density of a latent at its first particle, `(B,)`."""
@@ -155,11 +181,7 @@ class Run:
         Raises:
             InputError: the guide does not have the label; with several particles, the label does not depend on any.
         """
-        if label not in self.guide.nodes:
-            raise InputError(
-                f"label '{label}' is not in the guide: its classifier q({label}|z) is needed there, with "
-                f'infer={{"enumerate": "parallel"}}'
-            )
+        self.check_classified(label)
         table = log_prob(self.guide.nodes[label])
         if self.particles > 1 and table.shape[self.particle_dim] == 1:
             raise InputError(f"label '{label}': the guide's q({label}|..) must depend on a sampled latent")
@@ -219,10 +241,23 @@ class Run:
         return masked(by_plates, outside).reshape(len(total))
 
     def over_missing(self, of: Callable[[str, Tensor, int], Tensor]) -> Tensor:
-        """A function of each label, its log q(y|z) at the first particle and the dimension of its values, summed over a
-        row's missing labels, `(B,)`."""
+        """A function of each discrete label, of its log q(y|z) at the first particle and the dimension of its values,
+        summed over a row's missing labels, `(B,)`.
+
+        Raises:
+            InputError: the guide has no discrete label; one is missing and not enumerated.
+        """
+        discrete = [label for label in self.labels if label not in self.continuous]
+        if not discrete:
+            raise InputError(
+                "labels: the guide has none that is discrete; accepted here is a classifier of one or more"
+            )
         total: Tensor | float = 0.0
-        for label in self.labels:
+        for label in discrete:
+            if self.complete:  # none is missing
+                site = self.guide.nodes[label]
+                total = total + torch.zeros_like(to_rows(log_prob(site), site))
+                continue
             log_q, site = self.first_classifier(label), self.guide.nodes[label]
             total = total + to_rows(self.where_missing(label, of(label, log_q, self.enumeration_dim(label))), site)
         return total
@@ -239,9 +274,22 @@ class Run:
         self._check_alone(label, table)
         return table.narrow(self.particle_dim, 0, 1)
 
+    def check_classified(self, label: str) -> None:
+        """Raises an InputError unless the guide has the label."""
+        if label not in self.guide.nodes:
+            raise InputError(
+                f"label '{label}' is not in the guide: its classifier q({label}|z) is needed there, with "
+                f'infer={{"enumerate": "parallel"}}'
+            )
+
     def _check_alone(self, label: str, table: Tensor) -> None:
         if others := [other for other in self.labels_of(table) if other != label]:
             raise InputError(f"label '{label}' depends on the labels {others} in the guide; accepted here is none")
+
+
+def _left(dim: int | None, event_dim: int) -> int | None:
+    """A batch dimension among those of values."""
+    return None if dim is None else dim - event_dim
 
 
 def log_sum(run: Run, factors: Mapping[str, Tensor], summed: Iterable[str]) -> list[Tensor]:
@@ -278,6 +326,7 @@ class Sums:
         self.log_q: dict[str, Tensor] = {}
         self.dims: dict[str, int] = {}
         for label in run.labels:
+            run.check_classified(label)
             fn, dim = run.guide.nodes[label]["fn"], run.enumeration_dim(label)
             if label in run.continuous:
                 self.values[label] = run.guide.nodes[label]["value"]

@@ -46,10 +46,12 @@ class Step:
     _runs: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def named(self) -> dict[str, Any]:
-        """The arguments by their names."""
-        names = argument_names(self.model) if self.names is None else self.names
-        names = [*names, *(f"argument {i + 1}" for i in range(len(names), len(self.args)))]
-        return {**dict(zip(names, self.args, strict=False)), **self.kwargs}
+        """The arguments by their names, in the order of the model's; those that are left out before others are None."""
+        names = [*(argument_names(self.model) if self.names is None else self.names)]
+        names += [f"argument {i + 1}" for i in range(len(names), len(self.args))]
+        given = {**dict(zip(names, self.args, strict=False)), **self.kwargs}
+        last = max((i for i, name in enumerate(names) if name in given), default=-1)
+        return {**{name: given.get(name) for name in names[: last + 1]}, **given}
 
     @property
     def without_data(self) -> bool:
@@ -98,7 +100,9 @@ class Step:
             model = poutine.replay(evidence.then_model()(self.model), trace=values)
             model_trace = poutine.trace(model).get_trace(*self.args, **self.kwargs)
         roles, continuous = assign_roles(model_trace, guide_trace), tuple(evidence.continuous)
-        return Run(guide_trace, model_trace, roles, evidence.observed, continuous, self, dim, particles, detach_first)
+        return Run(
+            guide_trace, model_trace, roles, evidence.observed, continuous, self, dim, particles, detach_first, complete
+        )
 
     def run_guide(self) -> Trace:
         """Another run of the guide alone."""
@@ -128,9 +132,8 @@ class Step:
         key = ("hiding", frozenset(labels))
         if key not in self._runs:
             given = self.named()
-            args = tuple(None if name in labels else value for name, value in zip(given, self.args, strict=False))
-            kwargs = {name: None if name in labels else value for name, value in self.kwargs.items()}
-            self._runs[key] = replace(self, args=args, kwargs=kwargs, labelled=0)
+            args = tuple(None if name in labels else value for name, value in given.items())
+            self._runs[key] = replace(self, args=args, kwargs={}, names=[*given], labelled=0)
         return self._runs[key]
 
 

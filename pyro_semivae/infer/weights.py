@@ -27,8 +27,9 @@ class WarmUp:
     weight: Weight = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.until <= 1:
+        if not isinstance(self.until, int | float) or not 0 < self.until <= 1:
             raise InputError(f"until: got {self.until}; accepted is a fraction of training, above 0 and up to 1")
+        check_weight("weight", self.weight)
 
     def __call__(self, done: float) -> float:
         return at((self.weight,), done) * min(1.0, done / self.until)
@@ -40,7 +41,18 @@ def at(weights: Iterable[Weight], done: float) -> float:
     >>> at((2.0, lambda done: done), 0.5)
     1.0
     """
-    return math.prod(weight(done) if callable(weight) else weight for weight in weights)
+    return math.prod(_scheduled(weight, done) if callable(weight) else weight for weight in weights)
+
+
+def _scheduled(weight: Callable[[float], float], done: float) -> float:
+    found = weight(done)
+    try:
+        number = float(found)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"weight: the schedule returned {found!r:.50} at {done}; accepted are finite numbers")
+    return number
 
 
 def check_weight(name: str, weight: Any, *, least: float = -math.inf) -> Weight:

@@ -39,6 +39,8 @@ class ClassifierTerm(Term):
         if unknown := [label for label in self.labels if label not in run.labels]:
             accepted = ", ".join(run.labels) or "those of the guide, which has none"
             raise InputError(f"ClassifierTerm: got {unknown}; accepted are labels: {accepted}")
+        if not run.labels:
+            raise InputError("ClassifierTerm: the guide has no label; accepted is a classifier of one or more")
         if not run.observed:
             return {}
         if run.particles > 1:

@@ -28,11 +28,13 @@ class ImageTerm(Term):
     needs_labels = True
 
     def values(self, run: Run) -> Mapping[str, Tensor]:
+        if not run.labels:
+            raise InputError("ImageTerm: there is no label; accepted is a model with one")
         if not run.observed:
             return {}
         step = run.step.parts()[0]  # the rows with labels, where it is known which
         trace = poutine.trace(Impute()(step.model)).get_trace(*step.args, **step.kwargs)
-        data = [site for _, site in sample_sites(trace) if site["is_observed"]]
+        data = [site for name, site in sample_sites(trace) if site["is_observed"] and name not in run.observed]
         if len(data) != 1 or len(run.observed) != 1:
             got = f"{len(data)} sites of data and the labels {list(run.observed)}"
             raise InputError(f"ImageTerm: got {got}; accepted is one of each")

@@ -31,13 +31,15 @@ class NearestLabelTerm(Term):
     """
 
     needs_labels = True
+    whole_batch = True
 
     def values(self, run: Run) -> Mapping[str, Tensor]:
-        if not run.observed:
-            return {}
-        if len(run.roles.labels) != 1 or next(iter(run.observed.values())).dim() != 1:
+        if len(run.roles.labels) != 1 or (run.observed and run.observed[run.roles.labels[0]].dim() != 1):
             raise InputError(f"NearestLabelTerm: got the labels {run.roles.labels}; accepted is one class label")
         (label,) = run.roles.labels
+        if label not in run.observed:
+            return {}
+        run.check_classified(label)
         site, y = run.model.nodes[label], run.observed[label]
         dim, drawn = site["infer"]["_enumerate_dim"], site["fn"].sample()  # (B,)
         draws = {}

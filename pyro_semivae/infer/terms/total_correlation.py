@@ -25,6 +25,8 @@ class TotalCorrelation(Term):
     trains it with an optimiser of its own, in the same step; elsewhere (plain SVI) it is not trained unless you do. The
     term's gradient goes to the latents and not to the critic, the loss's to the critic and not to the latents.
 
+    The critic belongs to the term: a second `fit` with the same object goes on with it.
+
     Differs from the paper: the permuted samples are of the batch's other half and not of a second batch; D has one
     logit and not two.
 
@@ -68,8 +70,11 @@ class TotalCorrelation(Term):
     def _samples(self, run: Run) -> Tensor:
         """The latents, `(B, D)`; the critic has its sizes from them the first time."""
         names = self.latents or run.latents
-        if unknown := [name for name in names if name not in run.latents]:
-            raise InputError(f"TotalCorrelation: got {unknown}; accepted are latents, {', '.join(run.latents)}")
+        unknown = [name for name in names if name not in run.latents]
+        if unknown or not names:
+            raise InputError(
+                f"TotalCorrelation: got {unknown or 'none'}; accepted are latents, {', '.join(run.latents)}"
+            )
         z = torch.cat([run.value(name) for name in names], 1)
         if len(z) < 2 or z.shape[1] < 2:
             got = f"a batch of {len(z)} rows and {z.shape[1]} dimensions of {', '.join(names)}"
