@@ -3,9 +3,11 @@
 import math
 from functools import partial
 
+import pyro.distributions as dist
 import pytest
 import torch
 from cases import CASES
+from test_joint_sums import FIRST, SECOND, Chain, X
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -678,6 +680,9 @@ def test_the_elbo_is_the_bound_whatever_is_taken_out():
     assert without["elbo"] == pytest.approx(plain["elbo"]) and weighted["elbo"] == pytest.approx(plain["elbo"])
     assert without["objective"] == pytest.approx(plain["elbo"] - plain["term/log p(y)"]) == weighted["objective"]
     assert "term/log p(y)" not in without and weighted["weight/log p(y)"] == 0
+    other = said(lambda e: e.replaced("log p(y)", Ones("log p(y)")))
+    assert other["elbo"] == pytest.approx(plain["elbo"]) and other["term/log p(y)"] == pytest.approx(1.0)
+    assert other["objective"] == pytest.approx(without["objective"] + 1)
 
 
 def test_the_same_term_twice_has_both_weights():
@@ -804,3 +809,42 @@ def test_an_optimiser_of_something_else_is_refused():
     ):
         with pytest.raises(InputError, match=f"optimiser: .*{message}"):
             fit(make(VAE)[0], x, y, optimiser=make_it, progress=False)
+
+
+def test_a_term_with_a_module_sees_all_rows_together():
+    """Where a bound runs labelled rows apart, as M2's does, its module is trained on both."""
+    x, y, _ = data_rows()
+
+    class Counter(Term):
+        def __init__(self):
+            self.net = nn.Linear(1, 1, bias=False)
+
+        def module(self):
+            return "counter", self.net
+
+        def values(self, run):
+            return {"nothing": torch.zeros(run.model.nodes["x"]["value"].shape[0])}
+
+        def loss(self, run):
+            return self.net.weight.sum() * run.model.nodes["x"]["value"].shape[0]
+
+        def optimiser(self, parameters):
+            return torch.optim.SGD(parameters, 1.0)
+
+    vae, term = make(M2, z=2)[0], Counter()
+    start = term.net.weight.item()
+    how = {"epochs": 1, "batch_size": 40, "labelled_batch_size": 20, "progress": False, "corrupt": None}
+    fit(vae, x, y, elbo=vae.elbo() + term, **how)
+    assert term.net.weight.item() == pytest.approx(start - 60)
+
+
+def test_balance_is_of_labels_without_parents():
+    class Apart(Chain):
+        def b_given(self, x, a):
+            return dist.Categorical(logits=x @ self.q_b[0])
+
+    for chain, where in ((Apart(), "in the model"), (Chain(), "in the guide")):
+        with pytest.raises(InputError, match=f"label 'b' depends on .*{where}"):
+            (TraceLabels_ELBO() + BalanceTerm()).weighted_terms(chain.model, chain.guide, X, FIRST, SECOND)
+    terms = (TraceLabels_ELBO() + EntropyTerm()).weighted_terms(chain.model, Apart().guide, X, FIRST, SECOND)
+    assert (terms["-H(q(y_m))"][(FIRST == MISSING) | (SECOND == MISSING)] < 0).all()
