@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_semivae import SemiVAE, data, tasks
+from pyro_semivae import SemiVAE, data, report, tasks
 from pyro_semivae.check import check_model
 from pyro_semivae.conditionals import Gaussian, GreyBernoulliImage, Label, LabelPrior, PerLabelAndRestGaussian
 from pyro_semivae.infer import ClassifierTerm, TraceLabels_ELBO
@@ -448,3 +448,43 @@ def test_the_skip_deep_generative_model_is_adgm_with_another_model():
     fit(vae, x, y, epochs=1, progress=False)
     assert tasks.intervene(vae, x, torch.full((7,), 2)).shape == (1, 7, 1, 4, 5)
     assert tasks.classify(vae, x).sum(1).allclose(torch.ones(7, dtype=torch.float64))
+
+
+@each_graph
+def test_it_is_measured_and_drawn(name, tmp_path):
+    """Every label by its own measure; images of every label set; with the caller's generator as it was."""
+    vae, rows = build(name)
+    history = fit(vae, rows, epochs=1, progress=False)
+    before = torch.get_rng_state()
+    found = report.measure_rows(vae, rows)
+    assert torch.equal(torch.get_rng_state(), before)
+    measures = {"digit": "accuracy", "colour": "accuracy", "y": "accuracy", "angle": "mean_absolute_error"}
+    expected = {f"{label}/{measures[label]}" for label in vae.label_sites}
+    assert {key for key in found if "missing" not in key} == {"bound_per_row", *expected}
+    data_alone = {site: rows[site] for site in vae.data_sites if site in rows}
+    if name == "rotation":
+        guess = tasks.classify(vae, data_alone, num_samples=400)
+        error = (guess["angle"] - rows["angle"]).abs().nanmean()
+        assert found["angle/mean_absolute_error"] == pytest.approx(error.item(), rel=0.1)
+        assert found["angle/missing"] == int(rows["angle"].isnan().sum())
+    report.draw_rows(vae, rows, history, tmp_path, number=3)
+    pictures = [site for site in vae.data_sites if vae.spaces[site].pictures]
+    figures = {"training.png", *(f"reconstructions-{site}.png" for site in pictures)}
+    if name != "two_views":
+        figures |= {f"interventions-{site}-{label}.png" for site in pictures for label in vae.label_sites}
+    assert {path.name for path in tmp_path.iterdir()} == figures
+
+
+def test_the_values_that_labels_are_set_to():
+    (two, second) = Classes(2).settings(torch.tensor([0]))
+    assert (two[0], int(two[1]), int(second[1])) == ("0", 0, 1)
+    names, values = zip(*Binary(2).settings(torch.zeros(1, 2)), strict=True)
+    assert names == ("0 off", "0 on", "1 off", "1 on")
+    assert_close(torch.stack(values), torch.tensor([[0, NAN], [1, NAN], [NAN, 0], [NAN, 1]]), equal_nan=True)
+    y = torch.tensor([[0.0, NAN], [100.0, NAN], [NAN, NAN]])
+    names, values = zip(*Real(2).settings(y), strict=True)
+    assert_close(torch.stack(values)[:, 0], torch.tensor([5.0, 27.5, 50.0, 72.5, 95.0]))
+    assert torch.stack(values)[:, 1].isnan().all() and names[0] == "0: 5"
+    assert Real(1).score(torch.tensor([[1.0], [5.0], [2.0]]), torch.tensor([[2.0], [NAN], [0.0]])) == {
+        "mean_absolute_error": 1.5
+    }

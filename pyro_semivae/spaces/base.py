@@ -49,7 +49,13 @@ class Space(ABC):
 
 
 class Data(Space):
-    """Abstract: what is observed and generated, with an event shape; a row of floats that is all NaN is missing."""
+    """Abstract: what is observed and generated, with an event shape; a row of floats that is all NaN is missing.
+
+    Attributes:
+        pictures: whether rows can be shown as images.
+    """
+
+    pictures: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -163,6 +169,18 @@ class Labels(Space):
         NaN where none is known."""
         right = torch.where(is_missing(y), torch.nan, (self.most_probable(probs) == y).double())
         return right.nanmean(0).nanmean().item()
+
+    def score(self, found: Tensor, y: Tensor) -> dict[str, float]:
+        """How good what `classify` found is, of the labels that are known: by the measure's name."""
+        return {"accuracy": self.accuracy(found, y)}
+
+    @abstractmethod
+    def settings(self, y: Tensor) -> list[tuple[str, Tensor]]:
+        """Values to set a label to, for figures: their names, and one row each, `()` or `(entries,)`, missing: keep.
+
+        Args:
+            y: known labels, from which continuous values are taken.
+        """
 
     def log_prob(self, logits: Tensor, y: Tensor) -> Tensor:
         """log p(y) of labels, of y's shape, under a classifier's logits, `(N, C)` or `(N, L)`; NaN where missing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ class Images(Data):
     channels: int
     height: int
     width: int
+
+    pictures: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for size in self.shape:

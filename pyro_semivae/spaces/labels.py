@@ -116,6 +116,9 @@ class Classes(Labels):
     def where_known(self, y: Tensor, found: Tensor) -> Tensor:
         return torch.where(is_missing(y).unsqueeze(-1), found, self.known(y, found.dtype))
 
+    def settings(self, y: Tensor) -> list[tuple[str, Tensor]]:
+        return [(str(value), torch.tensor(value)) for value in range(self.num_classes)]
+
     def most_probable(self, probs: Tensor) -> Tensor:
         return probs.argmax(-1)
 
@@ -212,6 +215,12 @@ class Binary(Labels):
     def probabilities(self, table: Tensor) -> Tensor:
         return table[..., 1]
 
+    def settings(self, y: Tensor) -> list[tuple[str, Tensor]]:
+        eye = torch.where(torch.eye(self.num_labels, dtype=torch.bool), 1.0, torch.nan)
+        return [
+            (f"{i} {word}", value * row) for i, row in enumerate(eye) for word, value in (("off", 0.0), ("on", 1.0))
+        ]
+
     def most_probable(self, probs: Tensor) -> Tensor:
         return (probs > 0.5).to(probs)
 
@@ -303,6 +312,19 @@ class Real(Labels):
 
     def probabilities(self, table: Tensor) -> Tensor:
         raise InputError("classify: continuous labels have no probabilities, but means")
+
+    def score(self, found: Tensor, y: Tensor) -> dict[str, float]:
+        return {"mean_absolute_error": (found - y).abs().nanmean().item()}
+
+    def settings(self, y: Tensor) -> list[tuple[str, Tensor]]:
+        found = []
+        for entry in range(self.entries):
+            known = y[:, entry][~is_missing(y[:, entry])].double()
+            for value in known.quantile(torch.tensor([0.05, 0.275, 0.5, 0.725, 0.95]).to(known)) if len(known) else ():
+                row = torch.full((self.entries,), torch.nan)
+                row[entry] = value
+                found.append((f"{entry}: {value:.2g}" if self.entries > 1 else f"{value:.2g}", row))
+        return found
 
     def most_probable(self, probs: Tensor) -> Tensor:
         return probs

@@ -1,0 +1,96 @@
+"""What is measured and drawn of any graph: its bound, each label by its space's measure, images with each label set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_semivae import plot, tasks
+from pyro_semivae.infer import LocalParameters, Step
+from pyro_semivae.models import SemiVAE
+from pyro_semivae.report.common import missing_labels
+from pyro_semivae.spaces import any_known
+from pyro_semivae.streams import RandomStreams
+from pyro_semivae.train import History
+
+
+def measure_rows(vae: SemiVAE, rows: Mapping[str, Any], *, seed: int = 0, size: int = 500) -> dict[str, float]:
+    """The measures of a model of several labels, continuous ones or data that are no images, on a mapping of rows.
+
+    Args:
+        rows: site -> values, some of the labels missing. seed: of the samples. size: of the batches.
+
+    Returns `bound_per_row`, the ELBO of the data without labels in nats, one sample of z each; and for each label that
+    is known of some rows, and that the model classifies, `<label>/accuracy` or `<label>/mean_absolute_error` of what is
+    found of it from the data alone, and `<label>/missing`, if some entries are.
+    """
+    table, device = vae.table(rows), next(vae.parameters()).device
+    data = {name: table[name] for name in vae.data_sites if name in table}
+    number = len(next(iter(data.values())))
+    parts = [{name: values[at : at + size] for name, values in data.items()} for at in range(0, number, size)]
+    found: dict[str, float] = {}
+    with RandomStreams(seed, device), torch.no_grad(), LocalParameters():
+        steps = [Step(vae.model, vae.guide, vae.inputs(part)) for part in parts]
+        elbos = [vae.elbo().bound.evaluate(step) for step in steps]
+        total = sum(sum(v.value.sum() for v in elbo.values if v.in_elbo and v.by_row) for elbo in elbos)
+        found["bound_per_row"] = (total / number).item()
+        if tasks.available(vae)["classify"] is not None:
+            return found
+        guesses = [_by_label(vae, tasks.classify(vae, part)) for part in parts]
+    for name in (name for name in vae.label_sites if name in table and any_known(table[name]).any()):
+        if name in guesses[0]:
+            guess, y = torch.cat([part[name] for part in guesses]).cpu(), table[name].cpu()
+            scores = vae.spaces[name].score(guess, y)
+            found |= {f"{name}/{measure}": value for measure, value in scores.items()}
+            found |= {f"{name}/missing": missing for missing in missing_labels(y).values()}
+    return found
+
+
+def draw_rows(vae: SemiVAE, rows: Mapping[str, Any], history: History, out: str | Path, *, number: int = 8) -> None:
+    """Writes `training.png`, and of images `reconstructions-<site>.png` and, for each label of the model,
+    `interventions-<site>-<label>.png`: the label set to each of its values (continuous ones: to five quantiles), the
+    others and what does not descend from it kept.
+
+    Args:
+        rows: as in `measure_rows`; the first `number` are drawn.
+    """
+    out, table = Path(out), vae.table(rows)
+    plot.training_curves(history, path=out / "training.png")
+    number = min(number, len(next(iter(table.values()))))
+    some = {name: values[:number] for name, values in table.items() if name in vae.data_sites}
+    shown = [name for name in some if vae.spaces[name].pictures]
+    seen = vae.by_site(vae.inputs(some))
+    rebuilt = _by_site(vae, tasks.reconstruct(vae, some))
+    for site in (site for site in shown if site in rebuilt):
+        images = torch.stack([seen[site].nan_to_num(), rebuilt[site]])
+        plot.image_grid(_shown(images), rows=["x", "reconstructed"], path=out / f"reconstructions-{site}.png")
+        if tasks.available(vae)["intervene"] is not None:
+            continue
+        for label in vae.label_sites:
+            known = table.get(label, vae.spaces[label].missing(1)).cpu()
+            settings = vae.spaces[label].settings(known)
+            changed = [
+                _by_site(vae, tasks.intervene(vae, some, {label: row.expand(number, *row.shape)}))[site][0]
+                for _, row in settings
+            ]
+            if changed:
+                images = torch.stack([seen[site].nan_to_num(), *changed])
+                names = ["x", *(f"{label} {name}" for name, _ in settings)]
+                plot.image_grid(_shown(images), rows=names, path=out / f"interventions-{site}-{label}.png")
+
+
+def _shown(images: Tensor) -> Tensor:
+    """Images of one or three channels; of another number their mean."""
+    return images if images.shape[-3] in (1, 3) else images.mean(-3, keepdim=True)
+
+
+def _by_label(vae: SemiVAE, found: Any) -> dict[str, Tensor]:
+    return dict(found) if isinstance(found, Mapping) else {vae.label_sites[0]: found}
+
+
+def _by_site(vae: SemiVAE, found: Any) -> dict[str, Tensor]:
+    return dict(found) if isinstance(found, Mapping) else {vae.data_sites[0]: found}
