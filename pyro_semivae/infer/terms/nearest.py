@@ -13,7 +13,7 @@ from pyro_semivae.errors import InputError
 from pyro_semivae.infer.base import Term
 from pyro_semivae.infer.evidence import Evidence, select
 from pyro_semivae.infer.run import Run
-from pyro_semivae.infer.tables import log_prob, to_rows
+from pyro_semivae.infer.tables import log_prob, plate_dims, to_rows
 from pyro_semivae.spaces import is_missing
 
 
@@ -34,7 +34,8 @@ class NearestLabelTerm(Term):
     whole_batch = True
 
     def values(self, run: Run) -> Mapping[str, Tensor]:
-        if len(run.roles.labels) != 1 or (run.observed and run.observed[run.roles.labels[0]].dim() != 1):
+        entries = any(len(plate_dims(run.model.nodes[label])) > 1 for label in run.roles.labels)
+        if len(run.roles.labels) != 1 or entries:
             raise InputError(f"NearestLabelTerm: got the labels {run.roles.labels}; accepted is one class label")
         (label,) = run.roles.labels
         if label not in run.observed:
