@@ -488,3 +488,15 @@ def test_the_values_that_labels_are_set_to():
     assert Real(1).score(torch.tensor([[1.0], [5.0], [2.0]]), torch.tensor([[2.0], [NAN], [0.0]])) == {
         "mean_absolute_error": 1.5
     }
+
+
+def test_an_objective_that_names_a_continuous_label_trains_to_the_end(monkeypatch, capsys):
+    """What is said at the end looks at the bound alone, on data without labels."""
+    vae, rows = build("rotation")
+    objective = TraceLabels_ELBO(max_plate_nesting=2) + ClassifierTerm("digit", "angle")
+    monkeypatch.setattr(type(vae), "elbo", lambda self, **options: objective)
+    assert len(fit(vae, rows, epochs=1)) == 1
+    with pytest.raises(
+        ValueError, match=r"got \['angle'\]; accepted are of \['digit', 'angle'\], which depend on each"
+    ):
+        fit(vae, rows, elbo=objective.bound + ClassifierTerm("angle"), epochs=1)
