@@ -191,7 +191,9 @@ def fit(
         if optimiser is None:  # not fused where the step unscales gradients, after the clipping
             optimiser = partial(torch.optim.Adam, fused=not (clip is not None and precision == "16-mixed"))
         warmed = elbo.warmed_up(warm_up) if warm_up else elbo
-        trainer = Trainer(vae, warmed, fabric, optimiser=optimiser, lr=lr, corrupt=corrupt, clip=clip, average=average)
+        whole = not any(absent_rows(values).any() for values in given.values())
+        how = {"optimiser": optimiser, "lr": lr, "corrupt": corrupt, "clip": clip, "average": average}
+        trainer = Trainer(vae, warmed, fabric, data_complete=whole, **how)
         with RandomStreams(seed, fabric.device), pyro.validation_enabled(False):
             trainer.prepare(next(batches.epoch(0)))
         of_batches = f"{batches.sizes}, labelled_weight {labelled_weight}, seed {seed}"

@@ -45,12 +45,13 @@ class Told:
     monitors: list[str]
 
 
-class Trainer(nn.Module):
-    """Takes steps. Its forward is the loss of a batch, with what there is to report.
+class Trainer:
+    """Takes steps of the optimisers on batches, and says what there is to report of them.
 
     Args:
         optimiser: called with the parameters and `lr=...`; the modules that terms own have optimisers of their own.
         clip: what is done to the model's gradients. average: the decay of the averaged weights.
+        data_complete: whether no row of data is missing.
     """
 
     def __init__(
@@ -64,8 +65,9 @@ class Trainer(nn.Module):
         corrupt: Corruption | None,
         clip: Callable[[Iterable[nn.Parameter]], Any] | None,
         average: float,
+        data_complete: bool = False,
     ):
-        super().__init__()
+        self.data_complete = data_complete
         self.vae, self.fabric, self.clip, self.sites = vae, fabric, clip, tuple(vae.spaces)
         guide = vae.guide if corrupt is None else corrupted(vae, corrupt)
         self.objective: ObjectiveModule = elbo(vae.model, guide)
@@ -80,7 +82,7 @@ class Trainer(nn.Module):
         if self.critics:
             self.critics.to(self.fabric.device, next(self.vae.parameters()).dtype)
             with torch.no_grad(), as_it_is(self.vae):
-                self([batch], 0.0)
+                self.losses([batch], 0.0)
             self.critic_optimisers = self.objective.objective.optimisers()
 
     def start(self, factor: Callable[[int], float], step: int) -> None:
@@ -95,7 +97,7 @@ class Trainer(nn.Module):
         """One step, when a fraction `done` of training is done; returns what there is to report."""
         parts = [batch] if batch.alone is None else [batch, batch.alone]
         with self.fabric.autocast():
-            loss, losses, told = self(parts, done)
+            loss, losses, told = self.losses(parts, done)
         self.watch(told.terms, torch.cat([part.rows for part in parts]), told.of_rows, where, loss)
         for optimiser in (self._step, *self._critic_steps):
             optimiser.zero_grad()
@@ -123,7 +125,7 @@ class Trainer(nn.Module):
         for parameter, gradient in zip(parameters, found, strict=True):
             parameter.grad = gradient
 
-    def forward(self, parts: list[Batch], done: float) -> tuple[Tensor, dict[str, Tensor], Told]:
+    def losses(self, parts: list[Batch], done: float) -> tuple[Tensor, dict[str, Tensor], Told]:
         """The model's loss, those of the modules that terms own, by name, and what there is to report.
 
         Args:
@@ -133,18 +135,19 @@ class Trainer(nn.Module):
         names: dict[str, tuple[float, bool]] = {}
         sums: dict[str, Tensor] = {}
         objective: Tensor | float = 0.0
-        out_of_elbo: Tensor | float = torch.zeros(())
+        removed: list[Tensor] = []
         losses: dict[str, Tensor] = {}
         for part in parts:
             values = map(part.values.get, self.sites)
-            found = self.objective.evaluate(*values, scale=part.scale, labelled=part.labelled, done=done)
+            how = {"scale": part.scale, "labelled": part.labelled, "data_complete": self.data_complete}
+            found = self.objective.evaluate(*values, done=done, **how)
             total = found.total()
             objective = objective + total.detach()
             loss = loss - total
             losses |= found.losses
             kept = [value for value in found.values if not value.removed]
-            removed = [value.value.detach() for value in found.values if value.removed and value.in_elbo]
-            out_of_elbo = out_of_elbo + sum((value * found.scale).sum() for value in removed)
+            taken_out = [value for value in found.values if value.removed and value.in_elbo]
+            removed += [(value.value.detach() * found.scale).sum() for value in taken_out]
             blocks.append(torch.stack([value.value.detach().expand(len(part.scale)) for value in kept]))
             of_rows += [value.name for value in kept]
             for value in kept:
@@ -156,8 +159,8 @@ class Trainer(nn.Module):
             monitors |= {f"loss of {name}": value.detach() for name, value in found.losses.items()}
         terms = torch.block_diag(*blocks) if len(blocks) > 1 else blocks[0]
         weights, in_elbo = zip(*names.values(), strict=True)
-        removed = torch.as_tensor(out_of_elbo).to(objective)
-        stacked = torch.stack([*sums.values(), objective, removed, *monitors.values()])
+        out_of_elbo = sum(removed, torch.zeros_like(objective))
+        stacked = torch.stack([*sums.values(), objective, out_of_elbo, *monitors.values()])
         return loss, losses, Told([*names], of_rows, [*weights], [*in_elbo], terms, stacked, [*monitors])
 
     def states(self) -> dict[str, Any]:

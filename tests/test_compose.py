@@ -19,6 +19,7 @@ from pyro_semivae.infer import ClassifierTerm, TraceLabels_ELBO
 from pyro_semivae.nn import MLP, Entries
 from pyro_semivae.plot import show
 from pyro_semivae.spaces import MISSING, Binary, Classes, Counts, Images, Real, Vectors
+from pyro_semivae.streams import RandomStreams
 from pyro_semivae.train import fit
 
 FOLDER = Path(__file__).parents[1] / "examples" / "compose"
@@ -462,6 +463,9 @@ def test_it_is_measured_and_drawn(name, tmp_path):
     expected = {f"{label}/{measures[label]}" for label in vae.label_sites}
     assert {key for key in found if "missing" not in key} == {"bound_per_row", *expected}
     data_alone = {site: rows[site] for site in vae.data_sites if site in rows}
+    with RandomStreams(0), torch.no_grad():
+        terms = vae.elbo().bound.terms(vae.model, vae.guide, *vae.inputs(data_alone))
+    assert found["bound_per_row"] == pytest.approx(sum(terms.values()).mean().item())
     if name == "rotation":
         guess = tasks.classify(vae, data_alone, num_samples=400)
         error = (guess["angle"] - rows["angle"]).abs().nanmean()

@@ -9,6 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_semivae.infer import Step, TraceCCVAE_ELBO
+from pyro_semivae.infer.graph import graphs_of
 from pyro_semivae.spaces import MISSING
 
 
@@ -285,3 +286,23 @@ def test_beta_is_refused_where_one_sum_has_data_and_latents():
     assert "w log p(pixels,u|k_o)" in terms
     with pytest.raises(ValueError, match="beta: accepted is 1"):
         TraceCCVAE_ELBO(num_samples=2, beta=2.0).weighted_terms(own.model, own.guide, pixels, K_LABELS)
+
+
+class Counted(Own):
+    """Its network counts its runs, also in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("runs", torch.zeros(()))
+
+    def model(self, pixels, k=None):
+        self.runs += 1
+        super().model(pixels, k)
+
+
+def test_to_find_the_parents_draws_nothing_and_leaves_the_module_as_it_was():
+    own, pixels = Counted().train(), torch.randn(6, 7)
+    before = torch.get_rng_state()
+    assert graphs_of(own.model, own.guide, {"pixels": pixels, "k": K_LABELS})["p"]["pixels"] == ("u", "v")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert own.runs == 0 and own.training

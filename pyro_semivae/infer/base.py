@@ -1,6 +1,6 @@
 """What all objectives share: weighted terms of one step, their scaled total, the loss.
 
-An objective is a sum of weighted terms (`Objective.summands`): bounds, which run guide and model, and what is added to
+An objective is a sum of weighted terms (`Summand.parts`): bounds, which run guide and model, and what is added to
 them (`infer.terms`), which looks at the same runs. The base class weighs and scales them, once, and has the three entry
 points of `pyro.infer.ELBO` and the module form for torch optimisers. All of it stays tensors from end to end: no
 `.item()`, no branch on a tensor's value, no shape that depends on one.
@@ -17,17 +17,16 @@ from typing import Any, NamedTuple
 import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer.evaluation import Evaluation, Value, add, joined, together
-from pyro_semivae.infer.graph import NamedTerms, same_term, with_parents
+from pyro_semivae.infer.evaluation import Evaluation, Value, check_names, evaluated, joined, merged, together
+from pyro_semivae.infer.graph import NamedTerms, with_parents
 from pyro_semivae.infer.handlers import LocalParameters
 from pyro_semivae.infer.module import ObjectiveModule
 from pyro_semivae.infer.run import Run
 from pyro_semivae.infer.step import Step
 from pyro_semivae.infer.tables import row_scale
-from pyro_semivae.infer.weights import WarmUp, Weight, at, check_weight
+from pyro_semivae.infer.weights import WarmUp, Weight, check_weight
 
 
 class Part(NamedTuple):
@@ -48,6 +47,10 @@ class Summand(ABC):
     @abstractmethod
     def parts(self) -> Sequence[Part]:
         """The bounds and terms that it is the sum of."""
+
+    def is_same(self, other: Summand) -> bool:
+        """Whether both are one, so that their weights add up."""
+        return self is other
 
     def configuration(self) -> dict[str, Any]:
         """What it is: two of one class with equal configurations are the same. Modules that it owns are not in it."""
@@ -95,8 +98,12 @@ class Term(Summand):
         return None
 
     def loss(self, run: Run) -> Tensor:
-        """The loss of its own module, a scalar whose gradient goes to that alone."""
-        raise NotImplementedError
+        """The loss of its own module, a scalar whose gradient goes to that alone.
+
+        Raises:
+            InputError: it has a module, and no loss.
+        """
+        raise InputError(f"{type(self).__name__}: got a module and no loss; accepted is a term that has both")
 
     def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of its own module."""
@@ -104,6 +111,14 @@ class Term(Summand):
 
     def parts(self) -> Sequence[Part]:
         return [Part(self)]
+
+    def is_same(self, other: Summand) -> bool:
+        """One object; or terms of one class that were told the same, in plain values, and own no module."""
+        if self is other or type(self) is not type(other) or self.module() is not None:
+            return self is other
+        mine, theirs = self.configuration(), other.configuration()
+        plain = (bool, int, float, str, tuple, type(None))
+        return all(isinstance(value, plain) for value in mine.values()) and mine == theirs
 
 
 class Objective(ELBO, Summand):
@@ -131,7 +146,7 @@ class Objective(ELBO, Summand):
 
     @property
     def scores_labels_alone(self) -> bool:
-        return any(getattr(part.what, "scores_labels_alone", False) for part in self.parts())
+        return any(part.what.scores_labels_alone for part in self.parts() if _is_bound(part))
 
     def terms(self, model: Callable, guide: Callable, *args, **kwargs) -> NamedTerms:
         """Name -> `(B,)` in nats, unweighted and before the plate's scale; terms of the batch are scalars.
@@ -182,7 +197,7 @@ class Objective(ELBO, Summand):
             InputError: there is no bound among the summands; two terms of different values have one name; a name that
                 is to be taken out, or weighted, is no term's.
         """
-        parts = _merged(self.parts(), step.done)
+        parts = merged(self.parts(), step.done)
         every = [part for part in parts if _is_bound(part)]
         terms = [part for part in parts if not _is_bound(part)]
         if not every:
@@ -198,11 +213,11 @@ class Objective(ELBO, Summand):
         for i, bound in enumerate(bounds):
             runs = bound.what.runs(step)
             any_label |= any(bool(run.observed) for run in runs)
-            of_runs = [_evaluated(run, bound, () if i or run.in_reverse else terms, not i) for run in runs]
+            of_runs = [evaluated(run, bound, () if i or run.in_reverse else terms, not i) for run in runs]
             here = of_runs[0] if len(of_runs) == 1 else joined(of_runs)
             found = here if found is None else together(found, here, f"bound {i + 1}: ")
         if any_label and len(bounds) == len(every):  # else there are terms that are not there
-            _check_names(self.parts(), found.values)
+            check_names(self.parts(), found.values)
         return replace(found, scale=found.scale * step.scale)
 
     def weighted(self, weights: Mapping[str, Weight]) -> Sum:
@@ -328,93 +343,3 @@ class Sum(Objective):
 
 def _is_bound(part: Part) -> bool:
     return isinstance(part.what, Bound)
-
-
-def _merged(parts: Sequence[Part], done: float) -> list[Part]:
-    """The parts, those that are the same twice once, with both weights: one object, or terms of one configuration."""
-    merged: list[Part] = []
-    for part in parts:
-        weight = at(part.weights, done)
-        for i, other in enumerate(merged):
-            if part.of_terms == other.of_terms and _same(part.what, other.what):
-                merged[i] = other._replace(weights=(other.weights[0] + weight,))
-                break
-        else:
-            merged.append(part._replace(weights=(weight,)))
-    return merged
-
-
-def _same(one: Bound | Term, other: Bound | Term) -> bool:
-    if one is other or type(one) is not type(other) or isinstance(one, Bound) or one.module() is not None:
-        return one is other
-    mine, theirs = one.configuration(), other.configuration()
-    plain = (bool, int, float, str, tuple, type(None))
-    return all(isinstance(value, plain) for value in mine.values()) and mine == theirs
-
-
-def _evaluated(run: Run, part: Part, terms: Sequence[Part], first: bool) -> Evaluation:
-    """The terms of a bound's run, and what is added to it."""
-    bound, done = part.what, run.step.done
-    weight = at(part.weights, done)
-    values = [replace(value.times(weight), in_elbo=first and value.in_elbo) for value in bound.values(run)]
-    values = [_times(value, part.of_terms, done) for value in values]
-    for value in values:
-        _check_value(bound, value.name, value.value, values[0].value.shape)
-    found = Evaluation(values, bound.scale(run), bound.monitors(run))
-    for term in terms:
-        weight = at(term.weights, done)
-        for name, value in _values_of(term.what, run, values[0].value.shape).items():
-            add(values, _times(Value(name, value, weight, in_elbo=False), term.of_terms, done))
-        owned = term.what.module()
-        if owned is not None:
-            found.losses[owned[0]] = term.what.loss(run)
-    surrogates = bound.surrogates(run, [value for value in values if not value.removed])
-    values += [replace(value, in_elbo=first and value.in_elbo) for value in surrogates]
-    return found
-
-
-def _values_of(term: Term, run: Run, shape: torch.Size) -> Mapping[str, Tensor]:
-    """What a term says of a run, checked; the parameters of its own module get no gradient from it."""
-    owned = term.module()
-    own = [] if owned is None else [p for p in owned[1].parameters() if p.requires_grad and not is_lazy(p)]
-    for parameter in own:
-        parameter.requires_grad_(False)
-    try:
-        values = term.values(run)
-    finally:
-        for parameter in own:
-            parameter.requires_grad_(True)
-    if not isinstance(values, Mapping):
-        got = type(values).__name__
-        raise InputError(f"{type(term).__name__}: values returned a {got}; accepted is a mapping from name to tensor")
-    for name, value in values.items():
-        _check_value(term, name, value, shape)
-        if not value.dim() and not term.whole_batch:
-            raise InputError(
-                f"{type(term).__name__}: got a scalar for {name!r}; accepted is one where whole_batch = True"
-            )
-    return values
-
-
-def _check_value(what: Bound | Term, name: str, value: Any, shape: torch.Size) -> None:
-    if not isinstance(value, Tensor) or (value.shape != shape and value.dim()):
-        got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
-        raise InputError(
-            f"{type(what).__name__}: got {got} for the term {name!r}; accepted is a tensor of shape {tuple(shape)}, a "
-            f"number for each row, or a scalar of the batch"
-        )
-
-
-def _times(value: Value, factors: Iterable[tuple[str, Weight | None]], done: float) -> Value:
-    for name, factor in factors:
-        if same_term(value.name, name):
-            value = value.times(None if factor is None else at((factor,), done))
-    return value
-
-
-def _check_names(parts: Sequence[Part], values: Sequence[Value]) -> None:
-    """Names by which terms are weighted, or taken out, must be those of terms."""
-    for name in dict.fromkeys(name for part in parts for name, _ in part.of_terms):
-        if not any(same_term(value.name, name) for value in values):
-            own = ", ".join(repr(value.name) for value in values)
-            raise InputError(f"terms: got the name {name!r}; accepted are {own}")

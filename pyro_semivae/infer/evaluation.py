@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer.graph import NamedTerms, same_term
+from pyro_semivae.infer.run import Run
+from pyro_semivae.infer.weights import Weight, at
+
+if TYPE_CHECKING:
+    from pyro_semivae.infer.base import Bound, Part, Term
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Value:
         """Its part of the objective, `(B,)` or a scalar."""
         if self.weighted is not None:
             return self.weighted
-        return self.value if isinstance(self.weight, float | int) and self.weight == 1 else self.weight * self.value
+        return self.value if self.weight == 1 else self.weight * self.value
 
     def times(self, factor: float | None) -> Value:
         """The same with another weight; removed, if the factor is None."""
@@ -75,6 +82,80 @@ class Evaluation:
         values = [value for value in self.values if not value.removed]
         rows = sum(value.summed() for value in values if value.by_row)
         return (rows * self.scale).sum() + sum(value.summed() for value in values if not value.by_row)
+
+
+def merged(parts: Sequence[Part], done: float) -> list[Part]:
+    """The parts, those that are the same twice once, with both weights: one object, or terms of one configuration."""
+    found: list[Part] = []
+    for part in parts:
+        weight = at(part.weights, done)
+        for i, other in enumerate(found):
+            if part.of_terms == other.of_terms and part.what.is_same(other.what):
+                found[i] = other._replace(weights=(other.weights[0] + weight,))
+                break
+        else:
+            found.append(part._replace(weights=(weight,)))
+    return found
+
+
+def evaluated(run: Run, part: Part, terms: Sequence[Part], first: bool) -> Evaluation:
+    """The terms of a bound's run, and what is added to it."""
+    bound, done = part.what, run.step.done
+    weight = at(part.weights, done)
+    values = [_times(value.times(weight), part.of_terms, done) for value in bound.values(run)]
+    values = values if first else [replace(value, in_elbo=False) for value in values]
+    for value in values:
+        _check_value(bound, value.name, value.value, values[0].value.shape)
+    found = Evaluation(values, bound.scale(run), bound.monitors(run))
+    for term in terms:
+        weight = at(term.weights, done)
+        for name, value in _values_of(term.what, run, values[0].value.shape).items():
+            add(values, _times(Value(name, value, weight, in_elbo=False), term.of_terms, done))
+        owned = term.what.module()
+        if owned is not None:
+            found.losses[owned[0]] = term.what.loss(run)
+    surrogates = bound.surrogates(run, [value for value in values if not value.removed])
+    values += surrogates if first else [replace(value, in_elbo=False) for value in surrogates]
+    return found
+
+
+def _values_of(term: Term, run: Run, shape: torch.Size) -> Mapping[str, Tensor]:
+    """What a term says of a run, checked; the parameters of its own module get no gradient from it."""
+    owned = term.module()
+    own = [] if owned is None else [p for p in owned[1].parameters() if p.requires_grad and not is_lazy(p)]
+    for parameter in own:
+        parameter.requires_grad_(False)
+    try:
+        values = term.values(run)
+    finally:
+        for parameter in own:
+            parameter.requires_grad_(True)
+    if not isinstance(values, Mapping):
+        got = type(values).__name__
+        raise InputError(f"{type(term).__name__}: values returned a {got}; accepted is a mapping from name to tensor")
+    for name, value in values.items():
+        _check_value(term, name, value, shape)
+        if not value.dim() and not term.whole_batch:
+            raise InputError(
+                f"{type(term).__name__}: got a scalar for {name!r}; accepted is one where whole_batch = True"
+            )
+    return values
+
+
+def _check_value(what: Bound | Term, name: str, value: Any, shape: torch.Size) -> None:
+    if not isinstance(value, Tensor) or (value.shape != shape and value.dim()):
+        got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
+        raise InputError(
+            f"{type(what).__name__}: got {got} for the term {name!r}; accepted is a tensor of shape {tuple(shape)}, a "
+            f"number for each row, or a scalar of the batch"
+        )
+
+
+def _times(value: Value, factors: Iterable[tuple[str, Weight | None]], done: float) -> Value:
+    for name, factor in factors:
+        if same_term(value.name, name):
+            value = value.times(None if factor is None else at((factor,), done))
+    return value
 
 
 def add(values: list[Value], new: Value) -> None:
@@ -119,7 +200,15 @@ def joined(of_runs: Sequence[Evaluation]) -> Evaluation:
         if any(named[name].weighted is not None for named in own if name in named):
             parts = zip(own, zeros, strict=True)
             weighted = torch.cat([named[name].summed() if name in named else zero for named, zero in parts])
-        values.append(replace(there, value=value, weighted=weighted))
+        values.append(Value(there.name, value, there.weight, there.in_elbo, weighted, there.removed))
     monitors = {name: value for found in of_runs for name, value in found.monitors.items()}
     losses = {name: value for found in of_runs for name, value in found.losses.items()}
     return Evaluation(values, of_runs[0].scale, monitors, losses)
+
+
+def check_names(parts: Sequence[Part], values: Sequence[Value]) -> None:
+    """Names by which terms are weighted, or taken out, must be those of terms."""
+    for name in dict.fromkeys(name for part in parts for name, _ in part.of_terms):
+        if not any(same_term(value.name, name) for value in values):
+            own = ", ".join(repr(value.name) for value in values)
+            raise InputError(f"terms: got the name {name!r}; accepted are {own}")

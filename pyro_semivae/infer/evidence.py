@@ -56,6 +56,7 @@ class Evidence(Messenger):
 
     Args:
         complete: no entry of a discrete label is missing: it has the values that were passed, and is not enumerated.
+        data_complete: no row of data is missing, and none is looked for.
         draw: what to take where a continuous label is missing, of its distribution; default: a sample.
 
     Attributes:
@@ -63,9 +64,11 @@ class Evidence(Messenger):
         continuous: names of the continuous ones.
     """
 
-    def __init__(self, *, complete: bool = False, draw: Callable[[Any], Tensor] | None = None) -> None:
+    def __init__(
+        self, *, complete: bool = False, draw: Callable[[Any], Tensor] | None = None, data_complete: bool = False
+    ) -> None:
         super().__init__()
-        self.complete, self.draw = complete, draw
+        self.complete, self.draw, self.data_complete = complete, draw, data_complete
         self.observed: dict[str, Tensor] = {}
         self.continuous: list[str] = []
         self.of_guide = True
@@ -95,7 +98,7 @@ class Evidence(Messenger):
             msg["is_observed"], msg["done"] = False, True
         elif name in self.continuous:
             msg["is_observed"], msg["value"] = False, None
-        elif not self.of_guide and _may_be_absent(msg):
+        elif not self.of_guide and not self.data_complete and _may_be_absent(msg):
             _leave_out_absent(msg)
 
 
@@ -127,8 +130,8 @@ class DrawLabels(Evidence):
         temperature: of relaxed draws, Bernoulli or, as vectors, one-hot, reparameterised; None for plain ones.
     """
 
-    def __init__(self, temperature: float | None):
-        super().__init__()
+    def __init__(self, temperature: float | None, *, data_complete: bool = False):
+        super().__init__(data_complete=data_complete)
         self.temperature = temperature
 
     def _pyro_sample(self, msg) -> None:

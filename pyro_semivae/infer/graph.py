@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -84,11 +84,9 @@ def same_term(one: str, other: str) -> bool:
     return _bare(one) == _bare(other)
 
 
+@lru_cache(1000)
 def _bare(name: str) -> str:
     return re.sub(r"\bw ", "", re.sub(r"(log [pq]\([^|()]*)\|[^()]*\)", r"\1)", name))
-
-
-_graphs: WeakKeyDictionary = WeakKeyDictionary()
 
 
 def with_parents(names: Sequence[str], graphs: Mapping[str, Graph]) -> list[str]:

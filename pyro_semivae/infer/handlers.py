@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
+from pyro.params import module_from_param_with_module_name
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -22,7 +22,7 @@ class LocalParameters(Messenger):
     """
 
     def _pyro_param(self, msg) -> None:
-        if _MODULE_NAMESPACE_DIVIDER in msg["name"]:
+        if module_from_param_with_module_name(msg["name"]) != msg["name"]:  # a module's
             msg["value"] = msg["args"][1]
             msg["done"] = True
 

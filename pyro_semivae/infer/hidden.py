@@ -32,6 +32,7 @@ class Hidden(Bound):
             )
         super().__init__(max_plate_nesting=bound.max_plate_nesting)
         self.hides, self.labels = bound, labels
+        self.prefix = f"without {','.join(labels)}: "
 
     def runs(self, step: Step) -> Sequence[Run]:
         if unknown := set(self.labels) - set(step.named()):
@@ -42,12 +43,11 @@ class Hidden(Bound):
         return self._named(self.hides.values(run))
 
     def surrogates(self, run: Run, values: Sequence[Value]) -> list[Value]:
-        prefix = self._named([Value("", run.step.scale)])[0].name
-        own = [replace(v, name=v.name.removeprefix(prefix)) for v in values if v.name.startswith(prefix)]
+        own = [replace(v, name=v.name.removeprefix(self.prefix)) for v in values if v.name.startswith(self.prefix)]
         return self._named(self.hides.surrogates(run, own))
 
     def monitors(self, run: Run) -> dict[str, Tensor]:
-        return {f"{name} without {','.join(self.labels)}": v for name, v in self.hides.monitors(run).items()}
+        return {f"{self.prefix}{name}": value for name, value in self.hides.monitors(run).items()}
 
     def scale(self, run: Run) -> Any:
         return self.hides.scale(run)
@@ -57,4 +57,4 @@ class Hidden(Bound):
         return None if own is None else Hidden(own, *self.labels)
 
     def _named(self, values: Sequence[Value]) -> list[Value]:
-        return [replace(value, name=f"without {','.join(self.labels)}: {value.name}") for value in values]
+        return [replace(value, name=f"{self.prefix}{value.name}") for value in values]

@@ -43,10 +43,17 @@ class ObjectiveModule(nn.Module):
         self.objective = objective
         self._pair = (model, guide)
 
-    def evaluate(self, *args: Any, scale: float | Tensor = 1.0, labelled: int = 0, done: float = 1.0) -> Evaluation:
+    def evaluate(
+        self,
+        *args: Any,
+        scale: float | Tensor = 1.0,
+        labelled: int = 0,
+        done: float = 1.0,
+        data_complete: bool = False,
+    ) -> Evaluation:
         """The objective's terms on a batch; see `Step` for the arguments."""
         with LocalParameters():
-            return self.objective.evaluate(Step(*self._pair, args, {}, scale, labelled, done))
+            return self.objective.evaluate(Step(*self._pair, args, {}, scale, labelled, done, data_complete))
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         with LocalParameters():

@@ -74,17 +74,6 @@ class Run:
         """The labels with whose values a table varies."""
         return tuple(label for label in self.labels if varies(table, self.enumeration_dim(label)))
 
-    def label_of(self, name: str, table: Tensor) -> str | None:
-        """The label that a site depends on, if any: the one with whose values its density `table` varies.
-
-        Raises:
-            InputError: there are several.
-        """
-        found = self.labels_of(table)
-        if len(found) > 1:
-            raise InputError(f"site '{name}' depends on the labels {[*found]} at once: only one label is summed here")
-        return found[0] if found else None
-
     def where_missing(self, label: str, values: Tensor) -> Tensor:
         """`values` where a label is missing, 0 where it is observed."""
         return torch.where(self.missing(label), values, 0.0) if label in self.observed else values

@@ -30,6 +30,7 @@ class Step:
             Which labels are missing are values, and no objective looks at values; this makes it a shape. Of several
             binary labels some may be missing in these rows; a class label is not.
         done: the fraction of training done, by which schedules go; 1 outside of training.
+        data_complete: whether it is known that no row of data is missing.
         without_labels: whether it is known that no row has labels.
         names: of the arguments (default: the model's own names of them).
     """
@@ -41,6 +42,7 @@ class Step:
     scale: float | Tensor = 1.0
     labelled: int = 0
     done: float = 1.0
+    data_complete: bool = False
     without_labels: bool = False
     names: Sequence[str] | None = None
     _runs: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
@@ -89,9 +91,10 @@ class Step:
     ) -> Run:
         dim = -1 - int(nesting)
         if labels == "sum":
-            evidence = Evidence(complete=complete)
+            evidence = Evidence(complete=complete, data_complete=self.data_complete)
         else:
-            evidence = DrawLabels(None if labels == "score" else temperature)
+            temperature = None if labels == "score" else temperature
+            evidence = DrawLabels(temperature, data_complete=self.data_complete)
         many = particles > 1 or detach_first
         with poutine.enum(first_available_dim=dim - 1) if labels == "sum" else nullcontext():
             with Particles(particles, dim, detach_first) if many else nullcontext():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
+from pyro.params import param_with_module_name
 from torch import Tensor, nn
 
 from pyro_semivae import spaces
@@ -276,7 +276,7 @@ class SemiVAE(nn.Module, ABC):
         pyro.module(name, self)
         store = pyro.get_param_store()
         for parameter_name, parameter in self.named_parameters():
-            stored = f"{name}{_MODULE_NAMESPACE_DIVIDER}{parameter_name}"
+            stored = param_with_module_name(name, parameter_name)
             if stored in store and store[stored] is not parameter:
                 raise RuntimeError(
                     f"Pyro's parameter store holds other parameters under the name '{name}', loaded ones or another "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pyro_semivae.infer import Objective, TraceCCVAE_ELBO
+from pyro_semivae.infer import ClassifierTerm, Objective, TraceCCVAE_ELBO
 from pyro_semivae.models import parts
 from pyro_semivae.models.characteristic import CharacteristicVAE
 
@@ -86,4 +86,5 @@ class CCVAE(CharacteristicVAE):
         else:
             more = parts.recipe_weights(self.labels, y)
             alpha = more.pop("classifier_weight")
-        return parts.classified(self.elbo(marginal="jensen", **more), alpha)
+        bound = self.elbo(marginal="jensen", **more)
+        return bound + alpha * ClassifierTerm() if alpha else bound

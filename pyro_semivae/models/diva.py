@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pyro_semivae.infer import Objective, TraceLabels_ELBO
+from pyro_semivae.infer import Objective
 from pyro_semivae.infer.weights import Weight
 from pyro_semivae.models import parts
 from pyro_semivae.models.characteristic import CharacteristicVAE
@@ -31,8 +31,8 @@ class DIVA(CharacteristicVAE):
         x_shape, labels, networks, likelihood, prior, classifier, label_hidden, separation: see `CCVAE`.
         z_c, z_s: see there; 10 and 10 by default.
 
-    The objective is `TraceLabels_ELBO` with beta and with alpha = `classifier_weight` (1 in `elbo()`, more
-    in `elbo_for(y)`, which `fit` takes) on log q(y | z_c) of observed labels (CCVAE C.4, whose last line attaches the
+    The objective is `TraceLabels_ELBO` with beta and with a `ClassifierTerm`, alpha log q(y | z_c) of observed labels
+    (alpha is 1 in `elbo()`, more in `elbo_for(y)`, which `fit` takes; CCVAE C.4, whose last line attaches the
     classifier to unlabelled rows: a slip). An observed label reaches the encoder through p(z_c | y) and the
     classifier; CCVAE's weights q(y|z_c) / q(y|x) are missing.
 
@@ -58,8 +58,7 @@ class DIVA(CharacteristicVAE):
         Args:
             classifier_weight: alpha, of the `ClassifierTerm` that is added to the bound; 0 for the bound alone.
         """
-        bound = TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
-        return parts.classified(bound, classifier_weight)
+        return parts.classified(self.max_plate_nesting, classifier_weight, **options)
 
     def elbo_for(self, y: Tensor | None) -> Objective:
         """The recipe's weights: alpha = 1000 N / N_labelled and beta 4 with a class label, 100 N / N_labelled and 1

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyro_semivae.conditionals import Gaussian, Label, LabelPrior, StandardNormal
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer import Objective, TraceLabels_ELBO
+from pyro_semivae.infer import Objective
 from pyro_semivae.infer.weights import Weight
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
@@ -93,8 +93,7 @@ class M1M2(SemiVAE):
             classifier_weight: alpha, of the `ClassifierTerm` that is added to the bound; 0 for the bound alone.
         """
         options = {"unscaled": ("f",), **parts.drawn_labels(self.labels, options)}
-        bound = TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
-        return parts.classified(bound, classifier_weight)
+        return parts.classified(self.max_plate_nesting, classifier_weight, **options)
 
     def elbo_for(self, y: Tensor | None) -> Objective:
         """The recipe's: alpha = 1000 N / N_labelled with a class label, 100 N / N_labelled with binary ones; beta is 1.

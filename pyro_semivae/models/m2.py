@@ -15,7 +15,7 @@ from pyro_semivae.conditionals import (
     LabelPrior,
     StandardNormal,
 )
-from pyro_semivae.infer import Objective, TraceLabels_ELBO
+from pyro_semivae.infer import Objective
 from pyro_semivae.infer.weights import Weight
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
@@ -45,10 +45,10 @@ class M2(SemiVAE):
         z: D_z. networks, likelihood, prior: see `CCVAE`. With the true frequencies of unbalanced classes as the prior
             rare classes are found less often than with a uniform one (docs/labels.md).
 
-    The objective is `TraceLabels_ELBO`: Kingma et al.'s Eqs. 6 to 9, whose alpha is its `classifier_weight`: 1 in
-    `elbo()`, and more in `elbo_for(y)`, which `fit` maximises. A missing class
-    label is summed. Missing binary labels, all parents of x at once, would make 2^L terms, and are drawn: relaxed
-    by default, or with the score function (`labels="score"`).
+    The objective is `TraceLabels_ELBO` with a `ClassifierTerm`: Kingma et al.'s Eqs. 6 to 9, whose alpha is the term's
+    weight: 1 in `elbo()`, and more in `elbo_for(y)`, which `fit` maximises. A missing class label is summed. Missing
+    binary labels, all parents of x at once, would make 2^L terms, and are sampled: relaxed by default, or with the
+    score function (`labels="score"`).
 
     Differs from the original: 600-600 ReLU networks as the other models' (there: one or two softplus layers of 500 or
     600); no prior on the weights.
@@ -107,8 +107,7 @@ class M2(SemiVAE):
             classifier_weight: alpha, of the `ClassifierTerm` that is added to the bound; 0 for the bound alone.
         """
         options = {"apart": self.labels.entries is None, **parts.drawn_labels(self.labels, options)}
-        bound = TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
-        return parts.classified(bound, classifier_weight)
+        return parts.classified(self.max_plate_nesting, classifier_weight, **options)
 
     def elbo_for(self, y: Tensor | None) -> Objective:
         """The recipe's: alpha = 1000 N / N_labelled and beta 4 with a class label, 100 N / N_labelled with binary ones.

@@ -8,7 +8,7 @@ import pyro
 from torch import Tensor
 
 from pyro_semivae.conditionals import Conditional, GreyBernoulliImage, PerLabelNormal, StandardNormal
-from pyro_semivae.infer import Objective, TraceLabels_ELBO
+from pyro_semivae.infer import Objective
 from pyro_semivae.infer.weights import Weight
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
@@ -36,8 +36,8 @@ class M3(SemiVAE):
     Args:
         x_shape, labels, z_c, z_s, networks, likelihood, label_hidden: see `CCVAE`.
 
-    The objective is `TraceLabels_ELBO`: the VAE's ELBO on all rows, and alpha log q(y | z_c) on observed labels,
-    alpha being its `classifier_weight`, 1 in `elbo()` and more in `elbo_for(y)`, which `fit` takes (CCVAE Eq. 2;
+    The objective is `TraceLabels_ELBO`, the VAE's ELBO on all rows, and a `ClassifierTerm`, alpha log q(y | z_c) on
+    observed labels, alpha being 1 in `elbo()` and more in `elbo_for(y)`, which `fit` takes (CCVAE Eq. 2;
     REVAE's Eq. 3 writes a labelled bound L(x, y) where only the VAE's L(x) can stand).
 
     >>> from pyro_semivae.spaces import Classes
@@ -93,8 +93,7 @@ class M3(SemiVAE):
         Args:
             classifier_weight: alpha, of the `ClassifierTerm` that is added to the bound; 0 for the bound alone.
         """
-        bound = TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
-        return parts.classified(bound, classifier_weight)
+        return parts.classified(self.max_plate_nesting, classifier_weight, **options)
 
     def elbo_for(self, y: Tensor | None) -> Objective:
         """The recipe's weights: alpha = 1000 N / N_labelled and beta 4 with a class label, 100 N / N_labelled and 1

@@ -19,7 +19,7 @@ from pyro_semivae.conditionals import (
 )
 from pyro_semivae.data.noise import shift
 from pyro_semivae.errors import InputError, check_count
-from pyro_semivae.infer import Bound, ClassifierTerm, Objective
+from pyro_semivae.infer import ClassifierTerm, Objective, TraceLabels_ELBO
 from pyro_semivae.infer.weights import Weight, check_weight
 from pyro_semivae.nn import MLP, Coded, Entries, Networks, Shape
 from pyro_semivae.spaces import Labels, any_known
@@ -48,9 +48,10 @@ def drawn_labels(labels: Labels, options: dict) -> dict:
     return {"labels": "relaxed", **options}
 
 
-def classified(bound: Bound, classifier_weight: Weight) -> Objective:
-    """A bound with a classifier's term of some weight; the bound alone, where it is 0."""
+def classified(max_plate_nesting: int, classifier_weight: Weight, **options) -> Objective:
+    """`TraceLabels_ELBO` with its options, and a classifier's term of some weight; the bound alone, where that is 0."""
     check_weight("classifier_weight", classifier_weight, least=0)
+    bound = TraceLabels_ELBO(max_plate_nesting=max_plate_nesting, **options)
     return bound if classifier_weight == 0 else bound + classifier_weight * ClassifierTerm()
 
 
