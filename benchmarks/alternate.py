@@ -1,7 +1,7 @@
 """The time of an epoch of `fit` in two trees, their epochs alternating, so that a busy machine slows both.
 
 git worktree add /tmp/before COMMIT
-python benchmarks/alternate.py /tmp/before . --epochs 20
+python benchmarks/alternate.py /tmp/before . [--epochs 20] [--cuda]
 
 Prints, for CCVAE and M2 on made-up images (28x28, ten classes, MLPs of 600-600, batches of 200 and 64, half of the rows
 labelled), the ratio of the second tree's median to the first one's.
@@ -25,21 +25,23 @@ torch.set_num_threads(1)
 torch.manual_seed(0)
 x, y = torch.randint(0, 256, (3000, 1, 28, 28), dtype=torch.uint8), torch.arange(3000) % 10
 y[1500:] = -1
-model, batch = sys.argv[1], int(sys.argv[2])
+model, batch, device = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 vae = (CCVAE if model == "ccvae" else M2)((1, 28, 28), data.load("digits").labels)
 elbo = vae.elbo(marginal="jensen") if model == "ccvae" else vae.elbo(classifier_weight=10.0)
-how = dict(elbo=elbo, epochs=1, batch_size=batch, labelled_batch_size=batch, corrupt=None, progress=False)
+how = dict(elbo=elbo, epochs=1, batch_size=batch, labelled_batch_size=batch, corrupt=None, progress=False,
+           accelerator=device)
 for _ in sys.stdin:
     print(fit(vae, x, y, **how)[0]["seconds"], flush=True)
 """
 
 
-def alternating(trees: list[Path], model: str, batch: int, epochs: int) -> list[list[float]]:
+def alternating(trees: list[Path], model: str, batch: int, epochs: int, device: str) -> list[list[float]]:
     """Seconds of each epoch in each tree; the first two are left out."""
     workers = []
     for tree in trees:
-        environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", WORKER, model, str(batch)]
+        path = os.pathsep.join(filter(None, (str(tree), os.environ.get("PYTHONPATH"))))
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", WORKER, model, str(batch), device]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         workers.append(subprocess.Popen(command, env=environment, cwd=tree, text=True, bufsize=1, **pipes))
     seconds: list[list[float]] = [[] for _ in trees]
@@ -58,10 +60,11 @@ def main() -> None:
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--cuda", action="store_true")
     args = parser.parse_args()
     trees = [args.before.resolve(), args.after.resolve()]
     for model, batch in (("ccvae", 200), ("ccvae", 64), ("m2", 200), ("m2", 64)):
-        before, after = alternating(trees, model, batch, args.epochs)
+        before, after = alternating(trees, model, batch, args.epochs, "cuda" if args.cuda else "cpu")
         pairs = [b / a for a, b in zip(before, after, strict=True)]
         ratio, medians = statistics.median(after) / statistics.median(before), statistics.median(pairs)
         print(f"{model}, batches of {batch}: {ratio:.3f} (median of the pairs' ratios {medians:.3f})", flush=True)

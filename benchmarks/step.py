@@ -56,7 +56,7 @@ def plain_ccvae(vae: CCVAE, batch: Batch) -> Tensor:
     loc, scale = gaussian(encoder(x))
     z = loc + scale * torch.randn_like(scale)
     log_p_x = -F.binary_cross_entropy_with_logits(decoder(z), x, reduction="none").sum(-1)
-    log_p_zy = log_normal(z.unsqueeze(-2), *gaussian(vae.p_z_c.net.layers(torch.eye(10))))
+    log_p_zy = log_normal(z.unsqueeze(-2), *gaussian(vae.p_z_c.net.layers(torch.eye(10, device=z.device))))
     inside = log_p_x - log_normal(z, loc, scale)
     log_prior = -math.log(log_p_zy.shape[-1])
 

@@ -33,13 +33,24 @@ from pyro_semivae.watch import signs_of_failure
 
 
 def few_flags(description: str, out: str) -> argparse.Namespace:
-    """The flags of a short script on data of its own: `smoke_test`, and `out`, a folder, which is made."""
+    """The flags of a short script on data of its own: `smoke_test`, `device`, and `out`, a folder, which is made."""
     flags = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--smoke-test", action="store_true", help="train for one epoch")
+    flags.add_argument("--cuda", action="store_true", help="train on the GPU")
     flags.add_argument("--out", type=Path, default=Path(out), help="the folder of the figures (default: %(default)s)")
     args = flags.parse_args()
+    try:
+        args.device = _device(args.cuda)
+    except InputError as error:
+        flags.error(str(error))
     args.out.mkdir(parents=True, exist_ok=True)
     return args
+
+
+def _device(cuda: bool) -> torch.device:
+    if cuda and not torch.cuda.is_available():
+        raise InputError("--cuda: this machine has no GPU that torch can use; leave the flag out to run on the CPU")
+    return torch.device("cuda" if cuda else "cpu")
 
 
 def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str]) -> Parser:
@@ -154,9 +165,7 @@ class Run:
 
     def __init__(self, args: argparse.Namespace, preferred: str, *, writes: bool = True):
         self.args, self.start = args, time.perf_counter()
-        if args.cuda and not torch.cuda.is_available():
-            raise InputError("--cuda: this machine has no GPU that torch can use; leave the flag out to run on the CPU")
-        self.device = torch.device("cuda" if args.cuda else "cpu")
+        self.device = _device(args.cuda)
         torch.manual_seed(args.seed)
         self.fallback = None
         if args.smoke_test:

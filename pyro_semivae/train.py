@@ -79,7 +79,7 @@ def fit(
     corrupt: Corruption | Literal["recipe"] | None = "recipe",
     average: float = 0.998,
     seed: int = 0,
-    accelerator: str = "cpu",
+    accelerator: str | None = None,
     precision: str | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -122,8 +122,9 @@ def fit(
             is what the model has after training, after every epoch and in the checkpoint; 0 for the last weights.
         seed: seeds the order of the rows and the noise. Training has random streams of its own: torch's global
             generators are afterwards as they were, and what a callback draws changes nothing.
-        accelerator, precision: as Fabric knows them, e.g. `"cuda"` and `"bf16-mixed"`; one device. Images, densities
-            and bounds are in the model's own precision, layers compute in the lower one.
+        accelerator, precision: as Fabric knows them, e.g. `"cuda"` and `"bf16-mixed"`; one device (default: the one the
+            model is on). Images, densities and bounds are in the model's own precision, layers compute in the lower
+            one.
         checkpoint: a file written after every epoch. resume: continue from it where it exists; the run is then
             bit-identical to one that was never interrupted (same machine; a schedule's end moves with `epochs`).
             A checkpoint of another data set, objective, seed, batch size or learning rate is refused.
@@ -164,7 +165,7 @@ def fit(
         seed = check_count("seed", seed, 0, 2**32 - 1)
         config = _config(config)
         checkpoint = None if checkpoint is None else writable_file(checkpoint, "checkpoint")
-        fabric = _fabric(accelerator, precision, elbo)
+        fabric = _fabric(next(vae.parameters()).device if accelerator is None else accelerator, precision, elbo)
 
         # 2. Batches.
         batches = Batches(
@@ -183,11 +184,11 @@ def fit(
             raise InputError(f"y: got no labelled row; {_needing(elbo)} needs some")
         epochs = max(LEAST_EPOCHS, round(STEPS / batches.steps)) if epochs is None else check_count("epochs", epochs)
         steps, total = batches.steps, max(1, epochs * batches.steps)
+        vae.to(fabric.device)
         some = vae.inputs({name: values[:3] for name, values in table.items()})
         check_sites(vae, some, missing=any(is_missing(values).any() for values in labels.values()))
 
         # 3. The trainer, and its state of before.
-        vae.to(fabric.device)
         if optimiser is None:  # not fused where the step unscales gradients, after the clipping
             optimiser = partial(torch.optim.Adam, fused=not (clip is not None and precision == "16-mixed"))
         warmed = elbo.warmed_up(warm_up) if warm_up else elbo
@@ -338,15 +339,21 @@ def _check(
         raise InputError("labels_alone: got missing labels, or no rows; accepted are one or more, all known")
 
 
-def _fabric(accelerator: str, precision: str | None, elbo: Objective) -> Fabric:
+def _fabric(accelerator: str | torch.device, precision: str | None, elbo: Objective) -> Fabric:
     """One device, and what computes in a lower precision there."""
+    devices: int | list[int] = 1
+    if isinstance(accelerator, torch.device):
+        devices = 1 if accelerator.index is None else [accelerator.index]
+        accelerator = accelerator.type
     if precision is not None:
         check_choice("precision", precision, PRECISIONS)
     if precision == "16-mixed" and elbo.modules():
         got = "got '16-mixed' with a term that has modules of its own"
         raise InputError(f"precision: {got}; accepted there is 'bf16-mixed', which scales no gradients")
     try:
-        fabric = Fabric(accelerator=accelerator, devices=1, precision=None if precision == "16-mixed" else precision)
+        fabric = Fabric(
+            accelerator=accelerator, devices=devices, precision=None if precision == "16-mixed" else precision
+        )
     except (RuntimeError, ValueError, ImportError) as error:
         raise InputError(
             f"accelerator: got {accelerator!r} ({error}); accepted is one that this machine has, such as 'cpu'"
@@ -355,7 +362,7 @@ def _fabric(accelerator: str, precision: str | None, elbo: Objective) -> Fabric:
         return fabric
     if fabric.device.type == "cpu":  # Fabric would take another one
         raise InputError("precision: got '16-mixed' on the CPU, which has none; accepted there is 'bf16-mixed'")
-    return Fabric(accelerator=accelerator, devices=1, precision=precision)
+    return Fabric(accelerator=accelerator, devices=devices, precision=precision)
 
 
 def _values(said: Any) -> dict[str, float]:

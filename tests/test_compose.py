@@ -78,13 +78,31 @@ def test_it_is_short(name):
     assert sum(bool(line.strip()) for line in (FOLDER / f"{name}.py").read_text().splitlines()) <= 60
 
 
+def run_script(name, folder, *flags):
+    command = [sys.executable, str(FOLDER / f"{name}.py"), "--smoke-test", "--out", "out", *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=200)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told(tmp_path):
+    done = run_script("adgm", tmp_path, "--cuda")
+    assert done.returncode == 2 and "--cuda: this machine has no GPU" in done.stderr.splitlines()[-1]
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.cuda
+@each_graph
+def test_it_runs_as_a_script_on_cuda(name, tmp_path, device):
+    done = run_script(name, tmp_path, "--cuda")
+    assert done.returncode == 0, done.stderr
+
+
 @each_graph
 def test_it_runs_as_a_script_and_draws(name, tmp_path):
-    command = [sys.executable, str(FOLDER / f"{name}.py"), "--smoke-test", "--out", str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    done = run_script(name, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert ("accuracy" in done.stdout or name == "two_views") and len([*tmp_path.glob("*.png")]) == 2
+    assert ("accuracy" in done.stdout or name == "two_views") and len([*tmp_path.glob("out/*.png")]) == 2
 
 
 @each_graph

@@ -169,4 +169,5 @@ def test_check_model_on_cuda(case, device):
     vae, elbo = case.make()
     x, y = (t.to(device) for t in case.batch())
     check_model(vae.to(device), x, y, elbo)
-    fit(vae, x, y, elbo=elbo, epochs=2, batch_size=2, progress=False, accelerator=device)
+    fit(vae, x, y, elbo=elbo, epochs=2, batch_size=2, progress=False)  # where the model is
+    assert {value.device.type for value in vae.state_dict().values()} == {device}

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,21 @@ def test_smoke(script, run, tmp_path):
     figures = list((tmp_path / "out").glob("*.png"))
     assert figures and all(path.stat().st_size > 2000 for path in figures)
     assert "bound_per_row" in out
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    ("script", "dataset"),
+    [pair for pair in product(EXAMPLES, ["digits", "faces"]) if pair != ("inverted_vae.py", "faces")],
+)
+def test_on_cuda_it_runs_and_resumes(script, dataset, run, tmp_path, device):
+    flags = ("--smoke-test", "--cuda", "--dataset", dataset, "--out", "out")
+    code, _, err = run(script, *flags)
+    assert code == 0, err
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["device"] == torch.cuda.get_device_name()
+    code, _, err = run(script, *flags, "--resume", "--epochs", metrics["epochs"] + 1)
+    assert code == 0, err
 
 
 SLOW = [pytest.param(script, marks=pytest.mark.slow) for script in ("vae.py", "m1m2.py", "m3.py", "diva.py", "mvae.py")]

@@ -298,7 +298,7 @@ class Scaled(MixedPrecision):
 def scaled(monkeypatch):
     def fabric(accelerator, precision, elbo):
         how = {"plugins": Scaled()} if precision == "16-mixed" else {"precision": precision}
-        return Fabric(accelerator=accelerator, devices=1, **how)
+        return Fabric(accelerator=accelerator.type, devices=1, **how)
 
     monkeypatch.setattr("pyro_semivae.train._fabric", fabric)
 

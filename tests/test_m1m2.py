@@ -45,6 +45,10 @@ def test_m1_is_copied_and_held_fixed(m1, vae):
         M1M2(M2(SHAPE, Classes(C), networks=MLPs((11,))))
 
 
+def test_it_is_where_its_m1_is(m1):
+    assert {value.device.type for value in M1M2(m1.to("meta"), z=D, hidden=(6,)).state_dict().values()} == {"meta"}
+
+
 def test_terms_and_gradients_equal_the_formula_by_hand(vae):
     """Labels summed by a loop, with the draws that the objective made; beta leaves the features alone."""
     x, alpha, beta, eye = torch.rand(len(Y), *SHAPE), 3.0, 1.5, torch.eye(C)

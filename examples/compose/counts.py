@@ -59,13 +59,13 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     profiles, states = 0.5 * torch.randn(4, 60), 0.3 * torch.randn(2, 60)
     (x, y, size), (x_test, y_test, size_test) = cells(4000, profiles, states), cells(1000, profiles, states)
-    vae = Cells(Counts(60), Classes(4))
+    vae = Cells(Counts(60), Classes(4)).to(args.device)
     rows = {"x": x, "y": data.hide(y, torch.arange(80)), "size": size}
     history = train.fit(vae, rows, epochs=1 if args.smoke_test else 30, batch_size=50, lr=3e-3, warm_up=0.3)
     found = tasks.classify(vae, {"x": x_test, "size": size_test})
     print(f"accuracy of the type: {metrics.accuracy(found, y_test):.3f}, of 80 labelled cells")
     plot.training_curves(history, path=args.out / "training.png")
-    means = tasks.generate(vae, {"y": torch.arange(4), "size": torch.full((4, 1), 400.0)}, 200).mean(0)
+    means = tasks.generate(vae, {"y": torch.arange(4), "size": torch.full((4, 1), 400.0)}, 200).mean(0).cpu()
     figure = Figure(figsize=(8, 4))
     for axis, of_type, own in zip(figure.subplots(2, 2).flat, means, profiles, strict=True):
         axis.scatter(400 * own.softmax(-1), of_type, s=8)

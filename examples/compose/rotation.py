@@ -63,9 +63,9 @@ if __name__ == "__main__":
     (x, angle), (x_test, angle_test) = rotated(digits.x), rotated(digits.x_test)
     known = torch.rand(2, len(x)) < 0.2  # a fifth of each label
     rows = {"x": x, "digit": data.hide(digits.y, known[0]), "angle": angle.where(known[1][:, None], torch.nan)}
-    vae = Rotated(Images(1, 8, 8), Classes(10), Real(1))
+    vae = Rotated(Images(1, 8, 8), Classes(10), Real(1)).to(args.device)
     train.fit(vae, rows, epochs=1 if args.smoke_test else 100, batch_size=50, lr=3e-3, warm_up=0.3)
-    found = tasks.classify(vae, {"x": x_test})
+    found = tasks.classify(vae.cpu(), {"x": x_test})
     accuracy, error = metrics.accuracy(found["digit"], digits.y_test), (found["angle"] - angle_test).abs().mean()
     print(f"digit: accuracy {accuracy:.3f}; angle: off by {error.rad2deg():.1f} degrees")
     some, angles = {"x": x_test[:10]}, torch.linspace(-1, 1, 5)

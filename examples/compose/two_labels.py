@@ -62,9 +62,9 @@ if __name__ == "__main__":
     (x, colour), (x_test, colour_test) = painted(digits.x, digits.y), painted(digits.x_test, digits.y_test)
     known = torch.rand(2, len(x)) < 0.1  # a tenth of each label
     rows = {"x": x, "digit": data.hide(digits.y, known[0]), "colour": data.hide(colour, known[1])}
-    vae = Coloured(Images(3, 8, 8), Classes(10), Classes(3))
+    vae = Coloured(Images(3, 8, 8), Classes(10), Classes(3)).to(args.device)
     train.fit(vae, rows, epochs=1 if args.smoke_test else 100, batch_size=50, lr=3e-3, warm_up=0.3)
-    found = tasks.classify(vae, {"x": x_test})
+    found = tasks.classify(vae.cpu(), {"x": x_test})
     for name, true in (("digit", digits.y_test), ("colour", colour_test)):
         print(f"{name}: accuracy {metrics.accuracy(found[name], true):.3f}")
     every = {"digit": torch.arange(10).repeat(3), "colour": torch.arange(3).repeat_interleave(10)}

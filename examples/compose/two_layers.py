@@ -52,7 +52,7 @@ class TwoLayers(SemiVAE):
 if __name__ == "__main__":
     args, digits = cli.few_flags(__doc__, "runs/two_layers"), data.load("digits")
     torch.manual_seed(0)
-    vae = TwoLayers(digits.x_shape, digits.labels)
+    vae = TwoLayers(digits.x_shape, digits.labels).to(args.device)
     y = data.hide(digits.y, data.labelled_rows(digits.y, 100, seed=0))
     history = train.fit(vae, digits.x, y, epochs=1 if args.smoke_test else 100, batch_size=50, lr=3e-3, warm_up=0.3)
     found = tasks.classify(vae, digits.x_test)

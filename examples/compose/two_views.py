@@ -50,11 +50,11 @@ if __name__ == "__main__":
     upper, lower = (digits.x / 255).split(4, 2)
     which = torch.randint(4, (len(upper), 1, 1, 1))  # 0: no upper half, 1: no lower one
     rows = {"upper": upper.where(which != 0, torch.nan), "lower": lower.where(which != 1, torch.nan)}
-    vae = Views(Images(1, 4, 8), Images(1, 4, 8))
+    vae = Views(Images(1, 4, 8), Images(1, 4, 8)).to(args.device)
     history = train.fit(vae, rows, epochs=1 if args.smoke_test else 100, batch_size=50, lr=3e-3, warm_up=0.3)
     plot.training_curves(history, path=args.out / "training.png")
     upper, lower = (digits.x_test / 255).split(4, 2)
-    guessed = tasks.reconstruct(vae, {"upper": upper})["lower"]
+    guessed = tasks.reconstruct(vae, {"upper": upper})["lower"].cpu()
     error, plain = ((image - lower).abs().mean() for image in (guessed, digits.x[:, :, 4:].float().mean(0) / 255))
     print(f"the lower half from the upper one: off by {error:.3f} a pixel; the mean of all is off by {plain:.3f}")
     both = [torch.cat([upper, half], 2)[:10] for half in (lower, guessed)]

@@ -37,13 +37,7 @@ def graph(fn: Callable, values: Mapping[str, Tensor | None], impute: Impute | No
     impute = Impute() if impute is None else impute
 
     def given(*inputs: Tensor | None) -> None:
-        sites = [
-            value
-            if not isinstance(value, Tensor)
-            else pyro.sample(f"given {name}", dist.Normal(0.0, 1.0).expand(value.shape).to_event(), obs=value)
-            for name, value in zip(values, inputs, strict=True)
-        ]
-        fn(*sites)
+        fn(*(_as_site(f"given {name}", value) for name, value in zip(values, inputs, strict=True)))
 
     inputs = (*values.values(),)
     devices = {value.device for value in inputs if isinstance(value, Tensor) and value.is_cuda}
@@ -63,6 +57,14 @@ def graph(fn: Callable, values: Mapping[str, Tensor | None], impute: Impute | No
         for name, parents in relations.items()
         if name in sites
     }
+
+
+def _as_site(name: str, value: Tensor | None) -> Tensor | None:
+    """An input as a site of its own; what its density is plays no part."""
+    if not isinstance(value, Tensor):
+        return value
+    zeros = torch.zeros(value.shape, device=value.device)
+    return pyro.sample(name, dist.Normal(zeros, 1.0).to_event(), obs=value)
 
 
 class NamedTerms(dict[str, Tensor]):

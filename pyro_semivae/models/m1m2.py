@@ -69,6 +69,7 @@ class M1M2(SemiVAE):
         self.p_f = Gaussian(MLP([labels, z], hidden, (2 * f,)))
         self.q_y = Label(labels, MLP([f], hidden, (labels.raw_size,)))
         self.q_z = Gaussian(MLP([f, labels], hidden, (2 * z,)))
+        self.to(next(m1.parameters()).device)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         self.register()

@@ -3,7 +3,8 @@
 A task runs the model and the guide under effect handlers and uses only their roles and what the model states
 of itself (`characteristic`). None trains; all run without gradients, in evaluation mode (no dropout), and take images
 as float or uint8.
-Images that come out are means of p(x|.), float `(..., C, H, W)`, with the leading shapes given below.
+Images that come out are means of p(x|.), float `(..., C, H, W)`, with the leading shapes given below. What goes in may
+be on any device; what comes out is on the model's.
 """
 
 from pyro_semivae.structure import available, classifies, infers_from_labels
