@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pyro_semivae import CCVAE, data
 from pyro_semivae.cli import versions
-from pyro_semivae.conditionals import LaplaceImage
+from pyro_semivae.conditionals import LaplaceLikelihood
 from pyro_semivae.data import Batches
 from pyro_semivae.files import writable_folder, write_json
 from pyro_semivae.nn import Convs
@@ -42,7 +42,7 @@ VARIANTS = {
 
 
 def make(prior: Tensor) -> CCVAE:
-    return CCVAE((3, 64, 64), Binary(len(prior)), z_s=27, prior=prior, networks=Convs(), likelihood=LaplaceImage)
+    return CCVAE((3, 64, 64), Binary(len(prior)), z_s=27, prior=prior, networks=Convs(), likelihood=LaplaceLikelihood)
 
 
 def gradients(vae: CCVAE, module, x: Tensor, y: Tensor, repeats: int) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from pyro_semivae import CCVAE
 from pyro_semivae.cli import versions
-from pyro_semivae.conditionals import LaplaceImage
+from pyro_semivae.conditionals import LaplaceLikelihood
 from pyro_semivae.data import Batch, Batches, hide
 from pyro_semivae.files import write_json
 from pyro_semivae.infer import Objective
@@ -36,7 +36,7 @@ from pyro_semivae.spaces import Binary, Classes
 from pyro_semivae.train import fit
 
 K, ALPHA = 20, 1.0
-CONVS = {"networks": Convs(), "likelihood": LaplaceImage}
+CONVS = {"networks": Convs(), "likelihood": LaplaceLikelihood}
 
 
 def gaussian(raw: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,8 @@
 
 from pyro_semivae.models import CCVAE, SemiVAE
 from pyro_semivae.models.pair import Pair
+from pyro_semivae.models.saving import load
 
 __version__ = "0.1.0"
 
-__all__ = ["CCVAE", "Pair", "SemiVAE", "__version__"]
+__all__ = ["CCVAE", "Pair", "SemiVAE", "__version__", "load"]

@@ -15,6 +15,7 @@ from pyro_semivae.data.batches import Batches
 from pyro_semivae.errors import InputError
 from pyro_semivae.files import check_fields, check_finite, load_checkpoint, not_finite, save_checkpoint
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.models.saving import built
 from pyro_semivae.settings import difference
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ class Checkpoint:
         averaged = self.averaged
         state = {
             "model": type(self.vae).__name__,
+            "built": built(self.vae),
             "weights": self.best or averaged.weights(self.vae),
             "in_training": dict(self.vae.state_dict()),  # its buffers too: those of `weights` may be an older epoch's
             "averages": averaged.values,

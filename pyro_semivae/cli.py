@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyro_semivae import data, flags, report
 from pyro_semivae.checkpoints import replace_weights
-from pyro_semivae.conditionals import GreyBernoulliImage, LaplaceImage
+from pyro_semivae.conditionals import BernoulliLikelihood, LaplaceLikelihood
 from pyro_semivae.data.chexpert import POLICIES
 from pyro_semivae.errors import InputError, check_number
 from pyro_semivae.files import FolderLock, check_fields, load_checkpoint, writable_folder, write_json
@@ -263,9 +263,9 @@ class Run:
                 raise InputError(
                     f"--dropout: got {dropout}; accepted with binary labels is 0: their networks have none"
                 )
-            return {"networks": Convs(), "likelihood": LaplaceImage}
+            return {"networks": Convs(), "likelihood": LaplaceLikelihood}
         hidden = (32,) if self.args.smoke_test else (600, 600)
-        return {"networks": MLPs(hidden, dropout), "likelihood": GreyBernoulliImage}
+        return {"networks": MLPs(hidden, dropout), "likelihood": BernoulliLikelihood}
 
     def keep_classes(self, number: int) -> None:
         """Takes the labels off the rows of all classes but the first so many.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_semivae import CCVAE, SemiVAE
-from pyro_semivae.conditionals import LaplaceImage
+from pyro_semivae.conditionals import LaplaceLikelihood
 from pyro_semivae.data import jitter
 from pyro_semivae.infer import (
     BalanceTerm,
@@ -88,7 +88,7 @@ def inverted(labels: Classes | Binary, **options) -> Callable[[], SemiVAE]:
 
 
 def convolutional() -> SemiVAE:
-    return CCVAE((2, 64, 64), Binary(3), z_s=4, networks=Convs(), likelihood=LaplaceImage)
+    return CCVAE((2, 64, 64), Binary(3), z_s=4, networks=Convs(), likelihood=LaplaceLikelihood)
 
 
 CASES = [

@@ -12,7 +12,7 @@ from training import make, options, rows, same_weights, untimed
 
 from pyro_semivae import data
 from pyro_semivae.checkpoints import Checkpoint, load_weights, replace_weights
-from pyro_semivae.conditionals import LaplaceImage
+from pyro_semivae.conditionals import LaplaceLikelihood
 from pyro_semivae.data.batches import Batches
 from pyro_semivae.digests import digest
 from pyro_semivae.errors import InputError
@@ -444,7 +444,7 @@ def test_a_checkpoint_of_another_model_of_the_same_sizes_is_refused(tmp_path):
     fit(make(), x, y, **options(epochs=2), checkpoint=path)
     for change, message in (
         ({"networks": MLPs((11,), dropout=0.5)}, "other model"),
-        ({"likelihood": LaplaceImage}, "other model"),
+        ({"likelihood": LaplaceLikelihood}, "other model"),
         ({"prior": torch.tensor([0.1, 0.3, 0.2, 0.2, 0.2])}, r"other prior: .*-2\.30"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from pyro_semivae import SemiVAE, data, report, tasks
 from pyro_semivae.check import check_model
-from pyro_semivae.conditionals import Gaussian, GreyBernoulliImage, Label, LabelPrior, PerLabelAndRestGaussian
+from pyro_semivae.conditionals import BernoulliLikelihood, Gaussian, Label, LabelPrior, PerLabelAndRestGaussian
 from pyro_semivae.infer import ClassifierTerm, TraceLabels_ELBO
 from pyro_semivae.nn import MLP, Entries
 from pyro_semivae.plot import show
@@ -450,7 +450,10 @@ def test_the_skip_deep_generative_model_is_adgm_with_another_model():
 
         def __init__(self, x, y, a=4, z=3):
             super().__init__(x, y, a, z)
-            self.p_a, self.p_x = Gaussian(MLP([y, z], [9], (2 * a,))), GreyBernoulliImage(MLP([a, y, z], [9], x.shape))
+            self.p_a, self.p_x = (
+                Gaussian(MLP([y, z], [9], (2 * a,))),
+                BernoulliLikelihood(x, MLP([a, y, z], [9], x.shape)),
+            )
 
         def model(self, x=None, y=None):
             self.register()

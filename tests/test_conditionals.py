@@ -6,8 +6,8 @@ from torch.testing import assert_close
 
 from pyro_semivae.conditionals import (
     BayesLabel,
+    BernoulliLikelihood,
     Gaussian,
-    GreyBernoulliImage,
     Label,
     LabelPrior,
     SplitGaussian,
@@ -15,13 +15,13 @@ from pyro_semivae.conditionals import (
 )
 from pyro_semivae.distributions import GreyBernoulli
 from pyro_semivae.nn import MLP, positive
-from pyro_semivae.spaces import Classes
+from pyro_semivae.spaces import Classes, Images
 
 
 def test_conditionals_broadcast_on_the_left():
     x, z = torch.rand(6, 1, 4, 7), torch.rand(3, 1, 2)
     assert Gaussian(MLP([(1, 4, 7)], [5], (4,)))(x).batch_shape == (6,)
-    both = GreyBernoulliImage(MLP([(2,), (1, 4, 7)], [5], (1, 4, 7)))(z, x)
+    both = BernoulliLikelihood(Images(1, 4, 7), MLP([(2,), (1, 4, 7)], [5], (1, 4, 7)))(z, x)
     assert both.batch_shape == (3, 6) and both.event_shape == (1, 4, 7)
     one, two = SplitGaussian(MLP([(2,)], [5], (2 * 7,)), (3, 4))(z)
     assert one.shape() == (3, 1, 3) and two.shape() == (3, 1, 4)

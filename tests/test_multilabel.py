@@ -16,7 +16,7 @@ from pyro import poutine
 from torch.nn import functional as F
 
 from pyro_semivae import CCVAE, cli, data, report, tasks
-from pyro_semivae.conditionals import LaplaceImage
+from pyro_semivae.conditionals import LaplaceLikelihood
 from pyro_semivae.files import load_checkpoint
 from pyro_semivae.infer import LocalParameters
 from pyro_semivae.nn import Convs
@@ -24,7 +24,7 @@ from pyro_semivae.spaces import Binary
 from pyro_semivae.train import fit
 
 NAN = torch.nan
-CONVS = {"networks": Convs(), "likelihood": LaplaceImage}
+CONVS = {"networks": Convs(), "likelihood": LaplaceLikelihood}
 L, D_S, K = 5, 3, 4
 Y = torch.tensor(
     [

@@ -7,7 +7,7 @@ import pyro
 import torch
 
 from pyro_semivae import SemiVAE, cli, data, metrics, plot, tasks, train
-from pyro_semivae.conditionals import Gaussian, GreyBernoulliImage, Label, LabelPrior, StandardNormal
+from pyro_semivae.conditionals import BernoulliLikelihood, Gaussian, Label, LabelPrior, StandardNormal
 from pyro_semivae.infer import ClassifierTerm, Objective, TraceLabels_ELBO
 from pyro_semivae.nn import MLP
 from pyro_semivae.spaces import Classes, Images
@@ -27,7 +27,7 @@ class ADGM(SemiVAE):
     def __init__(self, x: Images, y: Classes, a: int = 16, z: int = 16):
         super().__init__(x=x, y=y)
         self.p_y, self.p_z = LabelPrior(y), StandardNormal(z)
-        self.p_x = GreyBernoulliImage(MLP([y, z], [200], self.x_shape))
+        self.p_x = BernoulliLikelihood(self.spaces["x"], MLP([y, z], [200], self.x_shape))
         self.p_a = Gaussian(MLP([self.x_shape, y, z], [200], (2 * a,)))
         self.q_a = Gaussian(MLP([self.x_shape], [200], (2 * a,)))
         self.q_y = Label(y, MLP([a, self.x_shape], [200], (y.raw_size,)))

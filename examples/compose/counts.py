@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 
 from pyro_semivae import SemiVAE, cli, data, metrics, plot, tasks, train
-from pyro_semivae.conditionals import Gaussian, Label, LabelPrior, NegativeBinomialCounts, StandardNormal
+from pyro_semivae.conditionals import Gaussian, Label, LabelPrior, NegativeBinomialLikelihood, StandardNormal
 from pyro_semivae.infer import ClassifierTerm, Objective, TraceLabels_ELBO
 from pyro_semivae.nn import MLP
 from pyro_semivae.spaces import Classes, Counts, Vectors
@@ -26,7 +26,7 @@ class Cells(SemiVAE):
     def __init__(self, x: Counts, y: Classes, z: int = 4):
         super().__init__(x=x, y=y, size=Vectors(1))
         self.p_y, self.p_z = LabelPrior(y), StandardNormal(z)
-        self.p_x = NegativeBinomialCounts(MLP([y, z], [64], x.shape), x.size)
+        self.p_x = NegativeBinomialLikelihood(x, MLP([y, z], [64], x.shape), sized=True)
         self.q_y = Label(y, MLP([x.shape], [64], (y.raw_size,)))
         self.q_z = Gaussian(MLP([x.shape, y], [64], (2 * z,)))
 

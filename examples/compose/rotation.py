@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from pyro_semivae import SemiVAE, cli, data, metrics, plot, tasks, train
-from pyro_semivae.conditionals import Gaussian, GreyBernoulliImage, Label, LabelPrior, StandardNormal
+from pyro_semivae.conditionals import BernoulliLikelihood, Gaussian, Label, LabelPrior, StandardNormal
 from pyro_semivae.infer import ClassifierTerm, Objective, TraceLabels_ELBO
 from pyro_semivae.nn import MLP
 from pyro_semivae.spaces import Classes, Images, Real
@@ -25,7 +25,7 @@ class Rotated(SemiVAE):
     def __init__(self, x: Images, digit: Classes, angle: Real, z: int = 8):
         super().__init__(x=x, digit=digit, angle=angle)
         self.p_digit, self.p_angle, self.p_z = LabelPrior(digit), LabelPrior(angle), StandardNormal(z)
-        self.p_x = GreyBernoulliImage(MLP([digit, angle, z], [200, 200], x.shape))
+        self.p_x = BernoulliLikelihood(x, MLP([digit, angle, z], [200, 200], x.shape))
         self.q_digit = Label(digit, MLP([x.shape], [200], (digit.raw_size,)))
         self.q_angle = Label(angle, MLP([x.shape, digit], [200], (angle.raw_size,)))
         self.q_z = Gaussian(MLP([x.shape, digit, angle], [200], (2 * z,)))

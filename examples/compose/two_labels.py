@@ -4,7 +4,7 @@ import pyro
 import torch
 
 from pyro_semivae import SemiVAE, cli, data, metrics, plot, tasks, train
-from pyro_semivae.conditionals import Gaussian, GreyBernoulliImage, Label, LabelPrior, StandardNormal
+from pyro_semivae.conditionals import BernoulliLikelihood, Gaussian, Label, LabelPrior, StandardNormal
 from pyro_semivae.infer import ClassifierTerm, Objective, TraceLabels_ELBO
 from pyro_semivae.nn import MLP
 from pyro_semivae.spaces import Classes, Images
@@ -27,7 +27,7 @@ class Coloured(SemiVAE):
         super().__init__(x=x, digit=digit, colour=colour)
         self.p_digit, self.p_z = LabelPrior(digit), StandardNormal(z)
         self.p_colour = Label(colour, MLP([digit], [], (colour.raw_size,)))
-        self.p_x = GreyBernoulliImage(MLP([digit, colour, z], [200, 200], x.shape))
+        self.p_x = BernoulliLikelihood(x, MLP([digit, colour, z], [200, 200], x.shape))
         self.q_digit = Label(digit, MLP([x.shape], [200], (digit.raw_size,)))
         self.q_colour = Label(colour, MLP([x.shape, digit], [200], (colour.raw_size,)))
         self.q_z = Gaussian(MLP([x.shape, digit, colour], [200], (2 * z,)))

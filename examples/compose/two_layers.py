@@ -4,7 +4,7 @@ import pyro
 import torch
 
 from pyro_semivae import SemiVAE, cli, data, metrics, plot, tasks, train
-from pyro_semivae.conditionals import Gaussian, GreyBernoulliImage, Label, LabelPrior, SplitGaussian, StandardNormal
+from pyro_semivae.conditionals import BernoulliLikelihood, Gaussian, Label, LabelPrior, SplitGaussian, StandardNormal
 from pyro_semivae.infer import ClassifierTerm, Objective, TraceCCVAE_ELBO
 from pyro_semivae.nn import MLP
 from pyro_semivae.spaces import Classes, Images
@@ -25,7 +25,7 @@ class TwoLayers(SemiVAE):
         super().__init__(x=x, y=y)
         self.p_y, self.p_z_c = LabelPrior(y), Gaussian(MLP([y], [50], (2 * z_c,)))
         self.p_z_2, self.p_z_1 = StandardNormal(z_2), Gaussian(MLP([z_2], [50], (2 * z_1,)))
-        self.p_x = GreyBernoulliImage(MLP([z_c, z_1], [200], self.x_shape))
+        self.p_x = BernoulliLikelihood(self.spaces["x"], MLP([z_c, z_1], [200], self.x_shape))
         self.q_z = SplitGaussian(MLP([self.x_shape], [200], (2 * (z_c + z_1),)), (z_c, z_1))
         self.q_z_2, self.q_y = Gaussian(MLP([z_1], [50], (2 * z_2,))), Label(y, MLP([z_c], [50], (y.raw_size,)))
 

@@ -7,7 +7,7 @@ import pyro
 import torch
 
 from pyro_semivae import SemiVAE, cli, data, plot, tasks, train
-from pyro_semivae.conditionals import GaussianExperts, GreyBernoulliImage, StandardNormal
+from pyro_semivae.conditionals import BernoulliLikelihood, GaussianExperts, StandardNormal
 from pyro_semivae.infer import TraceLabels_ELBO
 from pyro_semivae.nn import MLP
 from pyro_semivae.spaces import Images
@@ -25,8 +25,8 @@ class Views(SemiVAE):
     def __init__(self, upper: Images, lower: Images, z: int = 10):
         super().__init__(upper=upper, lower=lower)
         self.p_z = StandardNormal(z)
-        self.p_upper = GreyBernoulliImage(MLP([z], [200], upper.shape))
-        self.p_lower = GreyBernoulliImage(MLP([z], [200], lower.shape))
+        self.p_upper = BernoulliLikelihood(upper, MLP([z], [200], upper.shape))
+        self.p_lower = BernoulliLikelihood(lower, MLP([z], [200], lower.shape))
         self.q_z = GaussianExperts([MLP([view.shape], [200], (2 * z,)) for view in (upper, lower)], z)
 
     def model(self, upper=None, lower=None):

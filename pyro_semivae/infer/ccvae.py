@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -122,7 +121,7 @@ class TraceCCVAE_ELBO(Bound):
         y = ",".join(f"{label}_o" for label in run.observed)
         values.append(Value(f"-log q({y}|z)", -log_q_z[-1 if self.detach == "weighted-terms" else 0]))
         bracket = sum(value.summed() for value in values).detach()
-        values = [replace(v, name=v.name.replace("log", "w log", 1), value=w * v.value) for v in values]
+        values = [Value(v.name.replace("log", "w log", 1), w * v.value, v.weight) for v in values]
         if self.control_variate:
             values.append(Value("control(w)", -_mean_of_others(bracket, run.known_rows) * (w - w.detach())))
         values.append(Value(f"log q({y}|x)", run.log_q_given_data))

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -15,9 +16,11 @@ from pyro.params import param_with_module_name
 from torch import Tensor, nn
 
 from pyro_semivae import spaces
+from pyro_semivae.conditionals import Likelihood
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import Objective
 from pyro_semivae.infer.handlers import ROW_PLATE, LocalParameters
+from pyro_semivae.models.saving import save
 from pyro_semivae.spaces import Images, Labels, Space
 
 if TYPE_CHECKING:
@@ -66,6 +69,11 @@ class SemiVAE(nn.Module, ABC):
     characteristic: tuple[str, ...] = ()
     warm_up: float = 0.0
     states_graph: bool = True
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> SemiVAE:
+        new = super().__new__(cls)
+        object.__setattr__(new, "_built", (args, kwargs))  # what `save` writes beside the weights
+        return new
 
     def __init__(self, **spaces: Space | Sequence[int]):
         super().__init__()
@@ -177,7 +185,8 @@ class SemiVAE(nn.Module, ABC):
             y: with the latter, those of its label.
 
         Raises:
-            InputError: values are outside of their space, or of no site; their numbers of rows differ.
+            InputError: values are outside of their space, of the support of a likelihood `p_<site>`, or of no site;
+                their numbers of rows differ.
         """
         if isinstance(x, Mapping):
             if y is not None:
@@ -193,6 +202,8 @@ class SemiVAE(nn.Module, ABC):
         for name, space in self.spaces.items():
             if given.get(name) is not None:
                 values = space.validate(given[name], name)
+                if isinstance(likelihood := getattr(self, f"p_{name}", None), Likelihood):
+                    likelihood.check(values, name)
                 out[name] = space.model_values(values, dtype) if space.is_label else values
         sizes = [len(values) for values in out.values()]
         if len(set(sizes)) > 1:
@@ -248,6 +259,17 @@ class SemiVAE(nn.Module, ABC):
         """
         parameter = next(self.parameters())
         return self.labels.model_values(self.labels.validate(y, name), parameter.dtype).to(parameter.device)
+
+    def save(self, path: str | Path) -> None:
+        """Writes weights, and how the model was built, into a file that `pyro_semivae.load(path)` makes it of again.
+
+        What no file can hold (functions and modules of one's own among the arguments) is named in a note; `load` then
+        needs a model like it, whose weights are replaced.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        save(self, path)
 
     def show(self, x: Tensor | None = None, y: Tensor | None = None, *, path: str | None = None) -> Figure:
         """Draws model and guide with what is observed, summed and sampled; prints factorisations and bound.

@@ -36,8 +36,10 @@ class CCVAE(CharacteristicVAE):
         z_c: D_c, the size of the characteristic latent of a class label (default: 30).
         z_s: D_s, the size of the rest; 0, the default, leaves it empty (REVAE on MNIST: 4 + 10, 10 + 0, 20 + 0; CCVAE's
             Tables 6 and 7 do not say; on CelebA 18 + 27).
-        networks: `MLPs()` of 600-600 (REVAE's Table 3), or `Convs()` (CCVAE's Table 3, for 64x64 images).
-        likelihood: p(x | .) given the decoder, `GreyBernoulliImage` or `LaplaceImage` (CCVAE on CelebA).
+        networks: `MLPs()` of 600-600 (REVAE's Table 3), `Convs()` (CCVAE's Table 3), or others; the default follows the
+            data, see `parts.networks_for`.
+        likelihood: p(x | .) given the decoder, a class of `conditionals` or a `partial` of one: `BernoulliLikelihood`,
+            `LaplaceLikelihood` (CCVAE on CelebA), ...; the default follows the data, see `parts.likelihood_for`.
         prior: p(y), probabilities of the classes or that a label is on; uniform where not given.
             `labels.frequencies(y)` has that of observed labels.
         classifier: `"network"`, or `"bayes"`, p(z_c | y) p(y) normalised, without parameters. The network is an MLP

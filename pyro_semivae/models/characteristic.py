@@ -9,11 +9,11 @@ from typing import Literal
 import pyro
 from torch import Tensor
 
-from pyro_semivae.conditionals import BayesLabel, Conditional, GreyBernoulliImage, LabelPrior, StandardNormal
+from pyro_semivae.conditionals import BayesLabel, LabelPrior, StandardNormal
 from pyro_semivae.errors import check_choice
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
-from pyro_semivae.nn import MLPs, Networks
+from pyro_semivae.nn import Networks
 from pyro_semivae.spaces import Data, Labels
 
 
@@ -37,7 +37,7 @@ class CharacteristicVAE(SemiVAE, ABC):
         z_c: int | None = None,
         z_s: int | None = None,
         networks: Networks | None = None,
-        likelihood: type[Conditional] = GreyBernoulliImage,
+        likelihood: parts.MakeLikelihood | None = None,
         prior: Tensor | None = None,
         classifier: Literal["network", "bayes"] = "network",
         label_hidden: tuple[int, ...] = (50,),
@@ -47,11 +47,12 @@ class CharacteristicVAE(SemiVAE, ABC):
         check_choice("classifier", classifier, ("network", "bayes"))
         z_c, z_s = (own if size is None else size for own, size in zip(self.sizes, (z_c, z_s), strict=True))
         parts.check_sizes(z_c=z_c, z_s=z_s)
-        networks = MLPs() if networks is None else networks
+        networks = networks or parts.networks_for(self.spaces["x"])
+        likelihood = likelihood or parts.likelihood_for(self.spaces["x"])
         self.p_y = LabelPrior(labels, prior)
         self.p_z_c = parts.characteristic_prior(labels, z_c, label_hidden, separation)
         self.p_z_s = StandardNormal(z_s)
-        self.p_x = parts.decoder(likelihood, networks, [parts.characteristic(labels, z_c), z_s], self.x_shape)
+        self.p_x = parts.decoder(likelihood, networks, [parts.characteristic(labels, z_c), z_s], self.spaces["x"])
         self.q_z = parts.split_encoder(labels, networks, self.x_shape, z_c, z_s)
         if classifier == "network":
             self.q_y = parts.characteristic_classifier(labels, z_c, label_hidden, separation)

@@ -8,7 +8,7 @@ import pyro
 from torch import Tensor, nn
 
 from pyro_semivae.conditionals import (
-    GreyBernoulliImage,
+    BernoulliLikelihood,
     Label,
     LabelPrior,
     SquashedGaussian,
@@ -45,7 +45,7 @@ class InvertedVAE(SemiVAE):
     images teach both: `elbo.terms(vae.model, vae.guide, None, y)`, or `fit(..., labels_alone=y)`.
 
     Args:
-        x_shape: `(C, H, W)` of the images, float in [0, 1]; grey levels as `GreyBernoulliImage` takes them.
+        x_shape: `(C, H, W)` of the images, float in [0, 1]; grey levels as `BernoulliLikelihood` takes them.
         labels: the label space.
         z: D_z. low, high: the box.
         classifier_hidden, encoder_hidden, decoder_hidden: hidden sizes of q(y | x), q(z | x, y), p(x | y, z).
@@ -95,7 +95,7 @@ class InvertedVAE(SemiVAE):
             raise InputError(f"low, high: got {low}, {high}; accepted is low < high")
         self.p_y = LabelPrior(labels, prior)
         self.p_z = UniformBox(z, low, high)
-        self.p_x = GreyBernoulliImage(MLP([labels, z], decoder_hidden, self.x_shape, activation))
+        self.p_x = BernoulliLikelihood(self.spaces["x"], MLP([labels, z], decoder_hidden, self.x_shape, activation))
         self.q_x = UniformImage(self.x_shape)
         q_y = MLP([self.x_shape], classifier_hidden, (labels.raw_size,), activation)
         if classifier_noise is not None:

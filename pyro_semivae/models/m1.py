@@ -10,12 +10,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from pyro_semivae.conditionals import Conditional, Gaussian, GreyBernoulliImage, Label, StandardNormal
+from pyro_semivae.conditionals import Gaussian, Label, StandardNormal
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import TraceLabels_ELBO
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
-from pyro_semivae.nn import MLPs, Networks
+from pyro_semivae.nn import Networks
 from pyro_semivae.spaces import Data, Labels, is_missing
 
 
@@ -71,13 +71,14 @@ class M1(SemiVAE):
         *,
         z: int = 20,
         networks: Networks | None = None,
-        likelihood: type[Conditional] = GreyBernoulliImage,
+        likelihood: parts.MakeLikelihood | None = None,
     ):
         super().__init__(x=x_shape, y=labels)
         parts.check_sizes(z=z)
-        networks = MLPs() if networks is None else networks
+        networks = networks or parts.networks_for(self.spaces["x"])
+        likelihood = likelihood or parts.likelihood_for(self.spaces["x"])
         self.p_z = StandardNormal(z)
-        self.p_x = parts.decoder(likelihood, networks, [z], self.x_shape)
+        self.p_x = parts.decoder(likelihood, networks, [z], self.spaces["x"])
         self.q_z = Gaussian(networks.encoder(self.x_shape, 2 * z))
         self.q_y = Label(labels, _Line(z, labels.raw_size))
 

@@ -8,9 +8,7 @@ import pyro
 from torch import Tensor
 
 from pyro_semivae.conditionals import (
-    Conditional,
     Gaussian,
-    GreyBernoulliImage,
     Label,
     LabelPrior,
     StandardNormal,
@@ -19,7 +17,7 @@ from pyro_semivae.infer import Objective
 from pyro_semivae.infer.weights import Weight
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
-from pyro_semivae.nn import MLPs, Networks
+from pyro_semivae.nn import Networks
 from pyro_semivae.spaces import Data, Labels
 
 
@@ -74,15 +72,16 @@ class M2(SemiVAE):
         *,
         z: int = 20,
         networks: Networks | None = None,
-        likelihood: type[Conditional] = GreyBernoulliImage,
+        likelihood: parts.MakeLikelihood | None = None,
         prior: Tensor | None = None,
     ):
         super().__init__(x=x_shape, y=labels)
         parts.check_sizes(z=z)
-        networks = MLPs() if networks is None else networks
+        networks = networks or parts.networks_for(self.spaces["x"])
+        likelihood = likelihood or parts.likelihood_for(self.spaces["x"])
         self.p_y = LabelPrior(labels, prior)
         self.p_z = StandardNormal(z)
-        self.p_x = parts.decoder(likelihood, networks, [labels, z], self.x_shape)
+        self.p_x = parts.decoder(likelihood, networks, [labels, z], self.spaces["x"])
         self.q_y = Label(labels, networks.encoder(self.x_shape, labels.raw_size))
         self.q_z = Gaussian(networks.encoder(self.x_shape, 2 * z, [labels]))
 

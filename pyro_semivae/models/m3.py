@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pyro
 from torch import Tensor
 
-from pyro_semivae.conditionals import Conditional, GreyBernoulliImage, PerLabelNormal, StandardNormal
+from pyro_semivae.conditionals import PerLabelNormal, StandardNormal
 from pyro_semivae.infer import Objective
 from pyro_semivae.infer.weights import Weight
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
-from pyro_semivae.nn import MLPs, Networks
+from pyro_semivae.nn import Networks
 from pyro_semivae.spaces import Data, Labels
 
 
@@ -59,15 +59,16 @@ class M3(SemiVAE):
         z_c: int = 10,
         z_s: int = 10,
         networks: Networks | None = None,
-        likelihood: type[Conditional] = GreyBernoulliImage,
+        likelihood: parts.MakeLikelihood | None = None,
         label_hidden: tuple[int, ...] = (50,),
     ):
         super().__init__(x=x_shape, y=labels)
         parts.check_sizes(z_c=z_c, z_s=z_s)
-        networks = MLPs() if networks is None else networks
+        networks = networks or parts.networks_for(self.spaces["x"])
+        likelihood = likelihood or parts.likelihood_for(self.spaces["x"])
         self.p_z_c = StandardNormal(z_c) if labels.entries is None else PerLabelNormal(labels.entries)
         self.p_z_s = StandardNormal(z_s)
-        self.p_x = parts.decoder(likelihood, networks, [parts.characteristic(labels, z_c), z_s], self.x_shape)
+        self.p_x = parts.decoder(likelihood, networks, [parts.characteristic(labels, z_c), z_s], self.spaces["x"])
         self.q_z = parts.split_encoder(labels, networks, self.x_shape, z_c, z_s)
         self.q_y = parts.characteristic_classifier(labels, z_c, label_hidden)
 

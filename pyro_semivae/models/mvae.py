@@ -6,8 +6,6 @@ import pyro
 from torch import Tensor
 
 from pyro_semivae.conditionals import (
-    Conditional,
-    GreyBernoulliImage,
     Label,
     ProductOfExperts,
     StandardNormal,
@@ -15,7 +13,7 @@ from pyro_semivae.conditionals import (
 from pyro_semivae.infer import TraceMVAE_ELBO
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
-from pyro_semivae.nn import MLP, MLPs, Networks
+from pyro_semivae.nn import MLP, Networks
 from pyro_semivae.spaces import Data, Labels
 
 
@@ -70,15 +68,16 @@ class MVAE(SemiVAE):
         *,
         z: int = 20,
         networks: Networks | None = None,
-        likelihood: type[Conditional] = GreyBernoulliImage,
+        likelihood: parts.MakeLikelihood | None = None,
         label_hidden: tuple[int, ...] = (50,),
     ):
         super().__init__(x=x_shape, y=labels)
         parts.check_sizes(z=z)
-        networks = MLPs() if networks is None else networks
+        networks = networks or parts.networks_for(self.spaces["x"])
+        likelihood = likelihood or parts.likelihood_for(self.spaces["x"])
         self.p_z = StandardNormal(z)
         self.p_y = Label(labels, MLP([z], label_hidden, (labels.raw_size,)))
-        self.p_x = parts.decoder(likelihood, networks, [z], self.x_shape)
+        self.p_x = parts.decoder(likelihood, networks, [z], self.spaces["x"])
         self.q_z = ProductOfExperts(networks.encoder(self.x_shape, 2 * z), labels.num_values, z)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:

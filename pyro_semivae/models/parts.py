@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from pyro_semivae.conditionals import (
+    BernoulliLikelihood,
     Conditional,
     Gaussian,
+    GaussianLikelihood,
     Label,
+    LaplaceLikelihood,
+    Likelihood,
+    NegativeBinomialLikelihood,
     PerLabelAndRestGaussian,
     PerLabelBernoulli,
     PerLabelGaussian,
@@ -21,8 +28,10 @@ from pyro_semivae.data.noise import shift
 from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.infer import ClassifierTerm, Objective, TraceLabels_ELBO
 from pyro_semivae.infer.weights import Weight, check_weight
-from pyro_semivae.nn import MLP, Coded, Entries, Networks, Shape
-from pyro_semivae.spaces import Labels, any_known
+from pyro_semivae.nn import MLP, Coded, Convs, Entries, MLPs, Networks, Shape
+from pyro_semivae.spaces import Data, Labels, any_known
+
+MakeLikelihood = Callable[..., Likelihood]  # of a space and a network: a class of likelihoods, or a partial of one
 
 
 def check_sizes(**sizes: int) -> None:
@@ -102,11 +111,31 @@ def frozen(module: nn.Module) -> nn.Module:
     return module
 
 
-def decoder(
-    likelihood: type[Conditional], networks: Networks, parents: Sequence[int | Coded], shape: Shape
-) -> Conditional:
-    """p(x | parents): a likelihood of data of this shape on a network with as many outputs as it needs."""
-    return likelihood(networks.decoder(parents, likelihood.raw_shape(shape)))
+def decoder(make: MakeLikelihood, networks: Networks, parents: Sequence[int | Coded], space: Data) -> Likelihood:
+    """p(x | parents): a likelihood over a space of data, on a network with as many outputs as it needs."""
+    of_class = make.func if isinstance(make, partial) else make
+    if not (isinstance(of_class, type) and issubclass(of_class, Likelihood)):
+        raise InputError(f"likelihood: got {make!r}; accepted is a class of likelihoods, or a partial of one")
+    return make(space, networks.decoder(parents, of_class.raw_shape(space)))
+
+
+def networks_for(space: Data) -> Networks:
+    """The networks that a model has unless it is told: MLPs, but convolutions for images of more than 28x28 grey pixels
+    whose sides are 16 or more."""
+    large = space.pictures and math.prod(space.shape) > 28 * 28 and min(space.shape[1:]) >= 16
+    return Convs() if large else MLPs()
+
+
+def likelihood_for(space: Data) -> MakeLikelihood:
+    """The likelihood that a model has unless it is told.
+
+    Of images that `networks_for` gives MLPs the Bernoulli cross-entropy, of larger ones Laplace pixels; of vectors
+    Gaussians of a learned scale, of counts negative binomials.
+    """
+    if space.pictures:
+        return LaplaceLikelihood if isinstance(networks_for(space), Convs) else BernoulliLikelihood
+    whole = constraints.nonnegative_integer in space.within
+    return NegativeBinomialLikelihood if whole else partial(GaussianLikelihood, learned=True)
 
 
 def characteristic(labels: Labels, z_c: int) -> int | Entries:

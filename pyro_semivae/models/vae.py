@@ -5,11 +5,11 @@ from __future__ import annotations
 import pyro
 from torch import Tensor
 
-from pyro_semivae.conditionals import Conditional, Gaussian, GreyBernoulliImage, StandardNormal
+from pyro_semivae.conditionals import Gaussian, StandardNormal
 from pyro_semivae.infer import TraceLabels_ELBO
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
-from pyro_semivae.nn import MLPs, Networks
+from pyro_semivae.nn import Networks
 from pyro_semivae.spaces import Data, Labels
 
 
@@ -50,13 +50,14 @@ class VAE(SemiVAE):
         *,
         z: int = 20,
         networks: Networks | None = None,
-        likelihood: type[Conditional] = GreyBernoulliImage,
+        likelihood: parts.MakeLikelihood | None = None,
     ):
         super().__init__(x=x_shape, y=labels)
         parts.check_sizes(z=z)
-        networks = MLPs() if networks is None else networks
+        networks = networks or parts.networks_for(self.spaces["x"])
+        likelihood = likelihood or parts.likelihood_for(self.spaces["x"])
         self.p_z = StandardNormal(z)
-        self.p_x = parts.decoder(likelihood, networks, [z], self.x_shape)
+        self.p_x = parts.decoder(likelihood, networks, [z], self.spaces["x"])
         self.q_z = Gaussian(networks.encoder(self.x_shape, 2 * z))
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:

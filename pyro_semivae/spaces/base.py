@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions import constraints
 from torch import Tensor
 
 from pyro_semivae.spaces.missing import MISSING, is_missing
@@ -53,9 +54,11 @@ class Data(Space):
 
     Attributes:
         pictures: whether rows can be shown as images.
+        within: sets that all values are in; a likelihood with such a support takes them unseen.
     """
 
     pictures: ClassVar[bool] = False
+    within: ClassVar[tuple[constraints.Constraint, ...]] = (constraints.real,)
 
     @property
     @abstractmethod
@@ -73,6 +76,10 @@ class Data(Space):
 
     def model_values(self, values: Tensor, dtype: torch.dtype) -> Tensor:
         return values.to(dtype)
+
+    def mean_of(self, raw: Tensor) -> Tensor:
+        """A network's output as the mean of such data; here as it is."""
+        return raw
 
     def missing(self, num_rows: int) -> Tensor:
         """`num_rows` rows that are missing: NaN in every entry."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from pyro.distributions import constraints
 from torch import Tensor
 
 from pyro_semivae.errors import InputError, as_tensor, check_count
@@ -30,6 +31,7 @@ class Images(Data):
     width: int
 
     pictures: ClassVar[bool] = True
+    within: ClassVar[tuple[constraints.Constraint, ...]] = (constraints.unit_interval, constraints.real)
 
     def __post_init__(self) -> None:
         for size in self.shape:
@@ -48,6 +50,10 @@ class Images(Data):
 
     def model_values(self, values: Tensor, dtype: torch.dtype) -> Tensor:
         return to_unit(values, dtype)
+
+    def mean_of(self, raw: Tensor) -> Tensor:
+        """A network's output as the mean of such data: in [0, 1]."""
+        return raw.sigmoid()
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,12 @@ class Counts(_Row):
     tensor([[0., 2.],
             [1., 0.]])
     """
+
+    within: ClassVar[tuple[constraints.Constraint, ...]] = (constraints.nonnegative_integer, constraints.real)
+
+    def mean_of(self, raw: Tensor) -> Tensor:
+        """A network's output as the mean of such data: above 0."""
+        return raw.exp()
 
     def validate(self, values: Any, name: str = "x") -> Tensor:
         accepted = f"whole numbers from 0, (B, {self.size}), or NaN throughout a row that is missing"

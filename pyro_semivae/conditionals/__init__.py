@@ -1,0 +1,63 @@
+"""A conditional is a module that returns a distribution given its parents.
+
+Models and guides are lists of `pyro.sample` lines over conditionals; a conditional knows its family and
+how a network's raw output becomes that family's parameters, and nothing of sites, plates or labels that
+are missing. Conditionals broadcast on the left: extra batch dimensions of the parents (Monte-Carlo
+samples, enumerated labels) become batch dimensions of the distribution.
+"""
+
+from pyro_semivae.conditionals.base import Conditional
+from pyro_semivae.conditionals.entries import (
+    PerLabelAndRestGaussian,
+    PerLabelBernoulli,
+    PerLabelGaussian,
+    PerLabelNormal,
+)
+from pyro_semivae.conditionals.labels import BayesLabel, Label, LabelPrior
+from pyro_semivae.conditionals.latents import (
+    Gaussian,
+    GaussianExperts,
+    ProductOfExperts,
+    SplitGaussian,
+    SquashedGaussian,
+    StandardNormal,
+    UniformBox,
+)
+from pyro_semivae.conditionals.likelihoods import (
+    BernoulliLikelihood,
+    ContinuousBernoulliLikelihood,
+    GaussianLikelihood,
+    HeteroscedasticGaussianLikelihood,
+    LaplaceLikelihood,
+    Likelihood,
+    NegativeBinomialLikelihood,
+    PoissonLikelihood,
+    UniformImage,
+)
+
+__all__ = [
+    "BayesLabel",
+    "BernoulliLikelihood",
+    "Conditional",
+    "ContinuousBernoulliLikelihood",
+    "Gaussian",
+    "GaussianExperts",
+    "GaussianLikelihood",
+    "HeteroscedasticGaussianLikelihood",
+    "Label",
+    "LabelPrior",
+    "LaplaceLikelihood",
+    "Likelihood",
+    "NegativeBinomialLikelihood",
+    "PerLabelAndRestGaussian",
+    "PerLabelBernoulli",
+    "PerLabelGaussian",
+    "PerLabelNormal",
+    "PoissonLikelihood",
+    "ProductOfExperts",
+    "SplitGaussian",
+    "SquashedGaussian",
+    "StandardNormal",
+    "UniformBox",
+    "UniformImage",
+]

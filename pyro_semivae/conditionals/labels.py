@@ -1,0 +1,79 @@
+"""Conditionals of labels, over a space of them."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyro_semivae.conditionals.base import Conditional
+from pyro_semivae.spaces import Labels
+
+
+class Label(Conditional):
+    """p(y | parents) over a space of labels; `net` maps the parents to its raw parameters, `batch + (raw_size,)`.
+
+    Args:
+        space: of the labels. A label with entries has a plate of its own: `batch` then ends in its dimension, 1, and
+            the batch shape is `(..., B, E)`.
+
+    >>> from pyro_semivae.nn import MLP
+    >>> from pyro_semivae.spaces import Binary, Classes
+    >>> Label(Classes(3), MLP([(5,)], [8], (3,)))(torch.zeros(7, 5)).batch_shape
+    torch.Size([7])
+    >>> Label(Binary(3), MLP([(5,)], [8], (3,)))(torch.zeros(7, 1, 5)).batch_shape
+    torch.Size([7, 3])
+    """
+
+    def __init__(self, space: Labels, net: nn.Module):
+        super().__init__()
+        self.space, self.net = space, net
+
+    def extra_repr(self) -> str:
+        return str(self.space)
+
+    def forward(self, *parents: Tensor) -> dist.TorchDistribution:
+        return self.space.distribution(self.net(*parents))
+
+
+class LabelPrior(Conditional):
+    """A fixed p(y) over a space of labels; no parents. Batch shape `()`, or `(E,)` of a label with entries.
+
+    Args:
+        space: of the labels. given: its parameters, see the space's `prior`: probabilities of the classes, that labels
+            are on, or means and deviations. They are kept in the state dict.
+
+    >>> from pyro_semivae.spaces import Classes
+    >>> LabelPrior(Classes(2), torch.tensor([0.25, 0.75]))().probs
+    tensor([0.2500, 0.7500])
+    """
+
+    def __init__(self, space: Labels, given: Tensor | None = None):
+        super().__init__()
+        self.space = space
+        self.register_buffer("logits", space.logits(space.prior(given)))
+
+    def extra_repr(self) -> str:
+        return str(self.space)
+
+    def forward(self) -> dist.TorchDistribution:
+        return self.space.prior_distribution(self.logits)
+
+
+class BayesLabel(Conditional):
+    """The classifier that Bayes' rule gives: q(y | z) = p(z | y) p(y) / sum_y' p(z | y') p(y').
+
+    It has no parameters of its own: it reads the `p_z` and `p_y` that it was made with (a model that replaces
+    them must make it anew), so that the Jensen bound with this q(y | z) is the exact marginal.
+
+    Args:
+        p_z: conditional of z given a label; of a label with entries, of a scalar for each entry.
+        p_y: the label's prior.
+    """
+
+    def __init__(self, p_z: Conditional, p_y: LabelPrior):
+        super().__init__()
+        self._parts = (p_z, p_y)  # a tuple: the modules stay registered once, with the model
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        p_z, p_y = self._parts
+        return p_y.space.posterior(p_z, p_y.logits, z)

@@ -1,0 +1,237 @@
+"""Likelihoods: p(x | parents) over a space of data, its entries independent given the parents."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor, nn
+
+from pyro_semivae.conditionals.base import Conditional
+from pyro_semivae.distributions import GreyBernoulli
+from pyro_semivae.errors import InputError, check_number
+from pyro_semivae.nn import positive
+from pyro_semivae.spaces import Data
+from pyro_semivae.spaces.base import absent_rows
+
+
+class Likelihood(Conditional):
+    """Abstract: p(x | parents) over a space of data.
+
+    Args:
+        space: of the data. net: maps the parents to `batch + raw_shape(space)`.
+
+    Event shape: a row's. The mean of images is sigmoid(net), that of vectors net, that of counts exp(net), and so the
+    mean of data is always in their space.
+
+    Attributes:
+        support: what values have a density; data are checked against it.
+    """
+
+    support: ClassVar[constraints.Constraint] = constraints.real
+
+    def __init__(self, space: Data, net: nn.Module):
+        super().__init__()
+        self.space, self.net = space, net
+
+    @classmethod
+    def raw_shape(cls, space: Data) -> tuple[int, ...]:
+        """The shape of a network's output for a row of such data: here a number for each entry."""
+        return space.shape
+
+    def extra_repr(self) -> str:
+        return str(self.space)
+
+    @abstractmethod
+    def entries(self, raw: Tensor) -> dist.TorchDistribution:
+        """The distributions of the entries, `batch + shape`, that a network's output stands for."""
+
+    def forward(self, *parents: Tensor) -> dist.TorchDistribution:
+        return self.entries(self.net(*parents)).to_event(len(self.space.shape))
+
+    def check(self, values: Tensor, name: str) -> None:
+        """Checks data that its space has accepted.
+
+        Raises:
+            InputError: some have no density; rows that are missing, NaN throughout, need none.
+        """
+        if self.support in self.space.within:
+            return
+        outside = ~self.support.check(values) & ~absent_rows(values).view(-1, *[1] * (values.dim() - 1))
+        if outside.any():
+            got = values[outside][:5].tolist()
+            raise InputError(f"{name}: got {got}; {type(self).__name__} accepts {_SUPPORTS[self.support]}")
+
+
+_SUPPORTS = {
+    constraints.unit_interval: "numbers in [0, 1]",
+    constraints.nonnegative_integer: "whole numbers from 0",
+}
+
+
+class BernoulliLikelihood(Likelihood):
+    """Independent `GreyBernoulli` entries: the cross-entropy, exact for values of 0 and 1, not normalised between."""
+
+    support = constraints.unit_interval
+
+    def entries(self, raw: Tensor) -> dist.TorchDistribution:
+        return GreyBernoulli(logits=raw)
+
+
+class ContinuousBernoulliLikelihood(Likelihood):
+    """Independent continuous Bernoullis: the cross-entropy of grey levels, normalised over [0, 1].
+
+    p(x) = C(pi) pi^x (1 - pi)^(1 - x), C(pi) = 2 atanh(1 - 2 pi) / (1 - 2 pi), 2 at pi = 1/2; the mean is not pi.
+
+    Reference: G. Loaiza-Ganem, J. P. Cunningham, "The continuous Bernoulli: fixing a pervasive error in variational
+    autoencoders", NeurIPS 2019 (Eqs. 5 to 8).
+    """
+
+    support = constraints.unit_interval
+
+    def entries(self, raw: Tensor) -> dist.TorchDistribution:
+        return dist.ContinuousBernoulli(logits=raw)
+
+
+class LaplaceLikelihood(Likelihood):
+    """Independent Laplace entries of one fixed scale (images: CCVAE, C.3, where it is 1).
+
+    Args:
+        scale: above 0.
+    """
+
+    def __init__(self, space: Data, net: nn.Module, scale: float = 1.0):
+        super().__init__(space, net)
+        self.scale = check_number("scale", scale, above=0)
+
+    def extra_repr(self) -> str:
+        return f"{self.space}, scale={self.scale:g}"
+
+    def entries(self, raw: Tensor) -> dist.TorchDistribution:
+        loc = self.space.mean_of(raw)
+        return dist.Laplace(loc, torch.full_like(loc, self.scale))
+
+
+class GaussianLikelihood(Likelihood):
+    """Independent Gaussian entries of one scale, fixed or learned.
+
+    Args:
+        scale: sigma, above 0; the start, where it is learned. learned: whether it is a parameter (the sigma-VAE), as a
+            scale that fits the data weighs log p(x|.) against the latents' terms.
+
+    Reference: O. Rybkin, K. Daniilidis, S. Levine, "Simple and Effective VAE Training with Calibrated Decoders", ICML
+    2021.
+    """
+
+    FLOOR: ClassVar[float] = 1e-3
+
+    def __init__(self, space: Data, net: nn.Module, scale: float = 1.0, learned: bool = False):
+        super().__init__(space, net)
+        self.scale = check_number("scale", scale, above=self.FLOOR)
+        self.raw = nn.Parameter(torch.tensor(math.log(math.expm1(scale - self.FLOOR)))) if learned else None
+
+    def extra_repr(self) -> str:
+        return f"{self.space}, scale={self.scale:g}{', learned' if self.raw is not None else ''}"
+
+    def entries(self, raw: Tensor) -> dist.TorchDistribution:
+        loc = self.space.mean_of(raw)
+        scale = torch.full_like(loc, self.scale) if self.raw is None else positive(self.raw, self.FLOOR).expand_as(loc)
+        return dist.Normal(loc, scale)
+
+
+class HeteroscedasticGaussianLikelihood(Likelihood):
+    """Independent Gaussian entries whose means and scales a network says: `raw_shape` has twice as many channels.
+
+    A network can make a density as high as it likes at entries that are constant; sigma >= 1e-3 bounds it.
+    """
+
+    @classmethod
+    def raw_shape(cls, space: Data) -> tuple[int, ...]:
+        return (2 * space.shape[0], *space.shape[1:])
+
+    def entries(self, raw: Tensor) -> dist.TorchDistribution:
+        loc, scale = raw.chunk(2, -len(self.space.shape))
+        return dist.Normal(self.space.mean_of(loc), positive(scale))
+
+
+class _CountLikelihood(Likelihood):
+    """Abstract: of counts, whose mean is exp(net), or size * softmax(net).
+
+    Args:
+        sized: whether the first parent is a size, `batch + (1,)` and above 0: the sum of the means, such as the number
+            of all molecules that were seen of a cell. `net` takes the others.
+    """
+
+    support = constraints.nonnegative_integer
+
+    def __init__(self, space: Data, net: nn.Module, sized: bool = False):
+        if self.support not in space.within:
+            raise InputError(f"likelihood: got {type(self).__name__} for {space}; it accepts Counts")
+        super().__init__(space, net)
+        self.sized = sized
+
+    def extra_repr(self) -> str:
+        return f"{self.space}{', sized' if self.sized else ''}"
+
+    def forward(self, *parents: Tensor) -> dist.TorchDistribution:
+        if self.sized:
+            size, *parents = parents
+            log_mean = self.net(*parents).log_softmax(-1) + size.log()
+        else:
+            log_mean = self.net(*parents)
+        return self.entries(log_mean).to_event(len(self.space.shape))
+
+
+class PoissonLikelihood(_CountLikelihood):
+    """Independent Poisson counts.
+
+    Args:
+        sized: whether the first parent is the size that the means sum to.
+
+    >>> from pyro_semivae.spaces import Counts
+    >>> PoissonLikelihood(Counts(3), nn.Identity())(torch.zeros(5, 3)).mean.shape
+    torch.Size([5, 3])
+    """
+
+    def entries(self, raw: Tensor) -> dist.TorchDistribution:
+        return dist.Poisson(raw.exp())
+
+
+class NegativeBinomialLikelihood(_CountLikelihood):
+    """Independent negative binomial counts, of variance mean + mean^2 / r with an r for each entry, learned.
+
+    Args:
+        sized: whether the first parent is the size that the means sum to.
+
+    >>> from pyro_semivae.spaces import Counts
+    >>> p_x = NegativeBinomialLikelihood(Counts(3), nn.Identity(), sized=True)
+    >>> p_x(torch.tensor([90.0]), torch.zeros(3)).mean
+    tensor([30.0000, 30.0000, 30.0000], grad_fn=<MulBackward0>)
+    """
+
+    def __init__(self, space: Data, net: nn.Module, sized: bool = False):
+        super().__init__(space, net, sized)
+        self.log_r = nn.Parameter(torch.zeros(space.shape))
+
+    def entries(self, raw: Tensor) -> dist.TorchDistribution:
+        return dist.NegativeBinomial(self.log_r.exp(), logits=raw - self.log_r)
+
+
+class UniformImage(Conditional):
+    """An uninformative density of images: every pixel is a fair `GreyBernoulli`; no parents. Batch shape `()`.
+
+    Args:
+        x_shape: `(C, H, W)`.
+    """
+
+    def __init__(self, x_shape: Sequence[int]):
+        super().__init__()
+        self.register_buffer("logits", torch.zeros(*x_shape), persistent=False)
+
+    def forward(self) -> dist.TorchDistribution:
+        return GreyBernoulli(logits=self.logits).to_event(3)

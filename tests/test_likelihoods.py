@@ -1,0 +1,195 @@
+"""Likelihoods: each is the density it is named after, has a mean in its data's space, and says which data it takes."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from scipy import integrate, stats
+from torch import nn
+from torch.testing import assert_close
+
+from pyro_semivae.check import check_model
+from pyro_semivae.conditionals import (
+    BernoulliLikelihood,
+    ContinuousBernoulliLikelihood,
+    GaussianLikelihood,
+    HeteroscedasticGaussianLikelihood,
+    LaplaceLikelihood,
+    NegativeBinomialLikelihood,
+    PoissonLikelihood,
+)
+from pyro_semivae.errors import InputError
+from pyro_semivae.models import CCVAE, M1, M2, M3, MVAE, VAE
+from pyro_semivae.models.parts import likelihood_for, networks_for
+from pyro_semivae.nn import Convs, MLPs
+from pyro_semivae.spaces import Binary, Classes, Counts, Images, Vectors
+from pyro_semivae.train import fit
+
+B, K = 5, 3
+IMAGES, VECTORS, COUNTS = Images(2, 4, 7), Vectors(6), Counts(6)
+ALL = [
+    (BernoulliLikelihood, IMAGES),
+    (ContinuousBernoulliLikelihood, IMAGES),
+    (LaplaceLikelihood, IMAGES),
+    (partial(LaplaceLikelihood, scale=0.3), VECTORS),
+    (GaussianLikelihood, IMAGES),
+    (partial(GaussianLikelihood, scale=0.2, learned=True), VECTORS),
+    (HeteroscedasticGaussianLikelihood, IMAGES),
+    (HeteroscedasticGaussianLikelihood, VECTORS),
+    (PoissonLikelihood, COUNTS),
+    (NegativeBinomialLikelihood, COUNTS),
+]
+each = pytest.mark.parametrize(("make", "space"), ALL, ids=lambda value: str(getattr(value, "func", value))[-40:])
+
+
+def kind(make):
+    return getattr(make, "func", make)
+
+
+def by_scipy(likelihood, raw, x):
+    """The log-density of a row, by scipy, from a network's output."""
+    space, name = likelihood.space, type(likelihood).__name__
+    if isinstance(likelihood, HeteroscedasticGaussianLikelihood):
+        raw, scale = raw.chunk(2, -len(space.shape))
+        scale = (scale.exp() + 1).log() + 1e-3
+    loc = 1 / (1 + (-raw).exp()) if isinstance(space, Images) else raw.exp() if isinstance(space, Counts) else raw
+    loc, x = loc.detach().numpy(), x.numpy()
+    density = {
+        "BernoulliLikelihood": lambda: stats.bernoulli.logpmf(x, loc),
+        "LaplaceLikelihood": lambda: stats.laplace.logpdf(x, loc, likelihood.scale),
+        "GaussianLikelihood": lambda: stats.norm.logpdf(x, loc, likelihood.scale),
+        "HeteroscedasticGaussianLikelihood": lambda: stats.norm.logpdf(x, loc, scale.detach().numpy()),
+        "PoissonLikelihood": lambda: stats.poisson.logpmf(x, loc),
+    }
+    if name == "NegativeBinomialLikelihood":  # of scipy's form: r failures, p = r / (r + mean)
+        r = likelihood.log_r.exp().detach().numpy()
+        return stats.nbinom.logpmf(x, r, r / (r + loc))
+    return density[name]()
+
+
+def values_of(space, kind):
+    if isinstance(space, Counts):
+        return torch.randint(9, (B, *space.shape)).double()
+    x = torch.rand(B, *space.shape)
+    return x.round() if kind is BernoulliLikelihood else x
+
+
+@each
+def test_it_is_the_density_it_is_named_after_and_broadcasts_on_the_left(make, space):
+    if kind(make) is ContinuousBernoulliLikelihood:
+        pytest.skip("by quadrature, below")
+    likelihood = make(space, nn.Identity())
+    if kind(make) is NegativeBinomialLikelihood:
+        nn.init.normal_(likelihood.log_r)
+    raw, x = torch.randn(K, B, *likelihood.raw_shape(space)), values_of(space, kind(make))
+    p = likelihood(raw)
+    assert p.batch_shape == (K, B) and p.event_shape == space.shape
+    expected = torch.as_tensor(by_scipy(likelihood, raw, x)).flatten(2).sum(-1)
+    assert_close(p.log_prob(x), expected)
+    space.validate(p.mean[0].detach() if not isinstance(space, Counts) else p.mean[0].round(), "x")  # is in the space
+
+
+def test_the_continuous_bernoulli_is_normalised_and_has_its_mean():
+    for logit in (-6.0, -0.9, -1e-4, 0.0, 0.3, 4.0):
+        likelihood = ContinuousBernoulliLikelihood(Vectors(1), nn.Identity())
+        p = likelihood(torch.tensor([logit]))
+
+        def density(x, p=p):
+            return p.log_prob(torch.tensor([x])).exp().item()
+
+        assert integrate.quad(density, 0, 1)[0] == pytest.approx(1, abs=1e-9)
+        mean = integrate.quad(lambda x, density=density: x * density(x), 0, 1)[0]
+        assert p.mean.item() == pytest.approx(mean, abs=1e-6)
+        if abs(logit) > 0.1:  # the closed form
+            pi = 1 / (1 + math.exp(-logit))
+            constant = 2 * math.atanh(1 - 2 * pi) / (1 - 2 * pi)
+            assert density(0.3) == pytest.approx(constant * pi**0.3 * (1 - pi) ** 0.7, rel=1e-9)
+
+
+def test_a_learned_scale_is_found():
+    """Of a standard deviation of 0.3 around a mean that is known."""
+    likelihood = GaussianLikelihood(Vectors(4), nn.Identity(), learned=True)
+    assert [*dict(likelihood.named_parameters())] == ["raw"] and likelihood(torch.zeros(4)).stddev.max() == 1
+    x, optimiser = 0.3 * torch.randn(2000, 4), torch.optim.Adam(likelihood.parameters(), 0.05)
+    for _ in range(300):
+        optimiser.zero_grad()
+        (-likelihood(torch.zeros_like(x)).log_prob(x).mean()).backward()
+        optimiser.step()
+    assert likelihood(torch.zeros(4)).stddev[0].item() == pytest.approx(x.square().mean().sqrt().item(), rel=1e-3)
+    assert not [*GaussianLikelihood(Vectors(4), nn.Identity()).parameters()]
+
+
+@pytest.mark.parametrize("make", [PoissonLikelihood, NegativeBinomialLikelihood])
+def test_the_means_sum_to_a_size(make):
+    likelihood, raw = make(COUNTS, nn.Identity(), sized=True), torch.randn(B, 6)
+    size = torch.linspace(10, 90, B)[:, None]
+    mean = likelihood(size, raw).mean
+    assert_close(mean.sum(-1, keepdim=True), size)
+    assert_close(mean, size * raw.softmax(-1))
+
+
+@pytest.mark.parametrize(
+    ("make", "space", "x", "message"),
+    [
+        (BernoulliLikelihood, Vectors(2), [[0.5, 1.2]], r"x: got \[1.2.*\]; BernoulliLikelihood accepts numbers in"),
+        (ContinuousBernoulliLikelihood, Vectors(2), [[-0.1, 0.2]], r"ContinuousBernoulliLikelihood accepts numbers in"),
+        (BernoulliLikelihood, Counts(2), [[0.0, 2.0]], r"x: got \[2.0, 2.0, 2.0, 2.0\]; Bern"),
+    ],
+)
+def test_data_are_checked_against_the_support(make, space, x, message):
+    vae = VAE(space, Classes(2), networks=MLPs((4,)), likelihood=make)
+    x = torch.tensor(x).repeat(4, 1)
+    for run in (lambda: vae.table(x), lambda: fit(vae, x, progress=False), lambda: check_model(vae, x)):
+        with pytest.raises(InputError, match=message):
+            run()
+    absent = torch.full((1, 2), torch.nan)
+    vae.table(torch.cat([x.clamp(0, 1), absent]) if isinstance(space, Vectors) else x.clamp(0, 1))
+
+
+@pytest.mark.parametrize("make", [PoissonLikelihood, NegativeBinomialLikelihood])
+def test_counts_have_densities_of_counts_alone(make):
+    with pytest.raises(InputError, match=r"likelihood: got \w+ for Images.*; it accepts Counts"):
+        VAE((1, 8, 8), Classes(2), likelihood=make)
+
+
+@pytest.mark.parametrize("value", [MLPs, "laplace", nn.Identity()])
+def test_a_likelihood_is_a_class(value):
+    with pytest.raises(InputError, match=r"likelihood: got .*; accepted is a class of likelihoods"):
+        VAE((1, 8, 8), Classes(2), likelihood=value)
+
+
+@pytest.mark.parametrize(
+    ("space", "networks", "likelihood"),
+    [
+        (Images(1, 28, 28), MLPs(), BernoulliLikelihood),
+        (Images(1, 8, 8), MLPs(), BernoulliLikelihood),
+        (Images(3, 12, 40), MLPs(), BernoulliLikelihood),
+        (Images(3, 32, 32), Convs(), LaplaceLikelihood),
+        (Images(1, 64, 64), Convs(), LaplaceLikelihood),
+        (VECTORS, MLPs(), GaussianLikelihood),
+        (COUNTS, MLPs(), NegativeBinomialLikelihood),
+    ],
+)
+def test_networks_and_likelihood_follow_the_data(space, networks, likelihood):
+    assert networks_for(space) == networks and kind(likelihood_for(space)) is likelihood
+
+
+@pytest.mark.parametrize("model", [CCVAE, M1, M2, M3, MVAE])
+@pytest.mark.parametrize("labels", [Classes(3), Binary(2)], ids=["classes", "binary"])
+def test_they_do_so_whatever_the_labels(model, labels):
+    for space in (Images(3, 64, 64), Vectors(7)):
+        p_x = model(space, labels).p_x
+        assert type(p_x) is kind(likelihood_for(space)) and p_x.space == space
+        assert any(isinstance(part, nn.ConvTranspose2d) for part in p_x.modules()) == isinstance(space, Images)
+
+
+@each
+def test_a_model_trains_with_it(make, space):
+    torch.manual_seed(0)
+    vae = M2(space, Classes(3), z=2, networks=MLPs((8,)), likelihood=make)
+    x = torch.cat([values_of(space, kind(make))] * 4)
+    y = (torch.arange(len(x)) % 4) - 1
+    check_model(vae, x, y)
+    history = fit(vae, x, y, epochs=40, batch_size=10, lr=1e-2, warm_up=0.0, corrupt=None, progress=False)
+    assert history[-1]["elbo"] > history[0]["elbo"]
