@@ -148,10 +148,11 @@ def _read_arrays(path: Path) -> dict[str, Any]:
     try:
         if path.suffix.lower() == ".npy":
             return {"x": np.load(path, mmap_mode="c", allow_pickle=False)}
-        with np.load(path, allow_pickle=False) as file:
-            if isinstance(file, np.ndarray):
+        with open(path, "rb") as opened:
+            arrays = np.load(opened, allow_pickle=False)
+            if isinstance(arrays, np.ndarray):
                 raise ValueError("one array, as of an .npy file")
-            return {key: file[key] for key in file.files}
+            return dict(arrays)
     except (ValueError, TypeError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be read ({reason}); {accepted}") from error

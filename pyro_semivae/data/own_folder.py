@@ -188,11 +188,9 @@ def _file_column(cells: Mapping[str, Sequence[str]], keys: Mapping[str, list[int
     for word in FILE_COLUMNS:
         if word in by_name and any(_key(cell) in keys for cell in cells[by_name[word]]):
             return by_name[word]
-    for name, values in cells.items():
-        known = [cell for cell in values if cell]
-        if known and all(_key(cell) in keys for cell in known):
-            return name
-    return None
+    known = {name: [_key(cell) for cell in values if cell] for name, values in cells.items()}
+    found = [name for name, values in known.items() if values and all(value in keys for value in values)]
+    return next((name for name in found if len(set(known[name])) == len(known[name])), next(iter(found), None))
 
 
 def _about(
