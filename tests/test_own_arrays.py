@@ -89,6 +89,12 @@ def test_a_csv_of_the_rows_in_their_order(tmp_path):
     assert table.train["pet"].tolist() == [0, 1, 0, 1] and table.test["pet"].tolist() == [0, 0]
     with pytest.raises(InputError, match=r"labels\.csv: got 6 rows; accepted are the data's, 5"):
         data.load_arrays({"x": images(5)}, path)
+    path.write_text("pet\ncat\n\ndog\n\ncat\n\n\n")
+    table = data.load_arrays({"x": images(5)}, path, test=1)
+    assert [*table.train["pet"].tolist(), *table.test["pet"].tolist()].count(-1) == 2, "empty lines of one column"
+    path.write_text("pet,size\ncat,1.5\n\n,\ndog,\n")
+    table = data.load_arrays({"x": images(3)}, path, test=1)
+    assert table.train["pet"].eq(-1).sum() == 1, "a line of missing cells is a row, an empty one is none"
     path.write_text("pet,size\na,1\nb,one\n")
     with pytest.raises(InputError, match=r"size: line 3: got 'one'"):
         data.load_arrays({"x": images(2)}, path, kinds={"size": "real"})

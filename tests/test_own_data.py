@@ -94,6 +94,8 @@ def test_a_column_that_looks_like_files_is_none(folder):
     with_csv(folder, "digit,Bild\n" + "".join(f"{i % 3},{i}\n" for i in range(6)))
     table = data.load_folder(folder)
     assert table.names == {"digit": ("0", "1", "2")}
+    with_csv(folder, "Bild,age\n1,0.5\n,\n2,1.5\n,\n")
+    assert data.load_folder(folder, test=1).spaces["age"] == Real(1), "lines of empty cells alone are none"
     with_csv(folder, "Bild,age\n1,0.5\n1,1.5\n")
     with pytest.raises(InputError, match=r"line 3, Bild: got '1' again, as in line 2"):
         data.load_folder(folder)

@@ -64,6 +64,7 @@ def site_name(column: str) -> str:
 def read_csv(path: str | Path, name: str = "labels") -> tuple[dict[str, list[str]], list[int]]:
     """A csv file with a header, in UTF-8, delimited by commas, semicolons or tabs.
 
+    Empty lines are left out; of a single column they are missing cells, but for those at the end.
     A first column without a name that numbers the lines, as pandas writes it, is left out; a note says so.
 
     Args:
@@ -86,12 +87,16 @@ def read_csv(path: str | Path, name: str = "labels") -> tuple[dict[str, list[str
         header = [cell.strip() for cell in next(reader, [])]
         rows, lines = [], []
         for row in reader:
-            if not any(cell.strip() for cell in row):
+            if not row and len(header) == 1:
+                row = [""]
+            elif not row:
                 continue
             if len(row) != len(header):
                 raise InputError(f"{path}: line {reader.line_num}: got {len(row)} cells; the header has {len(header)}")
             rows.append([cell.strip() for cell in row])
             lines.append(reader.line_num)
+    while len(header) == 1 and rows and rows[-1] == [""]:
+        rows.pop(), lines.pop()
     if not rows:
         raise InputError(f"{path}: got no rows; accepted are a line of column names and a line for each row")
     columns = list(zip(*rows, strict=True))

@@ -140,6 +140,8 @@ def _labels_of(
         )
     line_of: dict[int, int] = {}  # image -> row of the csv
     for row, (cell, line) in enumerate(zip(cells[column], lines, strict=True)):
+        if not any(values[row] for values in cells.values()):
+            continue
         found = keys.get(_key(cell), [])
         if len(found) != 1:
             what = f"names {len(found)} images: {', '.join(files[i] for i in found[:3])}" if found else "is no image"
