@@ -188,7 +188,7 @@ def test_whatever_byte_is_damaged_there_is_a_picture_or_one_error(tmp_path):
                 damaged[rng.randrange(len(damaged))] = rng.randrange(256)
             path.write_bytes(damaged)
             try:
-                kinds.add(folders._decode(path, "made", 1, 3, "").shape)
+                kinds.add(folders._decode(path, "made", 1, (3, 3), "").shape)
             except InputError as error:
                 assert str(path) in str(error)
                 kinds.add(InputError)

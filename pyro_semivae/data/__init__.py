@@ -5,14 +5,19 @@ from pyro_semivae.data.celeba import load_celeba
 from pyro_semivae.data.chexpert import load_chexpert
 from pyro_semivae.data.image_data import ImageData
 from pyro_semivae.data.noise import adversarial, in_turn, jitter, shift, where_learning
+from pyro_semivae.data.own import load_arrays, load_path
+from pyro_semivae.data.own_dataset import load_dataset
+from pyro_semivae.data.own_folder import load_folder
 from pyro_semivae.data.sets import NAMES, data_root, load, load_auto, load_small
 from pyro_semivae.data.splits import drop_partly_labelled, hide, labelled_rows, lose_labels, parse_labelled
+from pyro_semivae.data.table import Table
 
 __all__ = [
     "NAMES",
     "Batch",
     "Batches",
     "ImageData",
+    "Table",
     "adversarial",
     "data_root",
     "drop_partly_labelled",
@@ -21,9 +26,13 @@ __all__ = [
     "jitter",
     "labelled_rows",
     "load",
+    "load_arrays",
     "load_auto",
     "load_celeba",
     "load_chexpert",
+    "load_dataset",
+    "load_folder",
+    "load_path",
     "load_small",
     "lose_labels",
     "parse_labelled",

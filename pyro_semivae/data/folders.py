@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 DECODING = 2  # the version of what `_decode` makes of a file, for the cache's name
+FORMATS = ("JPEG", "PNG")
+ACCEPTED = "accepted are JPEG and PNG files"
 
 
 @contextmanager
@@ -39,46 +43,95 @@ def open_text(path: Path) -> Iterator[TextIO]:
         raise InputError(f"{path}: this is no text in UTF-8 ({error})") from error
 
 
+@dataclass(frozen=True)
+class Header:
+    """What is known of an image file without decoding it.
+
+    Attributes:
+        is_grey: whether it has no colours. size: (H, W), as its EXIF orientation says.
+        stamp: changes with the file: its length and when it was changed.
+    """
+
+    is_grey: bool
+    size: tuple[int, int]
+    stamp: str
+
+
+def read_header(path: Path) -> Header:
+    """The header of a JPEG or PNG file.
+
+    Raises:
+        InputError: it has none.
+    """
+    from PIL import ExifTags, Image
+
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            turned = bool({"exif", "xmp"} & {*image.info}) and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            grey, state = is_grey(image), os.fstat(image.fp.fileno())
+    except Exception as error:  # PIL raises many kinds for a damaged file
+        raise InputError(f"{path}: cannot be read: {error}; {ACCEPTED}") from error
+    return Header(grey, (width, height) if turned else (height, width), f"{state.st_size}-{state.st_mtime_ns}")
+
+
 def image_array(
-    paths: Sequence[Path], name: str, *, channels: int, size: int = 64, threads: int = 4, where: str = ""
+    paths: Sequence[Path],
+    name: str,
+    *,
+    channels: int,
+    size: int | tuple[int, int] = 64,
+    threads: int = 4,
+    where: str = "",
+    stamp: str = "",
 ) -> Tensor:
-    """Images resized to `size` x `size` (bilinear with antialiasing, no crop), uint8 `(N, channels, size, size)`.
+    """Images resized to H x W (bilinear with antialiasing, no crop), uint8 `(N, channels, H, W)`.
 
     They are decoded once, into a file in the cache folder that is then memory-mapped: the array takes no memory of its
-    own. The cache's name depends on the files' names, the size and when the first and last one were changed. A cache
-    that is damaged is made anew, and a note on standard error says so.
+    own. The cache's name depends on the files' names, the size, when the first and last one were changed, and `stamp`.
+    A cache that is damaged is made anew, and a note on standard error says so.
 
     Files are JPEG or PNG of any mode. An EXIF orientation is followed; what is transparent lies on black, which is also
     what `shift` and `jitter` bring in; grey of 16 bits is scaled by 255 / 65535 and rounded (of colours of 16 bits
     PIL gives the upper 8); colour profiles are ignored.
 
     Args:
-        name: of the data set, for messages and the cache's name. channels: 3, or 1 for grey. size: 1 to 4096. where: a
-            sentence on where to get the files, for when one is missing.
+        name: of the data set, for messages and the cache's name. channels: 3, or 1 for grey. size: H and W, each 1 to
+            4096, or one number for both. where: a sentence on where to get the files, for when one is missing.
 
     Raises:
         FileNotFoundError: an image is missing. InputError: one cannot be decoded, is of another format or has more
             pixels than `PIL.Image.MAX_IMAGE_PIXELS`; the cache cannot be written.
     """
-    size, threads = check_count("size", size, most=4096), check_count("threads", threads)
+    height, width = _height_and_width(size)
+    threads = check_count("threads", threads)
     where = f". {where}" if where else ""
     for path in (paths[0], paths[-1]):
         if not path.is_file():
             raise FileNotFoundError(f"dataset {name}: no image {path}{where}")
     stamps = [path.stat().st_mtime_ns for path in (paths[0], paths[-1])]
-    text = "\n".join([*map(str, paths), f"{size} {channels} {stamps} {DECODING}"])
-    cache = cache_folder() / f"{name}-{size}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npy"
-    shape = (len(paths), channels, size, size)
+    named = str(height) if height == width else f"{height}x{width}"
+    text = "\n".join([*map(str, paths), f"{named} {channels} {stamps} {DECODING}{stamp}"])
+    found = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]
+    cache = cache_folder() / f"{name}-{named}-{found}.npy"
+    shape = (len(paths), channels, height, width)
     array = read_array(cache, shape)
     if array is None:
         writable_folder(cache.parent, CACHE_ENV)
-        write_array(cache, shape, np.uint8, _decoded(paths, name, channels, size, threads, where))
+        write_array(cache, shape, np.uint8, _decoded(paths, name, channels, (height, width), threads, where))
         array = np.load(cache, mmap_mode="c")
     return torch.from_numpy(array)
 
 
+def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    both = size if isinstance(size, tuple | list) else (size, size)
+    if len(both) != 2:
+        raise InputError(f"size: got {size!r}; accepted are (H, W), or one number for both")
+    return check_count("size", both[0], most=4096), check_count("size", both[1], most=4096)
+
+
 def _decoded(
-    paths: Sequence[Path], name: str, channels: int, size: int, threads: int, where: str
+    paths: Sequence[Path], name: str, channels: int, size: tuple[int, int], threads: int, where: str
 ) -> Iterator[np.ndarray]:
     """The images one after the other, decoded by several threads."""
     block = 1000
@@ -88,23 +141,32 @@ def _decoded(
             yield from pool.map(lambda path: _decode(path, name, channels, size, where), part)
 
 
-def _decode(path: Path, name: str, channels: int, size: int, where: str) -> np.ndarray:
+def _decode(path: Path, name: str, channels: int, size: tuple[int, int], where: str) -> np.ndarray:
     from PIL import Image, ImageOps  # torchvision needs it too
 
-    accepted = "accepted are JPEG and PNG files"
     try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
+        with Image.open(path, formats=FORMATS) as image:
             most = Image.MAX_IMAGE_PIXELS  # up to twice as many, PIL warns only
             if most is not None and image.width * image.height > most:
                 raise OSError(f"{image.width} x {image.height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS, {most}")
-            image = _eight_bits(ImageOps.exif_transpose(image)).convert("RGB" if channels == 3 else "L")
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
+            image = in_mode(ImageOps.exif_transpose(image), channels)
+        image = image.resize(size[::-1], Image.Resampling.BILINEAR)
     except FileNotFoundError:
         raise FileNotFoundError(f"dataset {name}: no image {path}{where}") from None
     except Exception as error:  # PIL raises many kinds for a damaged file
-        raise InputError(f"dataset {name}: {path} cannot be decoded: {error}; {accepted}") from error
+        raise InputError(f"dataset {name}: {path} cannot be decoded: {error}; {ACCEPTED}") from error
     pixels = np.asarray(image)
     return pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether an image has no colours, by its mode."""
+    return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
+
+
+def in_mode(image: Image.Image, channels: int) -> Image.Image:
+    """The image in RGB, or in grey for one channel; see `image_array`."""
+    return _eight_bits(image).convert("RGB" if channels == 3 else "L")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

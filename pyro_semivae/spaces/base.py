@@ -208,7 +208,7 @@ def absent_rows(values: Tensor) -> Tensor:
     """Mask `(N,)` of the rows of data that are missing: NaN in every entry."""
     if not values.is_floating_point():
         return torch.zeros(len(values), dtype=torch.bool, device=values.device)
-    absent = values.flatten(1)[:, 0].isnan()  # of the others one need not read more
+    absent = values[(slice(None), *(0,) * (values.dim() - 1))].isnan()  # of the others one need not read more
     found = absent.nonzero()[:, 0]
     absent[found] = values[found].flatten(1).isnan().all(1)
     return absent

@@ -1,0 +1,297 @@
+"""Columns of labels of one's own: classes as text, numbers, missing cells."""
+
+from __future__ import annotations
+
+import csv
+import keyword
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_semivae.data.folders import open_text
+from pyro_semivae.errors import InputError
+from pyro_semivae.files import note, user_path
+from pyro_semivae.spaces import MISSING, Binary, Classes, Real, Space, Vectors
+
+KINDS = ("class", "binary", "real", "data", "ignore")
+MISSING_CELLS = ("", "na", "n/a", "nan", "null", "?")
+TRUTH = {"true": 1.0, "false": 0.0}
+MOST_CLASSES = 20  # different whole numbers that are classes where nothing else is said
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
+TAKEN = ("x", "data", "self")  # the images' site, the plate of rows, the model
+NO_NUMBER = "accepted are numbers and missing cells"
+
+
+@dataclass(frozen=True)
+class Column:
+    """The values of a site, all rows.
+
+    Attributes:
+        space: of the values. values: missing as the space says. names: of the classes or entries; of data none.
+    """
+
+    space: Space
+    values: Tensor
+    names: tuple[str, ...] = ()
+
+
+def site_name(column: str) -> str:
+    """The name of a column's site, which can be an argument of a model: lower case, other characters underscores.
+
+    Python's keywords and names with another meaning (x, data, self) get an underscore at the end.
+
+    Raises:
+        InputError: there is no letter and no digit in it.
+
+    >>> site_name("Hair colour"), site_name("Größe (cm)"), site_name("5 o'clock"), site_name("class")
+    ('hair_colour', 'größe_cm', '_5_o_clock', 'class_')
+    """
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", column).lower())
+    name = re.sub(r"\W+", "_", plain).strip("_")
+    name = name if name.isidentifier() else f"_{name}"
+    if name == "_" or not name.isidentifier():
+        raise InputError(f"columns: got the name {column!r}; accepted are names with letters or digits")
+    return f"{name}_" if keyword.iskeyword(name) or name in TAKEN else name
+
+
+def read_csv(path: str | Path, name: str = "labels") -> tuple[dict[str, list[str]], list[int]]:
+    """A csv file with a header, in UTF-8, delimited by commas, semicolons or tabs.
+
+    Empty lines are left out; of a single column they are missing cells, but for those at the end.
+    A first column without a name that numbers the lines, as pandas writes it, is left out; a note says so.
+
+    Args:
+        name: the argument's, for errors.
+
+    Returns the cells of each column by its name, spaces around them stripped, and the number of each row's line.
+
+    Raises:
+        InputError: there is no such file, no line below the header, a line of another number of cells, or a name that
+            is missing or comes twice.
+    """
+    path = user_path(path, name)
+    if not path.is_file():
+        raise InputError(f"{name}: no file {path}; accepted is the path of a csv file")
+    with open_text(path) as file:
+        first = file.readline()
+        file.seek(0)
+        delimiter = max(",;\t", key=lambda mark: len(next(csv.reader([first], delimiter=mark), [])))
+        reader = csv.reader(file, delimiter=delimiter)
+        header = [cell.strip() for cell in next(reader, [])]
+        rows, lines = [], []
+        for row in reader:
+            if not row and len(header) == 1:
+                row = [""]
+            elif not row:
+                continue
+            if len(row) != len(header):
+                raise InputError(f"{path}: line {reader.line_num}: got {len(row)} cells; the header has {len(header)}")
+            rows.append([cell.strip() for cell in row])
+            lines.append(reader.line_num)
+    while len(header) == 1 and rows and rows[-1] == [""]:
+        rows.pop(), lines.pop()
+    if not rows:
+        raise InputError(f"{path}: got no rows; accepted are a line of column names and a line for each row")
+    columns = list(zip(*rows, strict=True))
+    if header[0] == "" and [*columns[0]] in ([str(i + start) for i in range(len(rows))] for start in (0, 1)):
+        note(f"{path}: the first column has no name and numbers the lines; it is left out")
+        header, columns = header[1:], columns[1:]
+    if "" in header or len(set(header)) < len(header):
+        raise InputError(f"{path}: line 1: got the column names {header!r:.500}; accepted are different names")
+    return {column: list(cells) for column, cells in zip(header, columns, strict=True)}, lines
+
+
+def read_columns(
+    given: Mapping[str, Any],
+    kinds: Mapping[str, str] | None = None,
+    *,
+    at: Callable[[int], str] = "row {}".format,
+    data: Iterable[str] = (),
+    classes: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Column]:
+    """Labels (and numbers that are data) from columns, by the names of their sites.
+
+    ======================================  ==============================================================
+    values                                  kind, where `kinds` says none
+    ======================================  ==============================================================
+    text                                    class; names sorted
+    0 and 1, or true and false              binary
+    at most 20 different whole numbers >=0  class; the numbers are the names, in their order
+    other numbers                           real
+    `(N, K)` of 0, 1 and missing            binary, K entries
+    `(N, K)` of other numbers               real, K entries
+    ======================================  ==============================================================
+
+    Missing are NaN, None, the cells "", NA, N/A, NaN, null and ?, in any case; and, in integer arrays that have no
+    other negative number, -1.
+
+    Args:
+        given: column -> `(N,)` texts, numbers or booleans, or `(N, K)` numbers: lists, arrays or tensors.
+        kinds: column (or site) -> "class", "binary", "real", "data" (numbers that are no label), or "ignore".
+        at: says where row i is, for errors. data: further names, which are data: `kinds` may say so.
+        classes: column -> names of the classes 0, 1, ..., where they are known; it is a class then.
+
+    Raises:
+        InputError: a column has no value, or values that are not of its kind; a class label has one class; two columns
+            make the same site; a kind or a column of `kinds` is unknown. The message names column and row.
+
+    >>> found = read_columns({"Hair colour": ["dark", "fair", "", "dark"], "age": ["31.5", "NA", "7", "8"]})
+    >>> found["hair_colour"].names, found["hair_colour"].values, found["age"].space
+    (('dark', 'fair'), tensor([ 0,  1, -1,  0]), Real(size=1))
+    """
+    kinds = _checked_kinds(kinds, given, tuple(data))
+    classes = classes or {}
+    out: dict[str, Column] = {}
+    made: dict[str, str] = {}
+    for name, values in given.items():
+        site = site_name(name)
+        if site in made:
+            raise InputError(f"columns: got {made[site]!r} and {name!r}, both of which become the site {site!r}")
+        made[site] = name
+        kind = kinds.get(name)
+        if kind != "ignore":
+            out[site] = _column(name, _values(name, values), kind, at, classes.get(name))
+    return out
+
+
+def _checked_kinds(kinds: Any, given: Mapping[str, Any], data: Sequence[str]) -> dict[str, str]:
+    """Column -> kind."""
+    if kinds is None:
+        return {}
+    if not isinstance(kinds, Mapping):
+        raise InputError(f"kinds: got {kinds!r}; accepted is a mapping from column to {', '.join(KINDS)}")
+    columns = {site_name(name): name for name in given} | {name: name for name in (*given, *data)}
+    for name, kind in kinds.items():
+        if name not in columns:
+            listed = ", ".join(map(repr, [*given, *data])) or "none: there are no columns"
+            raise InputError(f"kinds: got the column {name!r}; accepted are {listed}")
+        accepted = KINDS if columns[name] in given else ("data",)
+        if kind not in accepted:
+            raise InputError(f"kinds: got {kind!r} for {name!r}; accepted are {', '.join(map(repr, accepted))}")
+    return {columns[name]: kind for name, kind in kinds.items()}
+
+
+def _values(name: str, given: Any) -> np.ndarray:
+    """Numbers, float64 `(N,)` or `(N, K)` with NaN for missing; or texts, objects `(N,)` with None for missing."""
+    if isinstance(given, Tensor):
+        given = given.detach().cpu()
+        given = (given.double() if given.is_floating_point() else given).numpy()
+    accepted = "accepted are (N,) numbers or texts, or (N, K) numbers"
+    try:
+        array = np.asarray(given)
+    except ValueError as error:
+        raise InputError(f"{name}: got no array ({error}); {accepted}") from error
+    if array.ndim not in (1, 2) or array.dtype.kind not in "OUSbiuf":
+        raise InputError(f"{name}: got {array.dtype} of shape {array.shape}; {accepted}")
+    if array.dtype.kind in "OUS":
+        cells = _parsed(name, [_text(value) for value in array.ravel().tolist()]).reshape(array.shape)
+        if cells.dtype == object and cells.ndim == 2:
+            raise InputError(f"{name}: got texts of shape {array.shape}; {accepted}")
+        return cells
+    numbers = array.astype(np.float64)
+    if array.dtype.kind == "i" and array.size and array.min() == MISSING:
+        if set(np.unique(array)) == {-1, 1}:
+            raise InputError(f"{name}: got -1 and 1 alone; accepted are 0 and 1, -1 (or NaN) where one is missing")
+        numbers[array == MISSING] = np.nan
+    return numbers
+
+
+def _text(value: Any) -> str | None:
+    """What stands in a cell; None where there is none."""
+    value = value.decode(errors="replace") if isinstance(value, bytes) else value
+    text = "" if value is None else str(value).strip()
+    return None if text.lower() in MISSING_CELLS else text
+
+
+def _parsed(name: str, cells: list[str | None]) -> np.ndarray:
+    known = [cell for cell in cells if cell is not None]
+    truths = [cell.lower() in TRUTH for cell in known]
+    if any(truths) and all(truth or cell in ("0", "1") for truth, cell in zip(truths, known, strict=True)):
+        return np.array([np.nan if c is None else TRUTH.get(c.lower(), c) for c in cells], object).astype(np.float64)
+    if all(NUMBER.fullmatch(cell) for cell in known):
+        return np.array([np.nan if cell is None else float(cell) for cell in cells])
+    if all(NUMBER.fullmatch(cell.replace(",", ".")) for cell in known):
+        raise InputError(f"{name}: got numbers with a decimal comma, such as {known[0]!r}; accepted is a point")
+    return np.array(cells, object)
+
+
+def _column(
+    name: str, values: np.ndarray, kind: str | None, at: Callable[[int], str], classes: Sequence[str] | None
+) -> Column:
+    is_text = values.dtype == object
+    known = np.array([value is not None for value in values]) if is_text else ~np.isnan(values)
+    elsewhere = f"kinds={{{name!r}: 'ignore'}} leaves it out"
+    if not known.any():
+        raise InputError(f"{name}: got a column without any value; accepted are one or more. {elsewhere}")
+    found = sorted(set(values[known])) if is_text else np.unique(values[known]).tolist()
+    kind = kind or ("class" if classes else _kind(name, values, found, int(known.sum()), elsewhere))
+    if kind == "class":
+        if values.ndim > 1:
+            raise InputError(f"{name}: got shape {values.shape}; accepted as classes are (N,)")
+        if classes:
+            return _of_named_classes(name, values, found, classes)
+        if not is_text and found[0] == MISSING and all(value == round(value) for value in found):
+            raise InputError(_ambiguous(name))
+        if len(found) < 2:
+            raise InputError(f"{name}: got one class alone, {found[0]!r}; accepted are two or more. {elsewhere}")
+        index = {value: i for i, value in enumerate(found)}
+        codes = [index[value] if there else MISSING for value, there in zip(values.tolist(), known, strict=True)]
+        names = tuple(found) if is_text else tuple(map(_number, found))
+        return Column(Classes(len(found)), torch.tensor(codes), names)
+    if is_text:
+        row = next(i for i, cell in enumerate(values) if cell is not None and not NUMBER.fullmatch(cell))
+        raise InputError(f"{name}: {at(row)}: got {values[row]!r}; {NO_NUMBER}, where the kind is {kind!r}")
+    rows = torch.from_numpy(values.reshape(len(values), -1)).to(torch.get_default_dtype())
+    names = (name,) if values.ndim == 1 else tuple(f"{name} {i}" for i in range(values.shape[1]))
+    if kind == "data":
+        return Column(Vectors(rows.shape[1]), rows)
+    if kind == "real":
+        return Column(Real(rows.shape[1]), rows, names)
+    if not set(found) <= {0.0, 1.0}:
+        row = int(np.argmax((known & ~np.isin(values, (0, 1))).reshape(len(values), -1).any(1)))
+        raise InputError(f"{name}: {at(row)}: got {values[row]}; accepted are 0, 1 and missing, as it is binary")
+    return Column(Binary(rows.shape[1]), rows, names)
+
+
+def _kind(name: str, values: np.ndarray, found: list, number: int, elsewhere: str) -> str:
+    """The kind of a column, from its different known values, `found`, and how many are known."""
+    if values.dtype == object:
+        if len(found) > max(MOST_CLASSES, number / 2):
+            raise InputError(
+                f"{name}: got {len(found)} different texts in {number} cells, such as {found[0]!r:.50}; accepted as "
+                f"classes are fewer. {elsewhere}, 'class' takes them as classes all the same"
+            )
+        return "class"
+    if set(found) <= {0.0, 1.0}:
+        return "binary"
+    if values.ndim > 1 or not all(np.isfinite(value) and value == round(value) for value in found):
+        return "real"
+    if found[0] == MISSING and len(found) <= MOST_CLASSES + 1:
+        raise InputError(_ambiguous(name))
+    return "class" if found[0] >= 0 and len(found) <= MOST_CLASSES else "real"
+
+
+def _ambiguous(name: str) -> str:
+    return (
+        f"{name}: got -1 and other whole numbers; accepted are empty cells (or NaN) where a label is missing, or "
+        f"kinds={{{name!r}: 'real'}} where -1 is a number"
+    )
+
+
+def _of_named_classes(name: str, values: np.ndarray, found: list, classes: Sequence[str]) -> Column:
+    if values.dtype == object or not all(value in range(len(classes)) for value in found):
+        got = f"{', '.join(map(str, found[:5]))} and the names of {len(classes)} classes"
+        raise InputError(f"{name}: got {got}; accepted are 0 to {len(classes) - 1} and missing")
+    codes = torch.from_numpy(np.where(np.isnan(values), MISSING, values).astype(np.int64))
+    return Column(Classes(len(classes)), codes, tuple(classes))
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(float(value))

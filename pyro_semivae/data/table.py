@@ -1,0 +1,172 @@
+"""A data set of one's own: a table of sites, any cell of which may be missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_semivae.data.columns import Column, site_name
+from pyro_semivae.data.image_data import ImageData
+from pyro_semivae.errors import InputError
+from pyro_semivae.spaces import Space, any_known
+
+KIND_OF = {"classes": "class", "attributes": "binary", "values": "real"}  # what a label is called, by its report
+SHOWN = 10  # names of a label that are printed
+
+
+@dataclass(frozen=True)
+class Table:
+    """A data set with data and any number of labels, any of which may be missing, in training and test set.
+
+    `train` and `test` are what `fit`, tasks and measures take for a model with these sites; a model of one label takes
+    the images and one label of it, see `labelled_by`.
+
+    Attributes:
+        name: of the data set.
+        spaces: site -> space; sites of data first, `"x"` the first of them, then labels.
+        names: label site -> the names of its classes, or of its entries (of a label of one column the column's name).
+        train, test: site -> values of as many rows each, one or more; missing as the space says, -1 or NaN.
+
+    Raises:
+        InputError: a site is missing or unknown, values are outside of their space, numbers of rows or names differ.
+
+    >>> from pyro_semivae.spaces import Classes, Images
+    >>> x, y = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, -1])
+    >>> spaces = {"x": Images(1, 8, 8), "pet": Classes(2)}
+    >>> print(Table("pets", spaces, {"pet": ("cat", "dog")}, {"x": x, "pet": y}, {"x": x[:2], "pet": y[:2]}))
+    pets: 3 training rows, 2 test rows
+      x    Images(channels=1, height=8, width=8)
+      pet  class: cat, dog; known in 2 of 3 training rows, 2 of 2 test rows
+    """
+
+    name: str
+    spaces: dict[str, Space]
+    names: dict[str, tuple[str, ...]]
+    train: dict[str, Tensor]
+    test: dict[str, Tensor]
+
+    def __post_init__(self) -> None:
+        spaces = self.spaces
+        if not isinstance(spaces, Mapping) or not all(isinstance(space, Space) for space in spaces.values()):
+            raise InputError(f"spaces: got {spaces!r:.200}; accepted is a mapping from site to space")
+        are_labels = [space.is_label for space in spaces.values()]
+        if next(iter(spaces), None) != "x" or are_labels != sorted(are_labels) or are_labels[0]:
+            raise InputError(f"spaces: got {', '.join(spaces)}; accepted are sites of data, 'x' the first, then labels")
+        labels = {site: space for site, space in spaces.items() if space.is_label}
+        if set(self.names) != set(labels):
+            raise InputError(f"names: got those of {list(self.names)}; accepted are those of the labels {list(labels)}")
+        for site, space in labels.items():
+            number = space.num_values if space.entries is None else space.entries
+            if len(self.names[site]) != number or len(set(self.names[site])) < number:
+                got = f"{len(self.names[site])} names, {self.names[site]!r:.200}"
+                raise InputError(f"names[{site!r}]: got {got}; accepted are {number} different ones, for {space}")
+        self._set("spaces", dict(spaces))
+        self._set("names", {site: tuple(self.names[site]) for site in labels})
+        self._set("train", self._checked("train", self.train))
+        self._set("test", self._checked("test", self.test))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # the class is frozen
+
+    def _checked(self, part: str, given: Mapping[str, Any]) -> dict[str, Tensor]:
+        if set(given) != set(self.spaces):
+            raise InputError(f"{part}: got values of {list(given)}; accepted are those of {list(self.spaces)}")
+        out = {site: space.validate(given[site], f"{part}[{site!r}]") for site, space in self.spaces.items()}
+        sizes = {site: len(values) for site, values in out.items()}
+        if len(set(sizes.values())) > 1 or not sizes["x"]:
+            got = ", ".join(f"{size} of {site}" for site, size in sizes.items())
+            raise InputError(f"{part}: got rows: {got}; accepted are as many of each, one or more")
+        return out
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Label site -> "class", "binary" or "real"."""
+        return {site: KIND_OF[space.report] for site, space in self.spaces.items() if space.is_label}
+
+    def labelled_by(self, *columns: str) -> ImageData:
+        """The images with one label of them, for models of one label.
+
+        Args:
+            columns: one class label; or one or several binary ones, which become the entries of one label in the order
+                in which they are named; by their sites or columns. None: the only class label, or all binary labels
+                where there are only such.
+
+        Raises:
+            InputError: the data are no images; a label is unknown or real; class and binary labels are mixed; or none
+                is named where there is a choice.
+        """
+        kinds = self.kinds
+        listed = ", ".join(f"{site} ({kind})" for site, kind in kinds.items()) or "none"
+        accepted = f"accepted are one class label, or one or several binary ones. The labels of {self.name}: {listed}"
+        if not self.spaces["x"].pictures:
+            raise InputError(f"labelled_by: the data are {self.spaces['x']}; accepted are images: use train and test")
+        if not all(isinstance(column, str) for column in columns):
+            raise InputError(f"labelled_by: got {columns!r}; {accepted}")
+        sites = tuple(column if column in kinds else site_name(column) for column in columns) or self._by_itself()
+        if unknown := [column for column, site in zip(columns, sites, strict=bool(columns)) if site not in kinds]:
+            raise InputError(f"labelled_by: got {', '.join(map(repr, unknown))}; {accepted}")
+        found = [kinds[site] for site in sites]
+        if not sites or (found != ["class"] and set(found) != {"binary"}) or len(set(sites)) < len(sites):
+            got = ", ".join(f"{site!r} ({kind})" for site, kind in zip(sites, found, strict=True)) or "no label"
+            raise InputError(f"labelled_by: got {got}; {accepted}")
+        if found == ["class"]:
+            y, y_test = self.train[sites[0]], self.test[sites[0]]
+        else:
+            y, y_test = (torch.cat([part[site] for site in sites], 1) for part in (self.train, self.test))
+        names = tuple(name for site in sites for name in self.names[site])
+        return ImageData(self.name, names, self.train["x"], y, self.test["x"], y_test)
+
+    def _by_itself(self) -> tuple[str, ...]:
+        """The label that is meant where none is named; none where there is a choice."""
+        classes = tuple(site for site, kind in self.kinds.items() if kind == "class")
+        return classes if len(classes) == 1 else () if set(self.kinds.values()) != {"binary"} else tuple(self.kinds)
+
+    def __str__(self) -> str:
+        n, n_test = len(self.train["x"]), len(self.test["x"])
+        width = max(map(len, self.spaces))
+        lines = [f"{self.name}: {n} training rows, {n_test} test rows"]
+        for site, space in self.spaces.items():
+            if site not in self.kinds:
+                said = f"{space}"
+            else:
+                known, known_test = (int(any_known(part[site]).sum()) for part in (self.train, self.test))
+                said = (
+                    f"{self.kinds[site]}: {_listed(self.names[site])}; "
+                    f"known in {known} of {n} training rows, {known_test} of {n_test} test rows"
+                )
+            lines.append(f"  {site:{width}}  {said}")
+        return "\n".join(lines)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f", ... ({len(names)})" if len(names) > SHOWN else "")
+
+
+def make_table(
+    name: str,
+    data: Mapping[str, tuple[Space, Tensor]],
+    data_test: Mapping[str, tuple[Space, Tensor]],
+    columns: Mapping[str, Column],
+    rows: tuple[Tensor, Tensor],
+) -> Table:
+    """A table of data in two parts, and of columns whose rows of the training and of the test are numbered."""
+    if twice := sorted(set(data) & set(columns)):
+        raise InputError(f"columns: got {', '.join(map(repr, twice))}, sites of data already; accepted are others")
+    ordered = dict(sorted(columns.items(), key=lambda item: item[1].space.is_label))
+    spaces = {site: space for site, (space, _) in data.items()}
+    spaces |= {site: column.space for site, column in ordered.items()}
+    parts = (
+        {site: x for site, (_, x) in part.items()} | {site: c.values[of] for site, c in ordered.items()}
+        for part, of in zip((data, data_test), rows, strict=True)
+    )
+    return Table(name, spaces, {site: c.names for site, c in ordered.items() if c.space.is_label}, *parts)
+
+
+def taken(values: Tensor, rows: Tensor) -> Tensor:
+    """Rows of values; of consecutive ones a view, so that memory-mapped values stay in their file."""
+    first, last = int(rows[0]), int(rows[-1])
+    return values[first : last + 1] if last - first + 1 == len(rows) else values[rows.to(values.device)]
