@@ -217,6 +217,10 @@ def test_a_model_of_own_networks_meets_the_contract():
             lambda: Custom(lambda: nn.Flatten(0)).encoder(SHAPE, 7),
             r"make_encoder: Flatten makes shape \(360,\) of a batch \(2, 2, 9, 10\)",
         ),
+        (
+            lambda: Custom(lambda: nn.Unflatten(0, (1, 2))).encoder(SHAPE, 7),
+            r"Unflatten makes shape \(1, 2, 2, 9, 10\)",
+        ),
         (lambda: Custom(lambda: nn.GRU(10, 5)).encoder((9, 10), 7), "make_encoder: GRU makes tuple"),
         (
             lambda: Custom(None, lambda size, shape: nn.Linear(size, 5)).decoder([3, Classes(4)], SHAPE),
@@ -234,8 +238,8 @@ def test_networks_that_do_not_fit_are_named(make, message):
 
 
 def test_lazy_layers_of_own_networks_find_their_sizes():
-    encoder = Custom(lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(6))).encoder(SHAPE, 7)
-    assert encoder.layers[1].in_features == 180 and encoder(torch.rand(3, *SHAPE)).shape == (3, 7)
+    encoder = Custom(lambda: nn.Sequential(nn.Flatten(), nn.LazyBatchNorm1d(), nn.LazyLinear(6))).encoder(SHAPE, 7)
+    assert encoder.layers[2].in_features == 180 and encoder(torch.rand(3, *SHAPE)).shape == (3, 7)
 
 
 def test_parents_are_joined_to_one_vector():
