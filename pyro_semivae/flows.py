@@ -74,9 +74,9 @@ class FlowDistribution(dist.TorchDistribution):
 
     arg_constraints: ClassVar = {}
 
-    def __init__(self, base: torch.distributions.Distribution, device_type: str = "cpu", validate_args=None):
+    def __init__(self, base: torch.distributions.Distribution, device_type: str = "cpu"):
         self.base, self.device_type = base, device_type
-        super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
+        super().__init__(base.batch_shape, base.event_shape)
 
     @property
     def has_rsample(self) -> bool:
@@ -91,8 +91,7 @@ class FlowDistribution(dist.TorchDistribution):
 
     def expand(self, batch_shape: Sequence[int], _instance: FlowDistribution | None = None) -> FlowDistribution:
         new = self._get_checked_instance(FlowDistribution, _instance)
-        new.__init__(self.base.expand(torch.Size(batch_shape)), self.device_type, validate_args=False)
-        new._validate_args = self._validate_args
+        new.__init__(self.base.expand(torch.Size(batch_shape)), self.device_type)
         return new
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
@@ -100,12 +99,10 @@ class FlowDistribution(dist.TorchDistribution):
             return self.base.rsample(torch.Size(sample_shape))
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        with _full_precision(self.device_type), torch.no_grad():
+        with _full_precision(self.device_type):
             return self.base.sample(torch.Size(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
         with _full_precision(self.device_type):
             return self.base.log_prob(value)
 

@@ -144,8 +144,10 @@ class Trunk(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)
+        self.register_buffer("runs", torch.zeros(()))
 
     def forward(self, x):
+        self.runs += 1
         assert x.dim() == 4, "what a network of one's own is given has one batch dimension"
         return nn.functional.adaptive_avg_pool2d(self.norm(self.conv(x)).relu(), (2, 3))
 
