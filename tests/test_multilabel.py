@@ -289,7 +289,7 @@ def test_labels_outside_the_space_are_named(y, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"x_shape": (3, 32, 32)}, r"x_shape: got \(3, 32, 32\)"),
+        ({"x_shape": (3, 32, 12)}, r"x_shape: got \(3, 32, 12\)"),
         ({"labels": 2}, r"labels: got 2; accepted are Classes\(number\) and Binary\(number\)"),
         ({"prior": torch.tensor([0.5, 1.0])}, "prior: got"),
         ({"classifier": "none"}, "classifier: got 'none'"),
