@@ -289,7 +289,7 @@ def test_labels_outside_the_space_are_named(y, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"x_shape": (3, 32, 32)}, r"x_shape: got \(3, 32, 32\)"),
+        ({"x_shape": (3, 32, 12)}, r"x_shape: got \(3, 32, 12\)"),
         ({"labels": 2}, r"labels: got 2; accepted are Classes\(number\) and Binary\(number\)"),
         ({"prior": torch.tensor([0.5, 1.0])}, "prior: got"),
         ({"classifier": "none"}, "classifier: got 'none'"),
@@ -334,19 +334,3 @@ class _Fixed(torch.nn.Module):
 
     def forward(self, x):
         return self.value
-
-
-def test_convolutions_keep_the_scale_of_signals():
-    """He's start: the layers of encoder and decoder neither shrink nor blow up what goes through them."""
-    torch.manual_seed(0)
-    networks = Convs()
-    for layers, h in (
-        (networks.encoder((3, 64, 64), 7).layers[:9], torch.randn(6, 3, 64, 64)),
-        (networks.decoder([9], (3, 64, 64)).layers[2:], torch.randn(6, 256, 1, 1)),
-    ):
-        for layer in layers:
-            before, h = h, layer(h)
-            if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
-                ratio = h[..., 1:-1, 1:-1].square().mean() if h.shape[-1] > 4 else h.square().mean()
-                ratio = (ratio / (2 * before.square().mean())).item()
-                assert 0.5 < ratio < 2, (layer, ratio)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import pyro
@@ -16,11 +14,12 @@ import torch
 from pyro import poutine
 from pyro.infer.inspect import get_model_relations
 from pyro.poutine.trace_messenger import TraceHandler
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_semivae.infer.evidence import Impute
 from pyro_semivae.infer.handlers import LocalParameters
 from pyro_semivae.infer.roles import sample_sites
+from pyro_semivae.nn.ends import as_it_is
 
 Graph = dict[str, tuple[str, ...]]
 
@@ -134,25 +133,6 @@ def graphs_of(
                 kept[key] = graph(fn, values, Impute(continuous=continuous))
         found[letter] = kept[key]
     return found
-
-
-@contextmanager
-def as_it_is(owner: Any) -> Iterator[None]:
-    """A module is in evaluation mode for a while, and its buffers (running means) are afterwards what they were."""
-    if not isinstance(owner, nn.Module):
-        yield
-        return
-    modes = {module: module.training for module in owner.modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in owner.buffers()]
-    owner.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        for buffer, before in buffers:
-            if not torch.equal(buffer, before):  # a change in place would forbid a backward pass through it
-                buffer.copy_(before)
 
 
 def argument_names(fn: Callable) -> list[str]:

@@ -1,14 +1,9 @@
-"""Networks. They map parents to raw parameters; what the parameters mean is `conditionals.py`'s business.
-
-Under autocast (`fit(precision="bf16-mixed")`) layers compute in the lower precision, and what a network returns is in
-its weights' own again: densities are never summed in half precision.
-"""
+"""Multilayer perceptrons, and parents as vectors."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -53,7 +48,8 @@ def parent_of(size: int | Parent) -> Parent:
     return (size,) if isinstance(size, int) else tuple(size) if isinstance(size, Sequence) else size
 
 
-def _size_of(parent: Parent) -> int:
+def size_of(parent: Parent) -> int:
+    """The size of a parent as a vector."""
     return math.prod(parent) if isinstance(parent, tuple) else parent.code_size
 
 
@@ -98,7 +94,7 @@ class MLP(nn.Module):
         self.out_shape = tuple(out_shape)
         for size in hidden:
             check_count("hidden", size)
-        sizes = [sum(map(_size_of, self.in_shapes)), *hidden, math.prod(out_shape)]
+        sizes = [sum(map(size_of, self.in_shapes)), *hidden, math.prod(out_shape)]
         layers: list[nn.Module] = []
         for d_in, d_out in itertools.pairwise(sizes):
             after = nn.Sequential(activation(), nn.Dropout(dropout)) if dropout else activation()
@@ -167,6 +163,26 @@ def _concatenate(flat: Sequence[Tensor]) -> Tensor:
     return torch.cat([f.expand(batch + f.shape[-1:]) for f in flat], -1)
 
 
+class Joined(nn.Module):
+    """Parents as they are, each flattened and concatenated to one vector, `batch + (sum of sizes,)`.
+
+    Args:
+        in_shapes: as `MLP`'s.
+
+    >>> from pyro_semivae.spaces import Classes
+    >>> Joined([(1, 2, 2), Classes(3)])(torch.zeros(7, 1, 2, 2), torch.zeros(7, dtype=torch.long)).shape
+    torch.Size([7, 7])
+    """
+
+    def __init__(self, in_shapes: Sequence[int | Parent]):
+        super().__init__()
+        self.in_shapes = [parent_of(shape) for shape in in_shapes]
+
+    def forward(self, *parents: Tensor) -> Tensor:
+        floats = [parent.dtype for parent in parents if parent.is_floating_point()]
+        return flatten_parents(parents, self.in_shapes, floats[0] if floats else torch.get_default_dtype())
+
+
 class Noisy(nn.Module):
     """A network that sees noise on its first parent, images, while it trains, and none after.
 
@@ -185,118 +201,3 @@ class Noisy(nn.Module):
         if self.training:
             x = self.noise(x.reshape(-1, *x.shape[-3:])).reshape(x.shape)
         return self.net(x, *parents)
-
-
-class ConvEncoder(nn.Module):
-    """Images `batch + (C, 64, 64)` to `batch + (out_size,)`: five convolutions and a linear layer (CCVAE, Table 3).
-
-    Args:
-        channels: C. out_size: the number of outputs. extra: the sizes of vectors, or spaces of labels, that join before
-            the linear layer.
-    """
-
-    def __init__(self, channels: int, out_size: int, extra: Sequence[int | Coded] = ()):
-        super().__init__()
-        self.extra = [parent_of(size) for size in extra]
-        sizes = [channels, 32, 32, 64, 128]
-        layers: list[nn.Module] = []
-        for c_in, c_out in itertools.pairwise(sizes):
-            layers += [nn.Conv2d(c_in, c_out, 4, 2, 1), nn.ReLU()]  # 32, 16, 8, 4
-        self.layers = nn.Sequential(*layers, nn.Conv2d(128, 256, 4), nn.ReLU(), nn.Flatten()).apply(_keep_scale)
-        self.last = nn.Linear(256 + sum(map(_size_of, self.extra)), out_size)
-
-    def forward(self, x: Tensor, *extra: Tensor) -> Tensor:
-        h, dtype = self.layers(x.reshape(-1, *x.shape[-3:])).reshape(*x.shape[:-3], -1), self.last.weight.dtype
-        return self.last(flatten_parents((h, *extra), [(256,), *self.extra], dtype)).to(dtype)
-
-
-class ConvDecoder(nn.Module):
-    """Vectors, concatenated, to images `batch + (C, 64, 64)` of raw outputs: the mirror of `ConvEncoder`.
-
-    Args:
-        in_sizes: the sizes of the parents, or their spaces, in the order they are passed. channels: C.
-    """
-
-    def __init__(self, in_sizes: Sequence[int | Coded], channels: int):
-        super().__init__()
-        self.in_shapes = [parent_of(size) for size in in_sizes]
-        layers: list[nn.Module] = [nn.Linear(sum(map(_size_of, self.in_shapes)), 256), nn.Unflatten(1, (256, 1, 1))]
-        layers += [nn.ReLU(), nn.ConvTranspose2d(256, 128, 4)]  # 4
-        for c_in, c_out in itertools.pairwise([128, 64, 32, 32, channels]):
-            layers += [nn.ReLU(), nn.ConvTranspose2d(c_in, c_out, 4, 2, 1)]  # 8, 16, 32, 64
-        self.layers = nn.Sequential(*layers).apply(_keep_scale)
-
-    def forward(self, *parents: Tensor) -> Tensor:
-        dtype = self.layers[0].weight.dtype
-        h = flatten_parents(parents, self.in_shapes, dtype)
-        x = self.layers(h.reshape(-1, h.shape[-1])).to(dtype)
-        return x.reshape(*h.shape[:-1], *x.shape[1:])
-
-
-def _keep_scale(layer: nn.Module) -> None:
-    """Starts a convolution before or after a ReLU as He et al. 2015 do, so that signals keep their scale.
-
-    With PyTorch's own start they shrink in every layer.
-    """
-    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-        # The number of inputs of an output. A transposed convolution reaches each with one in stride^2 of its weights,
-        # or, from a single pixel (without padding), with one in all.
-        reached = math.prod(layer.stride if layer.padding[0] else layer.kernel_size) if layer.transposed else 1
-        fan = layer.in_channels * math.prod(layer.kernel_size) / reached
-        nn.init.normal_(layer.weight, std=math.sqrt(2 / fan))
-        nn.init.zeros_(layer.bias)
-
-
-class Networks(ABC):
-    """A family of networks between images and vectors, from which a model makes its encoders and decoders."""
-
-    @abstractmethod
-    def encoder(self, x_shape: Shape, out_size: int, extra: Sequence[int | Coded] = ()) -> nn.Module:
-        """Data `batch + x_shape`, and vectors or labels of the sizes or spaces `extra`, to `batch + (out_size,)`."""
-
-    @abstractmethod
-    def decoder(self, in_sizes: Sequence[int | Coded], x_shape: Shape) -> nn.Module:
-        """Vectors of these sizes (or labels of these spaces) to `batch + x_shape`."""
-
-
-@dataclass(frozen=True)
-class MLPs(Networks):
-    """Multilayer perceptrons.
-
-    Args:
-        hidden: sizes of the hidden layers, in both directions.
-        dropout: of the encoder's hidden units while training: noise of a guide, with which its bound stays one.
-
-    Raises:
-        ValueError: `dropout` is outside of [0, 1).
-    """
-
-    hidden: tuple[int, ...] = (600, 600)
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout: got {self.dropout}; accepted is 0 <= dropout < 1")
-
-    def encoder(self, x_shape: Shape, out_size: int, extra: Sequence[int | Coded] = ()) -> nn.Module:
-        return MLP([x_shape, *extra], self.hidden, (out_size,), dropout=self.dropout)
-
-    def decoder(self, in_sizes: Sequence[int | Coded], x_shape: Shape) -> nn.Module:
-        return MLP(in_sizes, self.hidden, x_shape)
-
-
-@dataclass(frozen=True)
-class Convs(Networks):
-    """`ConvEncoder` and `ConvDecoder`, for 64x64 images (CCVAE's Table 3; another size is an error)."""
-
-    def encoder(self, x_shape: Shape, out_size: int, extra: Sequence[int | Coded] = ()) -> nn.Module:
-        return ConvEncoder(_channels(x_shape), out_size, extra)
-
-    def decoder(self, in_sizes: Sequence[int | Coded], x_shape: Shape) -> nn.Module:
-        return ConvDecoder(in_sizes, _channels(x_shape))
-
-
-def _channels(x_shape: Shape) -> int:
-    if tuple(x_shape[1:]) != (64, 64):
-        raise InputError(f"x_shape: got {tuple(x_shape)}; accepted by Convs() is (C, 64, 64)")
-    return x_shape[0]

@@ -1,0 +1,22 @@
+"""Networks. They map parents to raw parameters; what the parameters mean is `conditionals.py`'s business.
+
+Under autocast (`fit(precision="bf16-mixed")`) layers compute in the lower precision, and what a network returns is in
+its weights' own again: densities are never summed in half precision.
+"""
+
+from pyro_semivae.nn.mlp import MLP, Coded, Entries, Joined, Noisy, Shape, positive
+from pyro_semivae.nn.networks import Convs, Custom, MLPs, Networks
+
+__all__ = [
+    "MLP",
+    "Coded",
+    "Convs",
+    "Custom",
+    "Entries",
+    "Joined",
+    "MLPs",
+    "Networks",
+    "Noisy",
+    "Shape",
+    "positive",
+]

@@ -1,0 +1,147 @@
+"""Families of networks, from which a model makes its encoders and decoders."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from pyro_semivae.errors import InputError
+from pyro_semivae.nn.convs import ConvDecoder, ConvEncoder
+from pyro_semivae.nn.ends import Decoder, Encoder, shape_from
+from pyro_semivae.nn.mlp import MLP, Coded, Shape, parent_of, size_of
+
+
+class Networks(ABC):
+    """A family of networks between images and vectors, from which a model makes its encoders and decoders."""
+
+    @abstractmethod
+    def encoder(self, x_shape: Shape, out_size: int, extra: Sequence[int | Coded] = ()) -> nn.Module:
+        """Data `batch + x_shape`, and vectors or labels of the sizes or spaces `extra`, to `batch + (out_size,)`."""
+
+    @abstractmethod
+    def decoder(self, in_sizes: Sequence[int | Coded], x_shape: Shape) -> nn.Module:
+        """Vectors of these sizes (or labels of these spaces) to `batch + x_shape`."""
+
+
+@dataclass(frozen=True)
+class MLPs(Networks):
+    """Multilayer perceptrons.
+
+    Args:
+        hidden: sizes of the hidden layers, in both directions.
+        dropout: of the encoder's hidden units while training: noise of a guide, with which its bound stays one.
+
+    Raises:
+        ValueError: `dropout` is outside of [0, 1).
+    """
+
+    hidden: tuple[int, ...] = (600, 600)
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_dropout(self.dropout)
+
+    def encoder(self, x_shape: Shape, out_size: int, extra: Sequence[int | Coded] = ()) -> nn.Module:
+        return MLP([x_shape, *extra], self.hidden, (out_size,), dropout=self.dropout)
+
+    def decoder(self, in_sizes: Sequence[int | Coded], x_shape: Shape) -> nn.Module:
+        return MLP(in_sizes, self.hidden, x_shape)
+
+
+@dataclass(frozen=True)
+class Convs(Networks):
+    """`ConvEncoder` and `ConvDecoder`, for images from 16x16 pixels up, square or not (at 64x64 CCVAE's Table 3).
+
+    Args:
+        dropout: see `MLPs`.
+
+    Raises:
+        ValueError: `dropout` is outside of [0, 1).
+    """
+
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_dropout(self.dropout)
+
+    def encoder(self, x_shape: Shape, out_size: int, extra: Sequence[int | Coded] = ()) -> nn.Module:
+        return ConvEncoder(x_shape, out_size, extra, self.dropout)
+
+    def decoder(self, in_sizes: Sequence[int | Coded], x_shape: Shape) -> nn.Module:
+        return ConvDecoder(in_sizes, x_shape)
+
+
+@dataclass(frozen=True)
+class Custom(Networks):
+    """Networks of one's own, any `torch.nn.Module`.
+
+    Args:
+        make_encoder: called without arguments, returns a module that maps data `(B, *x_shape)` to features `(B, ...)`.
+            How many there are is found by one pass of zeros. They are flattened, labels and vectors join them, and a
+            linear layer of as many outputs as a density needs comes last.
+        make_decoder: called with the number of inputs, D, and the shape that the likelihood needs, returns a module
+            that maps `(B, D)` to `(B, *shape)`.
+        others: what the encoders, or decoders, are where there is no function for them (None).
+
+    A model has several encoders, of a latent and of a label: each call is to make a new module, and one that it returns
+    twice is shared. What is passed to it has one batch dimension: samples and enumerated labels on the left are part of
+    it. BatchNorm is allowed; its statistics in training are those of all that passes at once (labelled rows and others
+    apart, where a bound runs them apart; in a decoder a row for each sample and each value of an enumerated label), and
+    with it a bound is one of the whole batch rather than of each row.
+
+    >>> import torch
+    >>> own = Custom(lambda: nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(2)))
+    >>> own.encoder((3, 20, 30), 7)(torch.zeros(4, 3, 20, 30)).shape
+    torch.Size([4, 7])
+
+    Raises:
+        InputError: one of them is a module and no function that makes one; it makes something else than a module; the
+            module fails, or returns another shape.
+    """
+
+    make_encoder: Callable[[], nn.Module] | None = None
+    make_decoder: Callable[[int, Shape], nn.Module] | None = None
+    others: Networks = field(default_factory=MLPs)
+
+    def __post_init__(self) -> None:
+        for name, make in (("make_encoder", self.make_encoder), ("make_decoder", self.make_decoder)):
+            _check_factory(name, make)
+        if not isinstance(self.others, Networks):
+            raise InputError(f"others: got {self.others!r}; accepted are MLPs(), Convs() and the like")
+
+    def encoder(self, x_shape: Shape, out_size: int, extra: Sequence[int | Coded] = ()) -> nn.Module:
+        if self.make_encoder is None:
+            return self.others.encoder(x_shape, out_size, extra)
+        net = self.make_encoder()
+        features = shape_from("make_encoder", net, x_shape, "features (B, ...)")
+        return Encoder(net, x_shape, math.prod(features), out_size, extra)
+
+    def decoder(self, in_sizes: Sequence[int | Coded], x_shape: Shape) -> nn.Module:
+        if self.make_decoder is None:
+            return self.others.decoder(in_sizes, x_shape)
+        size = sum(size_of(parent_of(part)) for part in in_sizes)
+        net, accepted = self.make_decoder(size, tuple(x_shape)), f"(B, {', '.join(map(str, x_shape))})"
+        shape = shape_from("make_decoder", net, (size,), accepted)
+        if shape != tuple(x_shape):
+            got = f"(B, {', '.join(map(str, shape))})"
+            raise InputError(f"make_decoder: {type(net).__name__} maps (B, {size}) to {got}; accepted is {accepted}")
+        return Decoder(net, in_sizes, x_shape)
+
+
+def _check_dropout(dropout: float) -> None:
+    if not 0 <= dropout < 1:
+        raise InputError(f"dropout: got {dropout}; accepted is 0 <= dropout < 1")
+
+
+def _check_factory(name: str, make: Any) -> None:
+    arguments = {"make_encoder": "", "make_decoder": " in_size, out_shape"}[name]
+    if make is not None and (isinstance(make, nn.Module) or not callable(make)):
+        raise InputError(
+            f"{name}: got {type(make).__name__}, accepted is a function that makes a new torch.nn.Module, for a model "
+            f"has several: lambda{arguments}: {type(make).__name__}(...)"
+        )
