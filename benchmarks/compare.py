@@ -52,7 +52,8 @@ def load(folder: str | Path) -> tuple[SemiVAE, cli.Run]:
             f"runs: got {folder}, a {state['model']}; accepted are CCVAE, M2, M1M2, M3, DIVA, MVAE, InvertedVAE"
         )
     config = read_json(folder / "config.json")
-    used = {"dataset": config.pop("dataset_used").removesuffix("-held-out"), "out": folder}
+    name = config.pop("dataset_used").removesuffix("-held-out")
+    used = {"dataset": name if config["dataset"] in ("auto", *NAMES) else config["dataset"], "out": folder}
     used |= {"cuda": False, "resume": False, "overwrite": False}
     new = sorted({*vars(names["arguments"]([]))} - {*config, *used})
     if new:

@@ -2,6 +2,7 @@
 
 python examples/ccvae.py                                      # FashionMNIST, 0.4 % of the labels
 python examples/ccvae.py --dataset faces                      # rendered faces with 18 binary labels, 20 % of the rows
+python examples/ccvae.py --dataset pets/ --label kind         # a folder of images and a csv, whose column is the label
 python examples/ccvae.py --preset recipe --labelled 0.06      # our recipe in full (the default is a short run of it)
 python examples/ccvae.py --preset few --labelled 10 --dataset mnist   # one labelled image per class
 python examples/ccvae.py --preset paper --labelled 0.2        # the paper's setting
@@ -16,15 +17,15 @@ from functools import partial
 from torch import Tensor
 
 from pyro_semivae import CCVAE, cli, tasks
-from pyro_semivae.cli import by_label
+from pyro_semivae.cli import by_label, by_networks
 from pyro_semivae.data import adversarial, drop_partly_labelled, in_turn, jitter, lose_labels, where_learning
 from pyro_semivae.flags import count, naming, number
 from pyro_semivae.infer import BalanceTerm, ClassifierTerm, ConsistencyTerm, EntropyTerm, NearestLabelTerm
 from pyro_semivae.train import SCHEDULES
 
 RECIPE = {"marginal": "jensen", "z_c": 30, "lr": 1e-3, "schedule": "cosine", "average": 0.998}
-RECIPE |= {"alpha": by_label(1000.0, 1.0), "beta": by_label(4.0, 1.0), "shift": by_label(1, 0)}
-RECIPE |= {"dropout": by_label(0.1, 0.0)}
+RECIPE |= {"alpha": by_label(1000.0, 1.0), "beta": by_networks(4.0, 1.0), "shift": by_label(1, 0)}
+RECIPE |= {"dropout": by_networks(0.1, 0.0)}
 FEW = {**RECIPE, "beta": 1.0, "alpha": 3000.0, "consistency": 3000.0, "entropy": 300.0, "balance": 1200.0}
 FEW |= {"shift": 2, "turn": 15.0, "zoom": 0.15, "adversarial": 3.0, "dropout": 0.0}
 PAPER = {"marginal": "exact", "alpha": 0.0, "beta": 1.0, "shift": 0, "z_c": 10, "schedule": "constant"}
@@ -34,7 +35,7 @@ PAPER |= {
     "lr": by_label(5e-4, 2e-4),
 }  # K: their code
 PRESETS = {
-    "demo": {**RECIPE, "epochs": {"digits": 400, "*": 10}},
+    "demo": {**RECIPE, "epochs": {"digits": 400, "own": None, "*": 10}},
     "recipe": {**RECIPE, "epochs": 40},
     "few": {**FEW, "epochs": 12},
     "paper": {**PAPER, "epochs": 100},

@@ -38,8 +38,8 @@ PAPER |= {"reverse_weight": 1.0, "lr": 0.01, "batch_size": 10_000, "schedule": "
 # Theirs: 1000 epochs of 4 steps; of label and image terms by name, L2 has no gradient, for the image is a hard draw.
 CODE = {**PAPER, "image_weight": 0.0, "box": 1.5708, "clip_norm": 5.0, "epochs": 667}
 PRESETS = {
-    "demo": {**OURS, "epochs": {"digits": 60, "*": 5}, "first_epochs": {"digits": 60, "*": 2}},
-    "m2": {**M2, "epochs": {"digits": 60, "*": 8}},
+    "demo": {**OURS, "epochs": {"digits": 60, "own": None, "*": 5}, "first_epochs": {"digits": 60, "*": 2}},
+    "m2": {**M2, "epochs": {"digits": 60, "own": None, "*": 8}},
     "paper": {**PAPER, "epochs": 150},
     "reference-code": CODE,
 }

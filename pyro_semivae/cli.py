@@ -18,16 +18,16 @@ from torch import Tensor
 
 from pyro_semivae import data, flags, report
 from pyro_semivae.checkpoints import replace_weights
-from pyro_semivae.conditionals import BernoulliLikelihood, LaplaceLikelihood
+from pyro_semivae.data import ImageData
 from pyro_semivae.data.chexpert import POLICIES
 from pyro_semivae.errors import InputError, check_number
 from pyro_semivae.files import FolderLock, check_fields, load_checkpoint, writable_folder, write_json
-from pyro_semivae.flags import Parser, count, naming, number
+from pyro_semivae.flags import Parser, count, naming, number, parse_kinds
 from pyro_semivae.infer import Objective
-from pyro_semivae.models import SemiVAE
+from pyro_semivae.models import SemiVAE, parts
 from pyro_semivae.models.parts import ALPHA, BETA, classifier_weight
 from pyro_semivae.nn import Convs, MLPs
-from pyro_semivae.spaces import any_known
+from pyro_semivae.spaces import Images, any_known
 from pyro_semivae.train import SCHEDULES, fit
 from pyro_semivae.watch import signs_of_failure
 
@@ -60,8 +60,17 @@ def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str
         labelled: the default of `--labelled` by data set, `"*"` for any other. (Any default may be such a dict.)
     """
     out = Parser(description)
-    out.add_argument("--dataset", default="auto", choices=["auto", *datasets], help="auto falls back on built-in data")
+    names = ["auto", *datasets]
+    what = f"{', '.join(names)} (which falls back on built-in data); or a path: a folder of images, an .npz or .npy file"
+    out.add_argument("--dataset", default="auto", type=flags.dataset(names), metavar="NAME|PATH", help=what)
     out.add_argument("--data-dir", help=f"root of the data sets (default: ${data.sets.DATA_ENV}, else ./data)")
+    own = out.add_argument_group("data of your own (--dataset PATH)")
+    own.add_argument("--csv", metavar="FILE", help="the labels of the images (default: the one csv in the folder)")
+    what = "the label: one column of classes, or several of 0 and 1, with commas (default: the only choice)"
+    own.add_argument("--label", metavar="COLUMN", help=what)
+    what = "what columns are, where it is not told from the values: class, binary, real or data, as age=real,digit=class"
+    own.add_argument("--kinds", type=flags.kinds, metavar="COLUMN=KIND", help=what)
+    own.add_argument("--size", type=count(), metavar="PIXELS", help="resize images to this many pixels on both sides")
     chexpert = out.add_argument_group("labels of CheXpert")
     for flag, default, accepted, meaning in (
         ("--blank", "negative", POLICIES, "what a finding that is not mentioned is"),
@@ -71,10 +80,11 @@ def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str
         chexpert.add_argument(flag, default=default, choices=accepted, help=meaning)
     out.add_argument("--epochs", type=count(), help="passes through the unlabelled rows")
     what = "unlabelled rows a step; half as many labelled ones"
-    out.add_argument("--batch-size", type=count(), default={"faces": 64, "*": 200}, help=what)
+    out.add_argument("--batch-size", type=count(), default={"faces": 64, "own conv": 64, "*": 200}, help=what)
     out.add_argument("--lr", type=number(above=0), help="Adam's learning rate")
-    what = "how many training rows keep their labels: with a point a fraction of all, else a count"
-    out.add_argument("--labelled", type=flags.labelled, default=labelled, help=what)
+    what = "how many training rows keep their labels: with a point a fraction of all, else a count; all: those that are"
+    what += " known"
+    out.add_argument("--labelled", type=flags.labelled, default={**labelled, "own": "all"}, help=what)
     what = "fixes split, initialisation, batches and noise"
     out.add_argument("--seed", type=count(0, 2**32 - 1), default=0, help=what)
     what = "use the last N training rows as validation set, in the place of the test set; 0: the test set"
@@ -93,15 +103,20 @@ def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str
 # The presets of the models that CCVAE is compared with. "plain" is the objective as it was published, with the weight
 # that Kingma et al.'s code has on the classifier.
 COMPARED = {
-    "demo": {"epochs": {"digits": 200, "faces": 10, "*": 12}, "lr": 1e-3},
+    "demo": {"epochs": {"digits": 200, "faces": 10, "own": None, "*": 12}, "lr": 1e-3},
     "recipe": {"epochs": 40, "lr": 1e-3},
 }
 COMPARED["plain"] = {**COMPARED["demo"], "alpha": 0.1, "beta": 1.0, "shift": 0, "dropout": 0.0}
 
 
 def by_label(classes: Any, binary: Any) -> dict[str, Any]:
-    """A default for the data sets with class labels, and one for those with binary labels."""
-    return {"digits": classes, "mnist": classes, "fashionmnist": classes, "*": binary}
+    """A default for data sets with class labels, and one for those with binary labels."""
+    return {"classes": classes, "attributes": binary}
+
+
+def by_networks(mlps: Any, convolutions: Any) -> dict[str, Any]:
+    """A default for data that have MLPs, and one for those that have convolutions: see `parts.networks_for`."""
+    return {"mlp": mlps, "conv": convolutions}
 
 
 def compared_parser(description: str, *, split: bool, classified: bool = False) -> Parser:
@@ -121,7 +136,7 @@ def compared_parser(description: str, *, split: bool, classified: bool = False) 
     add_average(out)
     what = "fraction of training over which beta rises from 0"
     out.add_argument("--warm-up", type=number(least=0, most=1), default=0.0, help=what)
-    beta = by_label(*BETA) if classified else 1.0
+    beta = by_networks(*BETA) if classified else 1.0
     out.add_argument(
         "--beta", type=number(least=0), default=beta, help="weight of the latents' densities; 1: the bound"
     )
@@ -131,7 +146,7 @@ def compared_parser(description: str, *, split: bool, classified: bool = False) 
         what = "move what the encoder sees in training by up to N pixels"
         out.add_argument("--shift", type=count(0), default=by_label(1, 0), help=what)
         what = "dropout of the encoder's hidden units"
-        out.add_argument("--dropout", type=number(least=0, below=1), default=by_label(0.1, 0.0), help=what)
+        out.add_argument("--dropout", type=number(least=0, below=1), default=by_networks(0.1, 0.0), help=what)
     return out
 
 
@@ -141,9 +156,25 @@ def add_average(out: Parser) -> None:
     out.add_argument("--average", type=number(least=0, below=1), default=0.998, help=what)
 
 
-def for_dataset(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    """The flags with the defaults of a data set, where they depend on it."""
-    return {flag: v.get(name, v["*"]) if isinstance(v, dict) else v for flag, v in vars(args).items()}
+def for_dataset(args: argparse.Namespace, keys: str | Sequence[str]) -> dict[str, Any]:
+    """The flags with the defaults of a data set, where they depend on it.
+
+    Args:
+        keys: the name of a data set of `data.NAMES`, or what the defaults of another go by, the first that is there.
+    """
+    if isinstance(keys, str):
+        keys = (keys, *(("mlp", "classes") if keys in data.sets.SMALL else ("conv", "attributes")))
+    return {flag: _first(v, (*keys, "*")) if isinstance(v, dict) else v for flag, v in vars(args).items()}
+
+
+def _first(default: dict[str, Any], keys: Sequence[str]) -> Any:
+    return default[next(key for key in keys if key in default)]
+
+
+def _keys_of_own(own: ImageData) -> tuple[str, ...]:
+    """What the defaults of data of one's own go by; its name, which may be that of another set, is none of it."""
+    networks = "conv" if isinstance(parts.networks_for(Images(*own.x_shape)), Convs) else "mlp"
+    return f"own {networks}", "own", networks, own.labels.report
 
 
 # What a run writes into its folder beside figures; m1.pt is the first stage of M1+M2.
@@ -167,22 +198,19 @@ class Run:
         self.args, self.start = args, time.perf_counter()
         self.device = _device(args.cuda)
         torch.manual_seed(args.seed)
-        self.fallback = None
-        if args.smoke_test:
-            self.data = data.load_small(args.dataset)
-        elif args.dataset == "auto":
-            self.data, self.fallback = data.load_auto(preferred, args.data_dir)
-        else:
-            options = ("blank", "uncertain", "views") if args.dataset == "chexpert" else ()
-            self.data = data.load(args.dataset, args.data_dir, **{name: getattr(args, name) for name in options})
-        vars(args).update(for_dataset(args, self.data.name))
+        self.data, self.fallback = self._load(preferred)
+        vars(args).update(for_dataset(args, _keys_of_own(self.data) if self.is_own else self.data.name))
         if args.hold_out:
             with naming("--hold-out", "num_rows"):
                 self.data = self.data.hold_out(args.hold_out)
         if self.fallback:
             print(f"NOTE: {self.fallback}", flush=True)
         with naming("--labelled", "labelled"):
-            self.labelled_rows = data.labelled_rows(self.data.y, data.parse_labelled(args.labelled), args.seed)
+            self.labelled_rows = (
+                any_known(self.data.y).nonzero()[:, 0]
+                if args.labelled == "all"
+                else data.labelled_rows(self.data.y, data.parse_labelled(args.labelled), args.seed)
+            )
         self.y: Tensor = data.hide(self.data.y, self.labelled_rows)
         for name in ("shift", "shear"):  # the longer side of an image: all of it is out of sight then
             check_number(f"--{name}", getattr(args, name, 0), least=0, most=max(self.data.x_shape[1:]))
@@ -199,6 +227,31 @@ class Run:
             f"{self.device}; writing to {self.out}",
             flush=True,
         )
+
+    @property
+    def is_own(self) -> bool:
+        """Whether `--dataset` is a path."""
+        return self.args.dataset not in ("auto", *data.NAMES)
+
+    def _load(self, preferred: str) -> tuple[ImageData, str | None]:
+        """The data set, and a sentence where it is not the one that was preferred."""
+        args = self.args
+        own = {f"--{flag}": getattr(args, flag, None) for flag in ("csv", "label", "kinds", "size")}
+        if self.is_own:
+            kinds = parse_kinds(args.kinds) if args.kinds else None
+            with naming("--dataset", "dataset"), naming("--size", "size"), naming("--csv", "labels"):
+                table = data.load_path(args.dataset, args.csv, size=args.size, kinds=kinds, seed=args.seed)
+            print(table, flush=True)
+            with naming("--label", "labelled_by"):
+                return table.labelled_by(*(args.label.split(",") if args.label else ())), None
+        if given := [flag for flag, value in own.items() if value is not None]:
+            raise InputError(f"{', '.join(given)}: got {args.dataset} as --dataset; accepted with these is a path")
+        if args.smoke_test:
+            return data.load_small(args.dataset), None
+        if args.dataset == "auto":
+            return data.load_auto(preferred, args.data_dir)
+        options = ("blank", "uncertain", "views") if args.dataset == "chexpert" else ()
+        return data.load(args.dataset, args.data_dir, **{name: getattr(args, name) for name in options}), None
 
     def _take_folder(self) -> None:
         """Looks for a run that is in the output folder already.
@@ -250,22 +303,12 @@ class Run:
         return time.perf_counter() - self.start
 
     def parts(self) -> dict[str, Any]:
-        """What the papers build models of for such data: `networks` and `likelihood`.
-
-        MLPs of 600-600 and Bernoulli pixels for class labels; convolutions and Laplace pixels for binary ones.
-
-        Raises:
-            InputError: dropout for the convolutions, which have none.
-        """
-        dropout = getattr(self.args, "dropout", 0.0)
-        if self.data.labels.entries is not None:
-            if dropout:
-                raise InputError(
-                    f"--dropout: got {dropout}; accepted with binary labels is 0: their networks have none"
-                )
-            return {"networks": Convs(), "likelihood": LaplaceLikelihood}
+        """What models of such data are built of, `networks` and `likelihood`: see `parts.networks_for`."""
+        dropout, space = getattr(self.args, "dropout", 0.0), Images(*self.data.x_shape)
         hidden = (32,) if self.args.smoke_test else (600, 600)
-        return {"networks": MLPs(hidden, dropout), "likelihood": BernoulliLikelihood}
+        large = isinstance(parts.networks_for(space), Convs)
+        networks = Convs(dropout) if large else MLPs(hidden, dropout)
+        return {"networks": networks, "likelihood": parts.likelihood_for(space)}
 
     def keep_classes(self, number: int) -> None:
         """Takes the labels off the rows of all classes but the first so many.
@@ -326,7 +369,7 @@ class Run:
             "fallback": self.fallback,
             "labelled": len(self.labelled_rows),
             "seed": self.args.seed,
-            "epochs": self.args.epochs,
+            "epochs": self.args.epochs or load_checkpoint(self.checkpoint)["epoch"],
             **_finite(metrics),
             "measures": report.MEASURES,
             "seconds": round(self.before_training + self.in_training + self.elapsed(), 1),
@@ -339,6 +382,8 @@ class Run:
         shown = {k: v for k, v in metrics.items() if not isinstance(v, dict | list)}
         shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in shown.items()}
         print("\n".join(f"{name:>24}  {value}" for name, value in shown.items()), flush=True)
+        if self.checkpoint.exists():
+            print(f'go on with it: vae = pyro_semivae.load("{self.checkpoint}")', flush=True)
         return metrics
 
 

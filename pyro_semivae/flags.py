@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from pyro_semivae.data import parse_labelled
@@ -39,7 +40,9 @@ def number(**bounds: float) -> Callable[[str], float]:
 
 
 def labelled(text: str) -> str:
-    """The type of `--labelled`: a fraction (with a point) or a count, as it is written."""
+    """The type of `--labelled`: a fraction (with a point) or a count, as it is written; or "all" that are known."""
+    if text == "all":
+        return text
     try:
         value = parse_labelled(text)
     except InputError as error:
@@ -95,18 +98,60 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
         return action.help if shown else super()._get_help_string(action)
 
 
+# What a default may depend on, beside the names of data sets, and how it is called.
+OF_DATA = {"classes": "class labels", "attributes": "binary labels", "mlp": "small images", "conv": "large images"}
+OF_DATA |= {"own": "your own data", "own conv": "your own large images"}
+
+
 def by_data_set(default: dict[str, Any]) -> str:
     """A default that depends on the data set, in words.
 
     >>> by_data_set({"digits": 1, "mnist": 1, "*": 0})
     '1 on digits, mnist; else 0'
+    >>> by_data_set({"classes": 4.0, "attributes": 1.0})
+    '4.0 on class labels; 1.0 on binary labels'
     """
+    default = {OF_DATA.get(name, name): "what 3,000 steps take" if v is None else v for name, v in default.items()}
+    if "*" not in default:
+        return "; ".join(f"{value} on {name}" for name, value in default.items())
     names: dict[str, list[str]] = {}
     for name, value in default.items():
         if name != "*":
             names.setdefault(str(value), []).append(name)
     parts = [f"{value} on {', '.join(on)}" for value, on in names.items() if value != str(default["*"])]
     return "; ".join([*parts, f"else {default['*']}"]) if parts else str(default["*"])
+
+
+def dataset(names: Sequence[str]) -> Callable[[str], str]:
+    """The type of `--dataset`: a name, or the path of a data set of one's own, as it is written.
+
+    >>> dataset(["auto", "digits"])("digits")
+    'digits'
+    """
+
+    def name_or_path(text: str) -> str:
+        if text not in names and not Path(text).expanduser().exists():
+            accepted = f"{', '.join(names)}, or a folder of images, an .npz or .npy file that is there"
+            raise argparse.ArgumentTypeError(f"got {text[:200]!r}; accepted are {accepted}")
+        return text
+
+    return name_or_path
+
+
+def kinds(text: str) -> str:
+    """The type of `--kinds`: what columns are, as `age=real,digit=class`, as it is written."""
+    if not all(name and kind for name, kind in parse_kinds(text).items()):
+        raise argparse.ArgumentTypeError(f"got {text[:200]!r}; accepted are columns and kinds as age=real,digit=class")
+    return text
+
+
+def parse_kinds(text: str) -> dict[str, str]:
+    """
+    >>> parse_kinds("age=real, digit=class")
+    {'age': 'real', 'digit': 'class'}
+    """
+    parts = [part.partition("=") for part in text.split(",")]
+    return {name.strip(): kind.strip() for name, _, kind in parts}
 
 
 @contextmanager

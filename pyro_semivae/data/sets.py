@@ -39,6 +39,7 @@ FASHION = (
 _TORCHVISION = {"mnist": ("MNIST", DIGITS), "fashionmnist": ("FashionMNIST", FASHION)}
 _FOLDERS = {"celeba": load_celeba, "chexpert": load_chexpert}
 NAMES = (*_TORCHVISION, "digits", "faces", *_FOLDERS)
+SMALL = (*_TORCHVISION, "digits")  # small images with class labels; the others are large ones with binary labels
 
 
 def data_root(data_dir: str | Path | None = None) -> Path:

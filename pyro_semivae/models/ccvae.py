@@ -86,7 +86,7 @@ class CCVAE(CharacteristicVAE):
         if self.labels.entries is not None:
             alpha, more = parts.classifier_weight(1.0, y), {}
         else:
-            more = parts.recipe_weights(self.labels, y)
+            more = parts.recipe_weights(self.labels, y, self.spaces["x"])
             alpha = more.pop("classifier_weight")
         bound = self.elbo(marginal="jensen", **more)
         return bound + alpha * ClassifierTerm() if alpha else bound

@@ -63,4 +63,4 @@ class DIVA(CharacteristicVAE):
     def elbo_for(self, y: Tensor | None) -> Objective:
         """The recipe's weights: alpha = 1000 N / N_labelled and beta 4 with a class label, 100 N / N_labelled and 1
         with binary ones."""
-        return self.elbo(**parts.recipe_weights(self.labels, y))
+        return self.elbo(**parts.recipe_weights(self.labels, y, self.spaces["x"]))

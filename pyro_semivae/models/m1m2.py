@@ -101,4 +101,4 @@ class M1M2(SemiVAE):
 
         The authors' code has alpha = 0.1 N / N_labelled.
         """
-        return self.elbo(**{**parts.recipe_weights(self.labels, y), "beta": 1.0})
+        return self.elbo(**{**parts.recipe_weights(self.labels, y, self.spaces["x"]), "beta": 1.0})

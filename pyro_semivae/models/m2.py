@@ -113,7 +113,7 @@ class M2(SemiVAE):
 
         The authors' code has alpha = 0.1 N / N_labelled.
         """
-        return self.elbo(**parts.recipe_weights(self.labels, y))
+        return self.elbo(**parts.recipe_weights(self.labels, y, self.spaces["x"]))
 
     def corruption(self) -> Callable[[Tensor], Tensor] | None:
         """The recipe's: see `parts.recipe_corruption`."""

@@ -99,7 +99,7 @@ class M3(SemiVAE):
     def elbo_for(self, y: Tensor | None) -> Objective:
         """The recipe's weights: alpha = 1000 N / N_labelled and beta 4 with a class label, 100 N / N_labelled and 1
         with binary ones."""
-        return self.elbo(**parts.recipe_weights(self.labels, y))
+        return self.elbo(**parts.recipe_weights(self.labels, y, self.spaces["x"]))
 
     def corruption(self) -> Callable[[Tensor], Tensor] | None:
         """The recipe's: see `parts.recipe_corruption`."""

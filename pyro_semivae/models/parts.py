@@ -79,20 +79,21 @@ def classifier_weight(alpha: float, y: Tensor | None) -> float:
     return alpha * len(y) / known if known else alpha
 
 
-# The weights of the examples' recipe: of a class label, of binary ones. ALPHA weighs a classifier, see above.
+# The weights of the examples' recipe. ALPHA weighs a classifier, see above: of a class label, of binary ones. BETA is of
+# small images, whose likelihood is the cross-entropy, and of other data.
 ALPHA, BETA = (1000.0, 100.0), (4.0, 1.0)
 
 
-def recipe_weights(labels: Labels, y: Tensor | None) -> dict[str, float]:
+def recipe_weights(labels: Labels, y: Tensor | None, space: Data) -> dict[str, float]:
     """The weights of the examples' recipe for objectives with a classifier beside the bound.
 
     >>> import torch
-    >>> from pyro_semivae.spaces import Classes
-    >>> recipe_weights(Classes(3), torch.tensor([0, -1]))
+    >>> from pyro_semivae.spaces import Classes, Images
+    >>> recipe_weights(Classes(3), torch.tensor([0, -1]), Images(1, 28, 28))
     {'classifier_weight': 2000.0, 'beta': 4.0}
     """
-    several = labels.entries is not None
-    return {"classifier_weight": classifier_weight(ALPHA[several], y), "beta": BETA[several]}
+    alpha, beta = ALPHA[labels.entries is not None], BETA[likelihood_for(space) is not BernoulliLikelihood]
+    return {"classifier_weight": classifier_weight(alpha, y), "beta": beta}
 
 
 def recipe_corruption(labels: Labels, x_shape: Shape) -> Callable[[Tensor], Tensor] | None:
