@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pyro_semivae import cli, report, tasks
 from pyro_semivae.checkpoints import load_weights
-from pyro_semivae.data import ImageData
+from pyro_semivae.data import NAMES, ImageData
 from pyro_semivae.errors import InputError
 from pyro_semivae.files import load_checkpoint, read_json, user_path, writable_folder
 from pyro_semivae.models import SemiVAE

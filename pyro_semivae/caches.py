@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from platformdirs import user_cache_path
 
 from pyro_semivae.digests import BLOCK
 from pyro_semivae.errors import InputError
@@ -22,9 +23,10 @@ CACHE_ENV = "PYRO_SEMIVAE_CACHE"
 
 
 def cache_folder(folder: str | Path | None = None) -> Path:
-    """Where rendered data and trained classifiers are kept: `folder`, else `$PYRO_SEMIVAE_CACHE`, else
-    `~/.cache/pyro_semivae`."""
-    return user_path(folder or os.environ.get(CACHE_ENV) or "~/.cache/pyro_semivae", CACHE_ENV)
+    """Where rendered data and trained classifiers are kept: `folder`, else `$PYRO_SEMIVAE_CACHE`, else the user's
+    folder of caches, on Linux `~/.cache/pyro_semivae`."""
+    folder = folder or os.environ.get(CACHE_ENV) or user_cache_path("pyro_semivae", appauthor=False)
+    return user_path(folder, CACHE_ENV)
 
 
 def cached_checkpoint(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pyro_semivae.data.batches import Batches
 from pyro_semivae.errors import InputError
@@ -56,7 +56,7 @@ class Average:
         if self.values:
             steps = int(self.model.n_averaged)  # a number on the CPU
             decay = min(self.decay, steps / (steps + 9))  # the first steps count for little
-            torch._foreach_lerp_([*self.values.values()], self._weights, 1 - decay)
+            get_ema_multi_avg_fn(decay)([*self.values.values()], self._weights, steps)
             self.model.n_averaged += 1
 
     @torch.no_grad()

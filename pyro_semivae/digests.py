@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -32,25 +32,25 @@ def digest(value: Any) -> str:
     False
     """
     found = hashlib.sha256()
-    _take(found, value)
+    _take(found.update, value)
     return found.hexdigest()
 
 
-def _take(found: hashlib._Hash, value: Any) -> None:
+def _take(update: Callable[[bytes | memoryview], None], value: Any) -> None:
     """Adds a value. Each part has its type and length before it, so that no two values have the same bytes."""
     if isinstance(value, dict):
-        found.update(f"dict {len(value)};".encode())
+        update(f"dict {len(value)};".encode())
         for key, part in value.items():
-            _take(found, key)
-            _take(found, part)
+            _take(update, key)
+            _take(update, part)
     elif isinstance(value, list | tuple):
-        found.update(f"{'list' if isinstance(value, list) else 'tuple'} {len(value)};".encode())
+        update(f"{'list' if isinstance(value, list) else 'tuple'} {len(value)};".encode())
         for part in value:
-            _take(found, part)
+            _take(update, part)
     elif isinstance(value, Tensor):
-        found.update(f"tensor {value.dtype} {tuple(value.shape)} {value.requires_grad};".encode())
+        update(f"tensor {value.dtype} {tuple(value.shape)} {value.requires_grad};".encode())
         for block in blocks(value):
-            found.update(block)
+            update(block)
     else:
         text = repr(value).encode(errors="surrogatepass")
-        found.update(f"{type(value).__name__} {len(text)};".encode() + text)
+        update(f"{type(value).__name__} {len(text)};".encode() + text)

@@ -95,7 +95,7 @@ class RelaxedLogits(LogitRelaxedBernoulli):
     has_rsample = True  # torch's does not say so
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        shape = self._extended_shape(torch.Size(sample_shape))
+        shape = torch.Size(sample_shape) + self.batch_shape + self.event_shape
         noise = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device).logit(eps=1e-7)
         return (self.logits + noise) / self.temperature
 

@@ -17,15 +17,13 @@ from typing import Any, BinaryIO, ClassVar
 from weakref import WeakValueDictionary
 
 import torch
+from filelock import lock_descriptor
 from torch import Tensor
 
 from pyro_semivae.digests import digest
 from pyro_semivae.errors import InputError
 
-try:
-    import fcntl
-except ImportError:  # Windows: no locks, and what a killed process leaves behind stays
-    fcntl = None
+ON_WINDOWS = os.name == "nt"  # where no open file is renamed or removed: what a killed writer leaves behind stays
 
 
 def note(text: str) -> None:
@@ -76,25 +74,11 @@ def writable_file(path: str | Path, name: str) -> Path:
     return path
 
 
-def _lock(file: int) -> bool:
-    """Locks an open file until it is closed or the process ends, however it does; False where another one has it.
-
-    Raises:
-        OSError: there are no locks here.
-    """
-    if fcntl is None:
-        raise OSError(errno.ENOTSUP, "no file locks on this system")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
-
-
 class FolderLock:
     """One process writes into a folder at a time. The lock goes with this object, or with the process, killed or not.
 
     In a process that has the lock already it is the same one. Where the file system has no locks a note says so.
+    (`filelock.FileLock` would not say who has it.)
 
     Args:
         name: of the argument that the folder came from.
@@ -113,15 +97,16 @@ class FolderLock:
             return
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            locked = _lock(self._file)
+            locked = lock_descriptor(self._file, blocking=False)
         except OSError as error:
             note(f"{name}: {folder} is not locked ({error.strerror}): a second run there is not noticed")
             return
         if not locked:
+            os.lseek(self._file, 1, os.SEEK_SET)  # the lock is on the first byte, which Windows lets nobody else read
             holder = os.read(self._file, 1000).decode(errors="replace") or "another process"
             raise InputError(f"{name}: {folder} is in use by {holder}; wait until it ends, or name another folder")
         os.ftruncate(self._file, 0)
-        os.write(self._file, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        os.write(self._file, f"\nprocess {os.getpid()} on {socket.gethostname()}".encode())
         self._held[key] = self
 
     def __del__(self) -> None:
@@ -148,9 +133,9 @@ def open_beside(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if fcntl is not None:  # while it is locked, or it could be taken for a killed writer's
+            if not ON_WINDOWS:  # while it is locked, or it could be taken for a killed writer's
                 os.replace(str(beside), path)
-        if fcntl is None:  # Windows renames no open file
+        if ON_WINDOWS:
             os.replace(str(beside), path)
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(beside)):
@@ -169,7 +154,7 @@ def _new_beside(path: Path) -> tuple[Path, BinaryIO]:
         except OSError as error:
             raise OSError(error.errno, error.strerror) from error
         try:
-            locked = _lock(file.fileno())
+            locked = lock_descriptor(file.fileno(), blocking=False)
         except OSError:  # no locks here: nobody removes it either
             return beside, file
         if locked and beside.exists():  # if not, it is taken for a stale one, or was, before it was locked
@@ -182,7 +167,7 @@ def _remove_stale(path: Path) -> None:
     for other in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         try:
             with open(other, "rb") as file:
-                if _lock(file.fileno()):
+                if lock_descriptor(file.fileno(), blocking=False):
                     other.unlink(missing_ok=True)
         except OSError:  # gone already, another user's, or no locks here
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterable
 
 from tqdm import tqdm
@@ -28,17 +27,15 @@ def epoch_bar(steps: int, epoch: int, epochs: int, progress: bool) -> tqdm:
     )
 
 
-def show_terms(bar: tqdm, step: int, so_far: Callable[[], dict[str, float]]) -> None:
-    """Writes the terms' means so far beside the bar, and moves it on by one step.
+def show_terms(bar: tqdm, so_far: Callable[[], dict[str, float]]) -> None:
+    """Moves the bar on by one step; where that draws it, and at the last step, with the terms' means so far beside it.
 
     Args:
-        step: the number of the step, from 0. so_far: returns the means by their names; asked when they are shown.
+        so_far: returns the means by their names; asked when they are shown.
     """
-    if bar.disable:
-        return
-    if time.time() - bar.last_print_t >= bar.mininterval or step + 1 == bar.total:
-        bar.set_postfix({name: f"{value:.2f}" for name, value in so_far().items()}, refresh=False)
-    bar.update()
+    shown = bar.update()
+    if not bar.disable and (shown or bar.n == bar.total):
+        bar.set_postfix({name: f"{value:.2f}" for name, value in so_far().items()})
 
 
 def epoch_line(record: dict[str, float], epochs: int) -> str:

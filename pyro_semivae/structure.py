@@ -1,21 +1,34 @@
 """What a model's graph says of it, for those who use it: where it has labels, what descends from what, which tasks that
 allows and which not, and why.
 
-The graph is read off a run of the code on rows without content, once; random generators stay as they are.
+The graph is read off a run of the code on rows without content, once for each state of the model; random generators
+stay as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from weakref import WeakKeyDictionary
 
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer.graph import Graph, graphs_of
+from pyro_semivae.infer.graph import Graph, graphs_of, made_of
 from pyro_semivae.models import SemiVAE
+
+_structures: WeakKeyDictionary = WeakKeyDictionary()
 
 
 def structure(vae: SemiVAE) -> dict[str, Graph]:
-    """The graphs of the model, as `"p"`, and the guide, `"q"`: site -> the sites and inputs it depends on."""
-    return graphs_of(vae.model, vae.guide, vae.by_site(vae.blank()), vae.continuous_labels)
+    """The graphs of the model, as `"p"`, and the guide, `"q"`: site -> the sites and inputs it depends on.
+
+    They are kept until a part of the model, a setting of one, or a space is another one.
+    """
+    functions = [getattr(fn, "__func__", None) for fn in (vae.model, vae.guide)]  # not bound, which holds the model
+    now = (functions, [*vae.spaces.items()], made_of(vae))
+    kept = _structures.get(vae)
+    if kept is None or None in functions or kept[0] != now:
+        graphs = graphs_of(vae.model, vae.guide, vae.by_site(vae.blank()), vae.continuous_labels)
+        kept = _structures[vae] = now, graphs
+    return kept[1]
 
 
 def descendants(vae: SemiVAE, of: Collection[str] | None = None, *, kept: Collection[str] = ()) -> set[str]:

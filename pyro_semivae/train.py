@@ -218,7 +218,7 @@ def fit(
                         for i, batch in enumerate(batches.epoch(epoch)):
                             where = f"epoch {epoch + 1}, step {i + 1}"
                             tally.add(trainer.learn(batch, (epoch * steps + i) / total, where), batch)
-                            show_terms(bar, i, tally.so_far)
+                            show_terms(bar, tally.so_far)
                         trainer.watch.check()
                         history.append(tally.record(epoch))
                         if on_epoch is not None:

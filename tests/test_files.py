@@ -1,9 +1,11 @@
 """Files under real conditions: killed and concurrent writers, full disks, flipped bits, locked and used folders."""
 
+import errno
 import math
 import os
 import random
 import signal
+import sys
 import threading
 
 import pytest
@@ -259,7 +261,9 @@ def test_paths_of_users(tmp_path, monkeypatch):
     monkeypatch.setenv("PYRO_SEMIVAE_DATA", "~/sets")
     assert cache_folder() == tmp_path / "other" and data.data_root() == tmp_path / "sets"
     monkeypatch.delenv("PYRO_SEMIVAE_CACHE")
-    assert cache_folder() == tmp_path / ".cache" / "pyro_semivae"
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    own = {"linux": ".cache/pyro_semivae", "darwin": "Library/Caches/pyro_semivae"}
+    assert cache_folder() == tmp_path / own.get(sys.platform, cache_folder())
     save_checkpoint("~/a.pt", STATE)
     assert load_checkpoint("~/a.pt")["model"] == "Some" and (tmp_path / "a.pt").is_file()
     for path in ("a\0b", "~nobody-of-this-name/x", 3, None):
@@ -290,12 +294,17 @@ def test_a_folder_is_one_processs_until_it_ends_or_is_killed(other, tmp_path):
 
 
 def test_where_there_are_no_locks_a_note_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("pyro_semivae.files.fcntl", None)
+    def no_locks(file, *, blocking):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("pyro_semivae.files.lock_descriptor", no_locks)
     FolderLock(tmp_path, "--out")
-    assert "is not locked (no file locks on this system): a second run there" in capsys.readouterr().err
-    write_json(tmp_path / "a", 1)
-    write_json(tmp_path / "a", 2)
-    assert read_json(tmp_path / "a") == 2 and not [*tmp_path.glob("*.part")]
+    assert "is not locked (No locks available): a second run there" in capsys.readouterr().err
+    for on_windows in (False, True):
+        monkeypatch.setattr("pyro_semivae.files.ON_WINDOWS", on_windows)
+        write_json(tmp_path / "a", 1)
+        write_json(tmp_path / "a", 2)
+        assert read_json(tmp_path / "a") == 2 and not [*tmp_path.glob(".*.part")]
 
 
 def run_of(tmp_path, *flags):

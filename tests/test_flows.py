@@ -12,8 +12,8 @@ from torch.testing import assert_close
 
 from pyro_semivae.check import check_model
 from pyro_semivae.conditionals import LaplaceImage
-from pyro_semivae.errors import InputError
 from pyro_semivae.conditionals.flows import Flow, FlowDistribution
+from pyro_semivae.errors import InputError
 from pyro_semivae.infer import TraceLabels_ELBO
 from pyro_semivae.models import CCVAE, M2, VAE
 from pyro_semivae.nn import MLP, Joined, MLPs

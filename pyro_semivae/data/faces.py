@@ -193,178 +193,222 @@ def _mix(a, b, t):
 
 
 def _paint(faces: Faces) -> np.ndarray:
-    on = {name: faces.labels[:, i] for i, name in enumerate(ATTRIBUTES)}
-    s = {name: np.nan_to_num(faces.strengths[:, i]) for i, name in enumerate(ATTRIBUTES)}
-    u = {name: faces.nuisances[:, i] for i, name in enumerate(NUISANCES)}
+    return _Painter(faces).image()
 
-    def grey(level):
-        return np.full((len(faces), 3), level, np.float32)
 
-    def at(values):
+class _Painter:
+    """Paints faces, each part over those before it.
+
+    Attributes:
+        on, s, u: by name, which faces have an attribute, how strong it is (0 where it is off), and the nuisances.
+        rx, ry: half a face's width and height. skin, hair, dark: colours `(n, 3)`.
+    """
+
+    def __init__(self, faces: Faces):
+        self.on = on = {name: faces.labels[:, i] for i, name in enumerate(ATTRIBUTES)}
+        self.s = s = {name: np.nan_to_num(faces.strengths[:, i]) for i, name in enumerate(ATTRIBUTES)}
+        self.u = u = {name: faces.nuisances[:, i] for i, name in enumerate(NUISANCES)}
+        self.number = len(faces)
+        self.rx = (0.37 + 0.05 * u["face_width"]) * np.where(on["Chubby"], 1.15 + 0.25 * s["Chubby"], 1)
+        self.ry = 0.52 + 0.06 * u["face_height"]
+        self.skin, self.hair = self._skin_colour(), self._hair_colour()
+        self.dark = self.skin * 0.55
+        self.eye_y, self.eye_x = -0.09, 0.16 + 0.035 * u["eye_distance"]
+        self.aged, self.makeup = ~on["Young"], on["Heavy_Makeup"]
+        background = np.stack([u[f"background_{c}"] for c in "rgb"], 1)
+        self.canvas = _Canvas(background, 0.08 * (u["x"] - 0.5), 0.08 * (u["y"] - 0.5) - 0.02)
+
+    def image(self) -> np.ndarray:
+        """The images, uint8 `(n, 3, 64, 64)`."""
+        self.back_hair()
+        self.shirt_and_tie()
+        self.skin_and_beard()
+        self.hairline_and_bangs()
+        for side in (-1, 1):
+            self.makeup_around_eye(side)
+            self.eye(side)
+            self.lines_of_age(side)
+        self.forehead()
+        self.nose()
+        self.mouth()
+        self.glasses()
+        return np.rint(self.canvas.pixels * 255).astype(np.uint8).transpose(0, 3, 1, 2)
+
+    def grey(self, level: float) -> np.ndarray:
+        return np.full((self.number, 3), level, np.float32)
+
+    def at(self, values):
         """A number per face, to broadcast over the pixels of the faces in `rows`."""
-        return lambda rows: np.broadcast_to(np.asarray(values, np.float32), (len(faces),))[rows, None, None]
+        return lambda rows: np.broadcast_to(np.asarray(values, np.float32), (self.number,))[rows, None, None]
 
-    # Sizes and colours.
-    rx = (0.37 + 0.05 * u["face_width"]) * np.where(on["Chubby"], 1.15 + 0.25 * s["Chubby"], 1)
-    ry = 0.52 + 0.06 * u["face_height"]
-    skin = _mix([0.50, 0.36, 0.26], [0.88, 0.70, 0.57], u["skin"])
-    skin = np.where(on["Pale_Skin"][:, None], _mix([0.93, 0.85, 0.77], [1.0, 0.98, 0.93], s["Pale_Skin"]), skin)
-    hair = grey(0.5) + 0.16 * u["grey"][:, None]
-    hair = np.where(on["Black_Hair"][:, None], grey(0.02) + 0.12 * s["Black_Hair"][:, None], hair)
-    hair = np.where(on["Blond_Hair"][:, None], _mix([0.80, 0.62, 0.22], [1.0, 0.90, 0.60], s["Blond_Hair"]), hair)
-    hair = np.where(on["Brown_Hair"][:, None], _mix([0.26, 0.13, 0.06], [0.52, 0.30, 0.16], s["Brown_Hair"]), hair)
-    brow_colour = hair * 0.45
-    shade = skin * 0.85
-    dark = skin * 0.55
+    def _skin_colour(self) -> np.ndarray:
+        skin = _mix([0.50, 0.36, 0.26], [0.88, 0.70, 0.57], self.u["skin"])
+        pale = _mix([0.93, 0.85, 0.77], [1.0, 0.98, 0.93], self.s["Pale_Skin"])
+        return np.where(self.on["Pale_Skin"][:, None], pale, skin)
 
-    background = np.stack([u[f"background_{c}"] for c in "rgb"], 1)
-    offset_x, offset_y = 0.08 * (u["x"] - 0.5), 0.08 * (u["y"] - 0.5) - 0.02
-    canvas = _Canvas(background, offset_x, offset_y)
+    def _hair_colour(self) -> np.ndarray:
+        on, s = self.on, self.s
+        hair = self.grey(0.5) + 0.16 * self.u["grey"][:, None]
+        hair = np.where(on["Black_Hair"][:, None], self.grey(0.02) + 0.12 * s["Black_Hair"][:, None], hair)
+        hair = np.where(on["Blond_Hair"][:, None], _mix([0.80, 0.62, 0.22], [1.0, 0.90, 0.60], s["Blond_Hair"]), hair)
+        return np.where(on["Brown_Hair"][:, None], _mix([0.26, 0.13, 0.06], [0.52, 0.30, 0.16], s["Brown_Hair"]), hair)
 
-    # Back hair: long unless male; a wave bends its edge.
-    wave = np.where(on["Wavy_Hair"], 0.03 + 0.05 * s["Wavy_Hair"], 0)
-    length = np.where(on["Male"], 0.12 - 0.36 * s["Male"], 0.42 + 0.28 * u["hair_length"])
+    def _face(self, x, y, rows):
+        return _ellipse(x, y, self.at(self.rx)(rows), self.at(self.ry)(rows))
 
-    def back_hair(x, y, rows):
-        ripple = at(wave)(rows) * np.sin(14 * y + 6.3 * at(u["wave_phase"])(rows))
-        width = at(rx)(rows) + 0.13 + ripple
-        cap = _ellipse(x, y + 0.08, width, at(ry)(rows) + 0.12 + ripple * 0.5)
-        return np.maximum(np.where(y < -0.08, cap, np.abs(x) - width), y - at(length)(rows))
+    def back_hair(self) -> None:
+        """Long unless male; a wave bends its edge. And the neck before it."""
+        on, s, u, at = self.on, self.s, self.u, self.at
+        wave = np.where(on["Wavy_Hair"], 0.03 + 0.05 * s["Wavy_Hair"], 0)
+        length = np.where(on["Male"], 0.12 - 0.36 * s["Male"], 0.42 + 0.28 * u["hair_length"])
 
-    canvas.shape(back_hair, hair, bottom=0.85)
-    canvas.shape(lambda x, y, r: _box(x, y - 0.6, 0.17, 0.3), shade, left=-0.3, right=0.3, top=0.2)
+        def back_hair(x, y, rows):
+            ripple = at(wave)(rows) * np.sin(14 * y + 6.3 * at(u["wave_phase"])(rows))
+            width = at(self.rx)(rows) + 0.13 + ripple
+            cap = _ellipse(x, y + 0.08, width, at(self.ry)(rows) + 0.12 + ripple * 0.5)
+            return np.maximum(np.where(y < -0.08, cap, np.abs(x) - width), y - at(length)(rows))
 
-    # Shirt and tie.
-    tie = on["Wearing_Necktie"]
-    shirt = np.where(tie[:, None], grey(0.95), np.stack([u[f"shirt_{c}"] for c in "rgb"], 1))
-    canvas.shape(lambda x, y, r: _ellipse(x, y - 1.25, 0.82, 0.48), shirt, top=0.5)
-    tie_width = 0.035 + 0.05 * s["Wearing_Necktie"]
-    tie_colour = _hsv(u["tie_hue"], 0.75, 0.7)
-    canvas.shape(
-        lambda x, y, r: _box(x, y - 0.95, at(tie_width)(r) * (0.75 + 0.6 * np.clip(y - 0.75, 0, 1)), 0.2),
-        tie_colour, where=tie, left=-0.3, right=0.3, top=0.5,
-    )  # fmt: skip
+        self.canvas.shape(back_hair, self.hair, bottom=0.85)
+        neck = self.skin * 0.85
+        self.canvas.shape(lambda x, y, r: _box(x, y - 0.6, 0.17, 0.3), neck, left=-0.3, right=0.3, top=0.2)
 
-    # Face and beard.
-    def face(x, y, rows):
-        return _ellipse(x, y, at(rx)(rows), at(ry)(rows))
+    def shirt_and_tie(self) -> None:
+        tie, u = self.on["Wearing_Necktie"], self.u
+        shirt = np.where(tie[:, None], self.grey(0.95), np.stack([u[f"shirt_{c}"] for c in "rgb"], 1))
+        self.canvas.shape(lambda x, y, r: _ellipse(x, y - 1.25, 0.82, 0.48), shirt, top=0.5)
+        width = self.at(0.035 + 0.05 * self.s["Wearing_Necktie"])
+        self.canvas.shape(
+            lambda x, y, r: _box(x, y - 0.95, width(r) * (0.75 + 0.6 * np.clip(y - 0.75, 0, 1)), 0.2),
+            _hsv(u["tie_hue"], 0.75, 0.7), where=tie, left=-0.3, right=0.3, top=0.5,
+        )  # fmt: skip
 
-    canvas.shape(face, skin, top=-0.75, bottom=0.75)
-    beard = ~on["No_Beard"]
-    stubble = np.where(beard, 0.85, 0.4 * (1 - s["No_Beard"]))  # the cleaner the shave, the less of it
+    def skin_and_beard(self) -> None:
+        self.canvas.shape(self._face, self.skin, top=-0.75, bottom=0.75)
+        # The cleaner the shave, the less stubble.
+        stubble = np.where(~self.on["No_Beard"], 0.85, 0.4 * (1 - self.s["No_Beard"]))
 
-    def lower_face(x, y, rows):
-        return np.maximum(face(x, y, rows), 0.19 + 0.12 * np.abs(x) - y)
+        def lower_face(x, y, rows):
+            return np.maximum(self._face(x, y, rows), 0.19 + 0.12 * np.abs(x) - y)
 
-    canvas.shape(lower_face, hair * 0.6, opacity=stubble, top=0.0, bottom=0.75)
+        self.canvas.shape(lower_face, self.hair * 0.6, opacity=stubble, top=0.0, bottom=0.75)
 
-    # Hairline, receding or not, and bangs over it.
-    receding = np.where(on["Receding_Hairline"], 0.10 + 0.14 * s["Receding_Hairline"], 0)
+    def hairline_and_bangs(self) -> None:
+        """The hairline, receding or not, and bangs over it."""
+        on, s, u, at = self.on, self.s, self.u, self.at
+        receding = np.where(on["Receding_Hairline"], 0.10 + 0.14 * s["Receding_Hairline"], 0)
 
-    def hairline(x, y, rows):
-        back = at(receding)(rows)
-        notch = np.where(back > 0, np.clip(0.07 - np.abs(x), 0, None) * 1.2, 0)
-        return np.maximum(face(x, y, rows), y + 0.30 + back - notch)
+        def hairline(x, y, rows):
+            back = at(receding)(rows)
+            notch = np.where(back > 0, np.clip(0.07 - np.abs(x), 0, None) * 1.2, 0)
+            return np.maximum(self._face(x, y, rows), y + 0.30 + back - notch)
 
-    canvas.shape(hairline, hair, top=-0.75, bottom=0.0)
-    fringe = -0.27 + 0.15 * s["Bangs"]
+        self.canvas.shape(hairline, self.hair, top=-0.75, bottom=0.0)
+        fringe = -0.27 + 0.15 * s["Bangs"]
 
-    def bangs(x, y, rows):
-        teeth = 0.03 * np.abs(np.sin(13 * x + 6.3 * at(u["fringe_phase"])(rows)))
-        return np.maximum(face(x, y, rows), y - at(fringe)(rows) + teeth)
+        def bangs(x, y, rows):
+            teeth = 0.03 * np.abs(np.sin(13 * x + 6.3 * at(u["fringe_phase"])(rows)))
+            return np.maximum(self._face(x, y, rows), y - at(fringe)(rows) + teeth)
 
-    canvas.shape(bangs, hair * 0.9, where=on["Bangs"], top=-0.75, bottom=0.1)
+        self.canvas.shape(bangs, self.hair * 0.9, where=on["Bangs"], top=-0.75, bottom=0.1)
 
-    # Eyes, each with what surrounds it.
-    eye_y, eye_x = -0.09, 0.16 + 0.035 * u["eye_distance"]
-    big = 1 + np.where(on["Young"], 0.1 + 0.35 * s["Young"], 0)  # the younger, the larger the eyes
-    makeup = on["Heavy_Makeup"]
-    strong = 0.45 + 0.5 * s["Heavy_Makeup"]
-    arch = np.where(on["Arched_Eyebrows"], -0.06 - 0.09 * s["Arched_Eyebrows"], -0.01)
-    thick = np.where(on["Bushy_Eyebrows"], 0.036 + 0.03 * s["Bushy_Eyebrows"], 0.014)
-    aged = ~on["Young"]
-    lens = 0.12 + 0.07 * s["Eyeglasses"]
-    glasses = on["Eyeglasses"]
-    sunglasses = glasses & (u["shades"] < 0.3)
-    iris = _hsv(u["iris_hue"], 0.5, 0.25 + 0.25 * u["iris_value"])
-    for side in (-1, 1):
+    def _around_eye(self, side: int):
+        """How far pixels are from an eye, outwards and downwards; and the window of its side."""
+        eye_x, eye_y = self.at(self.eye_x), self.eye_y
         window = {"left": -0.55, "right": 0.1} if side < 0 else {"left": -0.1, "right": 0.55}
+        return (lambda x, r: side * x - eye_x(r)), (lambda y: y - eye_y), window
 
-        def dx(x, rows, side=side):  # from the eye, outwards
-            return side * x - at(eye_x)(rows)
+    def makeup_around_eye(self, side: int) -> None:
+        """The cheek's blush, and the eye's shadow."""
+        dx, dy, window = self._around_eye(side)
+        strong = 0.45 + 0.5 * self.s["Heavy_Makeup"]
+        self.canvas.shape(
+            lambda x, y, r: _ellipse(dx(x, r) - 0.06, y - 0.17, 0.10, 0.07),
+            _mix(self.skin, [0.95, 0.35, 0.4], strong), where=self.makeup, opacity=0.8, top=-0.05, bottom=0.4, **window,
+        )  # fmt: skip
+        self.canvas.shape(
+            lambda x, y, r: _ellipse(dx(x, r), dy(y) + 0.05, 0.115, 0.085),
+            _mix(self.skin, [0.65, 0.2, 0.65], strong), where=self.makeup, top=-0.4, bottom=0.15, **window,
+        )  # fmt: skip
 
-        canvas.shape(
-            lambda x, y, r, dx=dx: _ellipse(dx(x, r) - 0.06, y - 0.17, 0.10, 0.07),
-            _mix(skin, [0.95, 0.35, 0.4], strong), where=makeup, opacity=0.8, top=-0.05, bottom=0.4, **window,
-        )  # fmt: skip
-        canvas.shape(
-            lambda x, y, r, dx=dx: _ellipse(dx(x, r), y - eye_y + 0.05, 0.115, 0.085),
-            _mix(skin, [0.65, 0.2, 0.65], strong), where=makeup, top=-0.4, bottom=0.15, **window,
-        )  # fmt: skip
-        canvas.shape(
-            lambda x, y, r, dx=dx: _ellipse(dx(x, r), y - eye_y, 0.085 * at(big)(r), 0.052 * at(big)(r)), grey(0.97),
-            top=-0.4, bottom=0.2, **window,
-        )  # fmt: skip
-        canvas.shape(
-            lambda x, y, r, dx=dx: _ellipse(dx(x, r), y - eye_y, 0.038 * at(big)(r), 0.045 * at(big)(r)), iris,
-            top=-0.4, bottom=0.2, **window,
-        )  # fmt: skip
-        canvas.shape(
-            lambda x, y, r, dx=dx: _stroke(dx(x, r), y - eye_y - 0.085, 0.085, 0.035, 0.018), dark,
+    def eye(self, side: int) -> None:
+        """The eye, the bag under it and the brow. The younger the face, the larger the eyes."""
+        on, s, u, at = self.on, self.s, self.u, self.at
+        dx, dy, window = self._around_eye(side)
+        big = at(1 + np.where(on["Young"], 0.1 + 0.35 * s["Young"], 0))
+        iris = _hsv(u["iris_hue"], 0.5, 0.25 + 0.25 * u["iris_value"])
+        for rx, ry, colour in ((0.085, 0.052, self.grey(0.97)), (0.038, 0.045, iris)):
+            self.canvas.shape(
+                lambda x, y, r, rx=rx, ry=ry: _ellipse(dx(x, r), dy(y), rx * big(r), ry * big(r)), colour,
+                top=-0.4, bottom=0.2, **window,
+            )  # fmt: skip
+        self.canvas.shape(
+            lambda x, y, r: _stroke(dx(x, r), dy(y) - 0.085, 0.085, 0.035, 0.018), self.dark,
             where=on["Bags_Under_Eyes"], opacity=0.4 + 0.6 * s["Bags_Under_Eyes"], top=-0.2, bottom=0.25, **window,
         )  # fmt: skip
-        canvas.shape(
-            lambda x, y, r, dx=dx: _stroke(dx(x, r), y - eye_y + 0.115, 0.11, at(arch)(r), at(thick)(r)), brow_colour,
+        arch = at(np.where(on["Arched_Eyebrows"], -0.06 - 0.09 * s["Arched_Eyebrows"], -0.01))
+        thick = at(np.where(on["Bushy_Eyebrows"], 0.036 + 0.03 * s["Bushy_Eyebrows"], 0.014))
+        self.canvas.shape(
+            lambda x, y, r: _stroke(dx(x, r), dy(y) + 0.115, 0.11, arch(r), thick(r)), self.hair * 0.45,
             top=-0.5, bottom=0.1, **window,
         )  # fmt: skip
-        for up in (-0.05, 0.0, 0.05):  # crow's feet
-            canvas.shape(
-                lambda x, y, r, dx=dx, up=up: _line(dx(x, r), y - eye_y, 0.11, 0.4 * up, 0.19, 1.4 * up, 0.006),
-                dark, where=aged, opacity=0.8, top=-0.3, bottom=0.2, **window,
+
+    def lines_of_age(self, side: int) -> None:
+        """Crow's feet, and the fold beside the mouth."""
+        dx, dy, window = self._around_eye(side)
+        for up in (-0.05, 0.0, 0.05):
+            self.canvas.shape(
+                lambda x, y, r, up=up: _line(dx(x, r), dy(y), 0.11, 0.4 * up, 0.19, 1.4 * up, 0.006),
+                self.dark, where=self.aged, opacity=0.8, top=-0.3, bottom=0.2, **window,
             )  # fmt: skip
-        canvas.shape(
-            lambda x, y, r, side=side: _line(side * x, y, 0.10, 0.12, 0.19, 0.27, 0.008), dark, where=aged, opacity=0.8,
+        self.canvas.shape(
+            lambda x, y, r: _line(side * x, y, 0.10, 0.12, 0.19, 0.27, 0.008), self.dark, where=self.aged, opacity=0.8,
             top=0.0, bottom=0.4, **window,
         )  # fmt: skip
-    canvas.shape(
-        lambda x, y, r: _stroke(x, y + 0.25, 0.17, -0.01, 0.008), dark, where=aged & ~on["Bangs"], opacity=0.6,
-        left=-0.35, right=0.35, top=-0.4, bottom=-0.1,
-    )  # fmt: skip
 
-    # Nose and mouth.
-    bend, nose_end = 0.03 + 0.03 * u["nose_bend"], 0.08 + 0.05 * u["nose_length"]
-    canvas.shape(
-        lambda x, y, r: _line(x, y, 0.0, -0.04, at(bend)(r), at(nose_end)(r), 0.012), dark, opacity=0.8,
-        left=-0.2, right=0.2, top=-0.2, bottom=0.25,
-    )  # fmt: skip
-    smile = np.where(on["Smiling"], 0.08 + 0.09 * s["Smiling"], -0.03 + 0.04 * u["mouth_bend"])
-    half = 0.13 + 0.03 * u["mouth_width"] + np.where(on["Smiling"], 0.05 * s["Smiling"], 0)
-    red = _mix(skin, [0.88, 0.06, 0.20], 0.5 + 0.5 * s["Heavy_Makeup"])
-    lips = np.where(makeup[:, None], red, np.float32([[0.62, 0.30, 0.26]]))
-    lip_width = 0.02 + np.where(makeup, 0.008 + 0.012 * s["Heavy_Makeup"], 0)
-    around_mouth = {"left": -0.4, "right": 0.4, "top": 0.1, "bottom": 0.6}
+    def forehead(self) -> None:
+        self.canvas.shape(
+            lambda x, y, r: _stroke(x, y + 0.25, 0.17, -0.01, 0.008), self.dark, where=self.aged & ~self.on["Bangs"],
+            opacity=0.6, left=-0.35, right=0.35, top=-0.4, bottom=-0.1,
+        )  # fmt: skip
 
-    def mouth(x, y, rows):
-        return _stroke(x, y - 0.29, at(half)(rows), at(smile)(rows), at(lip_width)(rows))
+    def nose(self) -> None:
+        bend, end = self.at(0.03 + 0.03 * self.u["nose_bend"]), self.at(0.08 + 0.05 * self.u["nose_length"])
+        self.canvas.shape(
+            lambda x, y, r: _line(x, y, 0.0, -0.04, bend(r), end(r), 0.012), self.dark, opacity=0.8,
+            left=-0.2, right=0.2, top=-0.2, bottom=0.25,
+        )  # fmt: skip
 
-    canvas.shape(mouth, lips, **around_mouth)
+    def mouth(self) -> None:
+        on, s, u, makeup = self.on, self.s, self.u, self.makeup
+        smile = self.at(np.where(on["Smiling"], 0.08 + 0.09 * s["Smiling"], -0.03 + 0.04 * u["mouth_bend"]))
+        half = self.at(0.13 + 0.03 * u["mouth_width"] + np.where(on["Smiling"], 0.05 * s["Smiling"], 0))
+        red = _mix(self.skin, [0.88, 0.06, 0.20], 0.5 + 0.5 * s["Heavy_Makeup"])
+        lips = np.where(makeup[:, None], red, np.float32([[0.62, 0.30, 0.26]]))
+        width = self.at(0.02 + np.where(makeup, 0.008 + 0.012 * s["Heavy_Makeup"], 0))
+        window = {"left": -0.4, "right": 0.4, "top": 0.1, "bottom": 0.6}
+        self.canvas.shape(lambda x, y, r: _stroke(x, y - 0.29, half(r), smile(r), width(r)), lips, **window)
+        self.canvas.shape(
+            lambda x, y, r: _stroke(x, y - 0.275, half(r) * 0.75, smile(r) * 0.8, 0.016), self.grey(0.98),
+            where=on["Smiling"], **window,
+        )  # fmt: skip
 
-    def teeth(x, y, rows):
-        return _stroke(x, y - 0.275, at(half)(rows) * 0.75, at(smile)(rows) * 0.8, 0.016)
-
-    canvas.shape(teeth, grey(0.98), where=on["Smiling"], **around_mouth)
-
-    # Glasses.
-    for side in (-1, 1):
-
-        def ring(x, y, rows, side=side):
-            return _ellipse(side * x - at(eye_x)(rows), y - eye_y, at(lens)(rows), at(lens)(rows) * 0.9)
-
+    def glasses(self) -> None:
+        """Two rings, dark inside where they are sunglasses, and a bridge."""
+        worn, eye_x, eye_y = self.on["Eyeglasses"], self.at(self.eye_x), self.eye_y
+        lens = self.at(0.12 + 0.07 * self.s["Eyeglasses"])
         window = {"top": -0.45, "bottom": 0.3, "left": -0.55, "right": 0.55}
-        canvas.shape(ring, grey(0.06), where=sunglasses, opacity=0.92, **window)
-        canvas.shape(lambda x, y, r, ring=ring: np.abs(ring(x, y, r)) - 0.018, grey(0.05), where=glasses, **window)
-    canvas.shape(
-        lambda x, y, r: _box(x, y - eye_y, at(eye_x)(r) - at(lens)(r), 0.014), grey(0.05), where=glasses,
-        left=-0.3, right=0.3, top=-0.4, bottom=0.2,
-    )  # fmt: skip
-    return np.rint(canvas.pixels * 255).astype(np.uint8).transpose(0, 3, 1, 2)
+        for side in (-1, 1):
+
+            def ring(x, y, rows, side=side):
+                return _ellipse(side * x - eye_x(rows), y - eye_y, lens(rows), lens(rows) * 0.9)
+
+            def rim(x, y, rows, ring=ring):
+                return np.abs(ring(x, y, rows)) - 0.018
+
+            sunglasses = worn & (self.u["shades"] < 0.3)
+            self.canvas.shape(ring, self.grey(0.06), where=sunglasses, opacity=0.92, **window)
+            self.canvas.shape(rim, self.grey(0.05), where=worn, **window)
+        self.canvas.shape(
+            lambda x, y, r: _box(x, y - eye_y, eye_x(r) - lens(r), 0.014), self.grey(0.05), where=worn,
+            left=-0.3, right=0.3, top=-0.4, bottom=0.2,
+        )  # fmt: skip

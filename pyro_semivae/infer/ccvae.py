@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_semivae.errors import InputError, check_choice, check_count
 from pyro_semivae.infer.base import Bound
 from pyro_semivae.infer.evaluation import Value
-from pyro_semivae.infer.evidence import select
+from pyro_semivae.infer.evidence import enumeration_dim, select
 from pyro_semivae.infer.roles import Roles
 from pyro_semivae.infer.run import Run, log_sum
 from pyro_semivae.infer.step import Step
@@ -187,7 +187,7 @@ class TraceCCVAE_ELBO(Bound):
         """log p of what depends on one label, given the label or with it summed out; and log p(y_o)."""
         (label,), sites = group, run.model.nodes
         site, prior = sites[label], tables[label]
-        dim, values = site["infer"]["_enumerate_dim"], site["value"]
+        dim, values = enumeration_dim(site), site["value"]
         factor = sum(reduce_plates(tables[n], sites[n], keep=plate_dims(site)) for n in children)
         if self.marginal == "exact":
             summed = torch.logsumexp(factor + prior, dim)

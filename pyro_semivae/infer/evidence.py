@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from pyro.distributions import Bernoulli
+from pyro.infer.inspect import site_is_deterministic
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -23,6 +24,11 @@ from pyro_semivae.spaces import MISSING, is_missing
 def enumerates(site: dict) -> bool:
     """Whether a site (or message) is a label to be summed: `infer={"enumerate": "parallel"}`."""
     return site["infer"].get("enumerate") == "parallel"
+
+
+def enumeration_dim(site: dict) -> int | None:
+    """The (negative) batch dimension in which an enumerated site's values lie, as Pyro writes it down; else None."""
+    return site["infer"].get("_enumerate_dim")
 
 
 def _check_support(msg) -> None:
@@ -118,8 +124,7 @@ def _leave_out_absent(msg: dict) -> None:
 
 def is_continuous_label(site: dict) -> bool:
     """Whether an observed site of a *guide* is a continuous label: it is one unless it says that it is data."""
-    infer = site["infer"]
-    marked = enumerates(site) or infer.get("is_auxiliary") or infer.get("_deterministic")
+    marked = enumerates(site) or site["infer"].get("is_auxiliary") or site_is_deterministic(site)
     return site["is_observed"] and not marked and getattr(site["fn"], "has_rsample", False)
 
 

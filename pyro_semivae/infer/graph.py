@@ -6,7 +6,8 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
-from weakref import WeakKeyDictionary
+from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import pyro
 import pyro.distributions as dist
@@ -22,6 +23,7 @@ from pyro_semivae.infer.roles import sample_sites
 from pyro_semivae.nn.ends import as_it_is
 
 Graph = dict[str, tuple[str, ...]]
+PLAIN = (bool, int, float, str, tuple, frozenset)  # types of settings
 
 
 def graph(fn: Callable, values: Mapping[str, Tensor | None], impute: Impute | None = None) -> Graph:
@@ -118,7 +120,8 @@ def graphs_of(
 ) -> dict[str, Graph]:
     """The graphs of a model, as `"p"`, and a guide, `"q"`.
 
-    They are kept with what the functions belong to, by which of the arguments are given.
+    They are kept with what the functions belong to, by which of the arguments are given, until that changes: see
+    `made_of`.
 
     Args:
         values: the arguments by their names. continuous: the names of continuous labels.
@@ -126,12 +129,30 @@ def graphs_of(
     found = {}
     for letter, fn in (("p", model), ("q", guide)):
         fn = fn.fn if isinstance(fn, TraceHandler) else fn  # a trace that is asked for stays as it is
-        kept = _graphs.setdefault(getattr(fn, "__self__", fn), {})
+        owner = getattr(fn, "__self__", fn)
+        kept, now = _graphs.setdefault(owner, {}), made_of(owner)
         key = (getattr(fn, "__func__", None), tuple(name for name, value in values.items() if value is not None))
-        if key not in kept:
-            with as_it_is(getattr(fn, "__self__", fn)):
-                kept[key] = graph(fn, values, Impute(continuous=continuous))
-        found[letter] = kept[key]
+        if key not in kept or kept[key][0] != now:
+            with as_it_is(owner):
+                kept[key] = now, graph(fn, values, Impute(continuous=continuous))
+        found[letter] = kept[key][1]
+    return found
+
+
+def made_of(owner: Any) -> list[Any]:
+    """What the graphs of a module's functions may depend on, to be compared: its parts and their plain settings.
+
+    A part that is another module now, or a number, string or flag of one that has another value, make it another. It
+    holds no part alive.
+    """
+    if not isinstance(owner, nn.Module):
+        return []
+    found: list[Any] = []
+    for module in owner.modules():
+        found.append(ref(module))
+        for name, value in vars(module).items():
+            if type(value) in PLAIN and name != "training":  # graphs are those of evaluation
+                found.append((name, value))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 import torch
 from pyro.params import module_from_param_with_module_name
@@ -13,13 +14,33 @@ from pyro_semivae.infer.evidence import enumerates
 
 ROW_PLATE = "data"
 
+_parameters_are_local: ContextVar[bool] = ContextVar("parameters_are_local", default=False)
+
 
 class LocalParameters(Messenger):
     """Lets `pyro.module` hand back the module's own parameters, leaving Pyro's global store alone.
 
     Other `pyro.param` statements, whose values live in the store alone, are left to it: `check_model` refuses them, for
     nothing here but plain SVI trains them.
+
+    >>> with LocalParameters():
+    ...     LocalParameters.is_on()
+    True
     """
+
+    @staticmethod
+    def is_on() -> bool:
+        """Whether one is entered here, also outside of a `pyro.poutine.block()`."""
+        return _parameters_are_local.get()
+
+    def __enter__(self):
+        entered = super().__enter__()
+        self._before = _parameters_are_local.set(True)
+        return entered
+
+    def __exit__(self, *error):
+        _parameters_are_local.reset(self._before)
+        return super().__exit__(*error)
 
     def _pyro_param(self, msg) -> None:
         if module_from_param_with_module_name(msg["name"]) != msg["name"]:  # a module's

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_semivae.errors import InputError, check_count, check_number
 from pyro_semivae.infer.base import Bound
 from pyro_semivae.infer.evaluation import Value
-from pyro_semivae.infer.evidence import select
+from pyro_semivae.infer.evidence import enumeration_dim, select
 from pyro_semivae.infer.handlers import Until
 from pyro_semivae.infer.run import Run
 from pyro_semivae.infer.step import Step
@@ -114,8 +114,7 @@ class TraceMVAE_ELBO(Bound):
                 values.append(Value(f"log p({name})", _to_parts(log_prob(site), site), beta))
                 values.append(Value(f"-log q({name})", -_to_parts(log_prob(of_guide), of_guide), beta))
             elif name in run.observed:
-                dim = site["infer"]["_enumerate_dim"]
-                log_p = select(log_prob(site), site["value"], run.observed[name], dim)
+                log_p = select(log_prob(site), site["value"], run.observed[name], enumeration_dim(site))
                 values.append(Value(f"log p({name})", _to_parts(log_p, site), self.label_weight))
             elif name in roles.data:
                 values.append(Value(f"log p({name})", _to_parts(log_prob(site), site)))

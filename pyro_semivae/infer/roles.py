@@ -18,7 +18,9 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pyro.infer.inspect import site_is_deterministic
 from pyro.poutine import Trace
+from pyro.poutine.util import site_is_subsample
 
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer.evidence import enumerates
@@ -36,12 +38,8 @@ class Roles:
 def sample_sites(trace: Trace) -> Iterator[tuple[str, dict]]:
     """The random sites of a trace: sample statements less plates, deterministic sites and the like."""
     for name, site in trace.nodes.items():
-        if site["type"] == "sample" and not site["infer"].get("_deterministic") and not _is_subsample(site):
+        if site["type"] == "sample" and not site_is_deterministic(site) and not site_is_subsample(site):
             yield name, site
-
-
-def _is_subsample(site: dict) -> bool:
-    return type(site["fn"]).__name__ == "_Subsample"
 
 
 def assign_roles(model_trace: Trace, guide_trace: Trace) -> Roles:

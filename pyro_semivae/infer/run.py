@@ -18,7 +18,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer.evidence import enumerates, select
+from pyro_semivae.infer.evidence import enumerates, enumeration_dim, select
 from pyro_semivae.infer.roles import Roles
 from pyro_semivae.infer.tables import log_prob, masked, plate_dims, reduce_plates, row_dim, to_rows, varies
 from pyro_semivae.spaces import any_known, is_missing
@@ -62,7 +62,7 @@ class Run:
     def enumeration_dim(self, label: str) -> int | None:
         """The (negative) batch dimension in which a label's values lie; None if the label is not enumerated."""
         trace = self.model if label in self.model.nodes else self.guide
-        return trace.nodes[label]["infer"].get("_enumerate_dim")
+        return enumeration_dim(trace.nodes[label])
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -184,7 +184,7 @@ class Run:
         for label, y in self.observed.items():
             log_q, site = self.classifier(label), self.guide.nodes[label]
             self._check_alone(label, log_q)
-            table = select(log_q, site["value"], y, site["infer"]["_enumerate_dim"])
+            table = select(log_q, site["value"], y, enumeration_dim(site))
             table = reduce_plates(table, site, keep={row_dim(site)})
             total = total + table.reshape(table.shape[self.particle_dim], table.shape[row_dim(site)])
         return total

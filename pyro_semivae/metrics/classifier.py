@@ -99,7 +99,7 @@ def independent_classifier(
 
     Args:
         steps: Adam steps on batches of 200 with a cosine learning rate from 1e-3.
-        cache: the folder of cached classifiers: default `$PYRO_SEMIVAE_CACHE`, else `~/.cache/pyro_semivae`.
+        cache: the folder of cached classifiers: see `caches.cache_folder`.
 
     Raises:
         InputError: labels are outside of the data set's space, or no training label is known.

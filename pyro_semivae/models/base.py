@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.params import param_with_module_name
 from torch import Tensor, nn
 
@@ -292,7 +291,7 @@ class SemiVAE(nn.Module, ABC):
         Raises:
             RuntimeError: the store holds another model's parameters under this model's name.
         """
-        if any(isinstance(handler, LocalParameters) for handler in poutine.runtime._PYRO_STACK):
+        if LocalParameters.is_on():
             return
         name = type(self).__name__.lower()
         pyro.module(name, self)

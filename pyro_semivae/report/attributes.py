@@ -47,47 +47,92 @@ def measure_attributes(
     device = next(vae.parameters()).device
     x, y = data.x_test.to(device), data.y_test.to(device)
     judge, judge_accuracy = metrics.independent_classifier(data, device=device, steps=20 if quick else 900)
-    few, hows = slice(0, 50 if quick else 500), ({"corrupt": corrupt}, {}, {"mean": True})
-    with RandomStreams(seed, device):
-        generate = partial(tasks.in_batches, lambda y: _to_bytes(tasks.generate(vae, y)[0]))
-        generation, images = metrics.generation_accuracy(generate, judge.classify, y)
-        sampled, clean, mean = (tasks.in_batches(partial(tasks.classify, vae, **how), x) for how in hows)
+    few = slice(0, 50 if quick else 500)
+    with RandomStreams(seed, device):  # in this order: each goes on where the one before it ends
+        generation, images = _generated(vae, judge, y)
+        probs = _classified(vae, x, corrupt)
         swap = partial(tasks.in_batches, partial(tasks.swap, vae))
         swap_difference = metrics.swap_difference(swap, judge.logits, x, y, num_partners=1 if quick else 5)
-        intervene, reconstruct = (lambda x, y: tasks.intervene(vae, x, y)[0]), partial(tasks.reconstruct, vae)
-        matrix = metrics.intervention_matrix(intervene, reconstruct, judge.logits, x[few], y[few])
+        interventions = _of_interventions(vae, judge, x[few], y[few])
         per_row = bound_per_row(vae, x)
         rows = torch.randperm(len(data.x))[: 1000 if quick else 10_000]
     posterior = metrics.independent_posterior(data, judge, num_rows=10_000, steps=5 if quick else 300)
-    per_label, judged = metrics.label_accuracy(sampled, y), judge.classify(images)
-    drawn_right = metrics.label_accuracy(judged, y)
     out = {
         "bound_per_row": per_row,
-        "test_accuracy": per_label.nanmean().item(),
-        "test_accuracy_clean": metrics.label_accuracy(clean, y).nanmean().item(),
-        "test_accuracy_mean": metrics.label_accuracy(mean, y).nanmean().item(),
-        "test_accuracy_balanced": metrics.balanced_label_accuracy(sampled, y).nanmean().item(),
-        "test_accuracy_per_label": dict(zip(data.label_names, per_label.tolist(), strict=True)),
+        **_accuracies(probs, y, data.label_names),
         "generation_accuracy": generation,
-        "generation_accuracy_balanced": metrics.balanced_label_accuracy(judged, y).nanmean().item(),
-        "generation_accuracy_per_label": dict(zip(data.label_names, drawn_right.tolist(), strict=True)),
-        "majority_accuracy": metrics.label_accuracy((y.nanmean(0) > 0.5).double().expand_as(y), y).nanmean().item(),
+        **_of_generations(judge.classify(images), y, data.label_names),
+        "majority_accuracy": _accuracy((y.nanmean(0) > 0.5).double().expand_as(y), y),
         "mutual_information": metrics.image_mutual_information(images, judge.embed, posterior),
         "mutual_information_real": metrics.image_mutual_information(x, judge.embed, posterior),
         "frechet_distance": metrics.frechet_distance(judge.embed(images), judge.embed(x)),
         "swap_difference": swap_difference,
-        "intervention_condition_number": metrics.condition_number(matrix),
-        "intervention_selectivity": metrics.selectivity(matrix),
-        "intervention_matrix": [[round(value, 4) for value in row] for row in matrix.tolist()],
+        **interventions,
         "judge_accuracy": judge_accuracy,
     }
     if data.strengths is not None:
-        own, others = _own_and_others(vae, data.x[rows].to(device))
-        capture = metrics.characteristic_capture(own, others, data.strengths[rows])
-        out["characteristic_capture"] = capture.mean()
-        both = zip(data.label_names, capture.own_linear.tolist(), capture.own_nonlinear.tolist(), strict=True)
-        out["characteristic_capture_per_label"] = {name: [linear, other] for name, linear, other in both}
+        out |= _captured(vae, data.x[rows].to(device), data.strengths[rows], data.label_names)
     return out | missing_labels(y)
+
+
+def _generated(vae: SemiVAE, judge: metrics.ImageClassifier, y: Tensor) -> tuple[float, Tensor]:
+    """The generation accuracy of images with labels `y`, and the images, uint8."""
+    generate = partial(tasks.in_batches, lambda y: _to_bytes(tasks.generate(vae, y)[0]))
+    return metrics.generation_accuracy(generate, judge.classify, y)
+
+
+def _classified(vae: SemiVAE, x: Tensor, corrupt: Callable[[Tensor], Tensor] | None) -> dict[str, Tensor]:
+    """q(y|x) of images, `(N, L)`: as the guide was trained (""), without its noise, at the posterior mean."""
+    hows = {"": {"corrupt": corrupt}, "_clean": {}, "_mean": {"mean": True}}
+    return {name: tasks.in_batches(partial(tasks.classify, vae, **how), x) for name, how in hows.items()}
+
+
+def _accuracy(probs: Tensor, y: Tensor) -> float:
+    """The mean over labels."""
+    return metrics.label_accuracy(probs, y).nanmean().item()
+
+
+def _accuracies(probs: dict[str, Tensor], y: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """Those of what `_classified` returns."""
+    return {
+        **{f"test_accuracy{how}": _accuracy(part, y) for how, part in probs.items()},
+        "test_accuracy_balanced": metrics.balanced_label_accuracy(probs[""], y).nanmean().item(),
+        "test_accuracy_per_label": _per_label(probs[""], y, names),
+    }
+
+
+def _of_generations(judged: Tensor, y: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """What the independent classifier says of images that were generated with labels `y`."""
+    return {
+        "generation_accuracy_balanced": metrics.balanced_label_accuracy(judged, y).nanmean().item(),
+        "generation_accuracy_per_label": _per_label(judged, y, names),
+    }
+
+
+def _per_label(probs: Tensor, y: Tensor, names: Sequence[str]) -> dict[str, float]:
+    return dict(zip(names, metrics.label_accuracy(probs, y).tolist(), strict=True))
+
+
+def _of_interventions(vae: SemiVAE, judge: metrics.ImageClassifier, x: Tensor, y: Tensor) -> dict[str, Any]:
+    """The intervention matrix and what is read off it."""
+    intervene, reconstruct = (lambda x, y: tasks.intervene(vae, x, y)[0]), partial(tasks.reconstruct, vae)
+    matrix = metrics.intervention_matrix(intervene, reconstruct, judge.logits, x, y)
+    return {
+        "intervention_condition_number": metrics.condition_number(matrix),
+        "intervention_selectivity": metrics.selectivity(matrix),
+        "intervention_matrix": [[round(value, 4) for value in row] for row in matrix.tolist()],
+    }
+
+
+def _captured(vae: SemiVAE, x: Tensor, strengths: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """What the latents of images hold of each label's strength."""
+    own, others = _own_and_others(vae, x)
+    capture = metrics.characteristic_capture(own, others, strengths)
+    both = zip(names, capture.own_linear.tolist(), capture.own_nonlinear.tolist(), strict=True)
+    return {
+        "characteristic_capture": capture.mean(),
+        "characteristic_capture_per_label": {name: [linear, other] for name, linear, other in both},
+    }
 
 
 def _to_bytes(images: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,7 @@ def measure_extraction(
     x, y = data.x_test.to(device), data.y_test.to(device)
     canonical = canonical_images(vae, data, labelled_rows)
     scores = judge(canonical)
-    log_probs = tasks.in_batches(partial(tasks.log_classify, vae), vae.images(x))
+    log_probs = tasks.in_batches(lambda part: tasks.log_classify(vae, vae.images(part)), x)
     hows = {"": "greedy", "_pairwise": "pairwise", "_optimal": "optimal"}
     found = {end: metrics.extraction(log_probs, y, scores, num_known, how) for end, how in hows.items()}
     with RandomStreams(seed, device):

@@ -111,49 +111,70 @@ def closest_change(
     check_rows(x=images, y_new=y_new)
     check_confidence(confidence)
     check_available(vae, "closest_change")
-    latents, _ = abduct(vae, x)
     (name,) = vae.characteristic
-    start, missing, odds = latents[name], is_missing(y_new), math.log(confidence / (1 - confidence))
-    wanted, entries = torch.where(missing, 0, y_new), vae.labels.entries is not None and start.dim() == y_new.dim()
-
-    def short(z: Tensor) -> Tensor:
-        """How far the log-odds are below what is wanted: positive where they are, `(B,)` or `(B, L)`."""
-        log_q = _log_q(vae, images, {**latents, name: z}, wanted)
-        return torch.where(missing, -1.0, odds - log_q + torch.log(-torch.expm1(log_q.clamp(max=-1e-7))))
-
-    def along(a: Tensor) -> Tensor:
-        """Sums over what belongs to one label: its entry, or all of z."""
-        return a if entries else a.sum(-1, keepdim=True)
-
-    def linearised(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """How far z is short, the gradient of that, and its squared length."""
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            gap = short(z)
-            (gradient,) = torch.autograd.grad(gap.sum(), z)
-        return gap if entries else gap.unsqueeze(-1), gradient, along(gradient**2).clamp(min=1e-12)
-
-    z, best = start, torch.full_like(along(start), math.inf)  # the least squared distance so far
-    found, ready = start, short(start) <= 0
-    for _ in range(check_count("steps", steps)):
-        gap, gradient, length = linearised(z)
-        distance = along((z - start) ** 2)
-        better = (gap <= 0) & (distance < best)
-        best, found = torch.where(better, distance, best), torch.where(better, z, found)
-        over = -(gap + 1e-4) * gradient / length  # to the border and just over it; not too far, it may bend
-        over = over * (0.5 / along(over**2).sqrt().clamp(min=0.5))
-        back = start - z
-        along_border = back - along(back * gradient) * gradient / length
-        z = z + torch.where(gap > 0, over, over + 0.3 * along_border)
-    ready = ready if entries else ready.unsqueeze(-1)
-    z = torch.where(ready, start, found)
-    late = int((best.isinf() & ~ready).sum())
+    latents, _ = abduct(vae, x)
+    start, border = latents[name], _Border(vae, images, latents, y_new, confidence)
+    ready = border.gap(start) <= 0
+    found, nowhere = _closest_point(border, start, check_count("steps", steps))
+    late = int((nowhere & ~ready).sum())
     if late:
         warnings.warn(
             f"{late} of {int((~ready).sum())} labels found no latents with q(y|z) >= {confidence}", stacklevel=3
         )
-    latents = {**latents, name: z}
+    latents = {**latents, name: torch.where(ready, start, found)}
     return decode(vae, latents), latents
+
+
+class _Border:
+    """Where the classifier begins to say the labels that are wanted: how far a point is on the wrong side of it.
+
+    A label has its own entry of the characteristic latents, one that is `(B,)` all of them; what is of a label is
+    `(B, L)`, respectively `(B, 1)`.
+
+    Args:
+        images, latents: what the guide is given; the characteristic latents in them are not used. y_new: the labels.
+    """
+
+    def __init__(self, vae: SemiVAE, images: Tensor, latents: Latents, y_new: Tensor, confidence: float):
+        (self.name,) = vae.characteristic
+        self.vae, self.images, self.latents = vae, images, latents
+        self.missing, self.odds = is_missing(y_new), math.log(confidence / (1 - confidence))
+        self.wanted = torch.where(self.missing, 0, y_new)
+        self.by_entry = vae.labels.entries is not None and latents[self.name].dim() == y_new.dim()
+
+    def gap(self, z: Tensor) -> Tensor:
+        """How far the log-odds are below what is wanted: positive where they are; never where that is missing."""
+        log_q = _log_q(self.vae, self.images, {**self.latents, self.name: z}, self.wanted)
+        gap = torch.where(self.missing, -1.0, self.odds - log_q + torch.log(-torch.expm1(log_q.clamp(max=-1e-7))))
+        return gap if self.by_entry else gap.unsqueeze(-1)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sums over what belongs to one label: its entry, or all of z."""
+        return values if self.by_entry else values.sum(-1, keepdim=True)
+
+    def linearised(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The gap at a point, its gradient, and the gradient's squared length."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            gap = self.gap(z)
+            (gradient,) = torch.autograd.grad(gap.sum(), z)
+        return gap, gradient, self.sum(gradient**2).clamp(min=1e-12)
+
+
+def _closest_point(border: _Border, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Of all points beyond the border that a search meets the closest to its start, and where it met none."""
+    z, found, least = start, start, torch.full_like(border.sum(start), math.inf)  # the least squared distance so far
+    for _ in range(steps):
+        gap, gradient, length = border.linearised(z)
+        distance = border.sum((z - start) ** 2)
+        better = (gap <= 0) & (distance < least)
+        least, found = torch.where(better, distance, least), torch.where(better, z, found)
+        over = -(gap + 1e-4) * gradient / length  # to the border and just over it; not too far, it may bend
+        over = over * (0.5 / border.sum(over**2).sqrt().clamp(min=0.5))
+        back = start - z
+        along_border = back - border.sum(back * gradient) * gradient / length
+        z = z + torch.where(gap > 0, over, over + 0.3 * along_border)
+    return found, least.isinf()
 
 
 @task

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer.base import Term
-from pyro_semivae.infer.evidence import Evidence, select
+from pyro_semivae.infer.evidence import Evidence, enumeration_dim, select
 from pyro_semivae.infer.run import Run
 from pyro_semivae.infer.tables import log_prob, plate_dims, to_rows
 from pyro_semivae.spaces import is_missing
@@ -42,7 +42,7 @@ class NearestLabelTerm(Term):
             return {}
         run.check_classified(label)
         site, y = run.model.nodes[label], run.observed[label]
-        dim, drawn = site["infer"]["_enumerate_dim"], site["fn"].sample()  # (B,)
+        dim, drawn = enumeration_dim(site), site["fn"].sample()  # (B,)
         draws = {}
         for name in run.roles.latents:
             fn = run.model.nodes[name]["fn"]
@@ -62,5 +62,5 @@ class NearestLabelTerm(Term):
             poutine.condition(data=draws),
         ):
             classifier = run.step.run_guide().nodes[label]
-        log_q_y = select(log_prob(classifier), classifier["value"], y[nearest], classifier["infer"]["_enumerate_dim"])
+        log_q_y = select(log_prob(classifier), classifier["value"], y[nearest], enumeration_dim(classifier))
         return {"log q(y~|z')": torch.where(run.known_rows, 0.0, to_rows(log_q_y, classifier))}
