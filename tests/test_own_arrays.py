@@ -426,16 +426,16 @@ loaded, steps = peak, 0
 def count_steps(x):
     global steps
     steps += 1
-    if steps > 12:
+    if steps > 100:
         raise KeyboardInterrupt
     return x
 
 vae = CCVAE(pictures.x_shape, pictures.labels, networks=MLPs((8,)))
 try:
-    fit(vae, pictures.x, pictures.y, epochs=1, batch_size=4000, corrupt=count_steps, progress=False)
+    fit(vae, pictures.x, pictures.y, epochs=1, batch_size=500, corrupt=count_steps, progress=False)
 except KeyboardInterrupt:
     pass
-assert steps == 13
+assert steps == 101
 time.sleep(0.1)
 print(start, loaded, peak)
 """

@@ -112,7 +112,9 @@ def test_the_drawn_test_rows_have_labels_and_the_seed_draws_them(folder):
     assert all(y in (-1, int(row % 4 == 0)) for row, y in zip(rows, table.train["pet"].tolist(), strict=True))
     again, other = data.load_folder(folder, test=0.4), data.load_folder(folder, test=0.4, seed=1)
     assert levels(again.test["x"]) == levels(table.test["x"]) != levels(other.test["x"])
-    assert data.load_folder(folder, test=3).test["pet"].tolist().count(-1) == 0
+    for seed in range(5):
+        table = data.load_folder(folder, test=4, seed=seed)
+        assert table.test["pet"].tolist().count(0) == 3 and table.test["pet"].tolist().count(1) == 1
 
 
 def test_training_and_test_images_are_parts_of_one_memory_mapped_file(folder, cache):
@@ -171,6 +173,18 @@ def test_images_alone(folder):
     assert len(table.train["x"]) == 4 and len(table.test["x"]) == 1
     with pytest.raises(InputError, match=r"labelled_by: got no label; .*The labels of pets: none"):
         table.labelled_by()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_images_that_are_not_square_are_as_they_were(folder, mode):
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 9, 3), np.uint8)
+    pixels = pixels if mode == "RGB" else pixels[..., 0]
+    for i in range(3):
+        Image.fromarray(pixels[i]).save(folder / f"{i}.png")
+    table = data.load_folder(folder, test=1)
+    x = sorted([*table.train["x"].tolist(), *table.test["x"].tolist()])
+    assert x == sorted((pixels.transpose(0, 3, 1, 2) if mode == "RGB" else pixels[:, None]).tolist())
 
 
 def test_sizes_and_colours_are_read_from_the_headers(folder):
@@ -347,6 +361,7 @@ def test_one_label_of_a_table():
     )
     for one in (table.labelled_by(), table.labelled_by("pet_kind"), table.labelled_by("Pet kind")):
         assert one.labels == Classes(2) and one.label_names == ("cat", "dog") and one.y.tolist() == [0, 1, -1, 1]
+    assert table.labelled_by("b", "a").y[:2].tolist() == [[1, 0], [0, 1]]
     two = table.labelled_by("a", "b")
     assert two.label_names == ("a", "b") and two.labels == Binary(2) and two.y[:3].tolist() == [[0, 1], [1, 0], [1, 0]]
     assert two.y[3].isnan().tolist() == [False, True] and two.y_test.shape == (4, 2)

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from pyro_semivae.errors import InputError
 from pyro_semivae.spaces import Binary, Classes, Counts, Images, Real, Vectors
+from pyro_semivae.spaces.base import absent_rows
 
 NAN = math.nan
 ROOT = Path(__file__).parents[1] / "pyro_semivae"
@@ -133,3 +134,8 @@ def test_nothing_outside_of_their_files_asks_for_the_kind_of_a_space():
         if asked.search(line) and not re.search(r"isinstance\(\w+, Real\)", line)  # numbers.Real
     ]
     assert not found, found
+
+
+def test_missing_rows_are_found_without_a_copy_of_the_data():
+    """Of a view as large as no memory is, such as of channels brought to the front."""
+    assert not absent_rows(torch.zeros(1, 2000, 2000, 3).expand(100_000, -1, -1, -1).permute(0, 3, 1, 2)).any()

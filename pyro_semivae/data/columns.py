@@ -85,7 +85,7 @@ def read_csv(path: str | Path, name: str = "labels") -> tuple[dict[str, list[str
         delimiter = max(",;\t", key=lambda mark: len(next(csv.reader([first], delimiter=mark), [])))
         reader = csv.reader(file, delimiter=delimiter)
         header = [cell.strip() for cell in next(reader, [])]
-        rows, lines = [], []
+        columns, lines, seen = [[] for _ in header], [], {}
         for row in reader:
             if not row and len(header) == 1:
                 row = [""]
@@ -93,19 +93,19 @@ def read_csv(path: str | Path, name: str = "labels") -> tuple[dict[str, list[str
                 continue
             if len(row) != len(header):
                 raise InputError(f"{path}: line {reader.line_num}: got {len(row)} cells; the header has {len(header)}")
-            rows.append([cell.strip() for cell in row])
+            for column, cell in zip(columns, map(str.strip, row), strict=True):
+                column.append(seen.setdefault(cell, cell))  # equal cells are one text in memory
             lines.append(reader.line_num)
-    while len(header) == 1 and rows and rows[-1] == [""]:
-        rows.pop(), lines.pop()
-    if not rows:
+    while len(header) == 1 and lines and columns[0][-1] == "":
+        columns[0].pop(), lines.pop()
+    if not lines:
         raise InputError(f"{path}: got no rows; accepted are a line of column names and a line for each row")
-    columns = list(zip(*rows, strict=True))
-    if header[0] == "" and [*columns[0]] in ([str(i + start) for i in range(len(rows))] for start in (0, 1)):
+    if header[0] == "" and columns[0] in ([str(i + start) for i in range(len(lines))] for start in (0, 1)):
         note(f"{path}: the first column has no name and numbers the lines; it is left out")
         header, columns = header[1:], columns[1:]
     if "" in header or len(set(header)) < len(header):
         raise InputError(f"{path}: line 1: got the column names {header!r:.500}; accepted are different names")
-    return {column: list(cells) for column, cells in zip(header, columns, strict=True)}, lines
+    return dict(zip(header, columns, strict=True)), lines
 
 
 def read_columns(
@@ -185,7 +185,8 @@ def _values(name: str, given: Any) -> np.ndarray:
         given = (given.double() if given.is_floating_point() else given).numpy()
     accepted = "accepted are (N,) numbers or texts, or (N, K) numbers"
     try:
-        array = np.asarray(given)
+        texts = isinstance(given, list | tuple) and any(isinstance(value, str) for value in given)
+        array = np.asarray(given, dtype=object if texts else None)  # not each text as long as the longest
     except ValueError as error:
         raise InputError(f"{name}: got no array ({error}); {accepted}") from error
     if array.ndim not in (1, 2) or array.dtype.kind not in "OUSbiuf":
