@@ -61,18 +61,14 @@ def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str
     """
     out = Parser(description)
     names = ["auto", *datasets]
-    what = (
-        f"{', '.join(names)} (which falls back on built-in data); or a path: a folder of images, an .npz or .npy file"
-    )
+    what = f"{', '.join(names)} (falls back on built-in data), or the path of a folder of images, an .npz or .npy file"
     out.add_argument("--dataset", default="auto", type=flags.dataset(names), metavar="NAME|PATH", help=what)
     out.add_argument("--data-dir", help=f"root of the data sets (default: ${data.sets.DATA_ENV}, else ./data)")
     own = out.add_argument_group("data of your own (--dataset PATH)")
     own.add_argument("--csv", metavar="FILE", help="the labels of the images (default: the one csv in the folder)")
     what = "the label: one column of classes, or several of 0 and 1, with commas (default: the only choice)"
     own.add_argument("--label", metavar="COLUMN", help=what)
-    what = (
-        "what columns are, where it is not told from the values: class, binary, real or data, as age=real,digit=class"
-    )
+    what = "class, binary, real, data or ignore, where values do not tell: as age=real,digit=class"
     own.add_argument("--kinds", type=flags.kinds, metavar="COLUMN=KIND", help=what)
     own.add_argument("--size", type=count(), metavar="PIXELS", help="resize images to this many pixels on both sides")
     chexpert = out.add_argument_group("labels of CheXpert")

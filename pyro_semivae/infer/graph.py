@@ -15,7 +15,7 @@ import torch
 from pyro import poutine
 from pyro.infer.inspect import get_model_relations
 from pyro.poutine.trace_messenger import TraceHandler
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_semivae.infer.evidence import Impute
 from pyro_semivae.infer.handlers import LocalParameters

@@ -79,8 +79,8 @@ def classifier_weight(alpha: float, y: Tensor | None) -> float:
     return alpha * len(y) / known if known else alpha
 
 
-# The weights of the examples' recipe. ALPHA weighs a classifier, see above: of a class label, of binary ones. BETA is of
-# small images, whose likelihood is the cross-entropy, and of other data.
+# The weights of the examples' recipe. ALPHA weighs a classifier, see above: of a class label, of binary ones. BETA is
+# of small images, whose likelihood is the cross-entropy, and of other data.
 ALPHA, BETA = (1000.0, 100.0), (4.0, 1.0)
 
 
