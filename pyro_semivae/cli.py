@@ -32,12 +32,18 @@ from pyro_semivae.train import SCHEDULES, fit
 from pyro_semivae.watch import signs_of_failure
 
 
-def few_flags(description: str, out: str) -> argparse.Namespace:
-    """The flags of a short script on data of its own: `smoke_test`, `device`, and `out`, a folder, which is made."""
+def few_flags(description: str, out: str, *, dataset: bool = False) -> argparse.Namespace:
+    """The flags of a short script on data of its own: `smoke_test`, `device`, and `out`, a folder, which is made.
+
+    Args:
+        dataset: whether there is `dataset` too, the path of data of the user's, or None.
+    """
     flags = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--smoke-test", action="store_true", help="train for one epoch")
     flags.add_argument("--cuda", action="store_true", help="train on the GPU")
     flags.add_argument("--out", type=Path, default=Path(out), help="the folder of the figures (default: %(default)s)")
+    if dataset:
+        flags.add_argument("--dataset", type=Path, help="a folder of images, with a csv or in sub-folders of classes")
     args = flags.parse_args()
     try:
         args.device = _device(args.cuda)
@@ -173,7 +179,7 @@ def _first(default: dict[str, Any], keys: Sequence[str]) -> Any:
 
 def _keys_of_own(own: ImageData) -> tuple[str, ...]:
     """What the defaults of data of one's own go by; its name, which may be that of another set, is none of it."""
-    networks = "conv" if isinstance(parts.networks_for(Images(*own.x_shape)), Convs) else "mlp"
+    networks = "conv" if parts.is_large(Images(*own.x_shape)) else "mlp"
     return f"own {networks}", "own", networks, own.labels.report
 
 
@@ -306,8 +312,7 @@ class Run:
         """What models of such data are built of, `networks` and `likelihood`: see `parts.networks_for`."""
         dropout, space = getattr(self.args, "dropout", 0.0), Images(*self.data.x_shape)
         hidden = (32,) if self.args.smoke_test else (600, 600)
-        large = isinstance(parts.networks_for(space), Convs)
-        networks = Convs(dropout) if large else MLPs(hidden, dropout)
+        networks = Convs(dropout) if parts.is_large(space) else MLPs(hidden, dropout)
         return {"networks": networks, "likelihood": parts.likelihood_for(space)}
 
     def keep_classes(self, number: int) -> None:

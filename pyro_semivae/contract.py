@@ -122,6 +122,7 @@ def check_shapes(vae: SemiVAE, values: Values, sizes: tuple[int, ...] = ()) -> d
             f"and what is given, from `with self.rows({names}) as ({names}):`"
         ) from error
     _check_kinds(vae, sites)
+    _check_gradients(vae, sites["guide"])
     for where, found in sites.items():
         for name, site in found.items():
             _check_batch_shape(where, name, site, nesting, number)
@@ -171,6 +172,18 @@ def _check_kinds(vae: SemiVAE, sites: dict[str, Sites]) -> None:
             if space.num_values is not None and not enumerates(site):
                 mend = f"pyro.sample('{name}', .., obs={name}, infer={{'enumerate': 'parallel'}})"
                 raise ContractError(f"{where}: label '{name}', {space}, is not enumerated: {mend}")
+
+
+def _check_gradients(vae: SemiVAE, of_guide: Sites) -> None:
+    """Latents of the guide are sampled with a gradient."""
+    for name, site in of_guide.items():
+        latent = name not in vae.spaces and not site["is_observed"] and not enumerates(site)
+        if latent and not site["fn"].has_rsample:
+            raise ContractError(
+                f"guide: site '{name}' is sampled without a gradient ({type(site['fn']).__name__} has no rsample), so "
+                f"that its parameters would not be trained: a distribution with reparameterised samples is needed, or "
+                f"for discrete latents infer={{'enumerate': 'parallel'}}"
+            )
 
 
 def check_labels(vae: SemiVAE, values: Values) -> None:

@@ -167,7 +167,7 @@ def test_ccvae_with_one_label_a_class(run, tmp_path):
             "--num-samples: got 99999999999999999999; accepted are 1 to 2147483647",
         ),
         (["--seed", "9" * 20], f"--seed: got {'9' * 20}; accepted are 0 to 4294967295"),
-        (["--dataset", "cifar"], "--dataset: invalid choice: 'cifar'"),
+        (["--dataset", "cifar"], "--dataset: got 'cifar'; accepted are auto, mnist"),
         (["--wrong"], "unrecognized arguments: --wrong"),
         (["--epochs", "0"], "--epochs: got 0"),
         (["--batch-size", "-4"], "--batch-size: got -4"),
@@ -211,11 +211,11 @@ def test_help_shows_the_defaults_that_are_used(monkeypatch, capsys):
             [],
             (
                 "--alpha ALPHA extra weight",
-                "(default: 1000.0 on digits, mnist, fashionmnist; else 1.0)",
-                "0.2 on faces",
+                "(default: 1000.0 on class labels; 1.0 on binary labels)",
+                "0.2 on faces; all on your own data",
             ),
         ),
-        (["--preset", "paper"], ("(default: 0.0005 on digits, mnist, fashionmnist; else 0.0002)", "(default: 100)")),
+        (["--preset", "paper"], ("(default: 0.0005 on class labels; 0.0002 on binary labels)", "(default: 100)")),
     ):
         monkeypatch.setattr(sys, "argv", ["ccvae.py", *flags, "--help"])
         with pytest.raises(SystemExit) as stop:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_semivae.check import check_model
-from pyro_semivae.conditionals import LaplaceImage
+from pyro_semivae.conditionals import LaplaceLikelihood
 from pyro_semivae.conditionals.flows import Flow, FlowDistribution
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import TraceLabels_ELBO
@@ -34,7 +34,7 @@ def flow_m2(labels=None, **options):
     """M2 whose q(z | x, y) is a flow."""
     torch.manual_seed(0)
     labels = Classes(C) if labels is None else labels
-    vae = M2(SHAPE, labels, z=D, networks=MLPs((11,)), likelihood=LaplaceImage, **options)
+    vae = M2(SHAPE, labels, z=D, networks=MLPs((11,)), likelihood=LaplaceLikelihood, **options)
     vae.q_z = Flow(nsf(), MLP([SHAPE, labels], (10,), (CONTEXT,)))
     return vae
 
@@ -164,7 +164,7 @@ def test_models_with_flows_meet_the_contract(labels):
 
 def test_a_flow_in_ccvae_with_several_samples():
     """Two latents, of which q(z_s | x) is a flow: samples are left dimensions."""
-    vae = CCVAE(SHAPE, Classes(C), z_c=2, z_s=4, networks=MLPs((11,)), likelihood=LaplaceImage)
+    vae = CCVAE(SHAPE, Classes(C), z_c=2, z_s=4, networks=MLPs((11,)), likelihood=LaplaceLikelihood)
 
     class Both(nn.Module):
         def __init__(self, q_c, q_s):
@@ -181,7 +181,7 @@ def test_a_flow_in_ccvae_with_several_samples():
 
 
 def test_reconstructions_are_at_the_image_of_the_bases_mean():
-    vae = VAE(SHAPE, Classes(C), z=D, networks=MLPs((11,)), likelihood=LaplaceImage)
+    vae = VAE(SHAPE, Classes(C), z=D, networks=MLPs((11,)), likelihood=LaplaceLikelihood)
     vae.q_z, x = Flow(nsf(), MLP([SHAPE], (10,), (CONTEXT,))), torch.rand(5, *SHAPE)
     z = vae.q_z.flow(vae.q_z.net(x)).transform.inv(torch.zeros(5, D))
     assert_close(reconstruct(vae, x), vae.p_x(z).mean)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_semivae.check import check_model
-from pyro_semivae.conditionals import LaplaceImage
+from pyro_semivae.conditionals import LaplaceLikelihood
 from pyro_semivae.errors import InputError
 from pyro_semivae.models import CCVAE, M2
 from pyro_semivae.nn import Convs, Custom, Joined, MLPs
@@ -196,10 +196,10 @@ def test_a_missing_direction_has_the_default_networks():
 
 def test_a_model_of_own_networks_meets_the_contract():
     y = torch.tensor([2, MISSING, 0, 4, MISSING, 1, 2])
-    vae = M2(SHAPE, Classes(5), z=3, networks=OWN, likelihood=LaplaceImage)
+    vae = M2(SHAPE, Classes(5), z=3, networks=OWN, likelihood=LaplaceLikelihood)
     assert len({id(part) for part in vae.modules() if isinstance(part, Trunk)}) == 2, "of y and of z"
     check_model(vae.eval(), torch.rand(7, *SHAPE), y)
-    vae = CCVAE((2, 17, 20), Classes(5), z_c=2, z_s=3, networks=Convs(), likelihood=LaplaceImage)
+    vae = CCVAE((2, 17, 20), Classes(5), z_c=2, z_s=3, networks=Convs(), likelihood=LaplaceLikelihood)
     check_model(vae, torch.rand(7, 2, 17, 20), y)
 
 

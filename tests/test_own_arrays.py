@@ -39,7 +39,9 @@ def test_an_npz_with_several_labels(tmp_path):
     angle = np.arange(30).reshape(10, 3) / 7
     np.savez(path, pictures=images(10), names=names, attributes=attributes, angle=angle, count=np.arange(10) % 3)
     table = data.load_arrays(path, kinds=None)
-    spaces = {"names": Classes(2), "attributes": Binary(2), "angle": Real(3), "count": Classes(3)}
+    known = table.train["angle"]
+    units = Real(3, tuple(known.mean(0).tolist()), tuple(known.std(0, correction=0).tolist()))
+    spaces = {"names": Classes(2), "attributes": Binary(2), "angle": units, "count": Classes(3)}
     assert table.spaces == {"x": Images(1, 6, 7), **spaces} and table.name == "made"
     assert table.names["attributes"] == ("attributes 0", "attributes 1") and table.names["names"][1] == "großer Hund"
     for part, number in ((table.train, 8), (table.test, 2)):

@@ -58,7 +58,7 @@ def test_a_folder_with_a_csv(folder):
     with_csv(folder, PETS)
     table = data.load_folder(folder)
     assert table.name == "pets"
-    sites = {"haarfarbe_stufe": Classes(2), "age": Real(1), "paws": Classes(2), "sleeps": Binary(1)}
+    sites = {"haarfarbe_stufe": Classes(2), "age": Real(1, (-0.25,), (1.75,)), "paws": Classes(2), "sleeps": Binary(1)}
     assert table.spaces == {"x": Images(3, 32, 32), **sites} and [*table.spaces] == ["x", *sites]
     names = {
         "haarfarbe_stufe": ("dark", "sehr größer Kater"),
@@ -95,7 +95,7 @@ def test_a_column_that_looks_like_files_is_none(folder):
     table = data.load_folder(folder)
     assert table.names == {"digit": ("0", "1", "2")}
     with_csv(folder, "Bild,age\n1,0.5\n,\n2,1.5\n,\n")
-    assert data.load_folder(folder, test=1).spaces["age"] == Real(1), "lines of empty cells alone are none"
+    assert data.load_folder(folder, test=1).spaces["age"].size == 1, "lines of empty cells alone are none"
     with_csv(folder, "Bild,age\n1,0.5\n1,1.5\n")
     with pytest.raises(InputError, match=r"line 3, Bild: got '1' again, as in line 2"):
         data.load_folder(folder)
@@ -378,8 +378,9 @@ def test_one_label_of_a_table():
     ]:
         with pytest.raises(InputError, match=f"labelled_by: got {got}; .*{listed}"):
             table.labelled_by(*columns)
+    assert pets(a=[0, 1, 1, 1], age=[0.5, 1, 2, 3]).labelled_by().label_names == ("a",)
     with pytest.raises(InputError, match="labelled_by: got no label; "):
-        pets(a=[0, 1, 1, 1], age=[0.5, 1, 2, 3]).labelled_by()
+        pets(a=[0.5, 1.5, 1, 1], age=[0.5, 1, 2, 3]).labelled_by()
     with pytest.raises(InputError, match="labelled_by: the data are Vectors"):
         data.load_arrays({"x": torch.rand(4, 3), "a": [0, 1, 1, 1]}).labelled_by()
 

@@ -235,7 +235,7 @@ def test_corruption_is_seen_by_the_guide_and_not_by_the_model():
             return log_prob(self, value)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyro_semivae.conditionals.GreyBernoulli", Spy)
+        patch.setattr("pyro_semivae.conditionals.likelihoods.GreyBernoulli", Spy)
         fit(vae, x, y, **options(epochs=1), corrupt=lambda x: torch.full_like(x, 0.5))
     assert all((images == 0.5).all() for images in seen) and len(seen) == len(scored) == 5
     clean = {tuple(image.tolist()) for image in (x.flatten(1) / 255.0)}

@@ -164,6 +164,18 @@ class OutsideOfThePlate(Own):
             pyro.sample("y", self.q_y(x), obs=y, infer=SUM)
 
 
+class Rounded(dist.Normal):
+    has_rsample = False
+
+
+class NoGradient(Own):
+    def guide(self, x=None, y=None):
+        with self.rows(x, y) as (x, y):
+            y = pyro.sample("y", self.q_y(x), obs=y, infer=SUM)
+            z = self.q_z(x, y).base_dist
+            pyro.sample("z", Rounded(z.loc, z.scale).to_event(1))
+
+
 MISTAKES = [
     (
         PlateAtAnotherDim,
@@ -192,6 +204,7 @@ MISTAKES = [
     ),
     (OtherSizes, "classes", r"site 'z' has the event shape \(5,\) in the model and \(4,\) in the guide"),
     (RowsOfWhatIsNone, "classes", r"model: fails where it has to generate, x being None: .*with self.rows\(x, y\) as"),
+    (NoGradient, "classes", r"guide: site 'z' is sampled without a gradient \(\w+ has no rsample\), so that its par"),
     (OutsideOfThePlate, "classes", r"guide: site 'z' is outside of the plate of rows, .*\(it is in no plate\)"),
 ]
 

@@ -13,6 +13,7 @@ from pyro_semivae.conditionals.entries import (
     PerLabelGaussian,
     PerLabelNormal,
 )
+from pyro_semivae.conditionals.flows import Flow
 from pyro_semivae.conditionals.labels import BayesLabel, Label, LabelPrior
 from pyro_semivae.conditionals.latents import (
     Gaussian,
@@ -40,6 +41,7 @@ __all__ = [
     "BernoulliLikelihood",
     "Conditional",
     "ContinuousBernoulliLikelihood",
+    "Flow",
     "Gaussian",
     "GaussianExperts",
     "GaussianLikelihood",

@@ -12,7 +12,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
-from pyro_semivae.conditionals import Conditional
+from pyro_semivae.conditionals.base import Conditional
 from pyro_semivae.errors import InputError
 
 

@@ -16,6 +16,7 @@ class Label(Conditional):
         space: of the labels. A label with entries has a plate of its own: `batch` then ends in its dimension, 1, and
             the batch shape is `(..., B, E)`.
 
+    >>> import torch
     >>> from pyro_semivae.nn import MLP
     >>> from pyro_semivae.spaces import Binary, Classes
     >>> Label(Classes(3), MLP([(5,)], [8], (3,)))(torch.zeros(7, 5)).batch_shape
@@ -42,6 +43,7 @@ class LabelPrior(Conditional):
         space: of the labels. given: its parameters, see the space's `prior`: probabilities of the classes, that labels
             are on, or means and deviations. They are kept in the state dict.
 
+    >>> import torch
     >>> from pyro_semivae.spaces import Classes
     >>> LabelPrior(Classes(2), torch.tensor([0.25, 0.75]))().probs
     tensor([0.2500, 0.7500])

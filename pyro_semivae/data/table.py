@@ -93,7 +93,7 @@ class Table:
         Args:
             columns: one class label; or one or several binary ones, which become the entries of one label in the order
                 in which they are named; by their sites or columns. None: the only class label, or all binary labels
-                where there are only such.
+                where there is none.
 
         Raises:
             InputError: the data are no images; a label is unknown or real; class and binary labels are mixed; or none
@@ -122,8 +122,8 @@ class Table:
 
     def _by_itself(self) -> tuple[str, ...]:
         """The label that is meant where none is named; none where there is a choice."""
-        classes = tuple(site for site, kind in self.kinds.items() if kind == "class")
-        return classes if len(classes) == 1 else () if set(self.kinds.values()) != {"binary"} else tuple(self.kinds)
+        classes, binary = (tuple(s for s, kind in self.kinds.items() if kind == of) for of in ("class", "binary"))
+        return binary if not classes else classes if len(classes) == 1 else ()
 
     def __str__(self) -> str:
         n, n_test = len(self.train["x"]), len(self.test["x"])
@@ -158,7 +158,9 @@ def make_table(
         raise InputError(f"columns: got {', '.join(map(repr, twice))}, sites of data already; accepted are others")
     ordered = dict(sorted(columns.items(), key=lambda item: item[1].space.is_label))
     spaces = {site: space for site, (space, _) in data.items()}
-    spaces |= {site: column.space for site, column in ordered.items()}
+    for site, column in ordered.items():
+        space = column.space
+        spaces[site] = space.in_units_of(column.values[rows[0]]) if space.is_label else space
     parts = (
         {site: x for site, (_, x) in part.items()} | {site: c.values[of] for site, c in ordered.items()}
         for part, of in zip((data, data_test), rows, strict=True)

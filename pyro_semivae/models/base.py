@@ -80,6 +80,11 @@ class SemiVAE(nn.Module, ABC):
         self.spaces = {name: _space(name, space) for name, space in spaces.items()}
 
     @property
+    def built_with(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments it was made with, by position and by name."""
+        return self._built
+
+    @property
     def data_sites(self) -> tuple[str, ...]:
         """The names of the sites of data."""
         return tuple(name for name, space in self.spaces.items() if not space.is_label)
@@ -224,8 +229,9 @@ class SemiVAE(nn.Module, ABC):
 
         Two models of one configuration are of one kind: a checkpoint of the one is one of the other.
         """
-        named = self.named_modules()
-        parts = {name or "model": f"{type(part).__qualname__}({part.extra_repr()})" for name, part in named}
+        with torch.random.fork_rng([]):  # there are flows whose text draws
+            named = self.named_modules()
+            parts = {name or "model": f"{type(part).__qualname__}({part.extra_repr()})" for name, part in named}
         return {"spaces": dict(self.spaces), "characteristic": self.characteristic, **parts}
 
     def by_site(self, values: Sequence[Tensor | None]) -> dict[str, Tensor | None]:

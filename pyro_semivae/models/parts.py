@@ -120,21 +120,24 @@ def decoder(make: MakeLikelihood, networks: Networks, parents: Sequence[int | Co
     return make(space, networks.decoder(parents, of_class.raw_shape(space)))
 
 
+def is_large(space: Data) -> bool:
+    """Whether data are images of more than 28x28 grey pixels whose sides are 16 or more."""
+    return space.pictures and math.prod(space.shape) > 28 * 28 and min(space.shape[1:]) >= 16
+
+
 def networks_for(space: Data) -> Networks:
-    """The networks that a model has unless it is told: MLPs, but convolutions for images of more than 28x28 grey pixels
-    whose sides are 16 or more."""
-    large = space.pictures and math.prod(space.shape) > 28 * 28 and min(space.shape[1:]) >= 16
-    return Convs() if large else MLPs()
+    """The networks that a model has unless it is told: convolutions for large images (see `is_large`), else MLPs."""
+    return Convs() if is_large(space) else MLPs()
 
 
 def likelihood_for(space: Data) -> MakeLikelihood:
     """The likelihood that a model has unless it is told.
 
-    Of images that `networks_for` gives MLPs the Bernoulli cross-entropy, of larger ones Laplace pixels; of vectors
-    Gaussians of a learned scale, of counts negative binomials.
+    Of large images (see `is_large`) Laplace pixels, of others the Bernoulli cross-entropy; of vectors Gaussians of a
+    learned scale, of counts negative binomials.
     """
     if space.pictures:
-        return LaplaceLikelihood if isinstance(networks_for(space), Convs) else BernoulliLikelihood
+        return LaplaceLikelihood if is_large(space) else BernoulliLikelihood
     whole = constraints.nonnegative_integer in space.within
     return NegativeBinomialLikelihood if whole else partial(GaussianLikelihood, learned=True)
 

@@ -39,7 +39,7 @@ class _UnknownError(Exception):
 def built(vae: SemiVAE) -> dict[str, Any]:
     """How a model was built: its class and arguments, as a file holds them; `"unknown"` says what it cannot hold."""
     cls = type(vae)
-    args, kwargs = vae._built
+    args, kwargs = vae.built_with
     out: dict[str, Any] = {"class": f"{cls.__module__}.{cls.__qualname__}", "arguments": {}, "unknown": []}
     for name, value in _arguments(cls, args, kwargs).items():
         try:
@@ -75,7 +75,7 @@ def _encoded(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: _encoded(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"kind": "object", "of": _name(type(value)), "fields": fields}
-    if hasattr(value, "_built"):  # another model, such as the M1 of an M1+M2, whose weights are this one's
+    if hasattr(value, "built_with"):  # another model, such as the M1 of an M1+M2, whose weights are this one's
         made = built(value)
         if made["unknown"]:
             raise _UnknownError(f"{type(value).__name__}({', '.join(made['unknown'])})")

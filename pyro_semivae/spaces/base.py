@@ -159,6 +159,10 @@ class Labels(Space):
     def marker(self) -> float:
         """The value that says that one is missing."""
 
+    def in_units_of(self, y: Tensor) -> Labels:
+        """The space with what it says of the sizes of values made to fit those that are known; only `Real` says any."""
+        return self
+
     @abstractmethod
     def frequencies(self, y: Any, smoothing: float = 1.0) -> Tensor:
         """Parameters of the prior, as `prior` takes them, from the observed entries of labels `y`.

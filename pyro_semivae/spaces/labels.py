@@ -12,7 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_semivae.errors import InputError, as_tensor, check_count
+from pyro_semivae.errors import InputError, as_tensor, check_count, check_number
 from pyro_semivae.nn import positive
 from pyro_semivae.spaces.base import Labels, rows_of
 from pyro_semivae.spaces.missing import MISSING, as_labels, is_missing
@@ -229,19 +229,53 @@ class Binary(Labels):
 class Real(Labels):
     """`size` continuous labels (an angle, an age): float tensors `(B, size)`, NaN for missing, each on its own.
 
-    The prior is a Gaussian for each; networks say a mean and a raw scale for each.
+    The prior is a Gaussian for each; networks say a mean and a raw scale for each, and take and say them in units of
+    `scale` around `loc`, so that an age in years is as easy for them as an angle in radians.
+
+    Args:
+        size: how many. loc, scale: a number for each, where the values are and how far they spread, as their mean and
+            standard deviation (default: 0 and 1). The default prior is the Gaussian of these.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none; `loc` and `scale` are not as many finite numbers, `scale` above 0.
+
+    >>> age = Real(1, loc=(40.0,), scale=(20.0,))
+    >>> age.code(torch.tensor([[60.0]]), torch.float32), age.prior().flatten()
+    (tensor([[[1.]]]), tensor([40., 20.]))
     """
 
     size: int
+    loc: tuple[float, ...] | None = None
+    scale: tuple[float, ...] | None = None
     num_values: ClassVar[None] = None
     marker: ClassVar[float] = math.nan
     report: ClassVar[str] = "values"
 
     def __post_init__(self) -> None:
         check_count("size", self.size)
+        for name, accepted in (("loc", {}), ("scale", {"above": 0})):
+            given = getattr(self, name)
+            if given is None:
+                continue
+            if not isinstance(given, list | tuple) or len(given) != self.size:
+                raise InputError(f"{name}: got {given!r}; accepted are {self.size} numbers, one for each label")
+            numbers = tuple(check_number(name, value, **accepted) for value in given)
+            object.__setattr__(self, name, numbers)  # the class is frozen
+
+    def __repr__(self) -> str:
+        units = "" if self.loc is None and self.scale is None else f", loc={self.loc}, scale={self.scale}"
+        return f"Real(size={self.size}{units})"
+
+    def in_units_of(self, y: Tensor) -> Real:
+        """The same with the means and standard deviations of the values that are known of labels `y`."""
+        known = [column[~is_missing(column)].double() for column in self.validate(y).T]
+        spread = [column.std(correction=0).item() if len(column) else 0.0 for column in known]
+        loc = (column.mean().item() if len(column) else 0.0 for column in known)
+        return Real(self.size, tuple(loc), tuple(s or 1.0 for s in spread))
+
+    def _units(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        loc = 0.0 if self.loc is None else like.new_tensor(self.loc)
+        return loc, 1.0 if self.scale is None else like.new_tensor(self.scale)
 
     @property
     def entries(self) -> int:
@@ -260,7 +294,7 @@ class Real(Labels):
             InputError: they are not finite, not as many as labels, or a deviation is not above 0.
         """
         if given is None:
-            return torch.tensor([[0.0], [1.0]]).repeat(1, self.size)
+            return torch.tensor([self.loc or (0.0,) * self.size, self.scale or (1.0,) * self.size])
         both = as_tensor("prior", given)
         if both.shape != (2, self.size) or not both.isfinite().all() or not (both[1] > 0).all():
             accepted = f"(2, {self.size}), finite means and standard deviations above 0"
@@ -275,11 +309,12 @@ class Real(Labels):
         return dist.Normal(parameters[0], parameters[1])
 
     def distribution(self, raw: Tensor) -> dist.TorchDistribution:
-        loc, scale = raw.squeeze(-2).chunk(2, -1)
-        return dist.Normal(loc, positive(scale))
+        (loc, scale), (at, unit) = raw.squeeze(-2).chunk(2, -1), self._units(raw)
+        return dist.Normal(at + unit * loc, unit * positive(scale))
 
     def code(self, values: Tensor, dtype: torch.dtype) -> Tensor:
-        return values.unsqueeze(-2)
+        at, unit = self._units(values)
+        return ((values - at) / unit).unsqueeze(-2)
 
     def validate(self, values: Any, name: str = "y") -> Tensor:
         """The labels as `(B, size)` of the default dtype.

@@ -1,0 +1,163 @@
+"""The examples on data of one's own: a folder with a csv, arrays; defaults by what the data are, not by their name."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pyro_semivae
+from pyro_semivae import cli, data, tasks
+from pyro_semivae.cli import for_dataset
+from pyro_semivae.conditionals import BernoulliLikelihood, LaplaceLikelihood
+from pyro_semivae.data import ImageData
+from pyro_semivae.nn import Convs, MLPs
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+
+
+def draw_folder(folder, tone=False, number=60, size=16):
+    """Squares, every other one bright, half of them labelled; `tone`: with a second class label."""
+    lines = ["file,Kind,Bright,Large,Age" + ",Tone" * tone]
+    folder.mkdir()
+    for i in range(number):
+        level = 60 + 150 * (i % 2)
+        Image.fromarray(np.full((size, size, 3), level + i % 40, np.uint8)).save(folder / f"{i}.png")
+        kind = ("dim one", "bright one")[i % 2] if i % 4 < 2 else ""
+        lines.append(
+            f"{i}.png,{kind},{i % 2},{i % 3 // 2},{i / 7 if i % 5 else 'NA'}{',' + 'ab'[i % 2] if tone else ''}"
+        )
+    (folder / "labels.csv").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    def start(script, *flags):
+        environment = {**os.environ, "PYRO_SEMIVAE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, ROOT / "examples" / script, *map(str, flags)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        return done.returncode, done.stdout, done.stderr
+
+    return start
+
+
+CLASSES = {"inverted_vae.py": ("--classes", 1)}
+QUICK = ("ccvae.py", "inverted_vae.py")
+SCRIPTS = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in EXAMPLES]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_example_takes_a_folder(script, run, tmp_path):
+    draw_folder(tmp_path / "squares")
+    flags = ("--smoke-test", "--dataset", "squares", "--label", "Kind", "--out", "out", *CLASSES.get(script, ()))
+    code, out, err = run(script, *flags)
+    assert code == 0, err
+    assert "kind    class: bright one, dim one; known in" in out
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    table = data.load_folder(tmp_path / "squares")
+    assert metrics["dataset"] == "squares" and metrics["epochs"] == 2
+    assert metrics["labelled"] == int((table.train["kind"] >= 0).sum()) or script == "inverted_vae.py"
+    assert 'go on with it: vae = pyro_semivae.load("out/checkpoint.pt")' in out
+    vae = pyro_semivae.load(tmp_path / "out" / "checkpoint.pt")
+    assert vae.x_shape == (3, 16, 16)
+    if tasks.available(vae)["classify"] is None:
+        assert tasks.classify(vae, table.test["x"]).shape == (len(table.test["x"]), 2)
+    code, _, err = run(script, *flags, "--resume", "--epochs", 3)
+    assert code == 0, err
+
+
+def test_several_binary_columns_are_one_label(run, tmp_path):
+    draw_folder(tmp_path / "squares")
+    code, _, err = run("ccvae.py", "--smoke-test", "--dataset", "squares", "--label", "Bright,Large", "--out", "out")
+    assert code == 0, err
+    vae = pyro_semivae.load(tmp_path / "out" / "checkpoint.pt")
+    assert vae.labels.entries == 2
+
+
+def test_arrays(run, tmp_path):
+    x, y = np.random.default_rng(0).integers(0, 255, (40, 9, 11), dtype=np.uint8), np.arange(40) % 4 - 1
+    np.savez(tmp_path / "grey.npz", x=x, y=y, age=np.linspace(0, 1, 40))
+    code, out, err = run("ccvae.py", "--smoke-test", "--dataset", "grey.npz")
+    assert code == 0, err
+    assert "writing to runs/ccvae-grey" in out
+    assert isinstance(pyro_semivae.load(tmp_path / "runs/ccvae-grey/checkpoint.pt").p_x, BernoulliLikelihood)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--dataset", "nowhere"), "--dataset: got 'nowhere'; accepted are auto, mnist,"),
+        (
+            ("--dataset", "squares"),
+            "--label: got no label; accepted are one class label, or one or several binary ones",
+        ),
+        (("--dataset", "squares", "--label", "age"), "--label: got 'age' (real)"),
+        (("--dataset", "squares", "--label", "Kind", "--size", "0"), "--size: got 0"),
+        (("--dataset", "squares", "--kinds", "age"), "--kinds: got 'age'; accepted are columns and kinds as"),
+        (("--dataset", "squares", "--kinds", "age=colour"), "kinds"),
+        (("--dataset", "squares", "--csv", "none.csv"), "none.csv"),
+        (("--dataset", "digits", "--label", "Kind"), "--label: got digits as --dataset; accepted with these is a path"),
+        (("--dataset", "squares", "--label", "Kind", "--labelled", "1000"), "--labelled: got 1000 rows"),
+    ],
+)
+def test_bad_flags_are_one_line(flags, message, monkeypatch, tmp_path, capsys):
+    draw_folder(tmp_path / "squares", tone=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYRO_SEMIVAE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", ["ccvae.py", "--smoke-test", *flags])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / "examples" / "ccvae.py"), run_name="__main__")
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stop.value.code == 2 and last.startswith("error: ") and message in last
+
+
+def own(shape, y, names):
+    x = torch.randint(0, 256, (len(y), *shape), dtype=torch.uint8)
+    return ImageData("digits", names, x, y, x, y)  # a name that another set has plays no part
+
+
+GREY = own((1, 28, 28), torch.arange(6) % 2, ("a", "b"))
+LARGE = own((3, 32, 40), torch.arange(6) % 2, ("a", "b"))
+MANY = own((1, 20, 20), torch.tensor([[0.0, 1.0], [1.0, 0.0]] * 3), ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (GREY, {"alpha": 1000.0, "beta": 4.0, "dropout": 0.1, "batch_size": 200, "epochs": None, "labelled": "all"}),
+        (LARGE, {"alpha": 1000.0, "beta": 1.0, "dropout": 0.0, "batch_size": 64, "epochs": None}),
+        (MANY, {"alpha": 1.0, "beta": 4.0, "dropout": 0.1, "z_s": 27, "batch_size": 200}),
+    ],
+)
+def test_defaults_follow_what_the_data_are(own, expected):
+    arguments = runpy.run_path(str(ROOT / "examples" / "ccvae.py"))["arguments"]
+    args = for_dataset(arguments([]), cli._keys_of_own(own))
+    assert {name: args[name] for name in expected} == expected
+    assert not any(isinstance(value, dict) for value in args.values())
+
+
+def test_networks_and_likelihood_follow_the_data_and_not_the_labels():
+    class Job(cli.Run):
+        def __init__(self, own):
+            self.data = own
+            self.args = type("Args", (), {"smoke_test": False, "dropout": 0.2})()
+
+    assert Job(GREY).parts() == {"networks": MLPs((600, 600), 0.2), "likelihood": BernoulliLikelihood}
+    assert Job(MANY).parts()["likelihood"] is BernoulliLikelihood
+    assert Job(LARGE).parts() == {"networks": Convs(0.2), "likelihood": LaplaceLikelihood}
+
+
+def test_named_sets_have_the_defaults_they_had():
+    arguments = runpy.run_path(str(ROOT / "examples" / "ccvae.py"))["arguments"]
+    faces, fashion = (for_dataset(arguments([]), name) for name in ("faces", "fashionmnist"))
+    assert (faces["alpha"], faces["beta"], faces["batch_size"], faces["epochs"], faces["z_s"]) == (1.0, 1.0, 64, 10, 27)
+    assert (fashion["alpha"], fashion["beta"], fashion["shift"], fashion["epochs"]) == (1000.0, 4.0, 1, 10)
+    assert faces["labelled"] == "0.2" and fashion["labelled"] == "0.004" and faces["dropout"] == 0.0
