@@ -176,9 +176,8 @@ def run() -> None:
     y_alone = vae.p_y().sample((args.labels_alone,))  # before any training, so that a resumed run draws the same
     alone = {"labels_alone": y_alone} if args.reverse_weight else {}
     first_stages(vae, job, alone)
-    x = torch.cat([job.data.x[job.labelled_rows], job.data.x])  # every image is an unlabelled one too
-    y = torch.cat([job.y[job.labelled_rows], job.data.labels.missing(len(job.data.x))])
-    history = fit(vae, x, y, elbo=objective(vae, args, args.alpha), **fit_options(job), **alone)
+    options = {**fit_options(job), **alone, "also_unlabelled": True}
+    history = fit(vae, job.data.x, job.y, elbo=objective(vae, args, args.alpha), **options)
     measured, canonical = report.measure_extraction(vae, job.data, job.labelled_rows, args.classes, seed=args.seed)
     if args.true_epochs:
         measured["true_epochs"] = args.true_epochs

@@ -71,6 +71,7 @@ def fit(
     batch_size: int = 200,
     labelled_batch_size: int | None = None,
     labelled_weight: float = 1.0,
+    also_unlabelled: bool = False,
     lr: float = 1e-3,
     optimiser: Optimiser | None = None,
     clip: Callable[[Iterable[nn.Parameter]], Any] | None = None,
@@ -105,7 +106,7 @@ def fit(
         elbo: the objective (default: `vae.elbo_for(y)`, the recipe's; the paper's is `vae.elbo()`).
         epochs: the number of passes through the unlabelled rows, or the labelled ones if that takes more steps;
             default: as many as make 3,000 steps, ten at least.
-        batch_size, labelled_batch_size, labelled_weight, device_budget: see `data.Batches`.
+        batch_size, labelled_batch_size, labelled_weight, also_unlabelled, device_budget: see `data.Batches`.
         lr, schedule: the learning rate, and its factor as a function of the fraction of training done, or the name of
             one, "constant" or "cosine".
         optimiser: called with the model's parameters and `lr=...`, returns a torch optimiser: a class, or e.g.
@@ -179,6 +180,7 @@ def fit(
             device_budget=device_budget,
             seed=seed,
             labels_alone=alone,
+            also_unlabelled=also_unlabelled,
         )
         if elbo.needs_labels and not len(batches.labelled):
             raise InputError(f"y: got no labelled row; {_needing(elbo)} needs some")
@@ -198,6 +200,7 @@ def fit(
         with RandomStreams(seed, fabric.device), pyro.validation_enabled(False):
             trainer.prepare(next(batches.epoch(0)))
         of_batches = f"{batches.sizes}, labelled_weight {labelled_weight}, seed {seed}"
+        of_batches += ", labelled rows also unlabelled" if also_unlabelled else ""
         of_optimiser = {"lr": lr, "schedule": schedule, "warm_up": warm_up, "corrupt": corrupt, "average": average}
         of_optimiser |= {"precision": precision, "optimiser": optimiser, "clip": clip}
         of_optimiser |= {"early_stopping": str(early_stopping)}

@@ -295,3 +295,19 @@ def test_labels_are_lost_entry_by_entry_and_dropped_row_by_row():
     )
     dropped = data.drop_partly_labelled(lost)
     assert dropped[:3000][hit].isnan().all() and not dropped[:3000][~hit].isnan().any()
+
+
+@pytest.mark.parametrize("budget", [0, 2**30])
+def test_labelled_rows_are_unlabelled_ones_too_as_if_they_were_there_twice(budget):
+    x, y = torch.rand(11, 1, 2, 3), torch.tensor([-1, 2, -1, 0, 1, -1, -1, 2, -1, -1, 1])
+    known = (y >= 0).nonzero()[:, 0]
+    how = {"batch_size": 4, "labelled_batch_size": 2, "seed": 3, "device_budget": budget}
+    twice = data.Batches(torch.cat([x[known], x]), torch.cat([y[known], torch.full_like(y, -1)]), **how)
+    once = data.Batches(x, y, also_unlabelled=True, **how)
+    assert once.sizes == twice.sizes and once.steps == twice.steps and torch.equal(once.scale, twice.scale)
+    for one, other in zip(once.epoch(1), twice.epoch(1), strict=True):
+        assert torch.equal(one.x, other.x) and torch.equal(one.y, other.y)
+        assert torch.equal(one.scale, other.scale) and (one.y[2:] == -1).all() and (one.y[:2] >= 0).all()
+    partly = torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan], [0.0, 1.0]])
+    batch = next(data.Batches(x[:3], {"y": partly}, batch_size=3, also_unlabelled=True).epoch(0))
+    assert batch.y[2:].isnan().all() and batch.y[:2].isnan().sum() == 1 and len(batch.y) == 5

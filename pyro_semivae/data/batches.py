@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_semivae.errors import InputError, as_tensor, check_count, check_number
-from pyro_semivae.spaces import any_known, as_labels, to_unit
+from pyro_semivae.spaces import all_missing, any_known, as_labels, to_unit
 
 STAGE = 64 << 20  # bytes
 
@@ -64,6 +64,8 @@ class Batches:
             stays uint8); a larger one stays where it was, e.g. memory-mapped, and the rows of many steps at a time are
             gathered and moved.
         seed: seeds the order of every epoch, together with the epoch's number.
+        also_unlabelled: whether labelled rows are unlabelled ones too, without their labels: N_u and N are then larger
+            by N_l, and no row is copied.
         labels_alone: N_a labels without images. A step has `batch_size` of them, with the scale N_a / B_a / N, in a
             `Batch` of its own, without images: `batch.alone`.
 
@@ -85,6 +87,7 @@ class Batches:
         device_budget: int = 2 << 30,
         seed: int = 0,
         labels_alone: Tensor | None = None,
+        also_unlabelled: bool = False,
     ):
         data = {name: _data(name, values) for name, values in (x if isinstance(x, Mapping) else {"x": x}).items()}
         given = y if isinstance(y, Mapping) else {} if y is None else {"y": y}
@@ -110,8 +113,9 @@ class Batches:
         for values in labels.values():
             observed |= any_known(values).cpu()
         self.labelled = observed.nonzero()[:, 0]  # (N_l,)
-        self.unlabelled = (~observed).nonzero()[:, 0]  # (N_u,)
+        self.unlabelled = torch.arange(n) if also_unlabelled else (~observed).nonzero()[:, 0]  # (N_u,)
         n_l, n_u = len(self.labelled), len(self.unlabelled)
+        n = n_l + n_u
         n_alone = 0 if labels_alone is None else len(labels_alone)
         b_u = min(batch_size, n_u)
         b_l = min(labelled_batch_size if labelled_batch_size and n_u else batch_size, n_l)
@@ -121,7 +125,7 @@ class Batches:
         self.staged = not keep
         self.data = {name: values.to(device) if keep else values for name, values in data.items()}
         self.labels = {name: values.to(device) for name, values in labels.items()}
-        self.device, self.dtype, self.seed = device, dtype, seed
+        self.device, self.dtype, self.seed, self.also_unlabelled = device, dtype, seed, also_unlabelled
         self.labels_alone = None if labels_alone is None else labels_alone.to(device)
         b_a = 0 if labels_alone is None else min(batch_size, len(labels_alone))
         self.scale_alone = torch.full((b_a,), n_alone / max(b_a, 1) / n, device=device, dtype=dtype)
@@ -144,7 +148,9 @@ class Batches:
         at = next(iter(self.data.values())).device
         for index, data in self._staged(rows) if self.staged else self._resident(rows.to(at)):
             values = {name: to_unit(part, self.dtype) for name, part in data.items()}
-            values |= {name: part[index.to(self.device)] for name, part in self.labels.items()}
+            for name, part in self.labels.items():
+                y = part[index.to(self.device)]
+                values[name] = torch.cat([y[:b_l], all_missing(y[b_l:])]) if self.also_unlabelled else y
             yield Batch(values, self.scale, index, b_l, next(alone))
 
     def _alone(self, generator: torch.Generator) -> Iterator[Batch | None]:
