@@ -36,7 +36,7 @@ SCRIPTS = {"InvertedVAE": "inverted_vae.py"}  # others: the model's name
 FACES = {"face": 4, "label": "Eyeglasses", "faces": 10}  # flags of the figures of binary labels
 
 
-def load(folder: str | Path) -> tuple[SemiVAE, cli.Run]:
+def load(folder: str | Path) -> tuple[SemiVAE, cli.ExampleRun]:
     """The trained model of an example's output folder, and its run, with the data.
 
     Raises:
@@ -58,7 +58,7 @@ def load(folder: str | Path) -> tuple[SemiVAE, cli.Run]:
     new = sorted({*vars(names["arguments"]([]))} - {*config, *used})
     if new:
         raise InputError(f"runs: got {folder}, of an older {script.name}; accepted are runs with its {', '.join(new)}")
-    job = cli.Run(argparse.Namespace(**{**config, **used}), preferred=used["dataset"], writes=False)
+    job = cli.ExampleRun(argparse.Namespace(**{**config, **used}), preferred=used["dataset"], writes=False)
     if state["model"] != "InvertedVAE" and job.data.y.dim() != 2:
         raise InputError(
             f"runs: got {folder} on {job.data.name}, which has classes; accepted are sets of binary labels"
@@ -96,7 +96,7 @@ def draw(vaes: dict[str, SemiVAE], data: ImageData, face: int, label: int, num_f
         image_grid(torch.stack(rows), rows=["x", *vaes], title=title, path=out / "label.png")
 
 
-def draw_canonical(runs: dict[str, tuple[SemiVAE, cli.Run]], out: Path) -> None:
+def draw_canonical(runs: dict[str, tuple[SemiVAE, cli.ExampleRun]], out: Path) -> None:
     """Writes `canonical.png`; which value is taken for which class is in the runs' `metrics.json`."""
     rows, classes = [], sorted({job.args.classes for _, job in runs.values()})
     if len(classes) > 1:

@@ -85,14 +85,14 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse(PRESETS, argv)
 
 
-def partly_labelled(args: argparse.Namespace, job: cli.Run) -> Tensor:
+def partly_labelled(args: argparse.Namespace, job: cli.ExampleRun) -> Tensor:
     """The labels, after half of the labelled rows lost half of theirs: the rest is kept, or dropped with its row."""
     with naming("--partly", "y"):
         y = lose_labels(job.y, args.seed)
     return drop_partly_labelled(y) if args.partly == "drop" else y
 
 
-def noise(job: cli.Run, vae: CCVAE) -> Callable[[Tensor], Tensor] | None:
+def noise(job: cli.ExampleRun, vae: CCVAE) -> Callable[[Tensor], Tensor] | None:
     """What the encoder sees in training instead of an image."""
     args = job.args
     moved = job.noise()
@@ -104,7 +104,7 @@ def noise(job: cli.Run, vae: CCVAE) -> Callable[[Tensor], Tensor] | None:
     return partial(where_learning, noise=partial(in_turn, noises=[n for n in (moved, against) if n]))
 
 
-def make(job: cli.Run) -> CCVAE:
+def make(job: cli.ExampleRun) -> CCVAE:
     args = job.args
     prior = job.prior() if args.prior == "labelled" else None
     built = {**job.parts(), "prior": prior, "classifier": args.classifier}
@@ -112,7 +112,7 @@ def make(job: cli.Run) -> CCVAE:
 
 
 def run() -> None:
-    job = cli.Run(arguments(), preferred="fashionmnist")
+    job = cli.ExampleRun(arguments(), preferred="fashionmnist")
     args = job.args
     if args.partly:
         job.relabel(partly_labelled(args, job))

@@ -16,13 +16,13 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return cli.compared_parser(__doc__, split=True, classified=True).parse(cli.COMPARED, argv)
 
 
-def make(job: cli.Run) -> DIVA:
+def make(job: cli.ExampleRun) -> DIVA:
     sizes = {"z_c": job.args.z_c, "z_s": job.args.z_s}
     return DIVA(job.data.x_shape, job.data.labels, **sizes, prior=job.prior(), **job.parts())
 
 
 def run() -> None:
-    job = cli.Run(arguments(), preferred="fashionmnist")
+    job = cli.ExampleRun(arguments(), preferred="fashionmnist")
     vae, args = make(job), job.args
     job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta))
 

@@ -107,7 +107,7 @@ def check(args: argparse.Namespace) -> None:
         args.reverse_weight = args.image_weight = 0.0
 
 
-def make(job: cli.Run) -> InvertedVAE:
+def make(job: cli.ExampleRun) -> InvertedVAE:
     args, noise = job.args, None
     if any(getattr(args, flag) for flag in NOISE):
         noise = partial(jitter, pixels=args.shift, degrees=args.turn, zoom=args.zoom, shear=args.shear, each_axis=True)
@@ -136,7 +136,7 @@ def objective(vae: InvertedVAE, args: argparse.Namespace, alpha: float) -> Trace
     )
 
 
-def fit_options(job: cli.Run) -> dict[str, Any]:
+def fit_options(job: cli.ExampleRun) -> dict[str, Any]:
     # A fused step unscales half-precision gradients itself, after they are clipped.
     adam = partial(torch.optim.Adam, eps=job.args.eps, fused=job.args.precision != "16-mixed")
     args, options = job.args, {**job.fit_options(), "optimiser": adam}
@@ -145,7 +145,7 @@ def fit_options(job: cli.Run) -> dict[str, Any]:
     return options
 
 
-def first_stages(vae: InvertedVAE, job: cli.Run, alone: dict[str, Tensor]) -> None:
+def first_stages(vae: InvertedVAE, job: cli.ExampleRun, alone: dict[str, Tensor]) -> None:
     """The labelled rows alone, without q(y|x); then, if asked for, all rows with all labels. A resumed run has them
     behind it, in its checkpoint."""
     args = job.args
@@ -168,7 +168,7 @@ def first_stages(vae: InvertedVAE, job: cli.Run, alone: dict[str, Tensor]) -> No
 
 
 def run() -> None:
-    job = cli.Run(arguments(), preferred="mnist")
+    job = cli.ExampleRun(arguments(), preferred="mnist")
     args = job.args
     check(args)
     job.keep_classes(args.classes)

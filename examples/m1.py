@@ -17,7 +17,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run() -> None:
-    job = cli.Run(arguments(), preferred="fashionmnist")
+    job = cli.ExampleRun(arguments(), preferred="fashionmnist")
     vae = M1(job.data.x_shape, job.data.labels, z=job.args.z, **job.parts())
     job.train(vae, vae.elbo(beta=job.args.beta), then=lambda: vae.fit_classifier(job.data.x, job.y))
 

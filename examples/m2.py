@@ -22,12 +22,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse(cli.COMPARED, argv)
 
 
-def make(job: cli.Run) -> M2:
+def make(job: cli.ExampleRun) -> M2:
     return M2(job.data.x_shape, job.data.labels, z=job.args.z, prior=job.prior(), **job.parts())
 
 
 def run() -> None:
-    job = cli.Run(arguments(), preferred="fashionmnist")
+    job = cli.ExampleRun(arguments(), preferred="fashionmnist")
     vae, args = make(job), job.args
     job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta, labels=args.labels))
 

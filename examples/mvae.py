@@ -24,12 +24,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse(cli.COMPARED, argv)
 
 
-def make(job: cli.Run) -> MVAE:
+def make(job: cli.ExampleRun) -> MVAE:
     return MVAE(job.data.x_shape, job.data.labels, z=job.args.z, **job.parts())
 
 
 def run() -> None:
-    job = cli.Run(arguments(), preferred="fashionmnist")
+    job = cli.ExampleRun(arguments(), preferred="fashionmnist")
     vae, args = make(job), job.args
     job.train(vae, vae.elbo(label_weight=args.label_weight, subsets=args.subsets, beta=args.beta))
 

@@ -23,7 +23,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run() -> None:
-    job = cli.Run(arguments(), preferred="fashionmnist")
+    job = cli.ExampleRun(arguments(), preferred="fashionmnist")
     vae = VAE(job.data.x_shape, job.data.labels, z=job.args.z, **job.parts())
     elbo = vae.elbo(beta=job.args.beta)
     if job.args.gamma:

@@ -187,7 +187,7 @@ def _keys_of_own(own: ImageData) -> tuple[str, ...]:
 FILES = ("checkpoint.pt", "m1.pt", "config.json", "labelled_rows.json", "metrics.json")
 
 
-class Run:
+class ExampleRun:
     """One run of an example: device, seed, data with its labelled rows, output folder.
 
     Attributes:

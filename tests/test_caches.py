@@ -9,7 +9,7 @@ import torch
 from damage import flipped, full_disk
 from PIL import Image
 
-from pyro_semivae import data, metrics
+from pyro_semivae import data, evaluators
 from pyro_semivae.caches import cached_array, cached_checkpoint
 from pyro_semivae.data.folders import image_array
 from pyro_semivae.digests import digest
@@ -71,17 +71,17 @@ def test_a_cache_on_a_full_disk_is_said_and_goes_without(tmp_path, capsys):
 def test_a_damaged_judge_is_trained_anew(what, tmp_path, capsys):
     torch.set_default_dtype(torch.float32)
     digits = data.load("digits")
-    judge, _ = metrics.independent_classifier(digits, steps=3, cache=tmp_path / "judge", progress=False)
+    judge, _ = evaluators.independent_classifier(digits, steps=3, cache=tmp_path / "judge", progress=False)
     folder = tmp_path / "cache"
 
     def answer():
         if what == "classifier":
-            classifier, accuracy = metrics.independent_classifier(digits, steps=3, cache=folder, progress=False)
+            classifier, accuracy = evaluators.independent_classifier(digits, steps=3, cache=folder, progress=False)
             return classifier.classify(digits.x_test[:9]), accuracy
         if what == "logistic":
-            classify, accuracy = metrics.classifier.logistic_regression(digits, iterations=5, cache=folder)
+            classify, accuracy = evaluators.logistic_regression(digits, iterations=5, cache=folder)
             return classify(digits.x_test[:9]), accuracy
-        found = metrics.independent_posterior(digits, judge, num_rows=300, steps=2, cache=folder, progress=False)
+        found = evaluators.independent_posterior(digits, judge, num_rows=300, steps=2, cache=folder, progress=False)
         return found.sample_probs(judge.embed(digits.x_test[:9])), 0.0
 
     probs, accuracy = answer()
@@ -109,7 +109,7 @@ def test_the_cached_judge_of_other_images_is_another(tmp_path):
     """The same sums, rows in another order: a posterior fitted to them is not the one that is there."""
     digits = data.load("digits")
     paths = {
-        metrics.classifier._path("classifier", one, tmp_path, 0)
+        evaluators._path("classifier", one, tmp_path, 0)
         for one in (digits, replace(digits, x=digits.x.flip(0)), replace(digits, x_test=digits.x_test.mT))
     }
     assert len(paths) == 3

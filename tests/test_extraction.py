@@ -9,7 +9,8 @@ from torch.testing import assert_close
 
 from pyro_semivae.data import ImageData
 from pyro_semivae.errors import InputError
-from pyro_semivae.metrics import assign, calibration_error, distinct_classes, extraction, logistic_regression
+from pyro_semivae.evaluators import logistic_regression
+from pyro_semivae.metrics import assign, calibration_error, distinct_classes, extraction
 
 # Values 2, 3, 4 are free, and the arg max of each is 2. That tie is 3's (.9), which leaves 2 -> 3 (.2) and 4 -> 4 (.1);
 # the optimum gives class 2 to value 2, which has nothing else.

@@ -310,7 +310,7 @@ def test_where_there_are_no_locks_a_note_says_so(tmp_path, monkeypatch, capsys):
 def run_of(tmp_path, *flags):
     parser = cli.compared_parser("", split=False)
     flags = ["--smoke-test", "--dataset", "digits", "--labelled", "50", "--out", str(tmp_path / "out"), *flags]
-    return cli.Run(parser.parse(cli.COMPARED, flags), preferred="digits")
+    return cli.ExampleRun(parser.parse(cli.COMPARED, flags), preferred="digits")
 
 
 @FORK

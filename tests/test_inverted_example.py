@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_semivae import cli, metrics, report, tasks
+from pyro_semivae import cli, evaluators, report, tasks
 from pyro_semivae.data import ImageData, load_small
 from pyro_semivae.errors import InputError
 from pyro_semivae.files import load_checkpoint, save_checkpoint
@@ -233,7 +233,7 @@ def test_what_is_measured_is_that_of_the_canonical_images(monkeypatch):
         seen.append(images)
         return scores
 
-    monkeypatch.setattr(metrics, "logistic_regression", lambda data: (judge, 0.75))
+    monkeypatch.setattr(evaluators, "logistic_regression", lambda data: (judge, 0.75))
     measured, canonical = report.measure_extraction(vae, data, known, 2)
     pixels = data.x.float() / 255
     code = torch.eye(5)

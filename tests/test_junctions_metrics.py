@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 from torch.testing import assert_close
 
-from pyro_semivae import metrics
+from pyro_semivae import evaluators, metrics
 from pyro_semivae.data import ImageData
 
 
@@ -26,13 +26,13 @@ def test_a_judge_learns_from_the_training_rows_and_is_measured_on_the_test_rows(
     labels = torch.eye(3)[y] if binary else y
     wrong = 1 - labels[:90] if binary else (y[:90] + 1) % 3
     data = ImageData("made", ("a", "b", "c"), x, labels, x[:90], wrong)
-    judge, accuracy = metrics.independent_classifier(data, steps=40, cache=tmp_path, progress=False)
+    judge, accuracy = evaluators.independent_classifier(data, steps=40, cache=tmp_path, progress=False)
     assert accuracy == 0
     assert_close(judge.embed(x), judge.embed(x / 255))
     probs = judge.classify(x)
     assert (metrics.label_accuracy(probs, labels) == 1).all() if binary else metrics.accuracy(probs, y) == 1
     if not binary:
-        regression, accuracy = metrics.logistic_regression(data, cache=tmp_path)
+        regression, accuracy = evaluators.logistic_regression(data, cache=tmp_path)
         assert accuracy == 0 and metrics.accuracy(regression(x), y) == 1
 
 
@@ -43,7 +43,7 @@ def test_a_judge_learns_nothing_of_missing_labels(tmp_path):
     x = (y.view(-1, 1, 1, 1) * 200).to(torch.uint8).expand(240, 1, 8, 8)
     some = y.where((y == 0) | (torch.arange(240) % 3 == 0)[:, None], torch.nan)
     data = ImageData("made", ("a",), x, some, x, y)
-    _, accuracy = metrics.independent_classifier(data, steps=30, cache=tmp_path, progress=False)
+    _, accuracy = evaluators.independent_classifier(data, steps=30, cache=tmp_path, progress=False)
     assert accuracy == 1
 
 
@@ -58,7 +58,7 @@ def test_the_judges_learning_rate_is_half_a_cosine(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.optim, "Adam", Recording)
     x, y = torch.zeros(6, 1, 4, 4, dtype=torch.uint8), torch.arange(6) % 2
     data = ImageData("made", ("a", "b"), x, y, x, y)
-    metrics.independent_classifier(data, steps=4, cache=tmp_path, progress=False)
+    evaluators.independent_classifier(data, steps=4, cache=tmp_path, progress=False)
     assert rates == pytest.approx([1e-3 * (1 + np.cos(np.pi * k / 4)) / 2 for k in range(4)])
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_semivae import metrics, report, tasks
+from pyro_semivae import evaluators, metrics, report, tasks
 from pyro_semivae.data import ImageData
 from pyro_semivae.models import CCVAE, M1, M2, M3, MVAE, VAE, InvertedVAE
 from pyro_semivae.nn import MLPs
@@ -44,9 +44,9 @@ class Posterior:
 @pytest.fixture
 def judged(monkeypatch):
     """The judge is at hand, so that it depends on no row."""
-    monkeypatch.setattr(metrics, "independent_classifier", lambda data, **_: (Judge(data.y.dim() == 2), 0.5))
-    monkeypatch.setattr(metrics, "independent_posterior", lambda *_, **__: Posterior())
-    monkeypatch.setattr(metrics, "logistic_regression", lambda data: (Judge(False).classify, 0.5))
+    monkeypatch.setattr(evaluators, "independent_classifier", lambda data, **_: (Judge(data.y.dim() == 2), 0.5))
+    monkeypatch.setattr(evaluators, "independent_posterior", lambda *_, **__: Posterior())
+    monkeypatch.setattr(evaluators, "logistic_regression", lambda data: (Judge(False).classify, 0.5))
 
 
 def made(binary):

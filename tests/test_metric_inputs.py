@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_semivae import data, metrics
+from pyro_semivae import data, evaluators, metrics
 from pyro_semivae.data import ImageData
 from pyro_semivae.errors import InputError
 from pyro_semivae.metrics import checks
@@ -131,30 +131,31 @@ def test_the_judge_learns_from_the_known_rows_and_is_tested_on_them(binary, tmp_
     torch.set_default_dtype(torch.float32)
     half, known = known_and_half_known(binary)
     assert half.y.dim() == 1 + binary
-    found = [metrics.independent_classifier(d, steps=60, cache=tmp_path, progress=False) for d in (half, known)]
+    found = [evaluators.independent_classifier(d, steps=60, cache=tmp_path, progress=False) for d in (half, known)]
     (ours, accuracy), (theirs, same) = found
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(a, b)
     assert accuracy == same > 0.7
     options = {"num_rows": 100, "steps": 2, "cache": tmp_path, "progress": False}
     gps = [
-        metrics.independent_posterior(d, ours, **options).sample_probs(ours.embed(known.x_test)) for d in (half, known)
+        evaluators.independent_posterior(d, ours, **options).sample_probs(ours.embed(known.x_test))
+        for d in (half, known)
     ]
     assert torch.equal(*gps)
     nothing = dataclasses.replace(half, y=torch.full_like(half.y, NAN if binary else -1))
     with pytest.raises(InputError, match=r"data.y: got 1438 labels, 0 rows of them known"):
-        metrics.independent_classifier(nothing, cache=tmp_path)
+        evaluators.independent_classifier(nothing, cache=tmp_path)
     if binary:  # no test row has the second label
         one = half.y_test.clone()
         one[:, 1] = NAN
         options = {"steps": 60, "cache": tmp_path, "progress": False}
-        judge, accuracy = metrics.independent_classifier(dataclasses.replace(half, y_test=one), **options)
+        judge, accuracy = evaluators.independent_classifier(dataclasses.replace(half, y_test=one), **options)
         assert accuracy == metrics.label_accuracy(judge.classify(half.x_test), half.y_test)[0]
     untested = dataclasses.replace(half, y_test=torch.full_like(half.y_test, NAN if binary else -1))
-    assert math.isnan(metrics.independent_classifier(untested, steps=1, cache=tmp_path, progress=False)[1])
+    assert math.isnan(evaluators.independent_classifier(untested, steps=1, cache=tmp_path, progress=False)[1])
 
 
-CLASSIFIER = metrics.ImageClassifier((1, 8, 8), 3)
+CLASSIFIER = evaluators.ImageClassifier((1, 8, 8), 3)
 GP = metrics.LastLayerGP(torch.eye(4), torch.arange(4) % 2, 2, num_inducing=2, steps=0, progress=False)
 SET = ImageData("s", ("a", "b", "c"), torch.zeros(4, 1, 8, 8).byte(), UNKNOWN, torch.zeros(4, 1, 8, 8).byte(), UNKNOWN)
 Y4 = torch.tensor([0, 1, 2, 0])
@@ -222,16 +223,16 @@ Y4 = torch.tensor([0, 1, 2, 0])
         (lambda: metrics.LastLayerGP(P, Y4[:, None], 3), r"y: got shape \(4, 1\)"),
         (lambda: metrics.LastLayerGP(P, UNKNOWN, 3), "y: got 4 labels, 0 rows of them known; accepted are 2 or more"),
         (lambda: metrics.LastLayerGP(P, Y4, None), r"y: got torch.int64 of shape \(4,\)"),
-        (lambda: metrics.ImageClassifier((1, 3, 8), 3), r"x_shape: got \(1, 3, 8\)"),
-        (lambda: metrics.ImageClassifier((1, 8, 8), 0), "num_labels: got 0"),
+        (lambda: evaluators.ImageClassifier((1, 3, 8), 3), r"x_shape: got \(1, 3, 8\)"),
+        (lambda: evaluators.ImageClassifier((1, 8, 8), 0), "num_labels: got 0"),
         (
             lambda: CLASSIFIER.classify(torch.rand(2, 1, 8, 9)),
             r"x: got shape \(2, 1, 8, 9\); accepted is \(B, 1, 8, 8\)",
         ),
         (lambda: CLASSIFIER.embed(torch.rand(1, 8, 8)), r"x: got shape \(1, 8, 8\)"),
-        (lambda: metrics.independent_classifier(SET), "data.y: got 4 labels, 0 rows of them known"),
-        (lambda: metrics.independent_posterior(SET, CLASSIFIER, num_rows=0), "num_rows: got 0"),
-        (lambda: metrics.logistic_regression(SET, iterations=0), "iterations: got 0"),
+        (lambda: evaluators.independent_classifier(SET), "data.y: got 4 labels, 0 rows of them known"),
+        (lambda: evaluators.independent_posterior(SET, CLASSIFIER, num_rows=0), "num_rows: got 0"),
+        (lambda: evaluators.logistic_regression(SET, iterations=0), "iterations: got 0"),
     ],
 )
 def test_what_does_not_fit_is_named(call, message):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_semivae import data, metrics
+from pyro_semivae import data, evaluators, metrics
 
 
 def test_mutual_information_in_closed_form():
@@ -47,13 +47,13 @@ def test_the_independent_classifier_is_trained_once_and_cached(tmp_path):
     torch.manual_seed(5)
     before = torch.rand(1)
     torch.manual_seed(5)
-    first, accuracy = metrics.independent_classifier(digits, steps=150, cache=tmp_path, progress=False)
+    first, accuracy = evaluators.independent_classifier(digits, steps=150, cache=tmp_path, progress=False)
     assert torch.equal(torch.rand(1), before), "training it does not touch the caller's random state"
     assert accuracy > 0.9
     assert accuracy == metrics.accuracy(first.classify(digits.x_test), digits.y_test)
     (path,) = tmp_path.iterdir()
     stamp = path.stat().st_mtime_ns
-    again, same = metrics.independent_classifier(digits, steps=150, cache=tmp_path, progress=False)
+    again, same = evaluators.independent_classifier(digits, steps=150, cache=tmp_path, progress=False)
     assert same == accuracy and path.stat().st_mtime_ns == stamp
     torch.testing.assert_close(again.embed(digits.x_test), first.embed(digits.x_test))
 
@@ -207,7 +207,7 @@ def test_the_independent_classifier_is_of_its_labels(tmp_path):
     swapped = dataclasses.replace(base, y=y[:, [1, 0, 2]])
     others = [swapped, dataclasses.replace(base, y=some), dataclasses.replace(base, label_names=("b", "a", "c"))]
     for one in (base, *others):
-        metrics.independent_classifier(one, steps=1, cache=tmp_path, progress=False)
+        evaluators.independent_classifier(one, steps=1, cache=tmp_path, progress=False)
     assert len([*tmp_path.iterdir()]) == 4
 
 
@@ -246,10 +246,10 @@ def test_the_posterior_of_a_judge_is_fitted_once_and_is_that_judges(binary, tmp_
     x, y = torch.randint(0, 256, (300, 1, 8, 8), dtype=torch.uint8), torch.arange(300) % 3
     y = torch.stack([y == 0, y == 1, y == 2], 1).float() if binary else y
     sets = data.ImageData("made", ("a", "b", "c"), x, y, x[:50], y[:50])
-    judges = [metrics.ImageClassifier((1, 8, 8), 3, binary=binary).eval() for _ in range(2)]
+    judges = [evaluators.ImageClassifier((1, 8, 8), 3, binary=binary).eval() for _ in range(2)]
 
     def posterior(judge):
-        return metrics.independent_posterior(sets, judge, num_rows=200, steps=4, cache=tmp_path)
+        return evaluators.independent_posterior(sets, judge, num_rows=200, steps=4, cache=tmp_path)
 
     first, again, other = posterior(judges[0]), posterior(judges[0]), posterior(judges[1])
     features = judges[0].embed(x[:7])

@@ -151,8 +151,8 @@ def test_hidden_labels_never_influence_training(tmp_path, monkeypatch, partly):
     faces, weights, seen = data.load_small("faces"), [], []
     monkeypatch.setattr(report, "measure", lambda *args, **kwargs: {})
     monkeypatch.setattr(report, "draw", lambda *args, **kwargs: None)
-    relabel = cli.Run.relabel
-    monkeypatch.setattr(cli.Run, "relabel", lambda job, y: (seen.append(y), relabel(job, y)))
+    relabel = cli.ExampleRun.relabel
+    monkeypatch.setattr(cli.ExampleRun, "relabel", lambda job, y: (seen.append(y), relabel(job, y)))
     example = Path(__file__).parents[1] / "examples" / "ccvae.py"
     for name in ("truth", "corrupted"):
         monkeypatch.setattr(data, "load_small", lambda name, faces=faces: faces)

@@ -145,7 +145,7 @@ def test_defaults_follow_what_the_data_are(own, expected):
 
 
 def test_networks_and_likelihood_follow_the_data_and_not_the_labels():
-    class Job(cli.Run):
+    class Job(cli.ExampleRun):
         def __init__(self, own):
             self.data = own
             self.args = type("Args", (), {"smoke_test": False, "dropout": 0.2})()

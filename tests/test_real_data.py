@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from pyro_semivae import CCVAE, data, metrics, tasks
+from pyro_semivae import CCVAE, data, evaluators, metrics, tasks
 from pyro_semivae.infer import ClassifierTerm
 from pyro_semivae.train import cosine, fit
 
@@ -65,7 +65,7 @@ def test_without_options_fit_learns_on_a_small_set(name):
     nearest = KNeighborsClassifier(1).fit(x[labelled].flatten(1).numpy(), true[labelled].numpy())
     baseline = nearest.score(loaded.x_test.flatten(1).numpy(), loaded.y_test.numpy())
     accuracy = metrics.accuracy(tasks.in_batches(partial(tasks.classify, vae), loaded.x_test), loaded.y_test)
-    judge, _ = metrics.independent_classifier(loaded, progress=False)
+    judge, _ = evaluators.independent_classifier(loaded, progress=False)
     labels = torch.arange(10).repeat(50)
     generation, _ = metrics.generation_accuracy(lambda y: tasks.generate(vae, y)[0], judge.classify, labels)
     assert accuracy > baseline + 0.03 and generation > 0.7, (accuracy, baseline, generation)

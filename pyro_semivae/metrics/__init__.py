@@ -3,12 +3,6 @@
 from pyro_semivae.metrics.accuracy import accuracy, balanced_label_accuracy, label_accuracy, mean_accuracy
 from pyro_semivae.metrics.calibration import calibration_error
 from pyro_semivae.metrics.capture import Capture, characteristic_capture
-from pyro_semivae.metrics.classifier import (
-    ImageClassifier,
-    independent_classifier,
-    independent_posterior,
-    logistic_regression,
-)
 from pyro_semivae.metrics.diversity import class_precision_recall, precision_recall, variance_share
 from pyro_semivae.metrics.extraction import Extraction, assign, distinct_classes, extraction
 from pyro_semivae.metrics.frechet import frechet_distance
@@ -27,7 +21,6 @@ from pyro_semivae.metrics.swap import log_prob_of_labels, swap_difference
 __all__ = [
     "Capture",
     "Extraction",
-    "ImageClassifier",
     "LastLayerGP",
     "accuracy",
     "assign",
@@ -42,15 +35,12 @@ __all__ = [
     "generation_accuracy",
     "image_mutual_information",
     "image_statistics",
-    "independent_classifier",
-    "independent_posterior",
     "intervention_accuracy",
     "intervention_matrix",
     "intervention_pairs",
     "kept",
     "label_accuracy",
     "log_prob_of_labels",
-    "logistic_regression",
     "mean_accuracy",
     "mutual_information",
     "precision_recall",

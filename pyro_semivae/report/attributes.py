@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_semivae import metrics, tasks
+from pyro_semivae import evaluators, metrics, tasks
 from pyro_semivae.data import ImageData
 from pyro_semivae.files import user_path
 from pyro_semivae.models import SemiVAE
@@ -46,7 +46,7 @@ def measure_attributes(
     """
     device = next(vae.parameters()).device
     x, y = data.x_test.to(device), data.y_test.to(device)
-    judge, judge_accuracy = metrics.independent_classifier(data, device=device, steps=20 if quick else 900)
+    judge, judge_accuracy = evaluators.independent_classifier(data, device=device, steps=20 if quick else 900)
     few = slice(0, 50 if quick else 500)
     with RandomStreams(seed, device):  # in this order: each goes on where the one before it ends
         generation, images = _generated(vae, judge, y)
@@ -56,7 +56,7 @@ def measure_attributes(
         interventions = _of_interventions(vae, judge, x[few], y[few])
         per_row = bound_per_row(vae, x)
         rows = torch.randperm(len(data.x))[: 1000 if quick else 10_000]
-    posterior = metrics.independent_posterior(data, judge, num_rows=10_000, steps=5 if quick else 300)
+    posterior = evaluators.independent_posterior(data, judge, num_rows=10_000, steps=5 if quick else 300)
     out = {
         "bound_per_row": per_row,
         **_accuracies(probs, y, data.label_names),
@@ -75,7 +75,7 @@ def measure_attributes(
     return out | missing_labels(y)
 
 
-def _generated(vae: SemiVAE, judge: metrics.ImageClassifier, y: Tensor) -> tuple[float, Tensor]:
+def _generated(vae: SemiVAE, judge: evaluators.ImageClassifier, y: Tensor) -> tuple[float, Tensor]:
     """The generation accuracy of images with labels `y`, and the images, uint8."""
     generate = partial(tasks.in_batches, lambda y: _to_bytes(tasks.generate(vae, y)[0]))
     return metrics.generation_accuracy(generate, judge.classify, y)
@@ -113,7 +113,7 @@ def _per_label(probs: Tensor, y: Tensor, names: Sequence[str]) -> dict[str, floa
     return dict(zip(names, metrics.label_accuracy(probs, y).tolist(), strict=True))
 
 
-def _of_interventions(vae: SemiVAE, judge: metrics.ImageClassifier, x: Tensor, y: Tensor) -> dict[str, Any]:
+def _of_interventions(vae: SemiVAE, judge: evaluators.ImageClassifier, x: Tensor, y: Tensor) -> dict[str, Any]:
     """The intervention matrix and what is read off it."""
     intervene, reconstruct = (lambda x, y: tasks.intervene(vae, x, y)[0]), partial(tasks.reconstruct, vae)
     matrix = metrics.intervention_matrix(intervene, reconstruct, judge.logits, x, y)

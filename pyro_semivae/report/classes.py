@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_semivae import metrics, tasks
+from pyro_semivae import evaluators, metrics, tasks
 from pyro_semivae.data import ImageData
 from pyro_semivae.files import user_path
 from pyro_semivae.models import SemiVAE
@@ -60,7 +60,7 @@ def measure_classes(
     """
     device, names = next(vae.parameters()).device, data.label_names
     x, y = data.x_test.to(device), data.labels.validate(data.y_test, "y_test").to(device)
-    judge, judge_accuracy = metrics.independent_classifier(data, device=device, steps=20 if quick else 900)
+    judge, judge_accuracy = evaluators.independent_classifier(data, device=device, steps=20 if quick else 900)
     few = (~is_missing(y)).nonzero()[: 100 if quick else 1000, 0]
     with RandomStreams(seed, device):
         labels = torch.arange(len(names), device=device).repeat(10 if quick else 200)
@@ -79,7 +79,7 @@ def measure_classes(
 
         of_interventions = metrics.intervention_accuracy(intervene, judged, x[few], y[few], len(names))
         kept = _kept(vae, x[few], y[few], changed, metrics.image_statistics(images), labels)
-    posterior = metrics.independent_posterior(data, judge, steps=5 if quick else 300)
+    posterior = evaluators.independent_posterior(data, judge, steps=5 if quick else 300)
     share = metrics.variance_share(x, y, images, labels, len(names))
     rows = torch.cat([(y == c).nonzero()[: int((labels == c).sum()), 0] for c in labels.unique()])
     embedded = judge.embed(x[rows]), y[rows], judge.embed(images), labels

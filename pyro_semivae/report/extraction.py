@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_semivae import metrics, tasks
+from pyro_semivae import evaluators, metrics, tasks
 from pyro_semivae.data import ImageData
 from pyro_semivae.errors import InputError, as_tensor
 from pyro_semivae.files import user_path
@@ -63,7 +63,7 @@ def measure_extraction(
     canonical images show), `assigned`, `judge_accuracy`, `test_labels_missing`, where any is; and the canonical images
     `(C, ...)`.
     """
-    judge, judge_accuracy = metrics.logistic_regression(data)
+    judge, judge_accuracy = evaluators.logistic_regression(data)
     device = next(vae.parameters()).device
     x, y = data.x_test.to(device), data.y_test.to(device)
     canonical = canonical_images(vae, data, labelled_rows)
