@@ -17,9 +17,8 @@ from functools import partial
 from torch import Tensor
 
 from pyro_semivae import CCVAE, cli, tasks
-from pyro_semivae.cli import by_label, by_networks
 from pyro_semivae.data import adversarial, drop_partly_labelled, in_turn, jitter, lose_labels, where_learning
-from pyro_semivae.flags import count, naming, number
+from pyro_semivae.flags import by_label, by_networks, count, naming, number
 from pyro_semivae.infer import BalanceTerm, ClassifierTerm, ConsistencyTerm, EntropyTerm, NearestLabelTerm
 from pyro_semivae.train import SCHEDULES
 

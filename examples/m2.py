@@ -10,15 +10,14 @@ import argparse
 from collections.abc import Sequence
 
 from pyro_semivae import cli
+from pyro_semivae.flags import by_label
 from pyro_semivae.models import M2
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = cli.compared_parser(__doc__, split=False, classified=True)
     what = "estimator of missing labels; sum for class labels, relaxed or score for binary ones"
-    parser.add_argument(
-        "--labels", choices=["sum", "relaxed", "score"], default=cli.by_label("sum", "relaxed"), help=what
-    )
+    parser.add_argument("--labels", choices=["sum", "relaxed", "score"], default=by_label("sum", "relaxed"), help=what)
     return parser.parse(cli.COMPARED, argv)
 
 

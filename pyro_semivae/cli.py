@@ -22,7 +22,17 @@ from pyro_semivae.data import ImageData
 from pyro_semivae.data.chexpert import POLICIES
 from pyro_semivae.errors import InputError, check_number
 from pyro_semivae.files import FolderLock, check_fields, load_checkpoint, writable_folder, write_json
-from pyro_semivae.flags import Parser, count, naming, number, parse_kinds
+from pyro_semivae.flags import (
+    Parser,
+    by_label,
+    by_networks,
+    count,
+    for_dataset,
+    keys_of_own,
+    naming,
+    number,
+    parse_kinds,
+)
 from pyro_semivae.infer import Objective
 from pyro_semivae.models import SemiVAE, parts
 from pyro_semivae.models.parts import ALPHA, BETA, classifier_weight
@@ -115,16 +125,6 @@ COMPARED = {
 COMPARED["plain"] = {**COMPARED["demo"], "alpha": 0.1, "beta": 1.0, "shift": 0, "dropout": 0.0}
 
 
-def by_label(classes: Any, binary: Any) -> dict[str, Any]:
-    """A default for data sets with class labels, and one for those with binary labels."""
-    return {"classes": classes, "attributes": binary}
-
-
-def by_networks(mlps: Any, convolutions: Any) -> dict[str, Any]:
-    """A default for data that have MLPs, and one for those that have convolutions: see `parts.networks_for`."""
-    return {"mlp": mlps, "conv": convolutions}
-
-
 def compared_parser(description: str, *, split: bool, classified: bool = False) -> Parser:
     """A parser with the flags of the models that CCVAE is compared with.
 
@@ -162,27 +162,6 @@ def add_average(out: Parser) -> None:
     out.add_argument("--average", type=number(least=0, below=1), default=0.998, help=what)
 
 
-def for_dataset(args: argparse.Namespace, keys: str | Sequence[str]) -> dict[str, Any]:
-    """The flags with the defaults of a data set, where they depend on it.
-
-    Args:
-        keys: the name of a data set of `data.NAMES`, or what the defaults of another go by, the first that is there.
-    """
-    if isinstance(keys, str):
-        keys = (keys, *(("mlp", "classes") if keys in data.sets.SMALL else ("conv", "attributes")))
-    return {flag: _first(v, (*keys, "*")) if isinstance(v, dict) else v for flag, v in vars(args).items()}
-
-
-def _first(default: dict[str, Any], keys: Sequence[str]) -> Any:
-    return default[next(key for key in keys if key in default)]
-
-
-def _keys_of_own(own: ImageData) -> tuple[str, ...]:
-    """What the defaults of data of one's own go by; its name, which may be that of another set, is none of it."""
-    networks = "conv" if parts.is_large(Images(*own.x_shape)) else "mlp"
-    return f"own {networks}", "own", networks, own.labels.report
-
-
 # What a run writes into its folder beside figures; m1.pt is the first stage of M1+M2.
 FILES = ("checkpoint.pt", "m1.pt", "config.json", "labelled_rows.json", "metrics.json")
 
@@ -205,7 +184,7 @@ class ExampleRun:
         self.device = _device(args.cuda)
         torch.manual_seed(args.seed)
         self.data, self.fallback = self._load(preferred)
-        vars(args).update(for_dataset(args, _keys_of_own(self.data) if self.is_own else self.data.name))
+        vars(args).update(for_dataset(args, keys_of_own(self.data) if self.is_own else self.data.name))
         if args.hold_out:
             with naming("--hold-out", "num_rows"):
                 self.data = self.data.hold_out(args.hold_out)

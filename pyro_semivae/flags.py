@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pyro_semivae.data import parse_labelled
+from pyro_semivae.data import ImageData, parse_labelled
+from pyro_semivae.data.sets import SMALL
 from pyro_semivae.errors import InputError, check_count, check_number
+from pyro_semivae.models import parts
+from pyro_semivae.spaces import Images
 
 
 def count(least: int = 1, most: int = 2**31 - 1) -> Callable[[str], int]:
@@ -96,6 +99,37 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
             return f"{action.help} (default: {by_data_set(action.default)})".replace("%", "%%")
         shown = action.default is None or action.default is False or action.default == argparse.SUPPRESS
         return action.help if shown else super()._get_help_string(action)
+
+
+def by_label(classes: Any, binary: Any) -> dict[str, Any]:
+    """A default for data sets with class labels, and one for those with binary labels."""
+    return {"classes": classes, "attributes": binary}
+
+
+def by_networks(mlps: Any, convolutions: Any) -> dict[str, Any]:
+    """A default for data that have MLPs, and one for those that have convolutions: see `parts.networks_for`."""
+    return {"mlp": mlps, "conv": convolutions}
+
+
+def for_dataset(args: argparse.Namespace, keys: str | Sequence[str]) -> dict[str, Any]:
+    """The flags with the defaults of a data set, where they depend on it.
+
+    Args:
+        keys: the name of a data set of `data.NAMES`, or what the defaults of another go by, the first that is there.
+    """
+    if isinstance(keys, str):
+        keys = (keys, *(("mlp", "classes") if keys in SMALL else ("conv", "attributes")))
+    return {flag: _first(v, (*keys, "*")) if isinstance(v, dict) else v for flag, v in vars(args).items()}
+
+
+def _first(default: dict[str, Any], keys: Sequence[str]) -> Any:
+    return default[next(key for key in keys if key in default)]
+
+
+def keys_of_own(own: ImageData) -> tuple[str, ...]:
+    """What the defaults of data of one's own go by; its name, which may be that of another set, is none of it."""
+    networks = "conv" if parts.is_large(Images(*own.x_shape)) else "mlp"
+    return f"own {networks}", "own", networks, own.labels.report
 
 
 # What a default may depend on, beside the names of data sets, and how it is called.

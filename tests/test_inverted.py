@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 from training import options
 
-from pyro_semivae.cli import for_dataset
+from pyro_semivae.flags import for_dataset
 from pyro_semivae.infer import LocalParameters, Step, TraceInverted_ELBO
 from pyro_semivae.models import M2
 from pyro_semivae.settings import described

@@ -14,9 +14,9 @@ from PIL import Image
 
 import pyro_semivae
 from pyro_semivae import cli, data, tasks
-from pyro_semivae.cli import for_dataset
 from pyro_semivae.conditionals import BernoulliLikelihood, LaplaceLikelihood
 from pyro_semivae.data import ImageData
+from pyro_semivae.flags import for_dataset, keys_of_own
 from pyro_semivae.nn import Convs, MLPs
 
 ROOT = Path(__file__).parents[1]
@@ -139,7 +139,7 @@ MANY = own((1, 20, 20), torch.tensor([[0.0, 1.0], [1.0, 0.0]] * 3), ("a", "b"))
 )
 def test_defaults_follow_what_the_data_are(own, expected):
     arguments = runpy.run_path(str(ROOT / "examples" / "ccvae.py"))["arguments"]
-    args = for_dataset(arguments([]), cli._keys_of_own(own))
+    args = for_dataset(arguments([]), keys_of_own(own))
     assert {name: args[name] for name in expected} == expected
     assert not any(isinstance(value, dict) for value in args.values())
 

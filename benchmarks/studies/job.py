@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pyro_semivae.cli import for_dataset
 from pyro_semivae.files import write_json
+from pyro_semivae.flags import for_dataset
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
