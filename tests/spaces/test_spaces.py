@@ -14,7 +14,7 @@ from pyro_semivae.spaces import Binary, Classes, Counts, Images, Real, Vectors
 from pyro_semivae.spaces.base import absent_rows
 
 NAN = math.nan
-ROOT = Path(__file__).parents[1] / "pyro_semivae"
+ROOT = Path(__file__).parents[2] / "pyro_semivae"
 LABELS = {
     Classes(3): torch.tensor([2, -1, 0, 1]),
     Binary(3): torch.tensor([[1.0, NAN, 0.0], [NAN] * 3, [0.0, 0.0, 1.0], [1.0, 1.0, NAN]]),

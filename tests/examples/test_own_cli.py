@@ -19,7 +19,7 @@ from pyro_semivae.data import ImageData
 from pyro_semivae.flags import for_dataset, keys_of_own
 from pyro_semivae.nn import Convs, MLPs
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 
 

@@ -153,7 +153,7 @@ def test_hidden_labels_never_influence_training(tmp_path, monkeypatch, partly):
     monkeypatch.setattr(report, "draw", lambda *args, **kwargs: None)
     relabel = cli.ExampleRun.relabel
     monkeypatch.setattr(cli.ExampleRun, "relabel", lambda job, y: (seen.append(y), relabel(job, y)))
-    example = Path(__file__).parents[1] / "examples" / "ccvae.py"
+    example = Path(__file__).parents[2] / "examples" / "ccvae.py"
     for name in ("truth", "corrupted"):
         monkeypatch.setattr(data, "load_small", lambda name, faces=faces: faces)
         flags = f"--dataset faces --smoke-test --labelled 60 --partly {partly} --epochs 1"

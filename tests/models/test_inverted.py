@@ -125,7 +125,7 @@ def test_the_images_term_decodes_the_labelled_rows_alone():
 
 
 def test_without_an_objective_the_weights_are_the_examples():
-    script = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "inverted_vae.py"))
+    script = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "inverted_vae.py"))
     vae, args = make(), for_dataset(script["arguments"]([]), "mnist")
     found, expected = vae.elbo_for(OBSERVED), script["objective"](vae, argparse.Namespace(**args), args["alpha"])
     assert described(found) == described(expected)

@@ -22,7 +22,7 @@ from pyro_semivae.spaces import MISSING, Binary, Classes, Counts, Images, Real, 
 from pyro_semivae.streams import RandomStreams
 from pyro_semivae.train import fit
 
-FOLDER = Path(__file__).parents[1] / "examples" / "compose"
+FOLDER = Path(__file__).parents[2] / "examples" / "compose"
 NAN, B = torch.nan, 13  # no other size is 13
 DIGIT = torch.tensor([0, 2, MISSING, 1, MISSING, 2, 0, MISSING, 1, MISSING, MISSING, 2, 1])
 OTHER = torch.tensor([1, MISSING, 0, MISSING, 1, MISSING, 0, 1, MISSING, 0, MISSING, 1, 0])

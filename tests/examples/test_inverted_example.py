@@ -20,7 +20,7 @@ from pyro_semivae.settings import described
 from pyro_semivae.spaces import Classes
 from pyro_semivae.train import fit
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "inverted_vae.py"
+SCRIPT = Path(__file__).parents[2] / "examples" / "inverted_vae.py"
 SMALL = ("--smoke-test", "--epochs", 2, "--first-epochs", 2, "--batch-size", 100, "--classifier-hidden", 7)
 
 
