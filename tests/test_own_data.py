@@ -348,6 +348,15 @@ def test_bad_columns_are_named(given, kinds, message):
         read_columns(given, kinds)
 
 
+def test_a_matrix_of_one_column_is_a_column():
+    (found,) = read_columns({"y": torch.tensor([[2], [0], [-1], [3]])}).values()
+    assert found.space == Classes(3) and found.values.tolist() == [1, 0, -1, 2]
+    (found,) = read_columns({"pet": np.array([["cat"], ["dog"], [None]], dtype=object)}).values()
+    assert found.names == ("cat", "dog") and found.values.tolist() == [0, 1, -1]
+    (found,) = read_columns({"tame": np.array([[1.0], [np.nan]])}).values()
+    assert found.space == Binary(1) and found.names == ("tame",) and found.values.shape == (2, 1)
+
+
 def test_numbers_that_a_float_cannot_tell_apart_are_noted(capsys):
     """Times of one day, in seconds since 1970, are 128 seconds apart in float32."""
     torch.set_default_dtype(torch.float32)

@@ -125,7 +125,7 @@ def read_columns(
     0 and 1, or true and false              binary
     at most 20 different whole numbers >=0  class; the numbers are the names, in their order
     other numbers                           real
-    `(N, K)` of 0, 1 and missing            binary, K entries
+    `(N, K)` of 0, 1 and missing            binary, K entries; `(N, 1)` is as `(N,)`
     `(N, K)` of other numbers               real, K entries
     ======================================  ==============================================================
 
@@ -191,6 +191,7 @@ def _values(name: str, given: Any) -> np.ndarray:
         raise InputError(f"{name}: got no array ({error}); {accepted}") from error
     if array.ndim not in (1, 2) or array.dtype.kind not in "OUSbiuf":
         raise InputError(f"{name}: got {array.dtype} of shape {array.shape}; {accepted}")
+    array = array[:, 0] if array.shape[1:] == (1,) else array  # a column as others write it
     if array.dtype.kind in "OUS":
         cells = _parsed(name, [_text(value) for value in array.ravel().tolist()]).reshape(array.shape)
         if cells.dtype == object and cells.ndim == 2:
