@@ -370,6 +370,7 @@ def test_numbers_that_a_float_cannot_tell_apart_are_noted(capsys):
 
 def test_names_of_sites():
     assert site_name("  Grösse ") == "grösse" and site_name("_a__b_") == "a__b" and site_name("x") == "x_"
+    assert site_name("Z") == "z_"
     assert site_name("lambda") == "lambda_" and site_name("Ⅳ 2") == "iv_2" and site_name("1") == "_1"
 
 

@@ -25,7 +25,7 @@ MISSING_CELLS = ("", "na", "n/a", "nan", "null", "?")
 TRUTH = {"true": 1.0, "false": 0.0}
 MOST_CLASSES = 20  # different whole numbers that are classes where nothing else is said
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
-TAKEN = ("x", "data", "self")  # the images' site, the plate of rows, the model
+TAKEN = ("x", "z", "data", "self")  # the images' site, the latent's, the plate of rows, the model
 NO_NUMBER = "accepted are numbers and missing cells"
 
 
@@ -45,7 +45,7 @@ class Column:
 def site_name(column: str) -> str:
     """The name of a column's site, which can be an argument of a model: lower case, other characters underscores.
 
-    Python's keywords and names with another meaning (x, data, self) get an underscore at the end.
+    Python's keywords and names with another meaning (x, z, data, self) get an underscore at the end.
 
     Raises:
         InputError: there is no letter and no digit in it.
