@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -27,6 +28,49 @@ class GreyBernoulli(dist.Bernoulli):
 
     def expand(self, batch_shape: torch.Size, _instance: GreyBernoulli | None = None) -> GreyBernoulli:
         return super().expand(batch_shape, self._get_checked_instance(GreyBernoulli, _instance))
+
+
+class GreyContinuousBernoulli(dist.ContinuousBernoulli):
+    """A continuous Bernoulli by its logit l, exact at any l; torch's goes by probabilities that are clamped.
+
+    p(x) = l exp(l x) / (exp(l) - 1) on [0, 1], 1 at l = 0. In float32 torch's density falls short by .06 nats at l = 17
+    and by 1.1 at l = 50, a pixel, and its mean does not go beyond .94. (Loaiza-Ganem and Cunningham 2019, Eq. 5, with
+    l = log pi - log(1 - pi).) Entropy, variance and `cdf` are torch's.
+
+    >>> GreyContinuousBernoulli(logits=torch.tensor([0.0, 50.0])).log_prob(torch.tensor(1.0))
+    tensor([0.0000, 3.9120])
+    """
+
+    NEAR: ClassVar[float] = 0.05  # below it, series: what is left out is less than 1e-13
+
+    def expand(
+        self, batch_shape: torch.Size, _instance: GreyContinuousBernoulli | None = None
+    ) -> GreyContinuousBernoulli:
+        return super().expand(batch_shape, self._get_checked_instance(GreyContinuousBernoulli, _instance))
+
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Whether l is near 0; l, where it is; and |l| where it is not, of which the other formulas are finite."""
+        near = self.logits.abs() < self.NEAR
+        return near, torch.where(near, self.logits, 0.0), torch.where(near, 1.0, self.logits).abs()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        near, small, large = self._parts()
+        series = small / 2 + small**2 / 24 - small**4 / 2880
+        far = self.logits.clamp(min=0) + (-torch.expm1(-large)).log() - large.log()
+        return self.logits * value - torch.where(near, series, far)  # log((exp(l) - 1) / l)
+
+    @property
+    def mean(self) -> Tensor:
+        near, small, large = self._parts()
+        far = -1 / torch.expm1(-large) - 1 / large
+        return torch.where(near, 0.5 + small / 12 - small**3 / 720, torch.where(self.logits > 0, far, 1 - far))
+
+    def icdf(self, value: Tensor) -> Tensor:
+        rises, size = self.logits > 0, self.logits.abs().clamp(min=1e-6)  # as good as uniform there
+        falling = torch.log1p(torch.where(rises, 1 - value, value) * torch.expm1(-size)) / -size
+        return torch.where(rises, 1 - falling, falling).clamp(0, 1)
 
 
 class _Squash(dist.transforms.SigmoidTransform):

@@ -12,7 +12,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "pyro_semivae").rglob("*.py"))
 # What torch and Pyro have subclasses call, by their own documentation of how to write one.
-PROTOCOLS = {"_get_checked_instance", "_pyro_get_fullname", "_pyro_sample", "_get_help_string", "_replace"}
+PROTOCOLS = {
+    "_get_checked_instance",
+    "_validate_args",
+    "_validate_sample",
+    "_pyro_get_fullname",
+    "_pyro_sample",
+    "_get_help_string",
+    "_replace",
+}
 
 
 def private_names(tree):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 
 from pyro_semivae.conditionals.base import Conditional
@@ -41,7 +42,7 @@ class LabelPrior(Conditional):
 
     Args:
         space: of the labels. given: its parameters, see the space's `prior`: probabilities of the classes, that labels
-            are on, or means and deviations. They are kept in the state dict.
+            are on, or means and deviations. They are kept in the state dict, in the default dtype.
 
     >>> import torch
     >>> from pyro_semivae.spaces import Classes
@@ -52,7 +53,7 @@ class LabelPrior(Conditional):
     def __init__(self, space: Labels, given: Tensor | None = None):
         super().__init__()
         self.space = space
-        self.register_buffer("logits", space.logits(space.prior(given)))
+        self.register_buffer("logits", space.logits(space.prior(given).to(torch.get_default_dtype())))
 
     def extra_repr(self) -> str:
         return str(self.space)

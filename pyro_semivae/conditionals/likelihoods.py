@@ -13,7 +13,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from pyro_semivae.conditionals.base import Conditional
-from pyro_semivae.distributions import GreyBernoulli
+from pyro_semivae.distributions import GreyBernoulli, GreyContinuousBernoulli
 from pyro_semivae.errors import InputError, check_number
 from pyro_semivae.nn import positive
 from pyro_semivae.spaces import Data
@@ -95,7 +95,7 @@ class ContinuousBernoulliLikelihood(Likelihood):
     support = constraints.unit_interval
 
     def entries(self, raw: Tensor) -> dist.TorchDistribution:
-        return dist.ContinuousBernoulli(logits=raw)
+        return GreyContinuousBernoulli(logits=raw)
 
 
 class LaplaceLikelihood(Likelihood):
@@ -133,7 +133,9 @@ class GaussianLikelihood(Likelihood):
     def __init__(self, space: Data, net: nn.Module, scale: float = 1.0, learned: bool = False):
         super().__init__(space, net)
         self.scale = check_number("scale", scale, above=self.FLOOR)
-        self.raw = nn.Parameter(torch.tensor(math.log(math.expm1(scale - self.FLOOR)))) if learned else None
+        above = self.scale - self.FLOOR
+        raw = torch.tensor(above + math.log(-math.expm1(-above)))  # the inverse of `positive`
+        self.raw = nn.Parameter(raw) if learned else None
 
     def extra_repr(self) -> str:
         return f"{self.space}, scale={self.scale:g}{', learned' if self.raw is not None else ''}"

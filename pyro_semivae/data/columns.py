@@ -25,7 +25,7 @@ MISSING_CELLS = ("", "na", "n/a", "nan", "null", "?")
 TRUTH = {"true": 1.0, "false": 0.0}
 MOST_CLASSES = 20  # different whole numbers that are classes where nothing else is said
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
-TAKEN = ("x", "data", "self")  # the images' site, the plate of rows, the model
+TAKEN = ("x", "z", "data", "self")  # the images' site, the latent's, the plate of rows, the model
 NO_NUMBER = "accepted are numbers and missing cells"
 
 
@@ -45,7 +45,7 @@ class Column:
 def site_name(column: str) -> str:
     """The name of a column's site, which can be an argument of a model: lower case, other characters underscores.
 
-    Python's keywords and names with another meaning (x, data, self) get an underscore at the end.
+    Python's keywords and names with another meaning (x, z, data, self) get an underscore at the end.
 
     Raises:
         InputError: there is no letter and no digit in it.
@@ -125,7 +125,7 @@ def read_columns(
     0 and 1, or true and false              binary
     at most 20 different whole numbers >=0  class; the numbers are the names, in their order
     other numbers                           real
-    `(N, K)` of 0, 1 and missing            binary, K entries
+    `(N, K)` of 0, 1 and missing            binary, K entries; `(N, 1)` is as `(N,)`
     `(N, K)` of other numbers               real, K entries
     ======================================  ==============================================================
 
@@ -191,6 +191,7 @@ def _values(name: str, given: Any) -> np.ndarray:
         raise InputError(f"{name}: got no array ({error}); {accepted}") from error
     if array.ndim not in (1, 2) or array.dtype.kind not in "OUSbiuf":
         raise InputError(f"{name}: got {array.dtype} of shape {array.shape}; {accepted}")
+    array = array[:, 0] if array.shape[1:] == (1,) else array  # a column as others write it
     if array.dtype.kind in "OUS":
         cells = _parsed(name, [_text(value) for value in array.ravel().tolist()]).reshape(array.shape)
         if cells.dtype == object and cells.ndim == 2:
@@ -231,6 +232,8 @@ def _column(
     elsewhere = f"kinds={{{name!r}: 'ignore'}} leaves it out"
     if not known.any():
         raise InputError(f"{name}: got a column without any value; accepted are one or more. {elsewhere}")
+    if not is_text:
+        _check_size(name, values, at)
     found = sorted(set(values[known])) if is_text else np.unique(values[known]).tolist()
     kind = kind or ("class" if classes else _kind(name, values, found, int(known.sum()), elsewhere))
     if kind == "class":
@@ -254,11 +257,29 @@ def _column(
     if kind == "data":
         return Column(Vectors(rows.shape[1]), rows)
     if kind == "real":
+        _note_rounding(name, values.reshape(len(values), -1), rows)
         return Column(Real(rows.shape[1]), rows, names)
     if not set(found) <= {0.0, 1.0}:
         row = int(np.argmax((known & ~np.isin(values, (0, 1))).reshape(len(values), -1).any(1)))
         raise InputError(f"{name}: {at(row)}: got {values[row]}; accepted are 0, 1 and missing, as it is binary")
     return Column(Binary(rows.shape[1]), rows, names)
+
+
+def _check_size(name: str, values: np.ndarray, at: Callable[[int], str]) -> None:
+    infinite = torch.from_numpy(values.reshape(len(values), -1)).to(torch.get_default_dtype()).isinf().any(1)
+    if infinite.any():
+        row, most = int(infinite.int().argmax()), torch.finfo(torch.get_default_dtype()).max
+        raise InputError(f"{name}: {at(row)}: got {values[row]}; accepted are numbers up to {most:.1e}, and missing")
+
+
+def _note_rounding(name: str, values: np.ndarray, rows: Tensor) -> None:
+    """Says where the default dtype is too coarse for numbers that are far from 0 and near to each other, as times."""
+    for column, rounded in zip(values.T, rows.T, strict=True):
+        known = column[~np.isnan(column)]
+        error = np.abs(rounded.double().numpy()[~np.isnan(column)] - known).max(initial=0)
+        if len(np.unique(known)) > 1 and error > 1e-2 * known.std():
+            got = f"numbers about {known.mean():.6g} are rounded, by up to {error:.2g}, where they differ by"
+            note(f"{name}: {got} {known.std():.2g} (standard deviation): subtract a number near to them first")
 
 
 def _kind(name: str, values: np.ndarray, found: list, number: int, elsewhere: str) -> str:

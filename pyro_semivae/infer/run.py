@@ -20,7 +20,16 @@ from torch import Tensor
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer.evidence import enumerates, enumeration_dim, select
 from pyro_semivae.infer.roles import Roles
-from pyro_semivae.infer.tables import log_prob, masked, plate_dims, reduce_plates, row_dim, to_rows, varies
+from pyro_semivae.infer.tables import (
+    log_prob,
+    masked,
+    plate_dims,
+    plates_of_entries,
+    reduce_plates,
+    row_dim,
+    to_rows,
+    varies,
+)
 from pyro_semivae.spaces import any_known, is_missing
 
 if TYPE_CHECKING:
@@ -105,9 +114,9 @@ class Run:
         return trace.nodes[label]["fn"].event_dim
 
     def elimination_order(self, labels: Iterable[str]) -> list[str]:
-        """Labels as they are summed out: those of entries first, and children before their parents."""
+        """Labels as they are summed out: those of several entries first, and children before their parents."""
         where = {name: i for i, name in enumerate(self.guide.nodes)}
-        plates = {name: len(self.guide.nodes[name]["cond_indep_stack"]) for name in labels}
+        plates = {name: sum(f.size > 1 for f in self.guide.nodes[name]["cond_indep_stack"]) for name in labels}
         return sorted(plates, key=lambda name: (plates[name], where[name]), reverse=True)
 
     @cached_property
@@ -361,7 +370,7 @@ class Sums:
             )
         for label in self.run.elimination_order(enumerated):
             if varies(table, self.dims[label]):
-                if plate_dims(self.run.guide.nodes[label]) - plate_dims(site):
+                if plates_of_entries(self.run.guide.nodes[label], site):
                     raise InputError(
                         f"labels: got 'sum', but site '{site['name']}' depends on all the labels '{label}' at once, "
                         f"which makes 2^L terms; accepted for this model are 'relaxed', 'score'"

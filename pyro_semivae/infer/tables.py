@@ -51,6 +51,12 @@ def plate_dims(site: dict) -> set[int]:
     return {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
 
 
+def plates_of_entries(label: dict, site: dict) -> set[int]:
+    """The plates of several entries that a label is in and a site is not: summed, it would have 2^L terms."""
+    within = plate_dims(site)
+    return {f.dim for f in label["cond_indep_stack"] if f.vectorized and f.size > 1 and f.dim not in within}
+
+
 def reduce_plates(table: Tensor, site: dict, keep: set[int]) -> Tensor:
     """Sums a site's `table` over the plates it is in, but for the dimensions to `keep` (dims stay, size 1)."""
     dims = sorted(plate_dims(site) - keep)

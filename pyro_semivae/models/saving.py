@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -63,6 +64,8 @@ def _arguments(cls: type, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]
 
 
 def _encoded(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        value = torch.as_tensor(value) if value.ndim else value.item()
     if value is None or isinstance(value, bool | int | float | str | Tensor):
         return value.detach().cpu() if isinstance(value, Tensor) else value
     if isinstance(value, list | tuple):
@@ -175,13 +178,16 @@ def _rebuilt(state: dict[str, Any], cls: type[SemiVAE] | None, path: str | Path)
     how = state.get("built")
     if how is None:
         raise InputError(f"path: {path} does not say how its {state['model']} was built; accepted is load(path, vae)")
+    check_fields(state, path, {"built": dict})
     check_fields(how, path, {"class": str, "arguments": dict, "unknown": list}, "built")
     if how["unknown"]:
-        unknown = ", ".join(how["unknown"])
+        unknown = ", ".join(map(str, how["unknown"]))
         raise InputError(f"path: {path} could not hold {unknown}; accepted is load(path, vae) with a model like it")
     if cls is None and not how["class"].startswith("pyro_semivae.models."):
         raise InputError(f"path: {path} holds a {how['class']}, of your own; accepted is load(path, {state['model']})")
     try:
         return _made(_named(how["class"], path) if cls is None else cls, how, path)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"path: {path} was written by another version: {error}") from error

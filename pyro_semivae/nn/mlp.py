@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Protocol
 
 import torch
@@ -45,7 +46,7 @@ class Entries:
 
 def parent_of(size: int | Parent) -> Parent:
     """A parent as `MLP` takes it; a number is the size of a vector."""
-    return (size,) if isinstance(size, int) else tuple(size) if isinstance(size, Sequence) else size
+    return (int(size),) if isinstance(size, Integral) else tuple(size) if isinstance(size, Sequence) else size
 
 
 def size_of(parent: Parent) -> int:

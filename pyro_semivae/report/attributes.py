@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_semivae import evaluators, metrics, tasks
 from pyro_semivae.data import ImageData
-from pyro_semivae.files import user_path
+from pyro_semivae.files import writable_folder
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
 from pyro_semivae.report.common import bound_per_row, missing_labels
@@ -166,7 +166,7 @@ def draw_attributes(vae: SemiVAE, data: ImageData, history: History, out: str | 
     (characteristics of the row's face, the rest of the column's; Fig. 7), `generations` (draws for the labels of a test
     face) and `training`.
     """
-    device, out = next(vae.parameters()).device, user_path(out, "out")
+    device, out = next(vae.parameters()).device, writable_folder(out, "out")
     names = data.label_names
     with RandomStreams(seed, device):
         x, y = vae.images(data.x_test[:8].to(device)), data.y_test[:8].to(device)

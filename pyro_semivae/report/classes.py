@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_semivae import evaluators, metrics, tasks
 from pyro_semivae.data import ImageData
-from pyro_semivae.files import user_path
+from pyro_semivae.files import writable_folder
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
 from pyro_semivae.report.common import bound_per_row, missing_labels
@@ -171,7 +171,7 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
     (between four classes' prior means; of two or three classes some twice) and `training` (the bound's terms). Where no
     test label is known, the first images stand for the classes.
     """
-    device, out = next(vae.parameters()).device, user_path(out, "out")
+    device, out = next(vae.parameters()).device, writable_folder(out, "out")
     y_test = data.labels.validate(data.y_test, "y_test")
     labels = torch.arange(len(data.label_names), device=device)
     first = {c: (y_test == c).nonzero()[0, 0] for c in y_test[~is_missing(y_test)].unique().tolist()}

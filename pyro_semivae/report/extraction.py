@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_semivae import evaluators, metrics, tasks
 from pyro_semivae.data import ImageData
 from pyro_semivae.errors import InputError, as_tensor
-from pyro_semivae.files import user_path
+from pyro_semivae.files import writable_folder
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
 from pyro_semivae.report.common import bound_per_row, missing_labels
@@ -91,7 +91,7 @@ def draw_extraction(
     vae: SemiVAE, data: ImageData, canonical: Tensor, measured: dict[str, Any], history: History, out: str | Path
 ) -> None:
     """`canonical` (an image a value of the label; Fig. 2), `manifold` (each on a grid of z) and `training`, as PNGs."""
-    out, values = user_path(out, "out"), torch.arange(len(canonical), device=canonical.device)
+    out, values = writable_folder(out, "out"), torch.arange(len(canonical), device=canonical.device)
     names = [f"{value}: {data.label_names[c]}" for value, c in enumerate(measured["assigned"])]
     title = "E[x | y, z], z the mean over the labelled rows; the value of y: the class that it is taken for"
     image_grid(canonical.unsqueeze(0), columns=names, title=title, path=out / "canonical.png")

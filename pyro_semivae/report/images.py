@@ -9,7 +9,7 @@ import torch
 
 from pyro_semivae import tasks
 from pyro_semivae.data import ImageData
-from pyro_semivae.files import user_path
+from pyro_semivae.files import writable_folder
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
 from pyro_semivae.report.common import bound_per_row, missing_labels
@@ -37,7 +37,7 @@ def measure_images(vae: SemiVAE, data: ImageData, *, seed: int = 0) -> dict[str,
 
 def draw_images(vae: SemiVAE, data: ImageData, history: History, out: str | Path, *, seed: int = 0) -> None:
     """Of a model without labels: `reconstructions`, `generations` and `training`, as PNG files in `out`."""
-    device, out = next(vae.parameters()).device, user_path(out, "out")
+    device, out = next(vae.parameters()).device, writable_folder(out, "out")
     x = vae.images(data.x_test[:10].to(device))
     both = torch.stack([x, tasks.reconstruct(vae, x)])
     image_grid(both, rows=["x", "reconstruction"], path=out / "reconstructions.png")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_semivae import plot, tasks
+from pyro_semivae.files import writable_folder
 from pyro_semivae.infer import LocalParameters, Step
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.report.common import missing_labels
@@ -56,9 +57,9 @@ def draw_rows(vae: SemiVAE, rows: Mapping[str, Any], history: History, out: str 
     others and what does not descend from it kept.
 
     Args:
-        rows: as in `measure_rows`; the first `number` are drawn.
+        rows: as in `measure_rows`; the first `number` are drawn. out: the folder, which is made.
     """
-    out, table = Path(out), vae.table(rows)
+    out, table = writable_folder(out), vae.table(rows)
     plot.training_curves(history, path=out / "training.png")
     number = min(number, len(next(iter(table.values()))))
     some = {name: values[:number] for name, values in table.items() if name in vae.data_sites}

@@ -20,7 +20,7 @@ from pyro_semivae.errors import InputError, as_tensor, check_count
 from pyro_semivae.infer import LocalParameters, Mean, Particles, Roles, Until, sample_sites
 from pyro_semivae.infer.evidence import Evidence, Impute, enumerates
 from pyro_semivae.infer.run import Run, log_sum
-from pyro_semivae.infer.tables import log_prob, plate_dims
+from pyro_semivae.infer.tables import log_prob, plates_of_entries
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.models.base import of_size
 from pyro_semivae.structure import check_available, covariate_sites, infers_from_labels
@@ -202,7 +202,7 @@ def _marginals(vae: SemiVAE, values: Values, num_samples: int, mean: bool) -> di
         if name in discrete:
             table = log_prob(site)
             for other in run.labels_of(table):
-                if plate_dims(sites[other]) - plate_dims(site):
+                if plates_of_entries(sites[other], site):
                     raise InputError(
                         f"classify: '{name}' depends on all entries of the label '{other}' at once, 2^L terms"
                     )

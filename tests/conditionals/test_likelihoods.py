@@ -107,6 +107,37 @@ def test_the_continuous_bernoulli_is_normalised_and_has_its_mean():
             assert density(0.3) == pytest.approx(constant * pi**0.3 * (1 - pi) ** 0.7, rel=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_continuous_bernoulli_is_exact_at_any_logit(dtype):
+    """Against density, mean and quantiles by their closed forms in float64; torch's are off by a nat in float32."""
+    logits = torch.tensor([-1000.0, -50.0, -17.0, -0.3, -0.049, -1e-4, 0.0, 1e-4, 0.051, 3.0, 17.0, 50.0, 1000.0])
+    raw, x = logits.to(dtype).requires_grad_(), torch.tensor([[0.0], [0.3], [1.0]])
+    p = ContinuousBernoulliLikelihood(Vectors(1), nn.Identity())(raw[:, None])
+    found = p.log_prob(x.to(dtype)[:, None])
+    (slope,) = torch.autograd.grad(found.sum(), raw)
+    size = logits.abs().clamp(min=1e-8)
+    log_norm = torch.where(logits > 0, logits, 0) + (-torch.expm1(-size) / size).log()
+    mean = torch.where(logits > 0, 1, 0) - logits.sign() * (1 / size - 1 / torch.expm1(size))
+    mean = torch.where(size < 1e-3, 0.5 + logits / 12, mean)
+    accuracy = {"rtol": 1e-5, "atol": 1e-5} if dtype is torch.float32 else {"rtol": 1e-9, "atol": 1e-8}
+    assert_close(found, (logits * x - log_norm).to(dtype), **accuracy)
+    assert_close(p.mean[:, 0], mean.to(dtype), **accuracy)
+    assert_close(slope, (x.sum() - 3 * mean).to(dtype), **accuracy)
+    u = torch.tensor([[0.0], [0.2], [0.9], [1.0]], dtype=dtype)
+    quantile = p.base_dist.icdf(u[..., None])[..., 0].double()
+    from_peak = torch.where(logits > 0, 1 - quantile, quantile)
+    below = torch.expm1(-size * from_peak) / torch.expm1(-size)
+    assert_close(torch.where(logits > 0, 1 - below, below).to(dtype), u.expand(4, 13), rtol=1e-3, atol=1e-4)
+    samples = p.sample((4000,))[..., 0].double()
+    assert (samples.mean(0) - mean).abs().max() < 0.03 and samples.min() >= 0 and samples.max() <= 1
+
+
+def test_a_learned_scale_starts_where_it_is_said():
+    for scale in (0.0011, 0.3, 50.0, 1e4):
+        likelihood = GaussianLikelihood(Vectors(2), nn.Identity(), scale=scale, learned=True)
+        assert likelihood(torch.zeros(2)).stddev[0].item() == pytest.approx(scale, rel=1e-9)
+
+
 def test_a_learned_scale_is_found():
     """Of a standard deviation of 0.3 around a mean that is known."""
     likelihood = GaussianLikelihood(Vectors(4), nn.Identity(), learned=True)

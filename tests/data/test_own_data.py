@@ -338,6 +338,9 @@ def test_kinds_say_otherwise():
         ({"a": [["u", "v"], ["u", "w"]]}, None, r"a: got texts of shape \(2, 2\)"),
         ({"a": [[1, 2], [3]]}, None, "a: got no array"),
         ({"a": [1j, 2j]}, None, "a: got complex128"),
+        ({"a": ["0.5", "1e400"]}, None, "a: row 1: got inf; accepted are numbers up to 1.8e.308"),
+        ({"a": np.array([[0.5, 1], [2, -np.inf]])}, None, r"a: row 1: got \[ *2. -inf\]; accepted are numbers up to"),
+        ({"a": np.array([1.0, np.inf])}, {"a": "class"}, "a: row 1: got inf"),
     ],
 )
 def test_bad_columns_are_named(given, kinds, message):
@@ -345,8 +348,29 @@ def test_bad_columns_are_named(given, kinds, message):
         read_columns(given, kinds)
 
 
+def test_a_matrix_of_one_column_is_a_column():
+    (found,) = read_columns({"y": torch.tensor([[2], [0], [-1], [3]])}).values()
+    assert found.space == Classes(3) and found.values.tolist() == [1, 0, -1, 2]
+    (found,) = read_columns({"pet": np.array([["cat"], ["dog"], [None]], dtype=object)}).values()
+    assert found.names == ("cat", "dog") and found.values.tolist() == [0, 1, -1]
+    (found,) = read_columns({"tame": np.array([[1.0], [np.nan]])}).values()
+    assert found.space == Binary(1) and found.names == ("tame",) and found.values.shape == (2, 1)
+
+
+def test_numbers_that_a_float_cannot_tell_apart_are_noted(capsys):
+    """Times of one day, in seconds since 1970, are 128 seconds apart in float32."""
+    torch.set_default_dtype(torch.float32)
+    read_columns({"a": [1.0e9 + 1e4 * i for i in range(9)], "c": [0.1, 0.1, 0.1], "s": [0.1, 0.2, None]}, {"a": "real"})
+    assert capsys.readouterr().err == ""
+    read_columns({"at": ["1764000000.5", "", "1764000100", "1764000200"]})
+    assert "NOTE: at: numbers about 1.764e+09 are rounded, by up to 56, where" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"a: row 1: got 1e\+39; accepted are numbers up to 3.4e.38"):
+        read_columns({"a": ["0.5", "1e39"]})
+
+
 def test_names_of_sites():
     assert site_name("  Grösse ") == "grösse" and site_name("_a__b_") == "a__b" and site_name("x") == "x_"
+    assert site_name("Z") == "z_"
     assert site_name("lambda") == "lambda_" and site_name("Ⅳ 2") == "iv_2" and site_name("1") == "_1"
 
 

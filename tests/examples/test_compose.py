@@ -499,12 +499,12 @@ def test_it_is_measured_and_drawn(name, tmp_path):
         error = (guess["angle"] - rows["angle"]).abs().nanmean()
         assert found["angle/mean_absolute_error"] == pytest.approx(error.item(), rel=0.1)
         assert found["angle/missing"] == int(rows["angle"].isnan().sum())
-    report.draw_rows(vae, rows, history, tmp_path, number=3)
+    report.draw_rows(vae, rows, history, tmp_path / "new" / "out", number=3)  # the folder is made
     pictures = [site for site in vae.data_sites if vae.spaces[site].pictures]
     figures = {"training.png", *(f"reconstructions-{site}.png" for site in pictures)}
     if name != "two_views":
         figures |= {f"interventions-{site}-{label}.png" for site in pictures for label in vae.label_sites}
-    assert {path.name for path in tmp_path.iterdir()} == figures
+    assert {path.name for path in (tmp_path / "new" / "out").iterdir()} == figures
 
 
 def test_the_values_that_labels_are_set_to():

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from cases import CASES
@@ -153,6 +154,42 @@ def test_a_file_names_nothing_but_parts_of_models(name, tmp_path):
         save_checkpoint(tmp_path / "bad.pt", {**state, "built": built})
         with pytest.raises(InputError, match=r"which is no model, space|of your own"):
             pyro_semivae.load(tmp_path / "bad.pt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"built": -1},
+        {"built": torch.zeros(2)},
+        {"unknown": [1]},
+        {"networks": torch.zeros(2)},
+        {"likelihood": "MLPs"},
+        {"z_c": -3},
+        {"z_c": [1]},
+    ],
+)
+def test_whatever_a_file_holds_is_told(change, tmp_path):
+    BUILT[0]().save(tmp_path / "model.pt")
+    state = load_checkpoint(tmp_path / "model.pt")
+    built = state["built"]
+    if "built" not in change:
+        own = change if "unknown" in change else {"arguments": {**built["arguments"], **change}}
+        change = {"built": {**built, **own}}
+    save_checkpoint(tmp_path / "bad.pt", {**state, **change})
+    with pytest.raises(InputError):
+        pyro_semivae.load(tmp_path / "bad.pt")
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    """As sizes, as settings and as arrays: what is built with them is saved."""
+    size, prior = np.array([1, 4, 7]), np.array([0.25, 0.75], dtype=np.float32)
+    scaled = partial(GaussianLikelihood, scale=np.float64(0.25), learned=np.True_)
+    networks = MLPs((np.int64(7),), dropout=np.float64(0.25))
+    vae = CCVAE(tuple(size), Classes(np.int64(2)), z_c=np.int64(3), networks=networks, likelihood=scaled, prior=prior)
+    assert vae.p_y.logits.dtype == torch.get_default_dtype()
+    vae.save(tmp_path / "model.pt")
+    x, loaded = torch.rand(3, 1, 4, 7), pyro_semivae.load(tmp_path / "model.pt")
+    assert torch.equal(tasks.reconstruct(vae, x), tasks.reconstruct(loaded, x))
 
 
 @pytest.mark.parametrize("built", [{}, {"class": "pyro_semivae.models.ccvae.CCVAE", "unknown": []}, {"class": 3}])
