@@ -51,6 +51,8 @@ def load(folder: str | Path) -> tuple[SemiVAE, cli.ExampleRun]:
         raise InputError(
             f"runs: got {folder}, a {state['model']}; accepted are CCVAE, M2, M1M2, M3, DIVA, MVAE, InvertedVAE"
         )
+    if not (folder / "config.json").is_file():
+        raise InputError(f"runs: got {folder}, which has no config.json; accepted are runs that have ended")
     config = read_json(folder / "config.json")
     name = config.pop("dataset_used").removesuffix("-held-out")
     used = {"dataset": name if config["dataset"] in ("auto", *NAMES) else config["dataset"], "out": folder}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from pyro_semivae.checkpoints import replace_weights
 from pyro_semivae.data import ImageData
 from pyro_semivae.data.chexpert import POLICIES
 from pyro_semivae.errors import InputError, check_number
-from pyro_semivae.files import FolderLock, check_fields, load_checkpoint, writable_folder, write_json
+from pyro_semivae.files import FolderLock, check_fields, load_checkpoint, user_path, writable_folder, write_json
 from pyro_semivae.flags import (
     Parser,
     by_label,
@@ -60,7 +61,16 @@ def few_flags(description: str, out: str, *, dataset: bool = False) -> argparse.
     except InputError as error:
         flags.error(str(error))
     args.out.mkdir(parents=True, exist_ok=True)
+    sys.excepthook = _one_line
     return args
+
+
+def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Says bad input in one line; of other errors where they were raised."""
+    if issubclass(kind, InputError):
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def _device(cuda: bool) -> torch.device:
@@ -86,7 +96,7 @@ def parser(description: str, *, datasets: Sequence[str], labelled: dict[str, str
     own.add_argument("--label", metavar="COLUMN", help=what)
     what = "class, binary, real, data or ignore, where values do not tell: as age=real,digit=class"
     own.add_argument("--kinds", type=flags.kinds, metavar="COLUMN=KIND", help=what)
-    own.add_argument("--size", type=count(), metavar="PIXELS", help="resize images to this many pixels on both sides")
+    own.add_argument("--size", type=count(4), metavar="PIXELS", help="resize images to this many pixels on both sides")
     chexpert = out.add_argument_group("labels of CheXpert")
     for flag, default, accepted, meaning in (
         ("--blank", "negative", POLICIES, "what a finding that is not mentioned is"),
@@ -188,6 +198,7 @@ class ExampleRun:
         if args.hold_out:
             with naming("--hold-out", "num_rows"):
                 self.data = self.data.hold_out(args.hold_out)
+        self._check_rows("--hold-out" if args.hold_out else "--dataset")
         if self.fallback:
             print(f"NOTE: {self.fallback}", flush=True)
         with naming("--labelled", "labelled"):
@@ -207,11 +218,19 @@ class ExampleRun:
         if writes:
             self._lock = FolderLock(self.out, "--out")  # as long as there is this run
             self._take_folder()
-        print(
-            f"{self.data.name}: {len(self.data.x)} training rows, {len(self.labelled_rows)} of them labelled; "
-            f"{self.device}; writing to {self.out}",
-            flush=True,
-        )
+        labelled = f"{len(self.data.x)} training rows, {len(self.labelled_rows)} of them labelled"
+        doing = "writing to" if writes else "reading"
+        print(f"{self.data.name}: {labelled}; {self.device}; {doing} {self.out}", flush=True)
+
+    def _check_rows(self, flag: str) -> None:
+        """What the measures at the end need is told before the training."""
+        own = self.data
+        if len(own.x_test) < 2:
+            raise InputError(f"{flag}: got one test image; accepted are two or more")
+        if min(own.x_shape[1:]) < 4:
+            raise InputError(f"--dataset: got images of {own.x_shape}; accepted are 4 x 4 pixels or more (--size)")
+        if self.is_own and not any_known(own.y).any():
+            raise InputError("--label: got a label that no training row has; accepted is one that some rows have")
 
     @property
     def is_own(self) -> bool:
@@ -224,7 +243,9 @@ class ExampleRun:
         own = {f"--{flag}": getattr(args, flag, None) for flag in ("csv", "label", "kinds", "size")}
         if self.is_own:
             kinds = parse_kinds(args.kinds) if args.kinds else None
-            with naming("--dataset", "dataset"), naming("--size", "size"), naming("--csv", "labels"):
+            args.dataset = str(user_path(args.dataset, "dataset").resolve())
+            args.csv = None if args.csv is None else str(user_path(args.csv, "csv").resolve())
+            with naming("--dataset", "dataset"), naming("--csv", "labels"), naming("--kinds", "kinds"):
                 table = data.load_path(args.dataset, args.csv, size=args.size, kinds=kinds, seed=args.seed)
             print(table, flush=True)
             with naming("--label", "labelled_by"):

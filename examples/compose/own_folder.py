@@ -24,16 +24,17 @@ class Labelled(SemiVAE):
         super().__init__(**spaces)
         x, labels = spaces.pop("x"), spaces
         self.characteristic, nets = self.label_sites, networks_for(x)
-        self.p_label = ModuleDict({name: LabelPrior(y) for name, y in labels.items()})
-        self.q_label = ModuleDict({name: Label(y, nets.encoder(x.shape, y.raw_size)) for name, y in labels.items()})
-        self.p_z, self.p_x = StandardNormal(z), likelihood_for(x)(x, nets.decoder([*labels.values(), z], x.shape))
+        self.p_label = ModuleDict({f"of_{name}": LabelPrior(y) for name, y in labels.items()})
+        q = {f"of_{name}": Label(y, nets.encoder(x.shape, y.raw_size)) for name, y in labels.items()}
+        self.q_label, self.p_z = ModuleDict(q), StandardNormal(z)
+        self.p_x = likelihood_for(x)(x, nets.decoder([*labels.values(), z], x.shape))
         self.q_z = Gaussian(nets.encoder(x.shape, 2 * z, [*labels.values()]))
 
     def sample_labels(self, values, conditionals, *parents):
         for name, value in zip(self.label_sites, values, strict=True):
             infer = {} if name in self.continuous_labels else {"enumerate": "parallel"}
             with self.entries(name):
-                yield pyro.sample(name, conditionals[name](*parents), obs=value, infer=infer)
+                yield pyro.sample(name, conditionals[f"of_{name}"](*parents), obs=value, infer=infer)
 
     def model(self, *values):
         self.register()
@@ -62,8 +63,7 @@ def draw(folder, number, lines="file,shape,radius\n"):
 
 
 if __name__ == "__main__":
-    args = cli.few_flags(__doc__, "runs/own_folder", dataset=True)
-    torch.manual_seed(0)
+    args, _ = cli.few_flags(__doc__, "runs/own_folder", dataset=True), torch.manual_seed(0)
     if args.dataset is None:
         draw(args.out / "shapes", 300 if args.smoke_test else 2000)
     table = data.load_folder(args.dataset or args.out / "shapes")

@@ -98,6 +98,25 @@ def test_a_gpu_that_is_not_there_is_told(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+def test_any_folder_has_a_graph_or_is_told_in_one_line(tmp_path):
+    """Columns that are called as attributes of modules are; a bad csv is one line."""
+    from PIL import Image
+
+    (tmp_path / "pets").mkdir()
+    lines = ["file,Type,Train,Z,Keys"]
+    for i in range(12):
+        Image.new("RGB", (16, 16), (20 * i, 9, 9)).save(tmp_path / "pets" / f"{i}.png")
+        lines.append(f"{i}.png,{'ab'[i % 2]},{i % 2 if i % 3 else ''},{i / 7},{'cd'[i // 6]}")
+    (tmp_path / "pets" / "labels.csv").write_text("\n".join(lines))
+    done = run_script("own_folder", tmp_path, "--dataset", "pets")
+    assert done.returncode == 0, done.stderr
+    assert "type/accuracy" in done.stdout and "z_/mean_absolute_error" in done.stdout
+    (tmp_path / "pets" / "labels.csv").write_text("\n".join([*lines, "99.png,a,1,1,c"]))
+    done = run_script("own_folder", tmp_path, "--dataset", "pets")
+    assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.cuda
 @each_graph
 def test_it_runs_as_a_script_on_cuda(name, tmp_path, device):

@@ -100,9 +100,14 @@ def test_arrays(run, tmp_path):
             "--label: got no label; accepted are one class label, or one or several binary ones",
         ),
         (("--dataset", "squares", "--label", "age"), "--label: got 'age' (real)"),
-        (("--dataset", "squares", "--label", "Kind", "--size", "0"), "--size: got 0"),
+        (
+            ("--dataset", "squares", "--label", "Kind", "--size", "3"),
+            "--size: got 3; accepted are 4, 5",
+        ),
+        (("--dataset", "squares", "--label", "Kind", "--hold-out", "1"), "--hold-out: got one test image"),
+        (("--dataset", "squares", "--csv", "late.csv"), "--label: got a label that no training row has"),
         (("--dataset", "squares", "--kinds", "age"), "--kinds: got 'age'; accepted are columns and kinds as"),
-        (("--dataset", "squares", "--kinds", "age=colour"), "kinds"),
+        (("--dataset", "squares", "--kinds", "age=colour"), "--kinds: got"),
         (("--dataset", "squares", "--csv", "none.csv"), "none.csv"),
         (("--dataset", "digits", "--label", "Kind"), "--label: got digits as --dataset; accepted with these is a path"),
         (("--dataset", "squares", "--label", "Kind", "--labelled", "1000"), "--labelled: got 1000 rows"),
@@ -110,6 +115,8 @@ def test_arrays(run, tmp_path):
 )
 def test_bad_flags_are_one_line(flags, message, monkeypatch, tmp_path, capsys):
     draw_folder(tmp_path / "squares", tone=True)
+    late = [f"{i}.png,{'' if i < 50 else 'ab'[i % 2]},{'train' if i < 50 else 'test'}" for i in range(60)]
+    (tmp_path / "late.csv").write_text("\n".join(["file,kind,split", *late]))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYRO_SEMIVAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "argv", ["ccvae.py", "--smoke-test", *flags])
