@@ -115,17 +115,25 @@ def test_ccvae_on_faces(run, tmp_path):
     assert len(metrics["test_accuracy_per_label"]) == 18 and len(metrics["intervention_matrix"]) == 18
     assert 0 <= metrics["characteristic_capture"]["own_nonlinear"] <= 1
 
-    compare = "../benchmarks/compare.py"
-    assert run("m2.py", "--smoke-test", "--dataset", "faces", "--labelled", 60, "--out", "m2")[0] == 0
-    code, _, err = run(compare, "here", "m2", "--face", 2, "--label", "Bangs", "--out", "both")
-    assert code == 0, err
-    assert {path.name for path in (tmp_path / "both").iterdir()} == {"face.png", "label.png"}
-    code, _, err = run(compare, "here", "--label", "Bang")
-    assert code == 2 and "--label: got Bang; accepted are Arched_Eyebrows, " in err
     for key in ("swap_difference", "intervention_condition_number", "intervention_selectivity", "frechet_distance"):
         assert metrics[key] > 0
     made = {path.stem for path in (tmp_path / "here").glob("*.png")}
     assert made == {"interventions", "walks", "diversity", "swaps", "generations", "training"}
+
+
+@pytest.mark.slow
+def test_runs_are_compared(run, tmp_path):
+    compare, flags = "../benchmarks/compare.py", ("--smoke-test", "--dataset", "faces", "--labelled", 60)
+    for script, out in (("ccvae.py", "here"), ("m2.py", "m2")):
+        assert run(script, *flags, "--out", out)[0] == 0
+    code, out, err = run(compare, "here", "m2", "--face", 2, "--label", "Bangs", "--out", "both")
+    assert code == 0, err
+    assert {path.name for path in (tmp_path / "both").iterdir()} == {"face.png", "label.png"} and "writing" not in out
+    code, _, err = run(compare, "here", "--label", "Bang")
+    assert code == 2 and "--label: got Bang; accepted are Arched_Eyebrows, " in err
+    (tmp_path / "here" / "config.json").unlink()
+    code, _, err = run(compare, "here")
+    assert code == 2 and "which has no config.json; accepted are runs that have ended" in err
 
 
 def test_ccvae_measures(run, tmp_path):
