@@ -26,6 +26,7 @@ from pyro_semivae import cli, report, tasks
 from pyro_semivae.checkpoints import load_weights
 from pyro_semivae.data import NAMES, ImageData
 from pyro_semivae.errors import InputError
+from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.files import load_checkpoint, read_json, user_path, writable_folder
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid
@@ -36,7 +37,7 @@ SCRIPTS = {"InvertedVAE": "inverted_vae.py"}  # others: the model's name
 FACES = {"face": 4, "label": "Eyeglasses", "faces": 10}  # flags of the figures of binary labels
 
 
-def load(folder: str | Path) -> tuple[SemiVAE, cli.ExampleRun]:
+def load(folder: str | Path) -> tuple[SemiVAE, ExampleRun]:
     """The trained model of an example's output folder, and its run, with the data.
 
     Raises:
@@ -60,7 +61,7 @@ def load(folder: str | Path) -> tuple[SemiVAE, cli.ExampleRun]:
     new = sorted({*vars(names["arguments"]([]))} - {*config, *used})
     if new:
         raise InputError(f"runs: got {folder}, of an older {script.name}; accepted are runs with its {', '.join(new)}")
-    job = cli.ExampleRun(argparse.Namespace(**{**config, **used}), preferred=used["dataset"], writes=False)
+    job = ExampleRun(argparse.Namespace(**{**config, **used}), preferred=used["dataset"], writes=False)
     if state["model"] != "InvertedVAE" and job.data.y.dim() != 2:
         raise InputError(
             f"runs: got {folder} on {job.data.name}, which has classes; accepted are sets of binary labels"
@@ -98,7 +99,7 @@ def draw(vaes: dict[str, SemiVAE], data: ImageData, face: int, label: int, num_f
         image_grid(torch.stack(rows), rows=["x", *vaes], title=title, path=out / "label.png")
 
 
-def draw_canonical(runs: dict[str, tuple[SemiVAE, cli.ExampleRun]], out: Path) -> None:
+def draw_canonical(runs: dict[str, tuple[SemiVAE, ExampleRun]], out: Path) -> None:
     """Writes `canonical.png`; which value is taken for which class is in the runs' `metrics.json`."""
     rows, classes = [], sorted({job.args.classes for _, job in runs.values()})
     if len(classes) > 1:

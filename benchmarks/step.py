@@ -25,9 +25,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_semivae import CCVAE
-from pyro_semivae.cli import versions
 from pyro_semivae.conditionals import LaplaceLikelihood
 from pyro_semivae.data import Batch, Batches, hide
+from pyro_semivae.example_run import versions
 from pyro_semivae.files import write_json
 from pyro_semivae.infer import Objective
 from pyro_semivae.models import M2, SemiVAE

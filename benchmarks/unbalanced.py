@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from pyro_semivae import CCVAE, data, metrics, tasks
-from pyro_semivae.cli import versions
+from pyro_semivae.example_run import versions
 from pyro_semivae.files import write_json
 from pyro_semivae.models import M2
 from pyro_semivae.nn import MLPs

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyro_semivae import CCVAE, cli, tasks
 from pyro_semivae.data import adversarial, drop_partly_labelled, in_turn, jitter, lose_labels, where_learning
+from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.flags import by_label, by_networks, count, naming, number
 from pyro_semivae.infer import BalanceTerm, ClassifierTerm, ConsistencyTerm, EntropyTerm, NearestLabelTerm
 from pyro_semivae.train import SCHEDULES
@@ -84,14 +85,14 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse(PRESETS, argv)
 
 
-def partly_labelled(args: argparse.Namespace, job: cli.ExampleRun) -> Tensor:
+def partly_labelled(args: argparse.Namespace, job: ExampleRun) -> Tensor:
     """The labels, after half of the labelled rows lost half of theirs: the rest is kept, or dropped with its row."""
     with naming("--partly", "y"):
         y = lose_labels(job.y, args.seed)
     return drop_partly_labelled(y) if args.partly == "drop" else y
 
 
-def noise(job: cli.ExampleRun, vae: CCVAE) -> Callable[[Tensor], Tensor] | None:
+def noise(job: ExampleRun, vae: CCVAE) -> Callable[[Tensor], Tensor] | None:
     """What the encoder sees in training instead of an image."""
     args = job.args
     moved = job.noise()
@@ -103,7 +104,7 @@ def noise(job: cli.ExampleRun, vae: CCVAE) -> Callable[[Tensor], Tensor] | None:
     return partial(where_learning, noise=partial(in_turn, noises=[n for n in (moved, against) if n]))
 
 
-def make(job: cli.ExampleRun) -> CCVAE:
+def make(job: ExampleRun) -> CCVAE:
     args = job.args
     prior = job.prior() if args.prior == "labelled" else None
     built = {**job.parts(), "prior": prior, "classifier": args.classifier}
@@ -111,7 +112,7 @@ def make(job: cli.ExampleRun) -> CCVAE:
 
 
 def run() -> None:
-    job = cli.ExampleRun(arguments(), preferred="fashionmnist")
+    job = ExampleRun(arguments(), preferred="fashionmnist")
     args = job.args
     if args.partly:
         job.relabel(partly_labelled(args, job))

@@ -21,6 +21,7 @@ from pyro_semivae import cli, report
 from pyro_semivae.checkpoints import load_checkpoint
 from pyro_semivae.data import NAMES, jitter
 from pyro_semivae.errors import InputError
+from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.flags import count, number
 from pyro_semivae.infer import TraceInverted_ELBO
 from pyro_semivae.models import InvertedVAE
@@ -107,7 +108,7 @@ def check(args: argparse.Namespace) -> None:
         args.reverse_weight = args.image_weight = 0.0
 
 
-def make(job: cli.ExampleRun) -> InvertedVAE:
+def make(job: ExampleRun) -> InvertedVAE:
     args, noise = job.args, None
     if any(getattr(args, flag) for flag in NOISE):
         noise = partial(jitter, pixels=args.shift, degrees=args.turn, zoom=args.zoom, shear=args.shear, each_axis=True)
@@ -136,7 +137,7 @@ def objective(vae: InvertedVAE, args: argparse.Namespace, alpha: float) -> Trace
     )
 
 
-def fit_options(job: cli.ExampleRun) -> dict[str, Any]:
+def fit_options(job: ExampleRun) -> dict[str, Any]:
     # A fused step unscales half-precision gradients itself, after they are clipped.
     adam = partial(torch.optim.Adam, eps=job.args.eps, fused=job.args.precision != "16-mixed")
     args, options = job.args, {**job.fit_options(), "optimiser": adam}
@@ -145,7 +146,7 @@ def fit_options(job: cli.ExampleRun) -> dict[str, Any]:
     return options
 
 
-def first_stages(vae: InvertedVAE, job: cli.ExampleRun, alone: dict[str, Tensor]) -> None:
+def first_stages(vae: InvertedVAE, job: ExampleRun, alone: dict[str, Tensor]) -> None:
     """The labelled rows alone, without q(y|x); then, if asked for, all rows with all labels. A resumed run has them
     behind it, in its checkpoint."""
     args = job.args
@@ -168,7 +169,7 @@ def first_stages(vae: InvertedVAE, job: cli.ExampleRun, alone: dict[str, Tensor]
 
 
 def run() -> None:
-    job = cli.ExampleRun(arguments(), preferred="mnist")
+    job = ExampleRun(arguments(), preferred="mnist")
     args = job.args
     check(args)
     job.keep_classes(args.classes)

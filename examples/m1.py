@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 
 from pyro_semivae import cli
+from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.models import M1
 
 
@@ -17,7 +18,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run() -> None:
-    job = cli.ExampleRun(arguments(), preferred="fashionmnist")
+    job = ExampleRun(arguments(), preferred="fashionmnist")
     vae = M1(job.data.x_shape, job.data.labels, z=job.args.z, **job.parts())
     job.train(vae, vae.elbo(beta=job.args.beta), then=lambda: vae.fit_classifier(job.data.x, job.y))
 

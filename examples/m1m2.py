@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from pyro_semivae import cli
 from pyro_semivae.checkpoints import load_weights
+from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.files import load_checkpoint
 from pyro_semivae.flags import count
 from pyro_semivae.models import M1, M1M2
@@ -23,15 +24,15 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse(cli.COMPARED, argv)
 
 
-def make(job: cli.ExampleRun, m1: M1 | None = None) -> M1M2:
+def make(job: ExampleRun, m1: M1 | None = None) -> M1M2:
     return M1M2(make_m1(job) if m1 is None else m1, z=job.args.z, prior=job.prior())
 
 
-def make_m1(job: cli.ExampleRun) -> M1:
+def make_m1(job: ExampleRun) -> M1:
     return M1(job.data.x_shape, job.data.labels, z=job.args.features, **job.parts())
 
 
-def first_stage(job: cli.ExampleRun) -> M1:
+def first_stage(job: ExampleRun) -> M1:
     """A trained M1; once the second stage has begun it stays as it is."""
     m1, file = make_m1(job), job.out / "m1.pt"
     if job.args.resume and job.checkpoint.exists():
@@ -42,7 +43,7 @@ def first_stage(job: cli.ExampleRun) -> M1:
 
 
 def run() -> None:
-    job = cli.ExampleRun(arguments(), preferred="fashionmnist")
+    job = ExampleRun(arguments(), preferred="fashionmnist")
     args, vae = job.args, make(job, first_stage(job))
     job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta))
 

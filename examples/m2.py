@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 
 from pyro_semivae import cli
+from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.flags import by_label
 from pyro_semivae.models import M2
 
@@ -21,12 +22,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse(cli.COMPARED, argv)
 
 
-def make(job: cli.ExampleRun) -> M2:
+def make(job: ExampleRun) -> M2:
     return M2(job.data.x_shape, job.data.labels, z=job.args.z, prior=job.prior(), **job.parts())
 
 
 def run() -> None:
-    job = cli.ExampleRun(arguments(), preferred="fashionmnist")
+    job = ExampleRun(arguments(), preferred="fashionmnist")
     vae, args = make(job), job.args
     job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta, labels=args.labels))
 

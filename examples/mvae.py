@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 
 from pyro_semivae import cli
+from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.flags import count, number
 from pyro_semivae.models import MVAE
 
@@ -24,12 +25,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse(cli.COMPARED, argv)
 
 
-def make(job: cli.ExampleRun) -> MVAE:
+def make(job: ExampleRun) -> MVAE:
     return MVAE(job.data.x_shape, job.data.labels, z=job.args.z, **job.parts())
 
 
 def run() -> None:
-    job = cli.ExampleRun(arguments(), preferred="fashionmnist")
+    job = ExampleRun(arguments(), preferred="fashionmnist")
     vae, args = make(job), job.args
     job.train(vae, vae.elbo(label_weight=args.label_weight, subsets=args.subsets, beta=args.beta))
 

@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 
 from pyro_semivae import cli
+from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.flags import number
 from pyro_semivae.infer import TotalCorrelation
 from pyro_semivae.models import VAE
@@ -23,7 +24,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run() -> None:
-    job = cli.ExampleRun(arguments(), preferred="fashionmnist")
+    job = ExampleRun(arguments(), preferred="fashionmnist")
     vae = VAE(job.data.x_shape, job.data.labels, z=job.args.z, **job.parts())
     elbo = vae.elbo(beta=job.args.beta)
     if job.args.gamma:

@@ -12,7 +12,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_semivae.contract import ContractError, Values, check_shapes, check_sites, guarded
+from pyro_semivae.contract import ContractError, Values, check_shapes, check_sites, check_terms, guarded
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import LocalParameters, Objective, assign_roles, sample_sites
 from pyro_semivae.infer.evidence import Impute
@@ -109,6 +109,7 @@ def check_model(vae: SemiVAE, x: Any, y: Any = None, elbo: Objective | None = No
         if vae.by_site(values)[name] is None:
             raise InputError(f"{name}: got nothing; accepted are {vae.spaces[name]}, some observed and some missing")
     check_sites(vae, values)
+    check_terms(vae, elbo)
     check_shapes(vae, values, (3,))
     _check_parameters(vae, values)
     guarded("the sites of model and guide", lambda: elbo.terms(vae.model, vae.guide, *values))

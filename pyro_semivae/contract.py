@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,12 +16,13 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer import LocalParameters, assign_roles, sample_sites
+from pyro_semivae.infer import Bound, LocalParameters, Objective, assign_roles, sample_sites
 from pyro_semivae.infer.evidence import Impute, enumerates
 from pyro_semivae.infer.graph import as_it_is
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.models.base import of_size
 from pyro_semivae.spaces import is_missing
+from pyro_semivae.structure import structure, summed_labels
 
 Values = tuple[Tensor | None, ...]
 Sites = dict[str, dict]
@@ -78,6 +80,26 @@ def check_sites(vae: SemiVAE, values: Values, *, missing: bool = True) -> None:
                 f"characteristic: {stated} are no sites of the model, which has {[*sites['model']]}: is the line of it "
                 f"missing there?"
             )
+
+
+def check_terms(vae: SemiVAE, elbo: Objective) -> None:
+    """Checks, before anything is summed, over how many values of labels each site's sum would go.
+
+    Raises:
+        ContractError: more than the objective's bounds allow; what is computed of the site is as large.
+    """
+    most = min(part.what.most_terms() for part in elbo.parts() if isinstance(part.what, Bound))
+    labels = {*vae.label_sites} - {*vae.continuous_labels}
+    for letter, where in (("p", "model"), ("q", "guide")):
+        for site, along in summed_labels(structure(vae)[letter], labels).items():
+            spaces = [vae.spaces[name] for name in along]
+            terms = math.prod(space.num_values // (space.entries or 1) for space in spaces)
+            if terms > most:
+                raise ContractError(
+                    f"{where}: site '{site}' would be computed for the {terms} values of the labels {along}; accepted "
+                    f"are up to max_terms={most:g}; fewer labels above one site are needed, or labels='relaxed' or "
+                    f"'score', which sum none"
+                )
 
 
 def _completed(vae: SemiVAE, values: Values) -> Values:

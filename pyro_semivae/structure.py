@@ -47,6 +47,22 @@ def descendants(vae: SemiVAE, of: Collection[str] | None = None, *, kept: Collec
     return found - origins
 
 
+def summed_labels(graph: Graph, labels: Collection[str]) -> dict[str, list[str]]:
+    """Site -> those of some labels, all of them enumerated, with whose values its density varies: its own, those among
+    its parents, and those that a parent that is no label was sampled for each value of.
+
+    >>> summed_labels({"a": (), "b": ("a",), "z": ("b",), "x": ("z",)}, {"a", "b"})
+    {'a': ['a'], 'b': ['a', 'b'], 'z': ['b'], 'x': ['b']}
+    """
+    carried: dict[str, set[str]] = {}  # by a site's value
+    found: dict[str, list[str]] = {}
+    for name, parents in graph.items():  # parents come first
+        own = {name} & set(labels)
+        above = set().union(*(carried.get(parent, set()) for parent in parents))
+        found[name], carried[name] = sorted(above | own), own or above
+    return found
+
+
 def covariate_sites(vae: SemiVAE) -> tuple[str, ...]:
     """The data that a model takes and does not generate: those without a site in it."""
     return tuple(name for name in vae.data_sites if name not in structure(vae)["p"])

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pyro_semivae.checkpoints import Checkpoint, History
-from pyro_semivae.contract import check_sites
+from pyro_semivae.contract import check_sites, check_terms
 from pyro_semivae.data.batches import Batches
 from pyro_semivae.data.noise import Corruption
 from pyro_semivae.errors import InputError, check_choice, check_count, check_number
@@ -188,7 +188,10 @@ def fit(
         steps, total = batches.steps, max(1, epochs * batches.steps)
         vae.to(fabric.device)
         some = vae.inputs({name: values[:3] for name, values in table.items()})
-        check_sites(vae, some, missing=any(is_missing(values).any() for values in labels.values()))
+        missing = any(is_missing(values).any() for values in labels.values())
+        check_sites(vae, some, missing=missing)
+        if missing:
+            check_terms(vae, elbo)
 
         # 3. The trainer, and its state of before.
         if optimiser is None:  # not fused where the step unscales gradients, after the clipping

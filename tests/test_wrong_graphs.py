@@ -298,3 +298,47 @@ def test_a_continuous_label_is_in_the_guide_as_well():
             ContractError, match=r"label 'a' is in the model and not in the guide, which samples its mis"
         ):
             ask(InTheModelAlone(), torch.randn(7, 6), a)
+
+
+class ManyValues(SemiVAE):
+    """p(a) p(b) p(c) p(z) p(x | a, b, c, z), q(a | x) q(b | x) q(c | x) q(z | x)."""
+
+    states_graph = False
+
+    def __init__(self, sizes):
+        super().__init__(x=Vectors(6), **{name: Classes(size) for name, size in zip("abc", sizes, strict=True)})
+        self.p, self.q = nn.ModuleDict(), nn.ModuleDict()
+        for name in self.label_sites:
+            space = self.spaces[name]
+            self.p[name], self.q[name] = LabelPrior(space), Label(space, MLP([6], [], (space.raw_size,)))
+        self.p_z, self.q_z = StandardNormal(4), Gaussian(MLP([6], [], (8,)))
+        self.p_x, self.seen = Gaussian(MLP([*map(self.spaces.get, "abc"), 4], [], (12,))), []
+
+    def model(self, x=None, a=None, b=None, c=None):
+        self.register()
+        with self.rows(x, a, b, c) as (x, *labels):
+            labels = [pyro.sample(n, self.p[n](), obs=y, infer=SUM) for n, y in zip("abc", labels, strict=True)]
+            p_x = self.p_x(*labels, pyro.sample("z", self.p_z()))
+            self.seen.append(p_x.batch_shape.numel())
+            pyro.sample("x", p_x, obs=x)
+
+    def guide(self, x=None, a=None, b=None, c=None):
+        with self.rows(x, a, b, c) as (x, *labels):
+            for n, y in zip("abc", labels, strict=True):
+                pyro.sample(n, self.q[n](x), obs=y, infer=SUM)
+            pyro.sample("z", self.q_z(x))
+
+    def elbo(self, **options):
+        return TraceLabels_ELBO(**options) + ClassifierTerm()
+
+
+def test_too_many_joint_values_are_told_before_anything_is_computed_for_them():
+    vae, x = ManyValues((12, 11, 13)), torch.randn(7, 6)
+    rows = {"x": x, **{name: torch.tensor([0, -1, 2, 1, -1, 0, -1]) for name in "abc"}}
+    message = r"model: site 'x' would be computed for the 1716 values of the labels \['a', 'b', 'c'\]; .*max_terms=1000"
+    for run in (lambda: fit(vae, rows, epochs=1, progress=False), lambda: check_model(vae, rows)):
+        with pytest.raises(ContractError, match=message):
+            run()
+    assert max(vae.seen) <= 7, "no joint value was computed"
+    assert len(fit(vae, rows, elbo=vae.elbo(max_terms=1716), epochs=1, progress=False)) == 1
+    assert max(vae.seen) >= 1716

@@ -26,8 +26,8 @@ class Likelihood(Conditional):
     Args:
         space: of the data. net: maps the parents to `batch + raw_shape(space)`.
 
-    Event shape: a row's. The mean of images is sigmoid(net), that of vectors net, that of counts exp(net), and so the
-    mean of data is always in their space.
+    Event shape: a row's. Where a density has a location it is the space's `mean_of(net)`: sigmoid(net) of images, net
+    of vectors, exp(net) of counts.
 
     Attributes:
         support: what values have a density; data are checked against it.
@@ -65,7 +65,8 @@ class Likelihood(Conditional):
         outside = ~self.support.check(values) & ~absent_rows(values).view(-1, *[1] * (values.dim() - 1))
         if outside.any():
             got = values[outside][:5].tolist()
-            raise InputError(f"{name}: got {got}; {type(self).__name__} accepts {_SUPPORTS[self.support]}")
+            accepted = _SUPPORTS.get(self.support, self.support)
+            raise InputError(f"{name}: got {got}; {type(self).__name__} accepts {accepted}")
 
 
 _SUPPORTS = {

@@ -9,6 +9,7 @@ points of `pyro.infer.ELBO` and the module form for torch optimisers. All of it 
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -298,6 +299,10 @@ class Bound(Objective):
     @abstractmethod
     def values(self, run: Run) -> list[Value]:
         """The terms of a run."""
+
+    def most_terms(self) -> float:
+        """How many values of labels together one site's sum may have; without end unless the bound says otherwise."""
+        return math.inf
 
     def surrogates(self, run: Run, values: Sequence[Value]) -> list[Value]:
         """Terms whose value is 0 and whose gradient is that of draws, made with all `values` of the objective."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -79,6 +80,9 @@ class TraceLabels_ELBO(Bound):
         if len(runs[0].labels) > 1:  # of which some may be missing in these rows
             raise InputError(f"apart: got True, and the labels {[*runs[0].labels]}; accepted with several is False")
         return runs
+
+    def most_terms(self) -> float:
+        return self.max_terms if self.labels == "sum" else math.inf
 
     def _run(self, step: Step, complete: bool = False) -> Run:
         how = {"labels": self.labels, "temperature": self.temperature, "complete": complete}

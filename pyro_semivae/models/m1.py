@@ -75,8 +75,7 @@ class M1(SemiVAE):
     ):
         super().__init__(x=x_shape, y=labels)
         parts.check_sizes(z=z)
-        networks = networks or parts.networks_for(self.spaces["x"])
-        likelihood = likelihood or parts.likelihood_for(self.spaces["x"])
+        networks, likelihood = parts.defaults(self.spaces["x"], networks, likelihood)
         self.p_z = StandardNormal(z)
         self.p_x = parts.decoder(likelihood, networks, [z], self.spaces["x"])
         self.q_z = Gaussian(networks.encoder(self.x_shape, 2 * z))

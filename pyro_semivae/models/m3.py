@@ -64,8 +64,7 @@ class M3(SemiVAE):
     ):
         super().__init__(x=x_shape, y=labels)
         parts.check_sizes(z_c=z_c, z_s=z_s)
-        networks = networks or parts.networks_for(self.spaces["x"])
-        likelihood = likelihood or parts.likelihood_for(self.spaces["x"])
+        networks, likelihood = parts.defaults(self.spaces["x"], networks, likelihood)
         self.p_z_c = StandardNormal(z_c) if labels.entries is None else PerLabelNormal(labels.entries)
         self.p_z_s = StandardNormal(z_s)
         self.p_x = parts.decoder(likelihood, networks, [parts.characteristic(labels, z_c), z_s], self.spaces["x"])

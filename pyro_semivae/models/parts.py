@@ -142,6 +142,16 @@ def likelihood_for(space: Data) -> MakeLikelihood:
     return NegativeBinomialLikelihood if whole else partial(GaussianLikelihood, learned=True)
 
 
+def defaults(
+    space: Data, networks: Networks | None, likelihood: MakeLikelihood | None
+) -> tuple[Networks, MakeLikelihood]:
+    """Networks and likelihood as they are given, or those that follow the data."""
+    return (
+        networks_for(space) if networks is None else networks,
+        likelihood_for(space) if likelihood is None else likelihood,
+    )
+
+
 def characteristic(labels: Labels, z_c: int) -> int | Entries:
     """z_c as a parent of networks: a vector of `z_c`, or a scalar for each entry of a label."""
     return z_c if labels.entries is None else Entries(labels.entries)

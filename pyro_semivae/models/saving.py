@@ -168,8 +168,8 @@ def load(path: str | Path, model: type[SemiVAE] | SemiVAE | None = None) -> Semi
         raise InputError(f"model: got {got}; accepted is what {path} holds, a {name}")
     if not isinstance(model, nn.Module):
         model = _rebuilt(state, cls, path)
-        dtypes = {value.dtype for value in state["weights"].values() if value.is_floating_point()}
-        model.to(next(iter(dtypes), torch.get_default_dtype()))
+        saved = [state["weights"][name] for name, _ in model.named_parameters() if name in state["weights"]]
+        model.to(saved[0].dtype if saved else torch.get_default_dtype())
     load_weights(model, state, path)
     return model
 

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 import pyro_semivae
-from pyro_semivae import cli, data, tasks
+from pyro_semivae import data, tasks
 from pyro_semivae.conditionals import BernoulliLikelihood, LaplaceLikelihood
 from pyro_semivae.data import ImageData
+from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.flags import for_dataset, keys_of_own
 from pyro_semivae.nn import Convs, MLPs
 
@@ -152,7 +153,7 @@ def test_defaults_follow_what_the_data_are(own, expected):
 
 
 def test_networks_and_likelihood_follow_the_data_and_not_the_labels():
-    class Job(cli.ExampleRun):
+    class Job(ExampleRun):
         def __init__(self, own):
             self.data = own
             self.args = type("Args", (), {"smoke_test": False, "dropout": 0.2})()

@@ -15,8 +15,9 @@ from ccvae_toy import gaussian, log_normal, recorded, seeded
 from pyro import poutine
 from torch.nn import functional as F
 
-from pyro_semivae import CCVAE, cli, data, report, tasks
+from pyro_semivae import CCVAE, data, report, tasks
 from pyro_semivae.conditionals import LaplaceLikelihood
+from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.files import load_checkpoint
 from pyro_semivae.infer import LocalParameters
 from pyro_semivae.nn import Convs
@@ -151,8 +152,8 @@ def test_hidden_labels_never_influence_training(tmp_path, monkeypatch, partly):
     faces, weights, seen = data.load_small("faces"), [], []
     monkeypatch.setattr(report, "measure", lambda *args, **kwargs: {})
     monkeypatch.setattr(report, "draw", lambda *args, **kwargs: None)
-    relabel = cli.ExampleRun.relabel
-    monkeypatch.setattr(cli.ExampleRun, "relabel", lambda job, y: (seen.append(y), relabel(job, y)))
+    relabel = ExampleRun.relabel
+    monkeypatch.setattr(ExampleRun, "relabel", lambda job, y: (seen.append(y), relabel(job, y)))
     example = Path(__file__).parents[2] / "examples" / "ccvae.py"
     for name in ("truth", "corrupted"):
         monkeypatch.setattr(data, "load_small", lambda name, faces=faces: faces)

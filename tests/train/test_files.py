@@ -16,6 +16,7 @@ from pyro_semivae import cli, data
 from pyro_semivae.caches import cache_folder
 from pyro_semivae.digests import BLOCK, blocks, digest
 from pyro_semivae.errors import InputError
+from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.files import (
     FolderLock,
     load_checkpoint,
@@ -310,7 +311,7 @@ def test_where_there_are_no_locks_a_note_says_so(tmp_path, monkeypatch, capsys):
 def run_of(tmp_path, *flags):
     parser = cli.compared_parser("", split=False)
     flags = ["--smoke-test", "--dataset", "digits", "--labelled", "50", "--out", str(tmp_path / "out"), *flags]
-    return cli.ExampleRun(parser.parse(cli.COMPARED, flags), preferred="digits")
+    return ExampleRun(parser.parse(cli.COMPARED, flags), preferred="digits")
 
 
 @FORK
