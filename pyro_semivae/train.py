@@ -188,7 +188,7 @@ def fit(
         steps, total = batches.steps, max(1, epochs * batches.steps)
         vae.to(fabric.device)
         some = vae.inputs({name: values[:3] for name, values in table.items()})
-        missing = any(is_missing(values).any() for values in labels.values())
+        missing = len(labels) < len(vae.label_sites) or any(is_missing(values).any() for values in labels.values())
         check_sites(vae, some, missing=missing)
         if missing:
             check_terms(vae, elbo)

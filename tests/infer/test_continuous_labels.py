@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from by_hand import assert_equal_with_gradients
 from pyro.poutine.messenger import Messenger
 from torch import nn
 from torch.nn import functional as F
@@ -119,12 +120,7 @@ def test_a_class_and_continuous_labels_by_hand(alpha, beta):
         "log q(c_o,a_o|x)",
     ]
     total, expected = sum(terms.values()), pose.by_hand(eps_a, eps_z, alpha, beta)
-    assert_close(total, expected)
-    ours = torch.autograd.grad(total.sum(), [*pose.parameters()])
-    theirs = torch.autograd.grad(expected.sum(), [*pose.parameters()])
-    for name, one, other in zip(dict(pose.named_parameters()), ours, theirs, strict=True):
-        assert one.any(), name
-        assert_close(one, other, msg=name)
+    assert_equal_with_gradients(total, expected, pose)
 
 
 def test_the_space_of_continuous_labels():

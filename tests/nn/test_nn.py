@@ -91,8 +91,8 @@ def test_channels_follow_the_size(shape, channels):
 def test_convolutions_keep_the_scale_of_signals(shape):
     """He's start: what goes in with a root mean square of 1 comes out with one of about 1.
 
-    Measured over seeds: 0.78 to 1.01 through encoders, and 0.77 to 0.95 through decoders (edges see padding). With
-    PyTorch's own start it is 0.002 to 0.06.
+    Means over four seeds are 0.79 to 0.95 for images of 16x16 to 128x96 (edges see padding); with PyTorch's own start
+    they are 0.01 to 0.15.
     """
     ratios = {"encoder": [], "decoder": []}
     for seed in range(4):
