@@ -1,5 +1,6 @@
 """The contract that every model, objective and example meets; one table of cases feeds all of it."""
 
+import gc
 import inspect
 from pathlib import Path
 
@@ -123,6 +124,33 @@ def test_a_step_traces_to_one_graph_that_holds_for_other_batches(case):
             torch.testing.assert_close(got[0], expected[0])
             for a, b in zip(got[1], expected[1], strict=True):
                 torch.testing.assert_close(a, b)
+
+
+@each_case
+def test_a_step_leaves_no_cycle_of_references(case):
+    """What is in one stays in memory, with its graph, until Python looks for cycles, which is after many steps."""
+    vae, elbo = case.make()
+    module, batch = elbo(vae.model, vae.guide), case.batch()
+
+    def step():
+        module(*batch).backward()
+        elbo.weighted_terms(vae.model, vae.guide, *batch)
+
+    with pyro.validation_enabled(False):
+        step()  # what is kept for good, and lazy imports
+        gc.collect()
+        gc.disable()
+        try:
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            step()
+            gc.collect()
+            left = {type(part).__name__ for part in gc.garbage}
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    of_torch = {"Tensor"} if "_InverseTransform" in left else set()  # a transform and its inverse hold each other
+    assert not left & {"Tensor", "Trace", "Step", "Run"} - of_torch, left
 
 
 @each_case

@@ -62,21 +62,19 @@ class TraceMVAE_ELBO(Bound):
     def _run(self, step: Step) -> Run:
         x, y = self._arguments(step)
         if y is None or step.without_labels:
-            return replace(step, args=(x, None), kwargs={}).run(self.max_plate_nesting)
+            return step.another((self, "image"), args=(x, None), kwargs={}).run(self.max_plate_nesting)
         y = as_labels(y)
         nothing, alone = all_missing(y), entry_by_entry(y)
         some = [_half(y, nothing) for _ in range(self.subsets if len(alone) > 1 else 0)]
         # The parts lie in the dimension of particles, left of all plates, so that an image is encoded once for all.
-        seen = self._of(step, x, [y, nothing, *some[::2]])
+        args = (x, torch.stack([y, nothing, *some[::2]]))
+        seen = step.another((self, "image and labels"), args=args, kwargs={}).run(self.max_plate_nesting)
         self._check(seen)
         without = [*alone, *some[1::2]]
-        unseen = self._of(replace(step, model=Until(seen.roles.labels)(step.model)), None, without)
+        of_labels = {"model": Until(seen.roles.labels)(step.model), "args": (None, torch.stack(without)), "kwargs": {}}
+        unseen = step.another((self, "labels"), **of_labels).run(self.max_plate_nesting)
         seen.kept.update(y=y, unseen=unseen, without=without, alone=len(alone), some=bool(some))
         return seen
-
-    def _of(self, step: Step, x: Tensor | None, parts: list[Tensor]) -> Run:
-        """One run of guide and model with several parts of the labels of the same images."""
-        return replace(step, args=(x, torch.stack(parts)), kwargs={}).run(self.max_plate_nesting)
 
     def _arguments(self, step: Step) -> tuple[Tensor | None, Tensor | None]:
         values = [*step.named().values()]

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal
+from weakref import ref
 
 import torch
 from pyro import poutine
@@ -94,7 +95,9 @@ class TraceReverse_ELBO(Bound):
                     f"with a density q(x), of which they go on with the value"
                 ) from error
         self._check(dict(sample_sites(generated)), dict(sample_sites(guess)))
-        return [Run(generated, guess, Roles((), (), ()), {}, step=step, in_reverse=True, kept={"imagine": imagine})]
+        return [
+            Run(generated, guess, Roles((), (), ()), {}, step_ref=ref(step), in_reverse=True, kept={"imagine": imagine})
+        ]
 
     def values(self, run: Run) -> list[Value]:
         values = [

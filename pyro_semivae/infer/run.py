@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from weakref import proxy, ref
 
 import torch
 from pyro.poutine import Trace
@@ -43,8 +44,9 @@ class Run:
     Attributes:
         guide, model: their traces. roles: of the sites. observed: label -> values, some entries missing. continuous:
             which of these are continuous.
-        step: the batch. particle_dim: the batch dimension of particles. particles: how many values latents have in the
-            guide, of which the model has the first. detached: whether there is one more, the first one detached.
+        step_ref: of the step, weakly, which keeps its runs: in a circle they would stay in memory until Python looks.
+        particle_dim: the batch dimension of particles. particles: how many values latents have in the guide, of which
+            the model has the first. detached: whether there is one more, the first one detached.
         complete: whether no entry of a discrete label is missing, and none enumerated.
         in_reverse: whether the guide generates and the model guesses; nothing is added to such a bound.
         kept: what is computed once and wanted again.
@@ -55,13 +57,25 @@ class Run:
     roles: Roles
     observed: dict[str, Tensor]
     continuous: tuple[str, ...] = ()
-    step: Step | None = None
+    step_ref: ref[Step] | None = None
     particle_dim: int = -2
     particles: int = 1
     detached: bool = False
     complete: bool = False
     in_reverse: bool = False
     kept: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def step(self) -> Step:
+        """The batch.
+
+        Raises:
+            RuntimeError: it is gone, or there was none.
+        """
+        step = None if self.step_ref is None else self.step_ref()
+        if step is None:
+            raise RuntimeError("step: a run belongs to its step; keep that as long as the run is used")
+        return step
 
     @property
     def latents(self) -> tuple[str, ...]:
@@ -319,7 +333,7 @@ class Sums:
     """
 
     def __init__(self, run: Run):
-        self.run = run
+        self.run = proxy(run)  # which has these sums
         self.values: dict[str, Tensor] = {}
         self.log_q: dict[str, Tensor] = {}
         self.dims: dict[str, int] = {}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+from weakref import ref
 
 from pyro import poutine
 from pyro.poutine import Trace
@@ -103,9 +104,8 @@ class Step:
             model = poutine.replay(evidence.then_model()(self.model), trace=values)
             model_trace = poutine.trace(model).get_trace(*self.args, **self.kwargs)
         roles, continuous = assign_roles(model_trace, guide_trace), tuple(evidence.continuous)
-        return Run(
-            guide_trace, model_trace, roles, evidence.observed, continuous, self, dim, particles, detach_first, complete
-        )
+        how = (dim, particles, detach_first, complete)
+        return Run(guide_trace, model_trace, roles, evidence.observed, continuous, ref(self), *how)
 
     def run_guide(self) -> Trace:
         """Another run of the guide alone."""
@@ -132,11 +132,14 @@ class Step:
 
     def hiding(self, labels: Collection[str]) -> Step:
         """The same rows without these labels; asked for again, the same step."""
-        key = ("hiding", frozenset(labels))
+        given = self.named()
+        args = tuple(None if name in labels else value for name, value in given.items())
+        return self.another(("hiding", frozenset(labels)), args=args, kwargs={}, names=[*given], labelled=0)
+
+    def another(self, key: Hashable, **changes: Any) -> Step:
+        """A step that differs from this one, and is there as long as this one is; asked for again, the same."""
         if key not in self._runs:
-            given = self.named()
-            args = tuple(None if name in labels else value for name, value in given.items())
-            self._runs[key] = replace(self, args=args, kwargs={}, names=[*given], labelled=0)
+            self._runs[key] = replace(self, **changes)
         return self._runs[key]
 
 

@@ -1,10 +1,8 @@
 """Every example runs, writes what it promises, and turns bad input into one clear line."""
 
 import json
-import os
 import runpy
 import signal
-import subprocess
 import sys
 import time
 from itertools import product
@@ -17,26 +15,9 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 
 
-@pytest.fixture
-def run(tmp_path):
-    def start(script, *flags, wait=True):
-        environment = {**os.environ, "PYRO_SEMIVAE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-        environment.pop("PYRO_SEMIVAE_DATA", None)
-        command = [sys.executable, ROOT / "examples" / script, *map(str, flags)]
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        if not wait:
-            return process
-        out, err = process.communicate(timeout=300)
-        return process.returncode, out, err
-
-    return start
-
-
 @pytest.mark.parametrize("script", EXAMPLES)
-def test_smoke(script, run, tmp_path):
-    code, out, err = run(script, "--smoke-test", "--seed", 3, "--out", tmp_path / "out")
+def test_smoke(script, run_apart, tmp_path):
+    code, out, err = run_apart(script, "--smoke-test", "--seed", 3, "--out", tmp_path / "out")
     assert code == 0, err
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     for key in ("dataset", "labelled", "seed", "epochs", "bound_per_row", "seconds", "versions"):
@@ -232,9 +213,9 @@ def test_help_shows_the_defaults_that_are_used(monkeypatch, capsys):
         assert stop.value.code == 0 and all(part in said for part in shown)
 
 
-def test_a_run_resumes_after_ctrl_c_and_refuses_another_models_checkpoint(ctrl_c, run, tmp_path):
+def test_a_run_resumes_after_ctrl_c_and_refuses_another_models_checkpoint(ctrl_c, start, run, tmp_path):
     flags = ["--smoke-test", "--out", "out", "--epochs"]
-    process = run("ccvae.py", *flags, "400", wait=False)
+    process = start("ccvae.py", *flags, "400")
     checkpoint = tmp_path / "out" / "checkpoint.pt"
     for _ in range(600):
         if checkpoint.exists():

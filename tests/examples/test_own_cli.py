@@ -1,10 +1,7 @@
 """The examples on data of one's own: a folder with a csv, arrays; defaults by what the data are, not by their name."""
 
 import json
-import os
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,17 +34,6 @@ def draw_folder(folder, tone=False, number=60, size=16):
         )
     (folder / "labels.csv").write_text("\n".join(lines))
     return folder
-
-
-@pytest.fixture
-def run(tmp_path):
-    def start(script, *flags):
-        environment = {**os.environ, "PYRO_SEMIVAE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, ROOT / "examples" / script, *map(str, flags)]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-        return done.returncode, done.stdout, done.stderr
-
-    return start
 
 
 CLASSES = {"inverted_vae.py": ("--classes", 1)}
@@ -114,17 +100,13 @@ def test_arrays(run, tmp_path):
         (("--dataset", "squares", "--label", "Kind", "--labelled", "1000"), "--labelled: got 1000 rows"),
     ],
 )
-def test_bad_flags_are_one_line(flags, message, monkeypatch, tmp_path, capsys):
+def test_bad_flags_are_one_line(flags, message, run, tmp_path):
     draw_folder(tmp_path / "squares", tone=True)
     late = [f"{i}.png,{'' if i < 50 else 'ab'[i % 2]},{'train' if i < 50 else 'test'}" for i in range(60)]
     (tmp_path / "late.csv").write_text("\n".join(["file,kind,split", *late]))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYRO_SEMIVAE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sys, "argv", ["ccvae.py", "--smoke-test", *flags])
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(ROOT / "examples" / "ccvae.py"), run_name="__main__")
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert stop.value.code == 2 and last.startswith("error: ") and message in last
+    code, _, err = run("ccvae.py", "--smoke-test", *flags)
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and last.startswith("error: ") and message in last
 
 
 def own(shape, y, names):

@@ -1,6 +1,7 @@
 """Sums of terms: one run for all, weights, names, schedules, parts of a batch."""
 
 import math
+from weakref import ref
 
 import pytest
 import torch
@@ -185,7 +186,7 @@ def test_two_parts_of_a_step_that_share_a_name_add_up():
     def _nothing(step):
         from pyro_semivae.infer import Roles, Run
 
-        return Run(None, None, Roles((), (), ()), {}, step=step, in_reverse=True)
+        return Run(None, None, Roles((), (), ()), {}, step_ref=ref(step), in_reverse=True)
 
     Alone.scores_labels_alone = True
     x, y, _ = data_rows()
