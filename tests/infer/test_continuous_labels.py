@@ -132,3 +132,27 @@ def test_the_space_of_continuous_labels():
     mean, deviation = real.frequencies(torch.tensor([[1.0, NAN], [3.0, NAN], [5.0, NAN]]), smoothing=1e-9)
     assert_close(mean, torch.tensor([3.0, 0.0]))
     assert_close(deviation, torch.tensor([(8 / 3) ** 0.5, 1.0]))
+
+
+def test_units_change_what_networks_see_and_say_and_nothing_else():
+    """log p(y) in units is that of (y - loc) / scale without, less the logarithm of the scale."""
+    loc, scale, raw = torch.tensor([40.0, -2.0]), torch.tensor([20.0, 0.1]), torch.randn(5, 1, 4)
+    plain, units = Real(2), Real(2, tuple(loc.tolist()), tuple(scale.tolist()))
+    y = loc + scale * torch.randn(5, 2)
+    z = (y - loc) / scale
+    assert_close(units.code(y, torch.float64), plain.code(z, torch.float64))
+    found, expected = units.distribution(raw).log_prob(y), plain.distribution(raw).log_prob(z) - scale.log()
+    assert_close(found, expected)
+    assert_close(
+        units.prior_distribution(units.prior()).log_prob(y), torch.distributions.Normal(loc, scale).log_prob(y)
+    )
+    known = torch.cat([y, torch.full((1, 2), NAN)])
+    learnt = plain.in_units_of(known)
+    assert_close(torch.tensor([learnt.loc, learnt.scale]), torch.stack([y.mean(0), y.std(0, correction=0)]))
+    assert plain.in_units_of(torch.full((3, 2), 7.0)) == Real(2, (7.0, 7.0), (1.0, 1.0)), "no spread, no unit"
+    assert plain.in_units_of(torch.full((3, 2), NAN)) == Real(2, (0.0, 0.0), (1.0, 1.0)), "nothing known"
+    for wrong, message in (((1.0,), "loc: got"), ((1.0, NAN), "loc: got nan")):
+        with pytest.raises(ValueError, match=message):
+            Real(2, loc=wrong)
+    with pytest.raises(ValueError, match="scale: got 0"):
+        Real(2, scale=(1.0, 0.0))

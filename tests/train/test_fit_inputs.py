@@ -23,7 +23,7 @@ from pyro_semivae.models import DIVA, M2, M3, MVAE, VAE, InvertedVAE
 from pyro_semivae.nn import MLPs
 from pyro_semivae.spaces import Binary, Classes
 from pyro_semivae.stopping import EarlyStopping
-from pyro_semivae.train import Interrupted, fit
+from pyro_semivae.train import Interrupted, _fabric, fit
 from pyro_semivae.watch import signs_of_failure
 
 INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32)
@@ -444,3 +444,27 @@ def test_the_models_warm_up_is_taken_unless_told_otherwise():
             [min(1.0, done / expected) if expected else 1.0 for done in last],
         )
     assert MVAE.warm_up > 0 and CCVAE.warm_up == 0
+
+
+@pytest.mark.parametrize(("index", "devices"), [(-1, 1), (1, [1])])
+def test_training_is_where_the_model_is(index, devices, monkeypatch):
+    """Asked without a GPU: what Fabric is told."""
+    told = []
+
+    class ToldError(Exception):
+        pass
+
+    def fabric(**how):
+        told.append(how)
+        raise ToldError
+
+    vae, seen = make(), []
+    monkeypatch.setattr("pyro_semivae.train._fabric", lambda where, *rest: seen.append(where) or _fabric(where, *rest))
+    monkeypatch.setattr("pyro_semivae.train.Fabric", fabric)
+    x, y, _ = rows()
+    with pytest.raises(ToldError):
+        fit(vae, x, y, **options())
+    assert seen == [next(vae.parameters()).device] and told[-1]["accelerator"] == "cpu" and told[-1]["devices"] == 1
+    with pytest.raises(ToldError):
+        _fabric(torch.device("cuda", index) if index > 0 else torch.device("cuda"), None, vae.elbo())
+    assert told[-1]["accelerator"] == "cuda" and told[-1]["devices"] == devices
