@@ -81,12 +81,10 @@ class CCVAE(CharacteristicVAE):
         return TraceCCVAE_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
 
     def elbo_for(self, y: Tensor | None) -> Objective:
-        """The recipe's: Jensen's bound; with a class label a `ClassifierTerm` of weight 1000 N / N_labelled and beta 4,
-        with binary ones N / N_labelled and 1. The paper's is `elbo(weights="independent")`."""
-        if self.labels.entries is not None:
-            alpha, more = parts.classifier_weight(1.0, y), {}
-        else:
-            more = parts.recipe_weights(self.labels, y, self.spaces["x"])
-            alpha = more.pop("classifier_weight")
-        bound = self.elbo(marginal="jensen", **more)
+        """The recipe's: Jensen's bound, beta 4 of small images and 1 of other data, and a `ClassifierTerm` of weight
+        1000 N / N_labelled of a class label, N / N_labelled of binary ones. The paper's is
+        `elbo(weights="independent")`."""
+        weights = parts.recipe_weights(self.labels, y, self.spaces["x"])
+        alpha = weights["classifier_weight"] if self.labels.entries is None else parts.classifier_weight(1.0, y)
+        bound = self.elbo(marginal="jensen", beta=weights["beta"])
         return bound + alpha * ClassifierTerm() if alpha else bound

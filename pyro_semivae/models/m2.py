@@ -108,7 +108,8 @@ class M2(SemiVAE):
         return parts.classified(self.max_plate_nesting, classifier_weight, **options)
 
     def elbo_for(self, y: Tensor | None) -> Objective:
-        """The recipe's: alpha = 1000 N / N_labelled and beta 4 with a class label, 100 N / N_labelled with binary ones.
+        """The recipe's: alpha = 1000 N / N_labelled of a class label, 100 N / N_labelled of binary ones; beta 4 of
+        small images, 1 of other data.
 
         The authors' code has alpha = 0.1 N / N_labelled.
         """

@@ -96,8 +96,8 @@ class M3(SemiVAE):
         return parts.classified(self.max_plate_nesting, classifier_weight, **options)
 
     def elbo_for(self, y: Tensor | None) -> Objective:
-        """The recipe's weights: alpha = 1000 N / N_labelled and beta 4 with a class label, 100 N / N_labelled and 1
-        with binary ones."""
+        """The recipe's weights: alpha = 1000 N / N_labelled of a class label, 100 N / N_labelled of binary ones; beta 4
+        of small images, 1 of other data."""
         return self.elbo(**parts.recipe_weights(self.labels, y, self.spaces["x"]))
 
     def corruption(self) -> Callable[[Tensor], Tensor] | None:

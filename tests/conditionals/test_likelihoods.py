@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy import integrate, stats
@@ -16,6 +17,7 @@ from pyro_semivae.conditionals import (
     GaussianLikelihood,
     HeteroscedasticGaussianLikelihood,
     LaplaceLikelihood,
+    Likelihood,
     NegativeBinomialLikelihood,
     PoissonLikelihood,
 )
@@ -224,3 +226,28 @@ def test_a_model_trains_with_it(make, space):
     check_model(vae, x, y)
     history = fit(vae, x, y, epochs=40, batch_size=10, lr=1e-2, warm_up=0.0, corrupt=None, progress=False)
     assert history[-1]["elbo"] > history[0]["elbo"]
+
+
+@pytest.mark.parametrize("labels", [Classes(3), Binary(2)], ids=["classes", "binary"])
+@pytest.mark.parametrize(("space", "beta"), [(Images(1, 8, 8), 4.0), (Images(3, 32, 32), 1.0), (Vectors(7), 1.0)])
+def test_the_recipes_beta_follows_the_data_and_not_the_labels(space, beta, labels):
+    y = labels.missing(4)
+    y[0] = 1
+    for model in (CCVAE, M2, M3):
+        assert model(space, labels).elbo_for(y).bound.beta == beta
+
+
+class Exponential(Likelihood):
+    """One of one's own."""
+
+    support = torch.distributions.constraints.positive
+
+    def entries(self, raw):
+        return dist.Exponential(raw.exp())
+
+
+def test_a_likelihood_of_ones_own_says_what_it_takes():
+    vae = VAE(Vectors(2), Classes(2), networks=MLPs((4,)), likelihood=Exponential)
+    with pytest.raises(InputError, match=r"x: got \[-1.0\]; Exponential accepts GreaterThan\(lower_bound=0.0\)"):
+        vae.table(torch.tensor([[1.0, -1.0]]))
+    vae.table(torch.tensor([[1.0, 2.0], [torch.nan, torch.nan]]))

@@ -43,7 +43,8 @@ SCRIPTS = [pytest.param(name, marks=() if name == "ccvae.py" else pytest.mark.sl
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_example_takes_a_folder(script, run, tmp_path):
     draw_folder(tmp_path / "squares")
-    flags = ("--smoke-test", "--dataset", "squares", "--label", "Kind", "--out", "out", *CLASSES.get(script, ()))
+    flags = ("--smoke-test", "--dataset", "squares", "--label", "Kind", "--size", 18, "--out", "out")
+    flags += CLASSES.get(script, ())
     code, out, err = run(script, *flags)
     assert code == 0, err
     assert "kind    class: bright one, dim one; known in" in out
@@ -53,9 +54,10 @@ def test_every_example_takes_a_folder(script, run, tmp_path):
     assert metrics["labelled"] == int((table.train["kind"] >= 0).sum()) or script == "inverted_vae.py"
     assert 'go on with it: vae = pyro_semivae.load("out/checkpoint.pt")' in out
     vae = pyro_semivae.load(tmp_path / "out" / "checkpoint.pt")
-    assert vae.x_shape == (3, 16, 16)
+    resized = data.load_folder(tmp_path / "squares", size=18)
+    assert vae.x_shape == (3, 18, 18)
     if tasks.available(vae)["classify"] is None:
-        assert tasks.classify(vae, table.test["x"]).shape == (len(table.test["x"]), 2)
+        assert tasks.classify(vae, resized.test["x"]).shape == (len(table.test["x"]), 2)
     code, _, err = run(script, *flags, "--resume", "--epochs", 3)
     assert code == 0, err
 
