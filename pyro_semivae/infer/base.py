@@ -293,7 +293,8 @@ class Bound(Objective):
         return [Part(self)]
 
     def runs(self, step: Step) -> Sequence[Run]:
-        """The runs of a batch, one after another if its rows are run in parts."""
+        """The runs of a batch, one after another if its rows are run in parts. A step that differs is
+        `step.another(key, guide=..)`, which is there as long as the first one is."""
         return [step.run(self.max_plate_nesting)]
 
     @abstractmethod

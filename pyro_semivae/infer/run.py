@@ -74,7 +74,9 @@ class Run:
         """
         step = None if self.step_ref is None else self.step_ref()
         if step is None:
-            raise RuntimeError("step: a run belongs to its step; keep that as long as the run is used")
+            raise RuntimeError(
+                "step: that of this run is gone; a bound gets another by step.another(..), which is kept"
+            )
         return step
 
     @property

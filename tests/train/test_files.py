@@ -16,7 +16,7 @@ from pyro_semivae import cli, data
 from pyro_semivae.caches import cache_folder
 from pyro_semivae.digests import BLOCK, blocks, digest
 from pyro_semivae.errors import InputError
-from pyro_semivae.example_run import ExampleRun
+from pyro_semivae.example_run import FILES, ExampleRun
 from pyro_semivae.files import (
     FolderLock,
     load_checkpoint,
@@ -322,7 +322,7 @@ def test_a_run_that_is_there_is_overwritten_only_if_asked_to(other, tmp_path, ca
     (out / "mine.txt").touch()
     with pytest.raises(InputError, match=r"--out: .*out has a run already \(config.json, .*metrics.json\): go on"):
         run_of(tmp_path)
-    for name in cli.FILES:
+    for name in FILES:
         (out / name).unlink(missing_ok=True)
     for name in ("checkpoint.pt", "m1.pt"):  # one that has begun only
         history = [{"seconds": 1.5}, {"seconds": 2.5}]

@@ -24,7 +24,7 @@ class AtMean(TraceLabels_ELBO):
     """Without noise: the guide's latents are their means."""
 
     def runs(self, step):
-        return super().runs(replace(step, guide=Mean()(step.guide)))
+        return super().runs(step.another("at the mean", guide=Mean()(step.guide)))
 
 
 def world(kind):
