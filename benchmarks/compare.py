@@ -16,10 +16,10 @@ taken for each class (Gemp et al. 2017, Fig. 2).
 from __future__ import annotations
 
 import argparse
-import runpy
 from pathlib import Path
 
 import torch
+from studies.job import example
 from torch import Tensor
 
 from pyro_semivae import cli, report, tasks
@@ -31,10 +31,8 @@ from pyro_semivae.files import load_checkpoint, read_json, user_path, writable_f
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-SCRIPTS = {"InvertedVAE": "inverted_vae.py"}  # others: the model's name
-
-FACES = {"face": 4, "label": "Eyeglasses", "faces": 10}  # flags of the figures of binary labels
+MODELS = ("CCVAE", "M2", "M1M2", "M3", "DIVA", "MVAE", "InvertedVAE")
+FACES = {"face": 4, "label": None, "faces": 10}  # flags of the figures of binary labels
 
 
 def load(folder: str | Path) -> tuple[SemiVAE, ExampleRun]:
@@ -46,27 +44,25 @@ def load(folder: str | Path) -> tuple[SemiVAE, ExampleRun]:
     """
     folder = user_path(folder, "runs")
     state = load_checkpoint(folder / "checkpoint.pt")
-    script = EXAMPLES / SCRIPTS.get(state["model"], f"{state['model'].lower()}.py")
-    names = runpy.run_path(str(script)) if script.is_file() else {}
-    if "make" not in names:
-        raise InputError(
-            f"runs: got {folder}, a {state['model']}; accepted are CCVAE, M2, M1M2, M3, DIVA, MVAE, InvertedVAE"
-        )
+    if state["model"] not in MODELS:
+        raise InputError(f"runs: got {folder}, a {state['model']}; accepted are {', '.join(MODELS)}")
+    name = "inverted_vae" if state["model"] == "InvertedVAE" else state["model"].lower()
+    script = example(name)
     if not (folder / "config.json").is_file():
         raise InputError(f"runs: got {folder}, which has no config.json; accepted are runs that have ended")
     config = read_json(folder / "config.json")
-    name = config.pop("dataset_used").removesuffix("-held-out")
-    used = {"dataset": name if config["dataset"] in ("auto", *NAMES) else config["dataset"], "out": folder}
+    dataset = config.pop("dataset_used").removesuffix("-held-out")
+    used = {"dataset": dataset if config["dataset"] in ("auto", *NAMES) else config["dataset"], "out": folder}
     used |= {"cuda": False, "resume": False, "overwrite": False}
-    new = sorted({*vars(names["arguments"]([]))} - {*config, *used})
-    if new:
-        raise InputError(f"runs: got {folder}, of an older {script.name}; accepted are runs with its {', '.join(new)}")
-    job = ExampleRun(argparse.Namespace(**{**config, **used}), preferred=used["dataset"], writes=False)
+    if changed := sorted(script.Settings.defaults().keys() ^ config.keys()):
+        names = ", ".join(changed)
+        raise InputError(f"runs: got {folder}, of another version of {name}.py; it and this one differ in {names}")
+    job = ExampleRun(script.Settings(**{**config, **used}), preferred=used["dataset"], writes=False)
     if state["model"] != "InvertedVAE" and job.data.y.dim() != 2:
         raise InputError(
             f"runs: got {folder} on {job.data.name}, which has classes; accepted are sets of binary labels"
         )
-    vae = names["make"](job)
+    vae = script.make(job)
     load_weights(vae, state, folder)
     return vae.eval(), job
 
@@ -117,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", help="output folders of examples")
     parser.add_argument("--face", type=int, help=f"row of the test set (default: {FACES['face']})")
-    parser.add_argument("--label", help=f"default: {FACES['label']}")
+    parser.add_argument("--label", help="default: the first")
     parser.add_argument("--faces", type=int, help=f"how many for the one label (default: {FACES['faces']})")
     parser.add_argument("--out", default="runs/compare")
     args = parser.parse_args()
@@ -139,6 +135,7 @@ def main() -> None:
         draw_canonical(dict(zip(names, loaded, strict=True)), writable_folder(args.out, "--out"))
         return
     vars(args).update({flag: default for flag, default in FACES.items() if getattr(args, flag) is None})
+    args.label = args.label or data.label_names[0]
     if args.label not in data.label_names:
         raise InputError(f"--label: got {args.label}; accepted are {', '.join(data.label_names)}")
     for name, value, most in (("--face", args.face, len(data.x_test) - 1), ("--faces", args.faces, len(data.x_test))):

@@ -42,7 +42,9 @@ def main() -> None:
     if args.table:
         print(*filter(None, STUDIES[args.study].tables()), sep="\n\n")
         return
-    jobs = STUDIES[args.study].jobs(args.preset or STUDIES[args.study].DEFAULT_PRESET, args.seeds)
+    preset = args.preset or STUDIES[args.study].DEFAULT_PRESET
+    if not (jobs := STUDIES[args.study].jobs(preset, args.seeds)):
+        parser.exit(2, f"error: --preset: got {preset}; no example of the study {args.study} has it\n")
     for job in {job.script: job for job in jobs}.values():
         _ = job.settings  # an error that says so, if the example has no such preset
     missing = [

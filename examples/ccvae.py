@@ -10,18 +10,19 @@ python examples/ccvae.py --preset paper --labelled 0.2        # the paper's sett
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 from torch import Tensor
 
 from pyro_semivae import CCVAE, cli, tasks
 from pyro_semivae.data import adversarial, drop_partly_labelled, in_turn, jitter, lose_labels, where_learning
+from pyro_semivae.defaults import by_label, by_networks
 from pyro_semivae.example_run import ExampleRun
-from pyro_semivae.flags import by_label, by_networks, count, naming, number
+from pyro_semivae.flags import count, flag, naming, number
 from pyro_semivae.infer import BalanceTerm, ClassifierTerm, ConsistencyTerm, EntropyTerm, NearestLabelTerm
-from pyro_semivae.train import SCHEDULES
 
 RECIPE = {"marginal": "jensen", "z_c": 30, "lr": 1e-3, "schedule": "cosine", "average": 0.998}
 RECIPE |= {"alpha": by_label(1000.0, 1.0), "beta": by_networks(4.0, 1.0), "shift": by_label(1, 0)}
@@ -34,65 +35,63 @@ PAPER |= {
     "num_samples": 100,
     "lr": by_label(5e-4, 2e-4),
 }  # K: their code
-PRESETS = {
-    "demo": {**RECIPE, "epochs": {"digits": 400, "own": None, "*": 10}},
-    "recipe": {**RECIPE, "epochs": 40},
-    "few": {**FEW, "epochs": 12},
-    "paper": {**PAPER, "epochs": 100},
-}
-WEIGHTS = {
-    "alpha": "extra weight alpha N / N_labelled on log q(y|x); 0: the bound",
-    "beta": "weight of the latents' densities; 1: the bound",
-    "regulariser": "weight mu of REVAE D.2",
-    "consistency": "weight of the consistency loss",
-    "entropy": "weight of entropy minimisation",
-    "balance": "weight of class balance",
-    "adversarial": "L2 radius of the virtual adversarial perturbation, on half of the images in training",
-}
-DEGREES = {"turn": "rotate what the encoder sees in training by at most N degrees"}
-FRACTIONS = {
-    "zoom": "zoom what the encoder sees in training by at most this fraction",
-    "dropout": "dropout of the encoder's hidden units",
-}
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = cli.parser(__doc__, datasets=cli.data.NAMES, labelled={"digits": "100", "faces": "0.2", "*": "0.004"})
-    parser.add_argument("--z-c", type=count(), help="size of the characteristic latent (binary labels: one a label)")
-    parser.add_argument("--z-s", type=count(0), default=by_label(0, 27), help="size of the rest")
-    parser.add_argument("--prior", default="labelled", choices=["labelled", "uniform"], help="p(y) of binary labels")
-    parser.add_argument(
-        "--partly", choices=["keep", "drop"], help="half of the labelled rows lose half of their labels"
+@dataclass(kw_only=True)
+class Settings(cli.Networks):
+    """The flags."""
+
+    PRESETS: ClassVar = {
+        "demo": {**RECIPE, "epochs": {"digits": 400, "own": None, "*": 10}},
+        "recipe": {**RECIPE, "epochs": 40},
+        "few": {**FEW, "epochs": 12},
+        "paper": {**PAPER, "epochs": 100},
+    }
+    DEFAULTS: ClassVar = {"labelled": {"digits": "100", "faces": "0.2", "own": "all", "*": "0.004"}}
+
+    z_c: int = flag(30, "size of the characteristic latent (binary labels: one a label)", count())
+    z_s: int = flag(by_label(0, 27), "size of the rest", count(0))
+    prior: str = flag("labelled", "p(y) of binary labels", choices=["labelled", "uniform"])
+    partly: str | None = flag(None, "half of the labelled rows lose half of their labels", choices=["keep", "drop"])
+    classifier: str = flag(
+        "network", "q(y|z_c): a network, or Bayes' rule on p(z_c|y) p(y)", choices=["network", "bayes"]
     )
-    what = "q(y|z_c): a network, or Bayes' rule on p(z_c|y) p(y)"
-    parser.add_argument("--classifier", default="network", choices=["network", "bayes"], help=what)
-    parser.add_argument("--marginal", choices=["exact", "jensen", "sampled"], help="how missing labels enter")
-    what = "where gradients through z_c into q(y|z_c) stop"
-    parser.add_argument("--detach", default="weight", choices=["weight", "weighted-terms", "none"], help=what)
-    parser.add_argument("--control-variate", action="store_true", help="less noise in the gradient of w")
-    parser.add_argument("--num-samples", type=count(), default=20, help="K, samples of z for q(y|x)")
-    what = "estimator of the importance weight w = q(y|z_c) / q(y|x)"
-    parser.add_argument("--weights", choices=["normalised", "independent"], default="normalised", help=what)
-    parser.add_argument("--schedule", choices=SCHEDULES, help="of the learning rate")
-    what = "move what the encoder sees in training by up to N pixels"
-    parser.add_argument("--shift", type=count(0), help=what)
-    cli.add_average(parser)
-    parser.set_defaults(average=0.0)
-    kinds = (WEIGHTS, number(least=0)), (DEGREES, number(least=0, most=360)), (FRACTIONS, number(least=0, below=1))
-    for names, kind in kinds:
-        for name, meaning in names.items():
-            parser.add_argument(f"--{name}", type=kind, default=0.0, help=meaning)
-    return parser.parse(PRESETS, argv)
+    marginal: str = flag("jensen", "how missing labels enter", choices=["exact", "jensen", "sampled"])
+    detach: str = flag(
+        "weight",
+        "where gradients through z_c into q(y|z_c) stop",
+        choices=["weight", "weighted-terms", "none"],
+    )
+    control_variate: bool = flag(False, "less noise in the gradient of w")
+    num_samples: int = flag(20, "K, samples of z for q(y|x)", count())
+    weights: str = flag(
+        "normalised",
+        "estimator of the importance weight w = q(y|z_c) / q(y|x)",
+        choices=["normalised", "independent"],
+    )
+    alpha: float = flag(0.0, "extra weight alpha N / N_labelled on log q(y|x); 0: the bound", number(least=0))
+    beta: float = flag(1.0, "weight of the latents' densities; 1: the bound", number(least=0))
+    regulariser: float = flag(0.0, "weight mu of REVAE D.2", number(least=0))
+    consistency: float = flag(0.0, "weight of the consistency loss", number(least=0))
+    entropy: float = flag(0.0, "weight of entropy minimisation", number(least=0))
+    balance: float = flag(0.0, "weight of class balance", number(least=0))
+    adversarial: float = flag(
+        0.0,
+        "L2 radius of the virtual adversarial perturbation, on half of the images in training",
+        number(least=0),
+    )
+    turn: float = flag(0.0, "rotate what the encoder sees in training by at most N degrees", number(least=0, most=360))
+    zoom: float = flag(0.0, "zoom what the encoder sees in training by at most this fraction", number(least=0, below=1))
 
 
-def partly_labelled(args: argparse.Namespace, job: ExampleRun) -> Tensor:
+def partly_labelled(job: ExampleRun[Settings]) -> Tensor:
     """The labels, after half of the labelled rows lost half of theirs: the rest is kept, or dropped with its row."""
     with naming("--partly", "y"):
-        y = lose_labels(job.y, args.seed)
-    return drop_partly_labelled(y) if args.partly == "drop" else y
+        y = lose_labels(job.y, job.args.seed)
+    return drop_partly_labelled(y) if job.args.partly == "drop" else y
 
 
-def noise(job: ExampleRun, vae: CCVAE) -> Callable[[Tensor], Tensor] | None:
+def noise(job: ExampleRun[Settings], vae: CCVAE) -> Callable[[Tensor], Tensor] | None:
     """What the encoder sees in training instead of an image."""
     args = job.args
     moved = job.noise()
@@ -104,7 +103,7 @@ def noise(job: ExampleRun, vae: CCVAE) -> Callable[[Tensor], Tensor] | None:
     return partial(where_learning, noise=partial(in_turn, noises=[n for n in (moved, against) if n]))
 
 
-def make(job: ExampleRun) -> CCVAE:
+def make(job: ExampleRun[Settings]) -> CCVAE:
     args = job.args
     prior = job.prior() if args.prior == "labelled" else None
     built = {**job.parts(), "prior": prior, "classifier": args.classifier}
@@ -112,10 +111,10 @@ def make(job: ExampleRun) -> CCVAE:
 
 
 def run() -> None:
-    job = ExampleRun(arguments(), preferred="fashionmnist")
+    job = ExampleRun(Settings.parse(__doc__), preferred="fashionmnist")
     args = job.args
     if args.partly:
-        job.relabel(partly_labelled(args, job))
+        job.relabel(partly_labelled(job))
     vae = make(job)
     elbo = vae.elbo(
         marginal=args.marginal,

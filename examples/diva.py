@@ -5,25 +5,25 @@ python examples/diva.py
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pyro_semivae import cli
 from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.models import DIVA
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    return cli.compared_parser(__doc__, split=True, classified=True).parse(cli.COMPARED, argv)
+@dataclass(kw_only=True)
+class Settings(cli.Classified, cli.TwoLatents):
+    """The flags."""
 
 
-def make(job: ExampleRun) -> DIVA:
+def make(job: ExampleRun[Settings]) -> DIVA:
     sizes = {"z_c": job.args.z_c, "z_s": job.args.z_s}
     return DIVA(job.data.x_shape, job.data.labels, **sizes, prior=job.prior(), **job.parts())
 
 
 def run() -> None:
-    job = ExampleRun(arguments(), preferred="fashionmnist")
+    job = ExampleRun(Settings.parse(__doc__), preferred="fashionmnist")
     vae, args = make(job), job.args
     job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta))
 

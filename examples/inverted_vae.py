@@ -9,10 +9,10 @@ python examples/inverted_vae.py --preset reference-code    # the settings of the
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from pyro_semivae.checkpoints import load_checkpoint
 from pyro_semivae.data import NAMES, jitter
 from pyro_semivae.errors import InputError
 from pyro_semivae.example_run import ExampleRun
-from pyro_semivae.flags import count, number
+from pyro_semivae.flags import count, flag, number
 from pyro_semivae.infer import TraceInverted_ELBO
 from pyro_semivae.models import InvertedVAE
 from pyro_semivae.train import constant, fit
@@ -38,20 +38,57 @@ PAPER = {"labels": "relaxed", "gradient": "hard", "temperature": 1.0, "alpha": 1
 PAPER |= {"reverse_weight": 1.0, "lr": 0.01, "batch_size": 10_000, "schedule": "constant", "clip": 1.0, "eps": 1e-4}
 # Theirs: 1000 epochs of 4 steps; of label and image terms by name, L2 has no gradient, for the image is a hard draw.
 CODE = {**PAPER, "image_weight": 0.0, "box": 1.5708, "clip_norm": 5.0, "epochs": 667}
-PRESETS = {
-    "demo": {**OURS, "epochs": {"digits": 60, "own": None, "*": 5}, "first_epochs": {"digits": 60, "*": 2}},
-    "m2": {**M2, "epochs": {"digits": 60, "own": None, "*": 8}},
-    "paper": {**PAPER, "epochs": 150},
-    "reference-code": CODE,
-}
-CLASSES = ("digits", "mnist", "fashionmnist")
-NOISE = {
-    "shift": "moved by up to so many pixels",
-    "turn": "turned by up to so many degrees",
-    "zoom": "zoomed along each axis by up to so large a fraction",
-    "shear": "sheared by up to so many columns per row",
-}
+NOISE = "noise of what q(y|x) sees in training:"
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
+
+
+@dataclass(kw_only=True)
+class Settings(cli.Common):
+    """The flags."""
+
+    PRESETS: ClassVar = {
+        "demo": {**OURS, "epochs": {"digits": 60, "own": None, "*": 5}, "first_epochs": {"digits": 60, "*": 2}},
+        "m2": {**M2, "epochs": {"digits": 60, "own": None, "*": 8}},
+        "paper": {**PAPER, "epochs": 150},
+        "reference-code": CODE,
+    }
+    DEFAULTS: ClassVar = {"labelled": {"own": "all", "*": "1.0"}}
+
+    dataset: str = cli.dataset_flag([name for name in NAMES if name in ("digits", "mnist", "fashionmnist")])
+    classes: int = flag(5, "how many classes, the first ones, have labels", count())
+    labels_alone: int = flag(10_000, "number of labels without images", count())
+    no_reverse: bool = flag(
+        False,
+        "without the reverse model, its bound and its image term (--reverse-weight 0 keeps that); M2's own: --preset "
+        "m2",
+    )
+    labels: str = flag("relaxed", "estimator of missing labels", choices=["relaxed", "sum", "score"])
+    gradient: str = flag("hard", "through imagined images", choices=["relaxed", "score", "mean", "hard"])
+    temperature: float = flag(0.67, "temperature of relaxed distributions", number(above=0))
+    alpha: float = flag(5.0, "weight of log q(y|x) of labelled rows", number(least=0))
+    image_weight: float = flag(10.0, "weight of |x - E[x|y,z]|^2 of labelled rows", number(least=0))
+    reverse_weight: float = flag(10.0, "weight of the reverse bound", number(least=0))
+    beta: float = flag(1.0, "weight of the densities of z and missing y; 1: the bound", number(least=0))
+    first_epochs: int = flag(
+        0, "epochs before, of the labelled rows alone and without their classifier: what z is for", count(0)
+    )
+    true_epochs: int = flag(
+        0,
+        "a diagnostic, not the task: epochs before, with every class's labels; which bound have the true classes?",
+        count(0),
+    )
+    classifier_hidden: list[int] = flag([50, 50], "hidden sizes of the classifier", count(), nargs="+")
+    encoder_hidden: list[int] = flag([10, 10], "hidden sizes of the encoder", count(), nargs="+")
+    decoder_hidden: list[int] = flag([250, 500], "hidden sizes of the decoder", count(), nargs="+")
+    shift: float = flag(0.0, f"{NOISE} moved by up to so many pixels", number(least=0))
+    turn: float = flag(0.0, f"{NOISE} turned by up to so many degrees", number(least=0, most=360))
+    zoom: float = flag(0.0, f"{NOISE} zoomed along each axis by up to so large a fraction", number(least=0, below=1))
+    shear: float = flag(0.0, f"{NOISE} sheared by up to so many columns per row", number(least=0))
+    activation: str = flag("tanh", "of the hidden layers", choices=list(ACTIVATIONS))
+    box: float = flag(1.5, "z is in [-box, box]^2", number(above=0))
+    clip: float = flag(0.0, "clip the gradient's entries to +- this; 0: do not", number(least=0))
+    clip_norm: float = flag(0.0, "... and its norm before; 0: do not", number(least=0))
+    eps: float = flag(1e-8, "Adam's epsilon", number(above=0))
 
 
 def clip(parameters: Iterable[nn.Parameter], norm: float, value: float) -> None:
@@ -63,54 +100,16 @@ def clip(parameters: Iterable[nn.Parameter], norm: float, value: float) -> None:
         nn.utils.clip_grad_value_(parameters, value)
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = cli.parser(__doc__, datasets=[name for name in NAMES if name in CLASSES], labelled={"*": "1.0"})
-    parser.add_argument("--classes", type=count(), default=5, help="how many classes, the first ones, have labels")
-    parser.add_argument("--labels-alone", type=count(), default=10_000, help="number of labels without images")
-    what = (
-        "without the reverse model, its bound and its image term (--reverse-weight 0 keeps that); M2's own: --preset m2"
-    )
-    parser.add_argument("--no-reverse", action="store_true", help=what)
-    parser.add_argument("--labels", choices=["relaxed", "sum", "score"], help="estimator of missing labels")
-    parser.add_argument("--gradient", choices=["relaxed", "score", "mean", "hard"], help="through imagined images")
-    parser.add_argument("--temperature", type=number(above=0), help="temperature of relaxed distributions")
-    parser.add_argument("--alpha", type=number(least=0), help="weight of log q(y|x) of labelled rows")
-    parser.add_argument("--image-weight", type=number(least=0), help="weight of |x - E[x|y,z]|^2 of labelled rows")
-    parser.add_argument("--reverse-weight", type=number(least=0), help="weight of the reverse bound")
-    parser.add_argument(
-        "--beta", type=number(least=0), default=1.0, help="weight of the densities of z and missing y; 1: the bound"
-    )
-    what = "epochs before, of the labelled rows alone and without their classifier: what z is for"
-    parser.add_argument("--first-epochs", type=count(0), default=0, help=what)
-    what = "a diagnostic, not the task: epochs before, with every class's labels; which bound have the true classes?"
-    parser.add_argument("--true-epochs", type=count(0), default=0, help=what)
-    for part, sizes in (("classifier", [50, 50]), ("encoder", [10, 10]), ("decoder", [250, 500])):
-        what = f"hidden sizes of the {part}"
-        parser.add_argument(f"--{part}-hidden", type=count(), nargs="+", default=sizes, help=what)
-    kinds = {"zoom": number(least=0, below=1), "turn": number(least=0, most=360)}
-    for flag, what in NOISE.items():
-        what = f"noise of what q(y|x) sees in training: {what}"
-        parser.add_argument(f"--{flag}", type=kinds.get(flag, number(least=0)), default=0.0, help=what)
-    parser.add_argument("--activation", choices=ACTIVATIONS, default="tanh", help="of the hidden layers")
-    parser.add_argument("--box", type=number(above=0), default=1.5, help="z is in [-box, box]^2")
-    parser.add_argument(
-        "--clip", type=number(least=0), default=0.0, help="clip the gradient's entries to +- this; 0: do not"
-    )
-    parser.add_argument("--clip-norm", type=number(least=0), default=0.0, help="... and its norm before; 0: do not")
-    parser.add_argument("--eps", type=number(above=0), default=1e-8, help="Adam's epsilon")
-    return parser.parse(PRESETS, argv)
-
-
-def check(args: argparse.Namespace) -> None:
+def check(args: Settings) -> None:
     """Without the reverse model its weights are 0, and a note says so."""
     if args.no_reverse and (args.reverse_weight or args.image_weight):
         print("NOTE: --no-reverse: --reverse-weight and --image-weight are 0", flush=True)
         args.reverse_weight = args.image_weight = 0.0
 
 
-def make(job: ExampleRun) -> InvertedVAE:
+def make(job: ExampleRun[Settings]) -> InvertedVAE:
     args, noise = job.args, None
-    if any(getattr(args, flag) for flag in NOISE):
+    if args.shift or args.turn or args.zoom or args.shear:
         noise = partial(jitter, pixels=args.shift, degrees=args.turn, zoom=args.zoom, shear=args.shear, each_axis=True)
     return InvertedVAE(
         job.data.x_shape,
@@ -125,7 +124,7 @@ def make(job: ExampleRun) -> InvertedVAE:
     )
 
 
-def objective(vae: InvertedVAE, args: argparse.Namespace, alpha: float) -> TraceInverted_ELBO:
+def objective(vae: InvertedVAE, args: Settings, alpha: float) -> TraceInverted_ELBO:
     return vae.elbo(
         labels=args.labels,
         gradient=args.gradient,
@@ -137,7 +136,7 @@ def objective(vae: InvertedVAE, args: argparse.Namespace, alpha: float) -> Trace
     )
 
 
-def fit_options(job: ExampleRun) -> dict[str, Any]:
+def fit_options(job: ExampleRun[Settings]) -> dict[str, Any]:
     # A fused step unscales half-precision gradients itself, after they are clipped.
     adam = partial(torch.optim.Adam, eps=job.args.eps, fused=job.args.precision != "16-mixed")
     args, options = job.args, {**job.fit_options(), "optimiser": adam}
@@ -146,17 +145,16 @@ def fit_options(job: ExampleRun) -> dict[str, Any]:
     return options
 
 
-def first_stages(vae: InvertedVAE, job: ExampleRun, alone: dict[str, Tensor]) -> None:
+def first_stages(vae: InvertedVAE, job: ExampleRun[Settings], alone: dict[str, Tensor]) -> None:
     """The labelled rows alone, without q(y|x); then, if asked for, all rows with all labels. A resumed run has them
     behind it, in its checkpoint."""
     args = job.args
     if args.resume and job.checkpoint.exists():
         before = load_checkpoint(job.checkpoint)["config"]
-        for flag in ("first_epochs", "true_epochs"):
-            was, now = before.get(flag, 0), getattr(args, flag)
-            if was != now:
-                flag = f"--{flag.replace('_', '-')}"
-                raise InputError(f"{flag}: got {now}; accepted with --resume is {was}, as before")
+        for name, now in (("first_epochs", args.first_epochs), ("true_epochs", args.true_epochs)):
+            if (was := before.get(name, 0)) != now:
+                name = f"--{name.replace('_', '-')}"
+                raise InputError(f"{name}: got {now}; accepted with --resume is {was}, as before")
         return
     options = {**fit_options(job), "schedule": constant, "checkpoint": None}
     if args.first_epochs:
@@ -169,7 +167,7 @@ def first_stages(vae: InvertedVAE, job: ExampleRun, alone: dict[str, Tensor]) ->
 
 
 def run() -> None:
-    job = ExampleRun(arguments(), preferred="mnist")
+    job = ExampleRun(Settings.parse(__doc__), preferred="mnist")
     args = job.args
     check(args)
     job.keep_classes(args.classes)

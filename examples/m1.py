@@ -5,20 +5,20 @@ python examples/m1.py
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pyro_semivae import cli
 from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.models import M1
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    return cli.compared_parser(__doc__, split=False).parse(cli.COMPARED, argv)
+@dataclass(kw_only=True)
+class Settings(cli.Compared, cli.OneLatent):
+    """The flags."""
 
 
 def run() -> None:
-    job = ExampleRun(arguments(), preferred="fashionmnist")
+    job = ExampleRun(Settings.parse(__doc__), preferred="fashionmnist")
     vae = M1(job.data.x_shape, job.data.labels, z=job.args.z, **job.parts())
     job.train(vae, vae.elbo(beta=job.args.beta), then=lambda: vae.fit_classifier(job.data.x, job.y))
 

@@ -5,34 +5,36 @@ python examples/m1m2.py
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from pyro_semivae import cli
 from pyro_semivae.checkpoints import load_weights
 from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.files import load_checkpoint
-from pyro_semivae.flags import count
+from pyro_semivae.flags import count, flag
 from pyro_semivae.models import M1, M1M2
 from pyro_semivae.train import fit
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = cli.compared_parser(__doc__, split=False, classified=True)
-    parser.add_argument("--features", type=count(), default=50, help="size of M1's latent")
-    parser.set_defaults(beta=1.0)
-    return parser.parse(cli.COMPARED, argv)
+@dataclass(kw_only=True)
+class Settings(cli.Classified, cli.OneLatent):
+    """The flags."""
+
+    DEFAULTS: ClassVar = {**cli.Classified.DEFAULTS, "beta": 1.0}
+
+    features: int = flag(50, "size of M1's latent", count())
 
 
-def make(job: ExampleRun, m1: M1 | None = None) -> M1M2:
+def make(job: ExampleRun[Settings], m1: M1 | None = None) -> M1M2:
     return M1M2(make_m1(job) if m1 is None else m1, z=job.args.z, prior=job.prior())
 
 
-def make_m1(job: ExampleRun) -> M1:
+def make_m1(job: ExampleRun[Settings]) -> M1:
     return M1(job.data.x_shape, job.data.labels, z=job.args.features, **job.parts())
 
 
-def first_stage(job: ExampleRun) -> M1:
+def first_stage(job: ExampleRun[Settings]) -> M1:
     """A trained M1; once the second stage has begun it stays as it is."""
     m1, file = make_m1(job), job.out / "m1.pt"
     if job.args.resume and job.checkpoint.exists():
@@ -43,7 +45,7 @@ def first_stage(job: ExampleRun) -> M1:
 
 
 def run() -> None:
-    job = ExampleRun(arguments(), preferred="fashionmnist")
+    job = ExampleRun(Settings.parse(__doc__), preferred="fashionmnist")
     args, vae = job.args, make(job, first_stage(job))
     job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta))
 

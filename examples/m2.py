@@ -6,28 +6,32 @@ python examples/m2.py --dataset faces          # 18 binary labels, drawn where t
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pyro_semivae import cli
+from pyro_semivae.defaults import by_label
 from pyro_semivae.example_run import ExampleRun
-from pyro_semivae.flags import by_label
+from pyro_semivae.flags import flag
 from pyro_semivae.models import M2
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = cli.compared_parser(__doc__, split=False, classified=True)
-    what = "estimator of missing labels; sum for class labels, relaxed or score for binary ones"
-    parser.add_argument("--labels", choices=["sum", "relaxed", "score"], default=by_label("sum", "relaxed"), help=what)
-    return parser.parse(cli.COMPARED, argv)
+@dataclass(kw_only=True)
+class Settings(cli.Classified, cli.OneLatent):
+    """The flags."""
+
+    labels: str = flag(
+        by_label("sum", "relaxed"),
+        "estimator of missing labels; sum for class labels, relaxed or score for binary ones",
+        choices=["sum", "relaxed", "score"],
+    )
 
 
-def make(job: ExampleRun) -> M2:
+def make(job: ExampleRun[Settings]) -> M2:
     return M2(job.data.x_shape, job.data.labels, z=job.args.z, prior=job.prior(), **job.parts())
 
 
 def run() -> None:
-    job = ExampleRun(arguments(), preferred="fashionmnist")
+    job = ExampleRun(Settings.parse(__doc__), preferred="fashionmnist")
     vae, args = make(job), job.args
     job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta, labels=args.labels))
 

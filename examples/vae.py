@@ -7,24 +7,24 @@ python examples/vae.py --gamma 6        # FactorVAE (Kim and Mnih 2018)
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pyro_semivae import cli
 from pyro_semivae.example_run import ExampleRun
-from pyro_semivae.flags import number
+from pyro_semivae.flags import flag, number
 from pyro_semivae.infer import TotalCorrelation
 from pyro_semivae.models import VAE
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = cli.compared_parser(__doc__, split=False)
-    parser.add_argument("--gamma", type=number(least=0), default=0.0, help="weight of the latents' total correlation")
-    return parser.parse(cli.COMPARED, argv)
+@dataclass(kw_only=True)
+class Settings(cli.Compared, cli.OneLatent):
+    """The flags."""
+
+    gamma: float = flag(0.0, "weight of the latents' total correlation", number(least=0))
 
 
 def run() -> None:
-    job = ExampleRun(arguments(), preferred="fashionmnist")
+    job = ExampleRun(Settings.parse(__doc__), preferred="fashionmnist")
     vae = VAE(job.data.x_shape, job.data.labels, z=job.args.z, **job.parts())
     elbo = vae.elbo(beta=job.args.beta)
     if job.args.gamma:

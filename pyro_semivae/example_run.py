@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import platform
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,9 +18,10 @@ from torch import Tensor
 from pyro_semivae import data, report
 from pyro_semivae.checkpoints import replace_weights
 from pyro_semivae.data import ImageData
+from pyro_semivae.defaults import keys_of_own
 from pyro_semivae.errors import InputError, check_number
 from pyro_semivae.files import FolderLock, check_fields, load_checkpoint, user_path, writable_folder, write_json
-from pyro_semivae.flags import for_dataset, keys_of_own, naming, parse_kinds
+from pyro_semivae.flags import naming, parse_kinds
 from pyro_semivae.infer import Objective
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.models.parts import classifier_weight, is_large, likelihood_for
@@ -29,6 +29,11 @@ from pyro_semivae.nn import Convs, MLPs
 from pyro_semivae.spaces import Images, any_known
 from pyro_semivae.train import SCHEDULES, fit
 from pyro_semivae.watch import signs_of_failure
+
+if TYPE_CHECKING:
+    from pyro_semivae.cli import Common
+
+S = TypeVar("S", bound="Common")
 
 # What a run writes into its folder beside figures; m1.pt is the first stage of M1+M2.
 FILES = ("checkpoint.pt", "m1.pt", "config.json", "labelled_rows.json", "metrics.json")
@@ -45,11 +50,11 @@ def device_of(cuda: bool) -> torch.device:
     return torch.device("cuda" if cuda else "cpu")
 
 
-class ExampleRun:
+class ExampleRun(Generic[S]):
     """One run of an example: device, seed, data with its labelled rows, output folder.
 
     Attributes:
-        args: the parsed flags. out: the output folder.
+        args: the settings, with the defaults of these data. out: the output folder.
         data: the data set. y: its training labels, hidden (-1) but for the `labelled_rows`.
         fallback: a sentence, if `auto` did not get the preferred data set.
 
@@ -58,12 +63,12 @@ class ExampleRun:
             `--resume` or `--overwrite` says so; or one that is there, to be read.
     """
 
-    def __init__(self, args: argparse.Namespace, preferred: str, *, writes: bool = True):
+    def __init__(self, args: S, preferred: str, *, writes: bool = True):
         self.args, self.start = args, time.perf_counter()
         self.device = device_of(args.cuda)
         torch.manual_seed(args.seed)
         self.data, self.fallback = self._load(preferred)
-        vars(args).update(for_dataset(args, keys_of_own(self.data) if self.is_own else self.data.name))
+        self.args = args = args.for_data(keys_of_own(self.data) if self.is_own else self.data.name)
         if args.hold_out:
             with naming("--hold-out", "num_rows"):
                 self.data = self.data.hold_out(args.hold_out)
@@ -77,13 +82,14 @@ class ExampleRun:
                 else data.labelled_rows(self.data.y, data.parse_labelled(args.labelled), args.seed)
             )
         self.y: Tensor = data.hide(self.data.y, self.labelled_rows)
-        for name in ("shift", "shear"):  # the longer side of an image: all of it is out of sight then
-            check_number(f"--{name}", getattr(args, name, 0), least=0, most=max(self.data.x_shape[1:]))
-        preset = getattr(args, "preset", "demo")
-        name = f"{Path(sys.argv[0]).stem}-{self.data.name}" + (f"-{preset}" if preset != "demo" else "")
+        for name in {"shift", "shear"} & {*vars(args)}:  # the longer side of an image: all of it is out of sight then
+            check_number(f"--{name}", vars(args)[name], least=0, most=max(self.data.x_shape[1:]))
+        name = f"{Path(sys.argv[0]).stem}-{self.data.name}" + (f"-{args.preset}" if args.preset != "demo" else "")
         self.out = writable_folder(args.out or Path("runs") / name, "--out")
         self.checkpoint = self.out / "checkpoint.pt"
         self.before_training = self.in_training = 0.0  # seconds, of what a resumed run has behind it
+        if args.resume and args.overwrite:
+            raise InputError("--overwrite: got --resume too; accepted is one of the two")
         if writes:
             self._lock = FolderLock(self.out, "--out")  # as long as there is this run
             self._take_folder()
@@ -109,7 +115,7 @@ class ExampleRun:
     def _load(self, preferred: str) -> tuple[ImageData, str | None]:
         """The data set, and a sentence where it is not the one that was preferred."""
         args = self.args
-        own = {f"--{flag}": getattr(args, flag, None) for flag in ("csv", "label", "kinds", "size")}
+        own = {"--csv": args.csv, "--label": args.label, "--kinds": args.kinds, "--size": args.size}
         if self.is_own:
             kinds = parse_kinds(args.kinds) if args.kinds else None
             args.dataset = str(user_path(args.dataset, "dataset").resolve())
@@ -125,8 +131,8 @@ class ExampleRun:
             return data.load_small(args.dataset), None
         if args.dataset == "auto":
             return data.load_auto(preferred, args.data_dir)
-        options = ("blank", "uncertain", "views") if args.dataset == "chexpert" else ()
-        return data.load(args.dataset, args.data_dir, **{name: getattr(args, name) for name in options}), None
+        options = {"blank": args.blank, "uncertain": args.uncertain, "views": args.views}
+        return data.load(args.dataset, args.data_dir, **(options if args.dataset == "chexpert" else {})), None
 
     def _take_folder(self) -> None:
         """Looks for a run that is in the output folder already.
@@ -162,9 +168,9 @@ class ExampleRun:
             "batch_size": self.args.batch_size,
             "labelled_batch_size": max(1, self.args.batch_size // 2),
             "lr": self.args.lr,
-            "schedule": SCHEDULES[getattr(self.args, "schedule", "cosine")],
-            "warm_up": getattr(self.args, "warm_up", 0.0),
-            "average": getattr(self.args, "average", 0.0),
+            "schedule": SCHEDULES[self.args.schedule],
+            "warm_up": self.args.warm_up,
+            "average": self.args.average,
             "seed": self.args.seed,
             "accelerator": self.device.type,
             "precision": self.args.precision,
@@ -179,7 +185,7 @@ class ExampleRun:
 
     def parts(self) -> dict[str, Any]:
         """What models of such data are built of, `networks` and `likelihood`: see `models.parts`."""
-        dropout, space = getattr(self.args, "dropout", 0.0), Images(*self.data.x_shape)
+        dropout, space = self.args.dropout, Images(*self.data.x_shape)
         hidden = (32,) if self.args.smoke_test else (600, 600)
         networks = Convs(dropout) if is_large(space) else MLPs(hidden, dropout)
         return {"networks": networks, "likelihood": likelihood_for(space)}
@@ -212,7 +218,7 @@ class ExampleRun:
 
     def noise(self) -> Callable[[Tensor], Tensor] | None:
         """What the encoder sees in training instead of an image, by `--shift`; None where that is the image."""
-        pixels = getattr(self.args, "shift", 0)
+        pixels = self.args.shift
         return partial(data.shift, pixels=pixels) if pixels else None
 
     def train(self, vae: SemiVAE, elbo: Objective, *, then: Callable[[], Any] | None = None, **options: Any) -> None:

@@ -1,18 +1,116 @@
-"""Command-line flags: values checked as they are read, defaults that depend on the data set, errors of one line."""
+"""A script's command line as a dataclass: flags whose values are checked as they are read, presets, one-line errors."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn, TypeVar
 
-from pyro_semivae.data import ImageData, parse_labelled
-from pyro_semivae.data.sets import SMALL
+from pyro_semivae.data import parse_labelled
+from pyro_semivae.defaults import by_data_set, for_data
 from pyro_semivae.errors import InputError, check_count, check_number
-from pyro_semivae.models import parts
-from pyro_semivae.spaces import Images
+
+F = TypeVar("F", bound="Flags")
+
+
+def flag(default: Any, meaning: str, kind: Callable[[str], Any] = str, *, group: str = "", **options: Any) -> Any:
+    """A field of `Flags`.
+
+    Args:
+        default: the value without the flag; of False the flag is a switch. A dict depends on the data: see `defaults`.
+        meaning: what it does, for `--help`.
+        kind: makes the value of the word that is given, or raises `argparse.ArgumentTypeError`.
+        group: the heading of `--help` under which it stands.
+        options: others of `ArgumentParser.add_argument`, as `choices` and `nargs`.
+    """
+    about = {"action": "store_true"} if default is False else {"type": kind}
+    return field(default_factory=lambda: default, metadata={"help": meaning, "group": group, **about, **options})
+
+
+@dataclass(kw_only=True)
+class Flags:
+    """The settings of a script, a flag each.
+
+    Attributes:
+        PRESETS: defaults of several flags, by name; the first preset is the default one.
+        DEFAULTS: defaults that are others than those of a base class.
+    """
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"demo": {}}
+    DEFAULTS: ClassVar[dict[str, Any]] = {}
+
+    preset: str = flag(None, "sets defaults of other flags")
+
+    @classmethod
+    def parse(cls: type[F], description: str | None, argv: Sequence[str] | None = None) -> F:
+        """The settings of a command line. What depends on the data does so until `for_data`.
+
+        A flag that is given precedes `--smoke-test`, which has two epochs, that precedes the preset, and that the
+        defaults.
+        """
+        parser, groups = _Parser(description), {}
+        defaults = {name: {**cls.defaults(name), "preset": next(iter(cls.PRESETS))} for name in cls.PRESETS}
+        for name, about in sorted(cls._about().items(), key=lambda item: item[1]["group"]):
+            group = about.pop("group")
+            if group and group not in groups:
+                groups[group] = parser.add_argument_group(group)
+            about["help"] += _shown({preset: values[name] for preset, values in defaults.items()})
+            groups.get(group, parser).add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **about)
+        given = vars(parser.parse_args(argv))
+        chosen = cls.defaults(given.get("preset"), quick=given.get("smoke_test", False))
+        return cls(**{**chosen, **given})
+
+    @classmethod
+    def defaults(cls, preset: str | None = None, *, quick: bool = False) -> dict[str, Any]:
+        """What all flags are with a preset, the first one if it is None; quick: with `--smoke-test`."""
+        preset = preset or next(iter(cls.PRESETS))
+        values = {f.name: f.default_factory() for f in fields(cls)}  # type: ignore[misc]
+        values |= {**cls.DEFAULTS, "preset": preset, **cls.PRESETS[preset]}
+        few = {name: 2 for name, value in values.items() if name.endswith("epochs") and value != 0}
+        return {**values, **(few if quick else {})}
+
+    @classmethod
+    def _about(cls) -> dict[str, dict[str, Any]]:
+        """The options of `ArgumentParser.add_argument`, by name."""
+        about = {f.name: dict(f.metadata) for f in fields(cls)}
+        about["preset"]["choices"] = list(cls.PRESETS)
+        return about
+
+    def for_data(self: F, keys: str | Sequence[str]) -> F:
+        """The same with the defaults of a data set, where they depend on it: see `defaults.for_data`."""
+        return replace(self, **{name: for_data(value, keys) for name, value in vars(self).items()})
+
+
+def _shown(defaults: dict[str, Any]) -> str:
+    """A flag's default for `--help`, and in which presets it is another."""
+    (_, first), *others = ((preset, _default(value)) for preset, value in defaults.items())
+    presets: dict[str, list[str]] = {}
+    for preset, value in others:
+        if value != first:
+            presets.setdefault(value, []).append(preset)
+    parts = [f"default: {first}"] if first else []
+    parts += [f"{', '.join(names)}: {value or 'not set'}" for value, names in presets.items()]
+    return f" ({'; '.join(parts)})".replace("%", "%%") if parts else ""
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, dict):
+        return by_data_set(value)
+    return "" if value is None or value is False else str(value)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose error is one line, and whose description keeps its lines."""
+
+    def __init__(self, description: str | None):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        words = message.removeprefix("argument ")
+        self.exit(2, f"error: {words} (see --help)\n")
 
 
 def count(least: int = 1, most: int = 2**31 - 1) -> Callable[[str], int]:
@@ -69,91 +167,6 @@ def _check(check: Callable[..., Any], value: Any, **bounds: float) -> Any:
         return check("", value, **bounds)
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix(": ")) from None
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose error is one line, and whose help comes last: after presets have set the defaults it shows."""
-
-    def __init__(self, description: str | None):
-        super().__init__(description=description, formatter_class=_Formatter, add_help=False)
-
-    def error(self, message: str) -> NoReturn:
-        words = message.removeprefix("argument ")
-        self.exit(2, f"error: {words} (see --help)\n")
-
-    def parse(self, presets: dict[str, dict[str, Any]], argv: Sequence[str] | None = None) -> argparse.Namespace:
-        """Parses with `--preset` as the defaults of others; the first preset is the default one."""
-        self.add_argument("--preset", default=next(iter(presets)), choices=presets, help="sets defaults of other flags")
-        known, _ = self.parse_known_args(argv)
-        few = {name: 2 for name in ("epochs", *presets[known.preset]) if name.endswith("epochs")}
-        self.set_defaults(**{**presets[known.preset], **(few if known.smoke_test else {})})
-        self.add_argument("-h", "--help", action="help", help="show this, with the preset's defaults, and exit")
-        return self.parse_args(argv)
-
-
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the description's lines and shows defaults, by data set where they depend on it."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if isinstance(action.default, dict):
-            return f"{action.help} (default: {by_data_set(action.default)})".replace("%", "%%")
-        shown = action.default is None or action.default is False or action.default == argparse.SUPPRESS
-        return action.help if shown else super()._get_help_string(action)
-
-
-def by_label(classes: Any, binary: Any) -> dict[str, Any]:
-    """A default for data sets with class labels, and one for those with binary labels."""
-    return {"classes": classes, "attributes": binary}
-
-
-def by_networks(mlps: Any, convolutions: Any) -> dict[str, Any]:
-    """A default for data that have MLPs, and one for those that have convolutions: see `parts.networks_for`."""
-    return {"mlp": mlps, "conv": convolutions}
-
-
-def for_dataset(args: argparse.Namespace, keys: str | Sequence[str]) -> dict[str, Any]:
-    """The flags with the defaults of a data set, where they depend on it.
-
-    Args:
-        keys: the name of a data set of `data.NAMES`, or what the defaults of another go by, the first that is there.
-    """
-    if isinstance(keys, str):
-        keys = (keys, *(("mlp", "classes") if keys in SMALL else ("conv", "attributes")))
-    return {flag: _first(v, (*keys, "*")) if isinstance(v, dict) else v for flag, v in vars(args).items()}
-
-
-def _first(default: dict[str, Any], keys: Sequence[str]) -> Any:
-    return default[next(key for key in keys if key in default)]
-
-
-def keys_of_own(own: ImageData) -> tuple[str, ...]:
-    """What the defaults of data of one's own go by; its name, which may be that of another set, is none of it."""
-    networks = "conv" if parts.is_large(Images(*own.x_shape)) else "mlp"
-    return f"own {networks}", "own", networks, own.labels.report
-
-
-# What a default may depend on, beside the names of data sets, and how it is called.
-OF_DATA = {"classes": "class labels", "attributes": "binary labels", "mlp": "small images", "conv": "large images"}
-OF_DATA |= {"own": "your own data", "own conv": "your own large images"}
-
-
-def by_data_set(default: dict[str, Any]) -> str:
-    """A default that depends on the data set, in words.
-
-    >>> by_data_set({"digits": 1, "mnist": 1, "*": 0})
-    '1 on digits, mnist; else 0'
-    >>> by_data_set({"classes": 4.0, "attributes": 1.0})
-    '4.0 on class labels; 1.0 on binary labels'
-    """
-    default = {OF_DATA.get(name, name): "what 3,000 steps take" if v is None else v for name, v in default.items()}
-    if "*" not in default:
-        return "; ".join(f"{value} on {name}" for name, value in default.items())
-    names: dict[str, list[str]] = {}
-    for name, value in default.items():
-        if name != "*":
-            names.setdefault(str(value), []).append(name)
-    parts = [f"{value} on {', '.join(on)}" for value, on in names.items() if value != str(default["*"])]
-    return "; ".join([*parts, f"else {default['*']}"]) if parts else str(default["*"])
 
 
 def dataset(names: Sequence[str]) -> Callable[[str], str]:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import hashlib
 import json
-import runpy
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pyro_semivae.files import write_json
-from pyro_semivae.flags import for_dataset
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -62,8 +60,8 @@ class Job:
     @property
     def settings(self) -> dict[str, Any]:
         """All that the example does for these flags, as it is now: by flag."""
-        flags = for_dataset(_arguments(self.script)(self.flags), self.dataset)
-        return {name: value for name, value in flags.items() if name not in NO_SETTINGS}
+        settings = example(self.model).Settings.parse(None, self.flags).for_data(self.dataset)
+        return {name: value for name, value in vars(settings).items() if name not in NO_SETTINGS}
 
     def result(self) -> dict | None:
         """What was recorded, if all the settings that were recorded with it are today's."""
@@ -88,10 +86,11 @@ def _words(name: str, value: Any) -> list[str]:
     return [f"--{name}", *map(str, values)]
 
 
-@cache
-def _arguments(script: str) -> Callable[[list[str]], argparse.Namespace]:
-    """An example's command line."""
-    return runpy.run_path(str(ROOT / "examples" / script))["arguments"]
+def example(name: str) -> ModuleType:
+    """The module of an example's script."""
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+    return import_module(f"examples.{name}")
 
 
 # From which version of the measures on (`report.MEASURES`) values of a measure compare; others from the first one.

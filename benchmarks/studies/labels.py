@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from studies import ccvae, faces
-from studies.job import PRESETS, RATES, Job, cell, markdown
+from studies.job import PRESETS, RATES, Job, cell, example, markdown
 
 DATASETS = ("mnist", "fashionmnist", "faces")
 FAMILY = ("ccvae", "m2", "m3", "diva", "mvae")
@@ -41,6 +41,7 @@ def jobs(preset: str, seeds: Sequence[int] | None) -> list[Job]:
         for dataset in DATASETS
         for rate in RATES
         for model in FAMILY
+        if preset in example(model).Settings.PRESETS
         for seed in seeds or [0]
     ]
 

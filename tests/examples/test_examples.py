@@ -200,11 +200,13 @@ def test_help_shows_the_defaults_that_are_used(monkeypatch, capsys):
             [],
             (
                 "--alpha ALPHA extra weight",
-                "(default: 1000.0 on class labels; 1.0 on binary labels)",
+                "(default: 1000.0 on class labels; 1.0 on binary labels; few: 3000.0; paper: 0.0)",
                 "0.2 on faces; all on your own data",
+                "(default: 0.001; paper: 0.0005 on class labels; 0.0002 on binary labels)",
+                "sets defaults of other flags (default: demo)",
             ),
         ),
-        (["--preset", "paper"], ("(default: 0.0005 on class labels; 0.0002 on binary labels)", "(default: 100)")),
+        (["--preset", "paper"], ("(default: 20; paper: 100)",)),
     ):
         monkeypatch.setattr(sys, "argv", ["ccvae.py", *flags, "--help"])
         with pytest.raises(SystemExit) as stop:

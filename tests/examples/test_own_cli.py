@@ -13,8 +13,8 @@ import pyro_semivae
 from pyro_semivae import data, tasks
 from pyro_semivae.conditionals import BernoulliLikelihood, LaplaceLikelihood
 from pyro_semivae.data import ImageData
+from pyro_semivae.defaults import keys_of_own
 from pyro_semivae.example_run import ExampleRun
-from pyro_semivae.flags import for_dataset, keys_of_own
 from pyro_semivae.nn import Convs, MLPs
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +111,11 @@ def test_bad_flags_are_one_line(flags, message, run, tmp_path):
     assert code == 2 and last.startswith("error: ") and message in last
 
 
+def settings(*flags):
+    """Those of examples/ccvae.py."""
+    return runpy.run_path(str(ROOT / "examples" / "ccvae.py"))["Settings"].parse(None, flags)
+
+
 def own(shape, y, names):
     x = torch.randint(0, 256, (len(y), *shape), dtype=torch.uint8)
     return ImageData("digits", names, x, y, x, y)  # a name that another set has plays no part
@@ -130,8 +135,7 @@ MANY = own((1, 20, 20), torch.tensor([[0.0, 1.0], [1.0, 0.0]] * 3), ("a", "b"))
     ],
 )
 def test_defaults_follow_what_the_data_are(own, expected):
-    arguments = runpy.run_path(str(ROOT / "examples" / "ccvae.py"))["arguments"]
-    args = for_dataset(arguments([]), keys_of_own(own))
+    args = vars(settings().for_data(keys_of_own(own)))
     assert {name: args[name] for name in expected} == expected
     assert not any(isinstance(value, dict) for value in args.values())
 
@@ -148,8 +152,7 @@ def test_networks_and_likelihood_follow_the_data_and_not_the_labels():
 
 
 def test_named_sets_have_the_defaults_they_had():
-    arguments = runpy.run_path(str(ROOT / "examples" / "ccvae.py"))["arguments"]
-    faces, fashion = (for_dataset(arguments([]), name) for name in ("faces", "fashionmnist"))
+    faces, fashion = (vars(settings().for_data(name)) for name in ("faces", "fashionmnist"))
     assert (faces["alpha"], faces["beta"], faces["batch_size"], faces["epochs"], faces["z_s"]) == (1.0, 1.0, 64, 10, 27)
     assert (fashion["alpha"], fashion["beta"], fashion["shift"], fashion["epochs"]) == (1000.0, 4.0, 1, 10)
     assert faces["labelled"] == "0.2" and fashion["labelled"] == "0.004" and faces["dropout"] == 0.0

@@ -6,8 +6,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from cases import CASES
+from chain import FIRST, SECOND, Chain, X
 from terms import C, D, Given, Keeps, Ones, Y, evaluate, make
-from test_joint_sums import FIRST, SECOND, Chain, X
 from torch.nn import functional as F
 from torch.testing import assert_close
 

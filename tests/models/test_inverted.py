@@ -1,6 +1,5 @@
 """The inverted VAE: its objective by hand, labels without images in fit, what is refused."""
 
-import argparse
 import copy
 import math
 import runpy
@@ -11,14 +10,13 @@ import pytest
 import torch
 from by_hand import through
 from ccvae_toy import seeded
+from inverted_toy import SHAPE, C, D, Y, log_bernoulli, log_q_z, make
 from pyro.poutine.messenger import Messenger
-from test_reverse import SHAPE, C, D, Y, log_bernoulli, log_q_z, make
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 from training import options
 
-from pyro_semivae.flags import for_dataset
 from pyro_semivae.infer import LocalParameters, Step, TraceInverted_ELBO
 from pyro_semivae.models import M2
 from pyro_semivae.settings import described
@@ -126,8 +124,8 @@ def test_the_images_term_decodes_the_labelled_rows_alone():
 
 def test_without_an_objective_the_weights_are_the_examples():
     script = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "inverted_vae.py"))
-    vae, args = make(), for_dataset(script["arguments"]([]), "mnist")
-    found, expected = vae.elbo_for(OBSERVED), script["objective"](vae, argparse.Namespace(**args), args["alpha"])
+    vae, args = make(), script["Settings"].parse(None, []).for_data("mnist")
+    found, expected = vae.elbo_for(OBSERVED), script["objective"](vae, args, args.alpha)
     assert described(found) == described(expected)
 
 

@@ -309,9 +309,8 @@ def test_where_there_are_no_locks_a_note_says_so(tmp_path, monkeypatch, capsys):
 
 
 def run_of(tmp_path, *flags):
-    parser = cli.compared_parser("", split=False)
     flags = ["--smoke-test", "--dataset", "digits", "--labelled", "50", "--out", str(tmp_path / "out"), *flags]
-    return ExampleRun(parser.parse(cli.COMPARED, flags), preferred="digits")
+    return ExampleRun(cli.Compared.parse(None, flags), preferred="digits")
 
 
 @FORK
@@ -331,7 +330,7 @@ def test_a_run_that_is_there_is_overwritten_only_if_asked_to(other, tmp_path, ca
             run_of(tmp_path)
     assert run_of(tmp_path, "--resume").in_training == 4.0
     assert "NOTE: --resume: goes on after epoch 2 of " in capsys.readouterr().out
-    with pytest.raises(SystemExit):
+    with pytest.raises(InputError, match="--overwrite: got --resume too"):
         run_of(tmp_path, "--resume", "--overwrite")
     assert (out / "checkpoint.pt").exists()
     run_of(tmp_path, "--overwrite")
