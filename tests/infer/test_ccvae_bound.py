@@ -98,6 +98,7 @@ def by_hand(vae, x, y, draws, *, marginal, detach, classifier_weight=1.0, beta=1
 @pytest.mark.parametrize("detach", ["weight", "weighted-terms", "none"])
 @pytest.mark.parametrize(("marginal", "control_variate"), [("exact", False), ("jensen", False), ("jensen", True)])
 def test_terms_and_gradients_equal_the_formula_by_hand(marginal, control_variate, detach, classifier):
+    """CCVAE's Eq. 4 where labels are observed and Eq. 5 where they are missing (their exact marginal too), all gradients."""
     vae, x = make(classifier)
     options = {"marginal": marginal, "detach": detach, "classifier_weight": 2.5, "beta": 1.7}
     options["control_variate"] = control_variate
@@ -163,7 +164,7 @@ def test_entropy_and_balance_equal_the_formulas_by_hand():
 
 
 def test_sampled_is_jensens_in_the_mean():
-    """The same bound and gradients in the mean of many draws, within 5 standard errors."""
+    """CCVAE's Eq. 5 with y sampled: the same bound and gradients in the mean of many samples, within 5 standard errors."""
     vae, x = make()
     x, y = x[:2].repeat(4000, 1, 1, 1), torch.tensor([MISSING, 3]).repeat(4000)
     pieces = {}
@@ -187,7 +188,7 @@ def test_sampled_is_jensens_in_the_mean():
 
 
 def test_regulariser_equals_the_formula_by_hand():
-    """mu log q(y~ | z'), z' ~ p(z_c | y), y~ the label of the labelled row with the highest q(z_c | x)."""
+    """REVAE D.2: mu log q(y~ | z'), z' ~ p(z_c | y), y~ the label of the labelled row with the highest q(z_c | x)."""
     vae, x = make()
     mu = 3.0
     vae.q_y = Spy(vae.q_y)
@@ -210,7 +211,7 @@ def test_regulariser_equals_the_formula_by_hand():
 
 
 def test_missing_labels_equal_a_loop_over_their_values():
-    """Brute force: log sum_y p(x, y, z) from plain Pyro traces of the model, y observed at each value in turn."""
+    """CCVAE's Eq. 5 by brute force: log sum_y p(x, y, z) from plain Pyro traces, y observed at each value in turn."""
     vae, x = make()
     rows, draws = recorded(vae, vae.elbo(num_samples=K), x, torch.full((len(Y),), MISSING))
     z = {name: value[0] for name, value in draws.items()}

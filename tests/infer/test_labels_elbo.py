@@ -178,7 +178,7 @@ def test_the_vae_is_pyros_elbo():
 
 @pytest.mark.parametrize(("labels", "y"), [(Classes(C), Y), (Binary(L), SEVERAL)], ids=["classes", "binary"])
 def test_diva_and_m3_are_ccvaes_graph_less_its_weights(labels, y):
-    """No label observed: DIVA's p(z_c) is CCVAE's Jensen bound. M3 is the VAE's ELBO and alpha log q(y|z_c)."""
+    """CCVAE's C.4 and Eq. 2. No label observed: DIVA's p(z_c) is CCVAE's Jensen bound. M3: the ELBO + alpha log q(y|z_c)."""
     diva, x = make(DIVA, labels)
     terms, drawn = values_of(diva, diva.elbo(beta=2.0), x, None)
     jensen = terms["-log q(y_m)"] + terms["log p(y)"] + terms["log p(z_c)"]

@@ -55,6 +55,7 @@ def posterior(vae, x, y):
 
 @pytest.mark.parametrize("kind", Y)
 def test_the_guide_is_the_normalised_product_of_its_experts(kind):
+    """Wu and Goodman's product of experts: p(z) times each expert's density."""
     vae, x = make(kind)
     z = torch.randn(50, D)
     for b, y in enumerate(Y[kind]):
@@ -89,6 +90,7 @@ def log_p_y(vae, z, y):
 @pytest.mark.parametrize("subsets", [0, 3])
 @pytest.mark.parametrize("kind", Y)
 def test_terms_and_gradients_equal_the_formula_by_hand(kind, subsets, monkeypatch):
+    """Wu and Goodman's Eq. 5: the ELBOs of all evidence, of each part, and of k random subsets."""
     vae, x = make(kind)
     y, weight, beta = Y[kind], 2.5, 1.7
     vae.p_y, told = Spy(vae.p_y), told_to(vae, monkeypatch)
