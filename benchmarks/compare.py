@@ -45,11 +45,11 @@ def load(folder: str | Path) -> tuple[SemiVAE, ExampleRun]:
     folder = user_path(folder, "runs")
     state = load_checkpoint(folder / "checkpoint.pt")
     if state["model"] not in MODELS:
-        raise InputError(f"runs: got {folder}, a {state['model']}; accepted are {', '.join(MODELS)}")
+        raise InputError(f"runs: got {folder}, a {state['model']}; expected {', '.join(MODELS)}")
     name = "inverted_vae" if state["model"] == "InvertedVAE" else state["model"].lower()
     script = example(name)
     if not (folder / "config.json").is_file():
-        raise InputError(f"runs: got {folder}, which has no config.json; accepted are runs that have ended")
+        raise InputError(f"runs: got {folder}, which has no config.json; expected runs that have ended")
     config = read_json(folder / "config.json")
     dataset = config.pop("dataset_used").removesuffix("-held-out")
     used = {"dataset": dataset if config["dataset"] in ("auto", *NAMES) else config["dataset"], "out": folder}
@@ -59,9 +59,7 @@ def load(folder: str | Path) -> tuple[SemiVAE, ExampleRun]:
         raise InputError(f"runs: got {folder}, of another version of {name}.py; it and this one differ in {names}")
     job = ExampleRun(script.Settings(**{**config, **used}), preferred=used["dataset"], writes=False)
     if state["model"] != "InvertedVAE" and job.data.y.dim() != 2:
-        raise InputError(
-            f"runs: got {folder} on {job.data.name}, which has classes; accepted are sets of binary labels"
-        )
+        raise InputError(f"runs: got {folder} on {job.data.name}, which has classes; expected sets of binary labels")
     vae = script.make(job)
     load_weights(vae, state, folder)
     return vae.eval(), job
@@ -99,7 +97,7 @@ def draw_canonical(runs: dict[str, tuple[SemiVAE, ExampleRun]], out: Path) -> No
     """Writes `canonical.png`; which value is taken for which class is in the runs' `metrics.json`."""
     rows, classes = [], sorted({job.args.classes for _, job in runs.values()})
     if len(classes) > 1:
-        raise InputError(f"runs: got runs with labels of {classes} classes; accepted is one number")
+        raise InputError(f"runs: got runs with labels of {classes} classes; expected one number")
     for vae, job in runs.values():
         job.keep_classes(job.args.classes)
         assigned = read_json(job.out / "metrics.json")["assigned"]
@@ -120,27 +118,27 @@ def main() -> None:
     loaded = [load(folder) for folder in args.runs]
     data, used = loaded[0][1].data, sorted({job.data.name for _, job in loaded})
     if len(used) > 1:
-        raise InputError(f"runs: got runs on {used}; accepted is one data set")
+        raise InputError(f"runs: got runs on {used}; expected one data set")
     kinds = [type(vae).__name__ for vae, _ in loaded]
     choices = (kinds, [Path(folder).name for folder in args.runs], args.runs)
     names = next((names for names in choices if len({*names}) == len(names)), None)
     if names is None:
-        raise InputError(f"runs: got {', '.join(args.runs)}; accepted is each folder once")
+        raise InputError(f"runs: got {', '.join(args.runs)}; expected each folder once")
     if "InvertedVAE" in kinds:
         if {*kinds} != {"InvertedVAE"}:
-            raise InputError(f"runs: got {', '.join(kinds)}; accepted are InvertedVAE's alone, or the others")
+            raise InputError(f"runs: got {', '.join(kinds)}; expected InvertedVAE's alone, or the others")
         for flag in FACES:
             if getattr(args, flag) is not None:
-                raise InputError(f"--{flag}: got {getattr(args, flag)}; accepted with InvertedVAE's runs is none")
+                raise InputError(f"--{flag}: got {getattr(args, flag)}; expected with InvertedVAE's runs is none")
         draw_canonical(dict(zip(names, loaded, strict=True)), writable_folder(args.out, "--out"))
         return
     vars(args).update({flag: default for flag, default in FACES.items() if getattr(args, flag) is None})
     args.label = args.label or data.label_names[0]
     if args.label not in data.label_names:
-        raise InputError(f"--label: got {args.label}; accepted are {', '.join(data.label_names)}")
+        raise InputError(f"--label: got {args.label}; expected {', '.join(data.label_names)}")
     for name, value, most in (("--face", args.face, len(data.x_test) - 1), ("--faces", args.faces, len(data.x_test))):
         if not 0 <= value <= most:
-            raise InputError(f"{name}: got {value}; accepted are 0 to {most}")
+            raise InputError(f"{name}: got {value}; expected 0 to {most}")
     vaes = {name: vae for name, (vae, _) in zip(names, loaded, strict=True)}
     draw(vaes, data, args.face, data.label_names.index(args.label), args.faces, writable_folder(args.out, "--out"))
 

@@ -4,7 +4,7 @@ python examples/ccvae.py                                      # FashionMNIST, 0.
 python examples/ccvae.py --dataset faces                      # rendered faces with 18 binary labels, 20 % of the rows
 python examples/ccvae.py --dataset pets/ --label kind         # a folder of images and a csv, whose column is the label
 python examples/ccvae.py --preset recipe --labelled 0.06      # our recipe in full (the default is a short run of it)
-python examples/ccvae.py --preset few --labelled 10 --dataset mnist   # one labelled image per class
+python examples/ccvae.py --preset one-shot --labelled 10 --dataset mnist   # one labelled image per class
 python examples/ccvae.py --preset paper --labelled 0.2        # the paper's setting
 """
 
@@ -18,17 +18,17 @@ from typing import ClassVar
 from torch import Tensor
 
 from pyro_semivae import CCVAE, cli, tasks
-from pyro_semivae.data import adversarial, drop_partly_labelled, in_turn, jitter, lose_labels, where_learning
+from pyro_semivae.data import adversarial, alternate, drop_partly_labelled, jitter, lose_labels, only_with_grad
 from pyro_semivae.defaults import by_label, by_networks
 from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.flags import count, flag, naming, number
 from pyro_semivae.infer import BalanceTerm, ClassifierTerm, ConsistencyTerm, EntropyTerm, NearestLabelTerm
 
-RECIPE = {"marginal": "jensen", "z_c": 30, "lr": 1e-3, "schedule": "cosine", "average": 0.998}
+RECIPE = {"marginal": "jensen", "z_c": 30, "lr": 1e-3, "schedule": "cosine", "ema_decay": 0.998}
 RECIPE |= {"alpha": by_label(1000.0, 1.0), "beta": by_networks(4.0, 1.0), "shift": by_label(1, 0)}
 RECIPE |= {"dropout": by_networks(0.1, 0.0)}
-FEW = {**RECIPE, "beta": 1.0, "alpha": 3000.0, "consistency": 3000.0, "entropy": 300.0, "balance": 1200.0}
-FEW |= {"shift": 2, "turn": 15.0, "zoom": 0.15, "adversarial": 3.0, "dropout": 0.0}
+ONE_SHOT = {**RECIPE, "beta": 1.0, "alpha": 3000.0, "consistency": 3000.0, "entropy": 300.0, "balance": 1200.0}
+ONE_SHOT |= {"shift": 2, "rotate": 15.0, "zoom": 0.15, "adversarial": 3.0, "dropout": 0.0}
 PAPER = {"marginal": "exact", "alpha": 0.0, "beta": 1.0, "shift": 0, "z_c": 10, "schedule": "constant"}
 PAPER |= {
     "weights": by_label("independent", "normalised"),
@@ -44,7 +44,7 @@ class Settings(cli.Networks):
     PRESETS: ClassVar = {
         "demo": {**RECIPE, "epochs": {"digits": 400, "own": None, "*": 10}},
         "recipe": {**RECIPE, "epochs": 40},
-        "few": {**FEW, "epochs": 12},
+        "one-shot": {**ONE_SHOT, "epochs": 12},
         "paper": {**PAPER, "epochs": 100},
     }
     DEFAULTS: ClassVar = {"labelled": {"digits": "100", "faces": "0.2", "own": "all", "*": "0.004"}}
@@ -62,7 +62,7 @@ class Settings(cli.Networks):
         "where gradients through z_c into q(y|z_c) stop",
         choices=["weight", "weighted-terms", "none"],
     )
-    control_variate: bool = flag(False, "less noise in the gradient of w")
+    control_variate: bool = flag(False, "lower variance of the gradient of w")
     num_samples: int = flag(20, "K, samples of z for q(y|x)", count())
     weights: str = flag(
         "normalised",
@@ -80,7 +80,9 @@ class Settings(cli.Networks):
         "L2 radius of the virtual adversarial perturbation, on half of the images in training",
         number(least=0),
     )
-    turn: float = flag(0.0, "rotate what the encoder sees in training by at most N degrees", number(least=0, most=360))
+    rotate: float = flag(
+        0.0, "rotate what the encoder sees in training by at most N degrees", number(least=0, most=360)
+    )
     zoom: float = flag(0.0, "zoom what the encoder sees in training by at most this fraction", number(least=0, below=1))
 
 
@@ -95,12 +97,12 @@ def noise(job: ExampleRun[Settings], vae: CCVAE) -> Callable[[Tensor], Tensor] |
     """What the encoder sees in training instead of an image."""
     args = job.args
     moved = job.noise()
-    if args.turn or args.zoom:
-        moved = partial(jitter, pixels=args.shift, degrees=args.turn, zoom=args.zoom)
+    if args.rotate or args.zoom:
+        moved = partial(jitter, pixels=args.shift, degrees=args.rotate, zoom=args.zoom)
     if not args.adversarial:
         return moved
     against = partial(adversarial, log_probs=partial(tasks.log_classify, vae, mean=True), radius=args.adversarial)
-    return partial(where_learning, noise=partial(in_turn, noises=[n for n in (moved, against) if n]))
+    return partial(only_with_grad, noise=partial(alternate, noises=[n for n in (moved, against) if n]))
 
 
 def make(job: ExampleRun[Settings]) -> CCVAE:

@@ -27,16 +27,16 @@ from pyro_semivae.infer import TraceInverted_ELBO
 from pyro_semivae.models import InvertedVAE
 from pyro_semivae.train import constant, fit
 
-OURS = {"labels": "relaxed", "gradient": "hard", "temperature": 0.67, "alpha": 5.0, "image_weight": 10.0}
+OURS = {"missing_labels": "gumbel", "gradient": "hard", "temperature": 0.67, "alpha": 5.0, "image_weight": 10.0}
 OURS |= {"reverse_weight": {"digits": 0.25, "*": 10.0}, "lr": 3e-3, "batch_size": {"digits": 50, "*": 250}}
 OURS |= {"classifier_hidden": [200, 200], "encoder_hidden": [200, 200], "activation": "relu"}
-OURS |= {"shift": {"digits": 0.5, "*": 2.0}, "turn": 15.0, "zoom": 0.15, "shear": 0.25}
+OURS |= {"shift": {"digits": 0.5, "*": 2.0}, "rotate": 15.0, "zoom": 0.15, "shear": 0.25}
 # What suits M2 better than all that.
-M2 = {"labels": "relaxed", "gradient": "hard", "temperature": 0.67, "alpha": 0.5, "image_weight": 0.0}
+M2 = {"missing_labels": "gumbel", "gradient": "hard", "temperature": 0.67, "alpha": 0.5, "image_weight": 0.0}
 M2 |= {"reverse_weight": 0.0, "no_reverse": True, "lr": 3e-3, "batch_size": {"digits": 50, "*": 250}}
-PAPER = {"labels": "relaxed", "gradient": "hard", "temperature": 1.0, "alpha": 10.0, "image_weight": 0.1}
+PAPER = {"missing_labels": "gumbel", "gradient": "hard", "temperature": 1.0, "alpha": 10.0, "image_weight": 0.1}
 PAPER |= {"reverse_weight": 1.0, "lr": 0.01, "batch_size": 10_000, "schedule": "constant", "clip": 1.0, "eps": 1e-4}
-# Theirs: 1000 epochs of 4 steps; of label and image terms by name, L2 has no gradient, for the image is a hard draw.
+# Theirs: 1000 epochs of 4 steps; of label and image terms by name, L2 has no gradient, for the image is a hard sample.
 CODE = {**PAPER, "image_weight": 0.0, "box": 1.5708, "clip_norm": 5.0, "epochs": 667}
 NOISE = "noise of what q(y|x) sees in training:"
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
@@ -56,34 +56,32 @@ class Settings(cli.Common):
 
     dataset: str = cli.dataset_flag([name for name in NAMES if name in ("digits", "mnist", "fashionmnist")])
     classes: int = flag(5, "how many classes, the first ones, have labels", count())
-    labels_alone: int = flag(10_000, "number of labels without images", count())
+    unpaired_labels: int = flag(10_000, "number of labels without images", count())
     no_reverse: bool = flag(
         False,
         "without the reverse model, its bound and its image term (--reverse-weight 0 keeps that); M2's own: --preset "
         "m2",
     )
-    labels: str = flag("relaxed", "estimator of missing labels", choices=["relaxed", "sum", "score"])
-    gradient: str = flag("hard", "through imagined images", choices=["relaxed", "score", "mean", "hard"])
+    missing_labels: str = flag("gumbel", "estimator of missing labels", choices=["gumbel", "enumerate", "reinforce"])
+    gradient: str = flag("hard", "through imagined images", choices=["relaxed", "reinforce", "mean", "hard"])
     temperature: float = flag(0.67, "temperature of relaxed distributions", number(above=0))
     alpha: float = flag(5.0, "weight of log q(y|x) of labelled rows", number(least=0))
     image_weight: float = flag(10.0, "weight of |x - E[x|y,z]|^2 of labelled rows", number(least=0))
     reverse_weight: float = flag(10.0, "weight of the reverse bound", number(least=0))
     beta: float = flag(1.0, "weight of the densities of z and missing y; 1: the bound", number(least=0))
-    first_epochs: int = flag(
-        0, "epochs before, of the labelled rows alone and without their classifier: what z is for", count(0)
-    )
+    first_epochs: int = flag(0, "pre-training epochs on the labelled rows, without the classifier's loss", count(0))
     true_epochs: int = flag(
         0,
-        "a diagnostic, not the task: epochs before, with every class's labels; which bound have the true classes?",
+        "a diagnostic: pre-training epochs with the labels of all classes; it shows the bound of the true classes",
         count(0),
     )
     classifier_hidden: list[int] = flag([50, 50], "hidden sizes of the classifier", count(), nargs="+")
     encoder_hidden: list[int] = flag([10, 10], "hidden sizes of the encoder", count(), nargs="+")
     decoder_hidden: list[int] = flag([250, 500], "hidden sizes of the decoder", count(), nargs="+")
-    shift: float = flag(0.0, f"{NOISE} moved by up to so many pixels", number(least=0))
-    turn: float = flag(0.0, f"{NOISE} turned by up to so many degrees", number(least=0, most=360))
-    zoom: float = flag(0.0, f"{NOISE} zoomed along each axis by up to so large a fraction", number(least=0, below=1))
-    shear: float = flag(0.0, f"{NOISE} sheared by up to so many columns per row", number(least=0))
+    shift: float = flag(0.0, f"{NOISE} translate by at most N pixels", number(least=0))
+    rotate: float = flag(0.0, f"{NOISE} rotate by at most N degrees", number(least=0, most=360))
+    zoom: float = flag(0.0, f"{NOISE} zoom each axis by at most this fraction", number(least=0, below=1))
+    shear: float = flag(0.0, f"{NOISE} shear by at most N columns per row", number(least=0))
     activation: str = flag("tanh", "of the hidden layers", choices=list(ACTIVATIONS))
     box: float = flag(1.5, "z is in [-box, box]^2", number(above=0))
     clip: float = flag(0.0, "clip the gradient's entries to +- this; 0: do not", number(least=0))
@@ -109,8 +107,10 @@ def check(args: Settings) -> None:
 
 def make(job: ExampleRun[Settings]) -> InvertedVAE:
     args, noise = job.args, None
-    if args.shift or args.turn or args.zoom or args.shear:
-        noise = partial(jitter, pixels=args.shift, degrees=args.turn, zoom=args.zoom, shear=args.shear, each_axis=True)
+    if args.shift or args.rotate or args.zoom or args.shear:
+        noise = partial(
+            jitter, pixels=args.shift, degrees=args.rotate, zoom=args.zoom, shear=args.shear, each_axis=True
+        )
     return InvertedVAE(
         job.data.x_shape,
         job.data.labels,
@@ -126,7 +126,7 @@ def make(job: ExampleRun[Settings]) -> InvertedVAE:
 
 def objective(vae: InvertedVAE, args: Settings, alpha: float) -> TraceInverted_ELBO:
     return vae.elbo(
-        labels=args.labels,
+        missing_labels=args.missing_labels,
         gradient=args.gradient,
         temperature=args.temperature,
         classifier_weight=alpha,
@@ -154,7 +154,7 @@ def first_stages(vae: InvertedVAE, job: ExampleRun[Settings], alone: dict[str, T
         for name, now in (("first_epochs", args.first_epochs), ("true_epochs", args.true_epochs)):
             if (was := before.get(name, 0)) != now:
                 name = f"--{name.replace('_', '-')}"
-                raise InputError(f"{name}: got {now}; accepted with --resume is {was}, as before")
+                raise InputError(f"{name}: got {now}; expected with --resume is {was}, as before")
         return
     options = {**fit_options(job), "schedule": constant, "checkpoint": None}
     if args.first_epochs:
@@ -172,8 +172,8 @@ def run() -> None:
     check(args)
     job.keep_classes(args.classes)
     vae = make(job)
-    y_alone = vae.p_y().sample((args.labels_alone,))  # before any training, so that a resumed run draws the same
-    alone = {"labels_alone": y_alone} if args.reverse_weight else {}
+    y_alone = vae.p_y().sample((args.unpaired_labels,))  # before any training, so that a resumed run draws the same
+    alone = {"unpaired_labels": y_alone} if args.reverse_weight else {}
     first_stages(vae, job, alone)
     options = {**fit_options(job), **alone, "also_unlabelled": True}
     history = fit(vae, job.data.x, job.y, elbo=objective(vae, args, args.alpha), **options)

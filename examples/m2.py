@@ -1,4 +1,4 @@
-"""M2 (Kingma et al. 2014): the label is a latent of its own, summed where it is missing.
+"""M2 (Kingma et al. 2014): the label is a latent of its own, marginalised where it is missing.
 
 python examples/m2.py
 python examples/m2.py --dataset faces          # 18 binary labels, drawn where they are missing
@@ -19,10 +19,10 @@ from pyro_semivae.models import M2
 class Settings(cli.Classified, cli.OneLatent):
     """The flags."""
 
-    labels: str = flag(
-        by_label("sum", "relaxed"),
-        "estimator of missing labels; sum for class labels, relaxed or score for binary ones",
-        choices=["sum", "relaxed", "score"],
+    missing_labels: str = flag(
+        by_label("enumerate", "gumbel"),
+        "estimator of missing labels; enumerate for class labels, gumbel or reinforce for binary ones",
+        choices=["enumerate", "gumbel", "reinforce"],
     )
 
 
@@ -33,7 +33,9 @@ def make(job: ExampleRun[Settings]) -> M2:
 def run() -> None:
     job = ExampleRun(Settings.parse(__doc__), preferred="fashionmnist")
     vae, args = make(job), job.args
-    job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta, labels=args.labels))
+    job.train(
+        vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta, missing_labels=args.missing_labels)
+    )
 
 
 if __name__ == "__main__":

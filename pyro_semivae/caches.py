@@ -15,7 +15,7 @@ from platformdirs import user_cache_path
 
 from pyro_semivae.digests import BLOCK
 from pyro_semivae.errors import InputError
-from pyro_semivae.files import load_checkpoint, note, open_beside, save_checkpoint, user_path, writable_folder
+from pyro_semivae.files import atomic_open, load_checkpoint, note, save_checkpoint, user_path, writable_folder
 
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ def write_array(path: Path, shape: tuple[int, ...], dtype: np.dtype, parts: Iter
     header, found = io.BytesIO(), hashlib.sha256()
     about = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_2_0(header, about)
-    with open_beside(path) as file:
+    with atomic_open(path) as file:
         for data in itertools.chain([header.getvalue()], (part.tobytes() for part in parts)):
             found.update(data)
             file.write(data)

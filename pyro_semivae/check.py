@@ -107,7 +107,7 @@ def check_model(vae: SemiVAE, x: Any, y: Any = None, elbo: Objective | None = No
     values = vae.inputs(x, y)
     for name in vae.label_sites:
         if vae.by_site(values)[name] is None:
-            raise InputError(f"{name}: got nothing; accepted are {vae.spaces[name]}, some observed and some missing")
+            raise InputError(f"{name}: got nothing; expected {vae.spaces[name]}, some observed and some missing")
     check_sites(vae, values)
     check_terms(vae, elbo)
     check_shapes(vae, values, (3,))
@@ -200,7 +200,7 @@ def _check_flow(vae: SemiVAE, values: Values, graph: Graph) -> None:
     for name, site in sites.items():
         for parent in set(graph[name]) & set(sites):  # others are given, and no sites
             value = sites[parent]["value"]
-            if not (value.requires_grad and value.numel()):  # a label, drawn without a gradient, or empty
+            if not (value.requires_grad and value.numel()):  # a label, sampled without a gradient, or empty
                 continue
             log_p = site["fn"].log_prob(site["value"]).sum()
             gradient = torch.autograd.grad(log_p, value, retain_graph=True, allow_unused=True)[0]

@@ -36,7 +36,7 @@ class Average:
         if decay:
             named = dict(vae.named_parameters())
             self.model = AveragedModel(nn.ParameterList(named.values()))  # copies these, and nothing else of the model
-            self.model.update_parameters(nn.ParameterList(named.values()))  # begins with the weights of now
+            self.model.update_parameters(nn.ParameterList(named.values()))  # begins with the current weights
             self._weights = [parameter.detach() for parameter in named.values()]
             self.values = dict(zip(named, (p.detach() for p in self.model.module.parameters()), strict=True))
 
@@ -85,7 +85,7 @@ class Average:
 
 
 class Checkpoint:
-    """All that a resumed run needs to go on bit-identically, less the data: what `fit` writes and reads.
+    """All that a resumed run needs to go on bit-identically, except the data: what `fit` writes and reads.
 
     Args:
         trainer: what is trained, by which optimisers; prepared, and not started yet.
@@ -145,7 +145,7 @@ class Checkpoint:
         save_checkpoint(path, state)
 
     def restore(self, path: str | Path, epochs: int) -> tuple[History, dict[str, Any], dict[str, Tensor]]:
-        """Takes up the state of a file; returns the epochs that are done, the state of the run's random numbers and the
+        """Restores the state of a file; returns the epochs that are done, the state of the run's random numbers and the
         file's `weights`, which are `best` where an epoch was.
 
         Everything is compared first: where an error is raised nothing has changed.
@@ -283,7 +283,7 @@ def _check_tensors(found: dict[str, Any], own: dict[str, Tensor], path: str | Pa
 
 
 def replace_weights(path: str | Path, vae: SemiVAE) -> None:
-    """Puts a model's weights of now into a checkpoint of it: after a stage that is not `fit`'s.
+    """Writes a model's current weights into a checkpoint of it: after a stage that is not `fit`'s.
 
     A run that goes on from there has its buffers as well (M1's classifier); its parameters are those in training.
 

@@ -106,7 +106,7 @@ class Common(Flags):
     lr: float = flag(1e-3, "Adam's learning rate", number(above=0))
     schedule: str = flag("cosine", "of the learning rate", choices=list(SCHEDULES))
     warm_up: float = flag(0.0, "fraction of training over which beta rises from 0", number(least=0, most=1))
-    average: float = flag(0.0, "decay of the weights' exponential moving average; 0: none", number(least=0, below=1))
+    ema_decay: float = flag(0.0, "decay of the weights' exponential moving average; 0: none", number(least=0, below=1))
     labelled: str = flag(
         {"digits": "100", "own": "all", "*": "0.004"},
         "how many training rows keep their labels: with a point a fraction of all, else a count; all: those that are "
@@ -147,7 +147,7 @@ class Compared(Networks):
         "demo": {"epochs": {"digits": 200, "faces": 10, "own": None, "*": 12}},
         "recipe": {"epochs": 40},
     }
-    DEFAULTS: ClassVar = {"average": 0.998}
+    DEFAULTS: ClassVar = {"ema_decay": 0.998}
 
     beta: float = flag(1.0, "weight of the latents' densities; 1: the bound", number(least=0))
 

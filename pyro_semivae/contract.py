@@ -96,9 +96,9 @@ def check_terms(vae: SemiVAE, elbo: Objective) -> None:
             terms = math.prod(space.num_values // (space.entries or 1) for space in spaces)
             if terms > most:
                 raise ContractError(
-                    f"{where}: site '{site}' would be computed for the {terms} values of the labels {along}; accepted "
-                    f"are up to max_terms={most:g}; fewer labels above one site are needed, or labels='relaxed' or "
-                    f"'score', which sum none"
+                    f"{where}: site '{site}' would be computed for the {terms} values of the labels {along}; expected "
+                    f"up to max_terms={most:g}; fewer labels above one site are needed, or missing_labels='gumbel' or "
+                    f"'reinforce', which enumerate none"
                 )
 
 

@@ -87,7 +87,7 @@ class SquashedNormal(dist.TransformedDistribution):
     """A Gaussian pushed through the scaled sigmoid z = low + (high - low) sigmoid(u), elementwise.
 
     log q(z) = log N(u | loc, scale^2) - log(high - low) - log sigmoid(u) - log sigmoid(-u) (Gemp et al. 2017, Appendix
-    A, whose Eqs. 14 to 16 print the sigmoid of (z - low) / (high - low) where that itself stands). Of the last draw u
+    A, whose Eqs. 14 to 16 print the sigmoid of (z - low) / (high - low) where that itself stands). Of the last sample u
     is remembered, so that its density is exact where z rounds to an end of the box. `mean` is by quadrature, to 1e-12
     of the box's size at any location and scale (in float64).
 

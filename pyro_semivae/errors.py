@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class InputError(ValueError):
-    """Bad input from the user: the message names the argument, what came and what is accepted."""
+    """Bad input from the user: the message names the argument, what came and what is expected."""
 
 
 def check_count(name: str, value: object, least: int = 1, most: int = 2**31 - 1) -> int:
@@ -27,9 +27,10 @@ def check_count(name: str, value: object, least: int = 1, most: int = 2**31 - 1)
     3
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name}: got {value!r}; accepted are {least}, {least + 1}, ...")
+        whole = {0: "a non-negative integer", 1: "a positive integer"}.get(least, f"an integer from {least} up")
+        raise InputError(f"{name}: got {value!r}; expected {whole}")
     if value > most:
-        raise InputError(f"{name}: got {value!r}; accepted are {least} to {most}")
+        raise InputError(f"{name}: got {value!r}; expected an integer from {least} to {most}")
     return int(value)
 
 
@@ -37,7 +38,7 @@ def as_tensor(name: str, value: Any, accepted: str = "a dense tensor, a numpy ar
     """A dense tensor of real numbers from a tensor, a numpy array or (nested) lists of numbers.
 
     Args:
-        name: the argument's, for errors. accepted: what they say is accepted.
+        name: the argument's, for errors. accepted: what they say is expected.
 
     Raises:
         InputError: it is something else, sparse, quantised, or complex.
@@ -47,15 +48,15 @@ def as_tensor(name: str, value: Any, accepted: str = "a dense tensor, a numpy ar
     """
     if not isinstance(value, Tensor):
         if not isinstance(value, np.ndarray | Sequence) or isinstance(value, str | bytes):
-            raise InputError(f"{name}: got {type(value).__name__}; accepted is {accepted}")
+            raise InputError(f"{name}: got {type(value).__name__}; expected {accepted}")
         try:
             with warnings.catch_warnings():  # of files mapped for reading alone: nothing here writes into inputs
                 warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)
                 value = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{name}: got {type(value).__name__} ({error}); accepted is {accepted}") from error
+            raise InputError(f"{name}: got {type(value).__name__} ({error}); expected {accepted}") from error
     if value.layout != torch.strided or value.is_quantized or value.is_complex():
-        raise InputError(f"{name}: got {value.layout}, {value.dtype}; accepted is {accepted}")
+        raise InputError(f"{name}: got {value.layout}, {value.dtype}; expected {accepted}")
     return value
 
 
@@ -92,7 +93,7 @@ def check_number(
         if least is not None and most is not None:
             high = high.removeprefix(" up")
         join = " and" if low and high and not high.startswith(" to") else ""
-        raise InputError(f"{name}: got {value!r}; accepted is a finite number{low}{join}{high}")
+        raise InputError(f"{name}: got {value!r}; expected a finite number{low}{join}{high}")
     return float(value)
 
 
@@ -107,5 +108,5 @@ def check_choice(name: str, value: object, accepted: Iterable[str]) -> str:
     """
     accepted = tuple(accepted)
     if not isinstance(value, str) or value not in accepted:
-        raise InputError(f"{name}: got {value!r}; accepted are {', '.join(map(repr, accepted))}")
+        raise InputError(f"{name}: got {value!r}; expected {', '.join(map(repr, accepted))}")
     return value

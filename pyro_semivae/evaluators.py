@@ -1,4 +1,4 @@
-"""Independent classifiers that judge generated images, trained on all labels: a convolutional network, the GP in the
+"""Independent classifiers that evaluate generated images, trained on all labels: a convolutional network, the GP in the
 place of its last layer, and the logistic regression of Gemp et al. 2017."""
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ImageClassifier(nn.Module):
     def __init__(self, x_shape: tuple[int, int, int], num_labels: int, *, binary: bool = False):
         super().__init__()
         if len(x_shape) != 3 or min(x_shape) < 1 or min(x_shape[1:]) < 4:
-            raise InputError(f"x_shape: got {tuple(x_shape)}; accepted is (C, H, W), H and W 4 or more")
+            raise InputError(f"x_shape: got {tuple(x_shape)}; expected (C, H, W), H and W 4 or more")
         check_count("num_labels", num_labels)
         channels, height, width = x_shape
         self.binary, self.x_shape = binary, tuple(x_shape)
@@ -64,7 +64,7 @@ class ImageClassifier(nn.Module):
 
     def _features(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or tuple(x.shape[1:]) != self.x_shape:
-            raise InputError(f"x: got shape {tuple(x.shape)}; accepted is (B, {', '.join(map(str, self.x_shape))})")
+            raise InputError(f"x: got shape {tuple(x.shape)}; expected (B, {', '.join(map(str, self.x_shape))})")
         return self.features(to_unit(x))
 
     @torch.no_grad()
@@ -129,7 +129,7 @@ def independent_classifier(
 
 def independent_posterior(
     data: ImageData,
-    judge: ImageClassifier,
+    evaluator: ImageClassifier,
     *,
     num_rows: int = 20_000,
     steps: int = 300,
@@ -139,7 +139,7 @@ def independent_posterior(
     """A `LastLayerGP` on the features of an independent classifier, fitted to training rows once and cached.
 
     Args:
-        judge: of the same data; a cached GP is for the very same weights.
+        evaluator: of the same data; a cached GP is for the very same weights.
         num_rows: of the training rows with a known label, drawn once and for all. steps, progress: see `LastLayerGP`.
         cache: see `independent_classifier`.
 
@@ -151,12 +151,14 @@ def independent_posterior(
     def make() -> dict[str, Any]:
         known, y = known_rows("data.y", data.labels, data.y)
         rows = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:num_rows]]
-        features = judge.embed(data.x[rows].to(next(judge.parameters()).device))
-        classes = None if judge.binary else len(data.label_names)
+        features = evaluator.embed(data.x[rows].to(next(evaluator.parameters()).device))
+        classes = None if evaluator.binary else len(data.label_names)
         return LastLayerGP(features, y[rows], classes, steps=steps, progress=progress).state()
 
-    of_judge = hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in judge.parameters())).hexdigest()
-    path = _path("posterior", data, cache, of_judge, num_rows, steps)
+    of_evaluator = hashlib.sha256(
+        b"".join(p.detach().cpu().numpy().tobytes() for p in evaluator.parameters())
+    ).hexdigest()
+    path = _path("posterior", data, cache, of_evaluator, num_rows, steps)
 
     def use(state: dict[str, Any]) -> LastLayerGP:
         check_fields(state, path, {"mean": Tensor, "std": Tensor, "binary": bool, "shape": dict})
@@ -184,7 +186,7 @@ def logistic_regression(
     check_count("iterations", iterations)
     rows, y = known_rows("data.y", data.labels, data.y)
     if data.labels.entries is not None or len(y[rows].unique()) < 2:
-        raise InputError(f"data: got {data.name} with labels of {data.labels}; accepted are two or more known classes")
+        raise InputError(f"data: got {data.name} with labels of {data.labels}; expected two or more known classes")
 
     def make() -> dict[str, Any]:
         print(f"NOTE: fitting a logistic regression on {data.name}", file=sys.stderr, flush=True)

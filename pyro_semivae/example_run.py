@@ -55,7 +55,7 @@ class ExampleRun(Generic[S]):
 
     Attributes:
         args: the settings, with the defaults of these data. out: the output folder.
-        data: the data set. y: its training labels, hidden (-1) but for the `labelled_rows`.
+        data: the data set. y: its training labels, hidden (-1) except for the `labelled_rows`.
         fallback: a sentence, if `auto` did not get the preferred data set.
 
     Args:
@@ -87,9 +87,9 @@ class ExampleRun(Generic[S]):
         name = f"{Path(sys.argv[0]).stem}-{self.data.name}" + (f"-{args.preset}" if args.preset != "demo" else "")
         self.out = writable_folder(args.out or Path("runs") / name, "--out")
         self.checkpoint = self.out / "checkpoint.pt"
-        self.before_training = self.in_training = 0.0  # seconds, of what a resumed run has behind it
+        self.before_training = self.in_training = 0.0  # seconds spent before resuming
         if args.resume and args.overwrite:
-            raise InputError("--overwrite: got --resume too; accepted is one of the two")
+            raise InputError("--overwrite: got --resume too; expected one of the two")
         if writes:
             self._lock = FolderLock(self.out, "--out")  # as long as there is this run
             self._take_folder()
@@ -101,11 +101,11 @@ class ExampleRun(Generic[S]):
         """What the measures at the end need is told before the training."""
         own = self.data
         if len(own.x_test) < 2:
-            raise InputError(f"{flag}: got one test image; accepted are two or more")
+            raise InputError(f"{flag}: got one test image; expected two or more")
         if min(own.x_shape[1:]) < 4:
-            raise InputError(f"--dataset: got images of {own.x_shape}; accepted are 4 x 4 pixels or more (--size)")
+            raise InputError(f"--dataset: got images of {own.x_shape}; expected 4 x 4 pixels or more (--size)")
         if self.is_own and not any_known(own.y).any():
-            raise InputError("--label: got a label that no training row has; accepted is one that some rows have")
+            raise InputError("--label: got a label that no training row has; expected one that some rows have")
 
     @property
     def is_own(self) -> bool:
@@ -126,7 +126,7 @@ class ExampleRun(Generic[S]):
             with naming("--label", "labelled_by"):
                 return table.labelled_by(*(args.label.split(",") if args.label else ())), None
         if given := [flag for flag, value in own.items() if value is not None]:
-            raise InputError(f"{', '.join(given)}: got {args.dataset} as --dataset; accepted with these is a path")
+            raise InputError(f"{', '.join(given)}: got {args.dataset} as --dataset; expected with these is a path")
         if args.smoke_test:
             return data.load_small(args.dataset), None
         if args.dataset == "auto":
@@ -170,7 +170,7 @@ class ExampleRun(Generic[S]):
             "lr": self.args.lr,
             "schedule": SCHEDULES[self.args.schedule],
             "warm_up": self.args.warm_up,
-            "average": self.args.average,
+            "ema_decay": self.args.ema_decay,
             "seed": self.args.seed,
             "accelerator": self.device.type,
             "precision": self.args.precision,
@@ -191,20 +191,20 @@ class ExampleRun(Generic[S]):
         return {"networks": networks, "likelihood": likelihood_for(space)}
 
     def keep_classes(self, number: int) -> None:
-        """Takes the labels off the rows of all classes but the first so many.
+        """Hides the labels of all but the first `number` classes.
 
         Raises:
             InputError: there are not more classes than that, or no such row is labelled.
         """
         if not 1 <= number < len(self.data.label_names):
-            raise InputError(f"--classes: got {number}; accepted are 1 to {len(self.data.label_names) - 1}")
+            raise InputError(f"--classes: got {number}; expected 1 to {len(self.data.label_names) - 1}")
         rows = self.labelled_rows[self.data.y[self.labelled_rows] < number]
         if not len(rows):
             raise InputError(f"--labelled: got {self.args.labelled}, which leaves no row of the first {number} classes")
         self.relabel(data.hide(self.data.y, rows))
 
     def relabel(self, y: Tensor) -> None:
-        """Takes other labels for training, fewer of them: the labelled rows are those with any that is left."""
+        """Takes other labels for training, fewer of them: the labelled rows are those with at least one label."""
         self.y = y
         self.labelled_rows = any_known(y).nonzero()[:, 0]
 
@@ -222,7 +222,7 @@ class ExampleRun(Generic[S]):
         return partial(data.shift, pixels=pixels) if pixels else None
 
     def train(self, vae: SemiVAE, elbo: Objective, *, then: Callable[[], Any] | None = None, **options: Any) -> None:
-        """Trains, measures, writes and draws. What was plainly not learnt is said in print and in `metrics.json`.
+        """Trains, measures, writes, draws figures. What was plainly not learnt is said in print and in `metrics.json`.
 
         Args:
             then: a second stage of training, whose weights the checkpoint gets.

@@ -38,11 +38,11 @@ def user_path(path: str | Path, name: str) -> Path:
         InputError: it is no path, has a NUL in it, or a home folder that is not there; the message names the argument.
     """
     if not isinstance(path, str | os.PathLike) or "\0" in str(path):
-        raise InputError(f"{name}: got {path!r}; accepted is a path without NUL")
+        raise InputError(f"{name}: got {path!r}; expected a path without NUL")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise InputError(f"{name}: got {path} ({error}); accepted is a path") from error
+        raise InputError(f"{name}: got {path} ({error}); expected a path") from error
 
 
 def writable_folder(path: str | Path, name: str = "out") -> Path:
@@ -69,7 +69,7 @@ def writable_file(path: str | Path, name: str) -> Path:
     """
     path = user_path(path, name)
     if path.is_dir():
-        raise InputError(f"{name}: got the folder {path}; accepted is a file's path")
+        raise InputError(f"{name}: got the folder {path}; expected a file's path")
     writable_folder(path.parent, name)
     return path
 
@@ -115,7 +115,7 @@ class FolderLock:
 
 
 @contextmanager
-def open_beside(path: Path) -> Iterator[BinaryIO]:
+def atomic_open(path: Path) -> Iterator[BinaryIO]:
     """A binary file beside `path` that takes its place when all is written and on the disk.
 
     Its name is its own, and it is locked: of several writers of one path the last one to end counts, and what a killed
@@ -183,7 +183,7 @@ def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
         text = json.dumps(value, indent=indent, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: cannot be written as JSON ({error})") from error
-    with open_beside(user_path(path, "path")) as file:
+    with atomic_open(user_path(path, "path")) as file:
         file.write(text.encode())
 
 
@@ -209,17 +209,17 @@ def check_plain(value: Any, name: str) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
             if type(key) not in (int, str):
-                raise InputError(f"{name}: got the key {key!r}; accepted in a checkpoint are strings and integers")
+                raise InputError(f"{name}: got the key {key!r}; expected in a checkpoint are strings and integers")
             check_plain(item, f"{name}[{key!r}]")
     elif isinstance(value, list | tuple):
         for i, item in enumerate(value):
             check_plain(item, f"{name}[{i}]")
     elif isinstance(value, Tensor):
         if value.layout != torch.strided or value.is_quantized or value.is_meta:
-            raise InputError(f"{name}: got a tensor of {value.layout}, {value.dtype}; accepted is a dense one")
+            raise InputError(f"{name}: got a tensor of {value.layout}, {value.dtype}; expected a dense one")
     elif type(value) not in (int, float, str, bool, type(None)):
         raise InputError(
-            f"{name}: got {type(value).__module__}.{type(value).__name__}; accepted in a checkpoint are tensors, "
+            f"{name}: got {type(value).__module__}.{type(value).__name__}; expected in a checkpoint are tensors, "
             f"numbers, strings, None, lists and dicts of them"
         )
 
@@ -234,7 +234,7 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
         InputError: something else is in it, or the file cannot be written (an older one is left as it was).
     """
     check_plain(state, "checkpoint")
-    with open_beside(user_path(path, "checkpoint")) as file:
+    with atomic_open(user_path(path, "checkpoint")) as file:
         try:
             torch.save({**state, DIGEST: digest(state)}, file)
         except RuntimeError as error:  # torch hides the error of a full disk behind one of its own
@@ -277,7 +277,7 @@ def load_checkpoint(path: str | Path, model: str | None = None) -> dict[str, Any
     check_fields(state, path, {"model": str, "weights": dict})
     check_fields(state["weights"], path, dict.fromkeys(state["weights"], Tensor), "weights")
     if model is not None and state["model"] != model:
-        raise InputError(f"checkpoint: {path} holds a {state['model']}, accepted is a {model}")
+        raise InputError(f"checkpoint: {path} holds a {state['model']}, expected a {model}")
     return state
 
 
@@ -297,7 +297,7 @@ def check_fields(
         if not isinstance(state[key], accepted) or (accepted is int and isinstance(state[key], bool)):
             got, accepted = type(state[key]).__name__, accepted if isinstance(accepted, tuple) else (accepted,)
             names = " or ".join(kind.__name__ for kind in accepted)
-            raise InputError(f"checkpoint: {path}: {name} is of type {got}; accepted is {names}")
+            raise InputError(f"checkpoint: {path}: {name} is of type {got}; expected {names}")
 
 
 def check_finite(tensors: Mapping[str, Any], path: str | Path) -> None:
@@ -307,7 +307,7 @@ def check_finite(tensors: Mapping[str, Any], path: str | Path) -> None:
         InputError: a tensor is not finite; the message names file and tensor.
     """
     if bad := not_finite(tensors):
-        raise InputError(f"checkpoint: {path}: {', '.join(bad[:5])} not finite; accepted are finite numbers")
+        raise InputError(f"checkpoint: {path}: {', '.join(bad[:5])} not finite; expected finite numbers")
 
 
 def not_finite(tensors: Mapping[str, Any]) -> list[str]:

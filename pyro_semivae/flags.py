@@ -159,7 +159,7 @@ def _read(kind: type, text: str, accepted: str) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text[:50]!r}; accepted is {accepted}") from None
+        raise argparse.ArgumentTypeError(f"got {text[:50]!r}; expected {accepted}") from None
 
 
 def _check(check: Callable[..., Any], value: Any, **bounds: float) -> Any:
@@ -179,7 +179,7 @@ def dataset(names: Sequence[str]) -> Callable[[str], str]:
     def name_or_path(text: str) -> str:
         if text not in names and not Path(text).expanduser().exists():
             accepted = f"{', '.join(names)}, or a folder of images, an .npz or .npy file that is there"
-            raise argparse.ArgumentTypeError(f"got {text[:200]!r}; accepted are {accepted}")
+            raise argparse.ArgumentTypeError(f"got {text[:200]!r}; expected {accepted}")
         return text
 
     return name_or_path
@@ -188,7 +188,7 @@ def dataset(names: Sequence[str]) -> Callable[[str], str]:
 def kinds(text: str) -> str:
     """The type of `--kinds`: what columns are, as `age=real,digit=class`, as it is written."""
     if not all(name and kind for name, kind in parse_kinds(text).items()):
-        raise argparse.ArgumentTypeError(f"got {text[:200]!r}; accepted are columns and kinds as age=real,digit=class")
+        raise argparse.ArgumentTypeError(f"got {text[:200]!r}; expected columns and kinds as age=real,digit=class")
     return text
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_semivae.check import Graph, factorisation, inspect_model
 from pyro_semivae.contract import check_sites
-from pyro_semivae.files import open_beside, user_path
+from pyro_semivae.files import atomic_open, user_path
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.train import History
 
@@ -62,7 +62,7 @@ def image_grid(
 
 
 def training_curves(history: History, *, path: str | Path | None = None) -> Figure:
-    """Objective, ELBO, unweighted terms and monitors over epochs, a panel each (but for those that never change)."""
+    """Objective, ELBO, unweighted terms and monitors over epochs, a panel each (except those that never change)."""
     names = ["objective", *(n for n in history[0] if n == "elbo" or n.startswith(("term/", "monitor/")))]
     names = [n for n in names if n == "objective" or len({record[n] for record in history}) > 1]
     columns = 3
@@ -72,7 +72,7 @@ def training_curves(history: History, *, path: str | Path | None = None) -> Figu
     epochs = [record["epoch"] for record in history]
     for axis, name in zip(axes.flat, names, strict=False):
         axis.plot(epochs, [record[name] for record in history], marker="." if len(epochs) < 30 else None)
-        unit = " (nats a row)" if not name.startswith("monitor/") else ""
+        unit = " (nats per example)" if not name.startswith("monitor/") else ""
         axis.set_title(name.removeprefix("term/").removeprefix("monitor/") + unit, fontsize=8)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
@@ -86,12 +86,12 @@ def training_curves(history: History, *, path: str | Path | None = None) -> Figu
 
 def _finish(figure: Figure, path: str | Path | None) -> Figure:
     if path is not None:
-        with open_beside(user_path(path, "path")) as file:
+        with atomic_open(user_path(path, "path")) as file:
             figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
     return figure
 
 
-KINDS = {"observed": "0.8", "summed where missing": "#ffd28a", "sampled": "white"}
+KINDS = {"observed": "0.8", "marginalised where missing": "#ffd28a", "sampled": "white"}
 
 
 def draw_graphs(
@@ -141,7 +141,7 @@ def show(vae: SemiVAE, x: Any = None, y: Any = None, *, path: str | Path | None 
     check_sites(vae, values)
     report = inspect_model(vae, x, y)
     summed = [name for name in report.labels if name not in vae.continuous_labels]
-    kind = {**dict.fromkeys(report.data, "observed"), **dict.fromkeys(summed, "summed where missing")}
+    kind = {**dict.fromkeys(report.data, "observed"), **dict.fromkeys(summed, "marginalised where missing")}
     graphs = {
         f"model\n{factorisation(report.model, 'p')}": report.model,
         f"guide\n{factorisation(report.guide, 'q')}": report.guide,

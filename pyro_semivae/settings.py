@@ -45,7 +45,7 @@ def setting(
     told, prior = Description(vae), getattr(vae, "p_y", None)
     rows = batches.labelled.to(batches.device)
     known = {name: digest(y[rows].nan_to_num(-1.0).double()) for name, y in batches.labels.items()}
-    alone = batches.labels_alone
+    alone = batches.unpaired_labels
     out = {
         "model": told.module(vae),  # its conditionals, the sizes of their networks, dropout
         "prior": {name: value.tolist() for name, value in prior.named_buffers()} if prior is not None else {},

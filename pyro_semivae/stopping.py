@@ -38,9 +38,9 @@ class EarlyStopping:
         check_count("patience", self.patience)
         check_number("least_gain", self.least_gain, least=0)
         if not isinstance(self.maximise, bool):
-            raise InputError(f"maximise: got {self.maximise!r}; accepted are True, False")
+            raise InputError(f"maximise: got {self.maximise!r}; expected True, False")
         if not isinstance(self.monitor, str):
-            raise InputError(f"monitor: got {self.monitor!r}; accepted is the name of a value in the history")
+            raise InputError(f"monitor: got {self.monitor!r}; expected the name of a value in the history")
 
     def best(self, history: Sequence[dict[str, float]]) -> int | None:
         """The index of the best epoch, the first of equals; None if no epoch has a finite value.
@@ -52,7 +52,7 @@ class EarlyStopping:
         for epoch, record in enumerate(history):
             if self.monitor not in record:
                 raise InputError(
-                    f"early_stopping: got the monitor {self.monitor!r}; accepted are {', '.join(map(repr, record))}"
+                    f"early_stopping: got the monitor {self.monitor!r}; expected {', '.join(map(repr, record))}"
                 )
             now = record[self.monitor] if self.maximise else -record[self.monitor]
             if math.isfinite(now) and now > value + (self.least_gain if found is not None else 0.0):

@@ -26,7 +26,7 @@ class Tally:
         self.names: list[str] = []
 
     def add(self, told: Told, batch: Batch) -> None:
-        """Takes in a step."""
+        """Adds a step."""
         if self.told is None:
             values = {name: _few(batch.values.get(name)) for name in self.vae.spaces}
             graphs = graphs_of(self.vae.model, self.vae.guide, values, self.vae.continuous_labels)
@@ -34,9 +34,7 @@ class Tally:
         elif told.names != self.told.names or told.monitors != self.told.monitors:
             got, before = told.names + told.monitors, self.told.names + self.told.monitors
             other = sorted({*got} ^ {*before}) or got
-            raise InputError(
-                f"terms: got {other} in some batches and not in others; accepted are the same in every batch"
-            )
+            raise InputError(f"terms: got {other} in some batches and not in others; expected the same in every batch")
         self.told, self.steps = told, self.steps + 1
         self.sums = told.sums if self.sums is None else self.sums + told.sums
 

@@ -53,7 +53,7 @@ Rows = dict[str, Tensor]
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C in `fit`: `history` has the epochs that were done, the model its weights (the averages) of now."""
+    """Ctrl-C in `fit`: `history` has the epochs that were done, the model its current weights (the averages)."""
 
     def __init__(self, history: History):
         super().__init__(f"interrupted after {len(history)} epochs")
@@ -65,7 +65,7 @@ def fit(
     x: Any,
     y: Any = None,
     *,
-    labels_alone: Any = None,
+    unpaired_labels: Any = None,
     elbo: Objective | None = None,
     epochs: int | None = None,
     batch_size: int = 200,
@@ -78,7 +78,7 @@ def fit(
     schedule: str | Callable[[float], float] = "cosine",
     warm_up: float | None = None,
     corrupt: Corruption | Literal["recipe"] | None = "recipe",
-    average: float = 0.998,
+    ema_decay: float = 0.998,
     seed: int = 0,
     accelerator: str | None = None,
     precision: str | None = None,
@@ -101,7 +101,7 @@ def fit(
         x: data, such as images, uint8 or float in [0, 1], `(N, C, H, W)`: a tensor, a numpy array or lists. Or, for
             models with other sites than one of data and one label, a mapping from site to values.
         y: labels, with missing entries; `None` if none is known.
-        labels_alone: labels that have no image, `(N_a,)` or `(N_a, L)`, for objectives that score them
+        unpaired_labels: labels that have no image, `(N_a,)` or `(N_a, L)`, for objectives that score them
             (`TraceInverted_ELBO`); a step has `batch_size` of them. Rows of x that are NaN throughout are the same.
         elbo: the objective (default: `vae.elbo_for(y)`, the recipe's; the paper's is `vae.elbo()`).
         epochs: the number of passes through the unlabelled rows, or the labelled ones if that takes more steps;
@@ -119,7 +119,7 @@ def fit(
         corrupt: noise on the data that the guide sees, e.g. `data.shift` (default: the model's `corruption()`; `None`
             for none; with several sites of data a mapping from site to noise); the model scores the clean ones. Since
             any q(z | corrupt(x)) is a guide, what is maximised is a bound still (Im et al., AAAI 2017).
-        average: the decay of a moving average of the weights over steps (Polyak and Juditsky, 1992), which
+        ema_decay: the decay of a moving average of the weights over steps (Polyak and Juditsky, 1992), which
             is what the model has after training, after every epoch and in the checkpoint; 0 for the last weights.
         seed: seeds the order of the rows and the noise. Training has random streams of its own: torch's global
             generators are afterwards as they were, and what a callback draws changes nothing.
@@ -151,7 +151,7 @@ def fit(
     with torch.inference_mode(False), torch.enable_grad():
         # 1. What is given, and what is not said.
         table, given, labels = _rows(vae, x, y)
-        alone = None if labels_alone is None else vae.label_values(labels_alone, "labels_alone")
+        alone = None if unpaired_labels is None else vae.label_values(unpaired_labels, "unpaired_labels")
         table, given, labels, alone = _without_data(vae, elbo, table, given, labels, alone)
         elbo = (
             vae.elbo_for(labels if len(vae.label_sites) != 1 else next(iter(labels.values()), None))
@@ -161,7 +161,7 @@ def fit(
         warm_up = vae.warm_up if warm_up is None else warm_up
         corrupt = vae.corruption() if corrupt == "recipe" else corrupt
         schedule = SCHEDULES[check_choice("schedule", schedule, SCHEDULES)] if isinstance(schedule, str) else schedule
-        _check(vae, elbo, alone, lr, warm_up, average, early_stopping)
+        _check(vae, elbo, alone, lr, warm_up, ema_decay, early_stopping)
         _check_callables(clip=clip, schedule=schedule, corrupt=corrupt, on_epoch=on_epoch, optimiser=optimiser)
         seed = check_count("seed", seed, 0, 2**32 - 1)
         config = _config(config)
@@ -179,7 +179,7 @@ def fit(
             dtype=next(vae.parameters()).dtype,
             device_budget=device_budget,
             seed=seed,
-            labels_alone=alone,
+            unpaired_labels=alone,
             also_unlabelled=also_unlabelled,
         )
         if elbo.needs_labels and not len(batches.labelled):
@@ -198,13 +198,13 @@ def fit(
             optimiser = partial(torch.optim.Adam, fused=not (clip is not None and precision == "16-mixed"))
         warmed = elbo.warmed_up(warm_up) if warm_up else elbo
         whole = not any(absent_rows(values).any() for values in given.values())
-        how = {"optimiser": optimiser, "lr": lr, "corrupt": corrupt, "clip": clip, "average": average}
+        how = {"optimiser": optimiser, "lr": lr, "corrupt": corrupt, "clip": clip, "ema_decay": ema_decay}
         trainer = Trainer(vae, warmed, fabric, data_complete=whole, **how)
         with RandomStreams(seed, fabric.device), pyro.validation_enabled(False):
             trainer.prepare(next(batches.epoch(0)))
         of_batches = f"{batches.sizes}, labelled_weight {labelled_weight}, seed {seed}"
         of_batches += ", labelled rows also unlabelled" if also_unlabelled else ""
-        of_optimiser = {"lr": lr, "schedule": schedule, "warm_up": warm_up, "corrupt": corrupt, "average": average}
+        of_optimiser = {"lr": lr, "schedule": schedule, "warm_up": warm_up, "corrupt": corrupt, "ema_decay": ema_decay}
         of_optimiser |= {"precision": precision, "optimiser": optimiser, "clip": clip}
         of_optimiser |= {"early_stopping": str(early_stopping)}
         kept = {} if checkpoint is None else setting(vae, elbo, given, batches, of_batches, of_optimiser)
@@ -256,13 +256,13 @@ def fit(
 def _rows(vae: SemiVAE, x: Any, y: Any) -> tuple[Rows, Rows, Rows]:
     """The rows, checked: all, those of the sites of data, those of labels."""
     if not isinstance(vae, SemiVAE):
-        raise InputError(f"vae: got {vae!r:.50}; accepted is a SemiVAE, such as CCVAE")
+        raise InputError(f"vae: got {vae!r:.50}; expected a SemiVAE, such as CCVAE")
     table = vae.table(x, y)
     given = {name: table[name].detach() for name in vae.data_sites if name in table}
     labels = {name: table[name] for name in vae.label_sites if name in table}
     if len(given) < len(vae.data_sites):
         lacking = next(name for name in vae.data_sites if name not in given)
-        raise InputError(f"{lacking}: got nothing; accepted are {vae.spaces[lacking]}")
+        raise InputError(f"{lacking}: got nothing; expected {vae.spaces[lacking]}")
     return table, given, labels
 
 
@@ -277,16 +277,16 @@ def _without_data(
     if len(given) != 1 or not (absent := absent_rows(next(iter(given.values())))).any():
         return table, given, labels, alone
     (name,) = given
-    if not (vae.elbo() if elbo is None else elbo).scores_labels_alone or len(labels) != 1:
+    if not (vae.elbo() if elbo is None else elbo).scores_unpaired_labels or len(labels) != 1:
         accepted = "beside data of other sites, or with an objective that scores labels without data"
-        raise InputError(f"{name}: got NaN in rows {rows_of(absent)}; accepted {accepted}")
+        raise InputError(f"{name}: got NaN in rows {rows_of(absent)}; expected {accepted}")
     (own,) = labels.values()
     alone = torch.cat([part for part in (own[absent.to(own.device)], alone) if part is not None])
     table, given, labels = (
         {site: values[~absent.to(values.device)] for site, values in rows.items()} for rows in (table, given, labels)
     )
     if not len(next(iter(given.values()))):
-        raise InputError(f"{name}: got NaN in all rows; accepted are one or more with values")
+        raise InputError(f"{name}: got NaN in all rows; expected one or more with values")
     return table, given, labels, alone
 
 
@@ -312,7 +312,7 @@ def _needing(elbo: Objective) -> str:
 def _config(config: Any) -> dict[str, Any]:
     config = {} if config is None else config
     if not isinstance(config, dict):
-        raise InputError(f"config: got {type(config).__name__}; accepted is a dict")
+        raise InputError(f"config: got {type(config).__name__}; expected a dict")
     check_plain(config, "config")
     return config
 
@@ -323,14 +323,14 @@ def _check(
     alone: Tensor | None,
     lr: float,
     warm_up: float,
-    average: float,
+    ema_decay: float,
     early_stopping: Any,
 ) -> None:
     check_number("lr", lr, above=0)
     check_number("warm_up", warm_up, least=0, most=1)
-    check_number("average", average, least=0, below=1)
+    check_number("ema_decay", ema_decay, least=0, below=1)
     if not isinstance(elbo, Objective):
-        raise InputError(f"elbo: got {type(elbo).__name__}; accepted are this library's objectives, e.g. vae.elbo()")
+        raise InputError(f"elbo: got {type(elbo).__name__}; expected this library's objectives, e.g. vae.elbo()")
     if not any(parameter.requires_grad for parameter in vae.parameters()):
         raise InputError("vae: got a model of which no parameter requires a gradient: there is nothing to train")
     if any(parameter.is_inference() for parameter in vae.parameters()):
@@ -338,11 +338,11 @@ def _check(
             "vae: got a model that was made inside of torch.inference_mode(): make it outside, to train it"
         )
     if not isinstance(early_stopping, EarlyStopping | None):
-        raise InputError(f"early_stopping: got {early_stopping!r}; accepted is an EarlyStopping")
-    if alone is not None and not elbo.scores_labels_alone:
-        raise InputError(f"labels_alone: got {len(alone)} labels; {type(elbo).__name__} accepts none alone")
+        raise InputError(f"early_stopping: got {early_stopping!r}; expected an EarlyStopping")
+    if alone is not None and not elbo.scores_unpaired_labels:
+        raise InputError(f"unpaired_labels: got {len(alone)} labels; {type(elbo).__name__} accepts none alone")
     if alone is not None and (not len(alone) or is_missing(alone).any()):
-        raise InputError("labels_alone: got missing labels, or no rows; accepted are one or more, all known")
+        raise InputError("unpaired_labels: got missing labels, or no rows; expected one or more, all known")
 
 
 def _fabric(accelerator: str | torch.device, precision: str | None, elbo: Objective) -> Fabric:
@@ -355,19 +355,19 @@ def _fabric(accelerator: str | torch.device, precision: str | None, elbo: Object
         check_choice("precision", precision, PRECISIONS)
     if precision == "16-mixed" and elbo.modules():
         got = "got '16-mixed' with a term that has modules of its own"
-        raise InputError(f"precision: {got}; accepted there is 'bf16-mixed', which scales no gradients")
+        raise InputError(f"precision: {got}; expected there is 'bf16-mixed', which scales no gradients")
     try:
         fabric = Fabric(
             accelerator=accelerator, devices=devices, precision=None if precision == "16-mixed" else precision
         )
     except (RuntimeError, ValueError, ImportError) as error:
         raise InputError(
-            f"accelerator: got {accelerator!r} ({error}); accepted is one that this machine has, such as 'cpu'"
+            f"accelerator: got {accelerator!r} ({error}); expected one that this machine has, such as 'cpu'"
         ) from error
     if precision != "16-mixed":
         return fabric
     if fabric.device.type == "cpu":  # Fabric would take another one
-        raise InputError("precision: got '16-mixed' on the CPU, which has none; accepted there is 'bf16-mixed'")
+        raise InputError("precision: got '16-mixed' on the CPU, which has none; expected there is 'bf16-mixed'")
     return Fabric(accelerator=accelerator, devices=devices, precision=precision)
 
 
@@ -376,7 +376,7 @@ def _values(said: Any) -> dict[str, float]:
     try:
         return {name: float(value) for name, value in ({} if said is None else said).items()}
     except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"on_epoch: returned {said!r:.50}; accepted is None, or a dict of numbers by name") from error
+        raise InputError(f"on_epoch: returned {said!r:.50}; expected None, or a dict of numbers by name") from error
 
 
 def _check_callables(**values: Any) -> None:
@@ -385,7 +385,7 @@ def _check_callables(**values: Any) -> None:
             continue
         if value is not None and not callable(value):
             example = ", e.g. partial(torch.nn.utils.clip_grad_norm_, max_norm=1.0)" if name == "clip" else ""
-            raise InputError(f"{name}: got {value!r}; accepted is a function{example}")
+            raise InputError(f"{name}: got {value!r}; expected a function{example}")
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class Trainer:
 
     Args:
         optimiser: called with the parameters and `lr=...`; the modules that terms own have optimisers of their own.
-        clip: what is done to the model's gradients. average: the decay of the averaged weights.
+        clip: what is done to the model's gradients. ema_decay: the decay of the averaged weights.
         data_complete: whether no row of data is missing.
     """
 
@@ -64,7 +64,7 @@ class Trainer:
         lr: float,
         corrupt: Corruption | None,
         clip: Callable[[Iterable[nn.Parameter]], Any] | None,
-        average: float,
+        ema_decay: float,
         data_complete: bool = False,
     ):
         self.data_complete = data_complete
@@ -72,7 +72,7 @@ class Trainer:
         guide = vae.guide if corrupt is None else corrupted(vae, corrupt)
         self.objective: ObjectiveModule = elbo(vae.model, guide)
         self.optimiser = _made(optimiser, [p for p in vae.parameters() if p.requires_grad], lr)
-        self.averaged = Average(vae, average)
+        self.averaged = Average(vae, ema_decay)
         self.critics = elbo.modules()
         self.critic_optimisers: dict[str, Optimizer] = {}
         self.watch = FiniteWatch(every=1 if fabric.device.type == "cpu" else 25)
@@ -118,9 +118,7 @@ class Trainer:
         parameters = [p for p in self.critics[name].parameters() if p.requires_grad]
         if not loss.requires_grad or loss.dim():
             got = f"shape {tuple(loss.shape)}" if loss.dim() else "one that does not depend on its module"
-            raise InputError(
-                f"loss of {name}: got {got}; accepted is a scalar that depends on the parameters of {name}"
-            )
+            raise InputError(f"loss of {name}: got {got}; expected a scalar that depends on the parameters of {name}")
         found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         for parameter, gradient in zip(parameters, found, strict=True):
             parameter.grad = gradient
@@ -171,7 +169,7 @@ class Trainer:
         }
 
     def load_states(self, states: Mapping[str, Any]) -> None:
-        """Takes up what `states` returned."""
+        """Restores what `states` returned."""
         for name, own in self.critic_optimisers.items():
             self.critics[name].load_state_dict(states[name]["weights"])
             own.load_state_dict(states[name]["optimiser"])
@@ -179,7 +177,7 @@ class Trainer:
 
 def _made(optimiser: Optimiser, parameters: list[nn.Parameter], lr: float) -> Optimizer:
     """What a factory makes of parameters, checked."""
-    accepted = "accepted is a function of parameters and lr= that returns a torch.optim.Optimizer of them"
+    accepted = "expected a function of parameters and lr= that returns a torch.optim.Optimizer of them"
     try:
         made = optimiser(parameters, lr=lr)
     except TypeError as error:
@@ -200,7 +198,7 @@ def corrupted(vae: SemiVAE, corrupt: Corruption) -> Callable:
             seen = noises[name](x)
         if not isinstance(seen, Tensor) or seen.shape != x.shape:
             got = tuple(seen.shape) if isinstance(seen, Tensor) else type(seen).__name__
-            raise InputError(f"corrupt: returned {got}; accepted are images of the shape {tuple(x.shape)} that it gets")
+            raise InputError(f"corrupt: returned {got}; expected images of the shape {tuple(x.shape)} that it gets")
         return seen
 
     def guide_of_corrupted(*values: Tensor | None) -> None:

@@ -20,13 +20,13 @@ LEAST_KL = 1.0  # nats; below it latents are as good as unused
 
 
 class FiniteWatch:
-    """Remembers, on the device, the first step with a term that is not finite; looks every so many steps."""
+    """Remembers, on the device, the first step with a term that is not finite; it checks every few steps."""
 
     def __init__(self, every: int):
         self.every, self.steps, self.first, self.names = every, [], None, ()
 
     def __call__(self, terms: Tensor, rows: Tensor, names: Sequence[str], where: str, loss: Tensor) -> None:
-        """Takes in a step's terms, `(T, B)`, the numbers of its rows, `(B,)`, and its loss; may raise, as `check`."""
+        """Records a step's terms, `(T, B)`, the numbers of its rows, `(B,)`, and its loss; may raise, as `check`."""
         bad = ~terms.isfinite()
         step = torch.full((), len(self.steps), device=bad.device)
         self.steps.append(where)
@@ -78,7 +78,7 @@ def signs_of_failure(vae: SemiVAE, table: Mapping[str, Tensor], *, seed: int = 0
     with `LEAST_KL`.
 
     Args:
-        table: training rows as `SemiVAE.table` returns them. seed: of the draws, which leave the global generators
+        table: training rows as `SemiVAE.table` returns them. seed: of the samples, which leave the global generators
             alone.
     """
     notes, device = [], next(vae.parameters()).device

@@ -47,8 +47,8 @@ def test_what_is_given_precedes_the_quick_run_the_preset_and_the_defaults(line, 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--epochs x", "error: --epochs: got 'x'; accepted is a whole number (see --help)"),
-        ("--lr 0", "error: --lr: got 0.0; accepted is a finite number above 0 (see --help)"),
+        ("--epochs x", "error: --epochs: got 'x'; expected a whole number (see --help)"),
+        ("--lr 0", "error: --lr: got 0.0; expected a finite number above 0 (see --help)"),
         ("--preset none", "error: --preset: invalid choice: 'none' (choose from"),
     ],
 )

@@ -77,7 +77,7 @@ def test_graphs_point_from_parents_to_children_in_the_colours_of_what_happens_th
         arrows = {(place[text.xy], place[text.xyann]) for text in axis.texts if not text.get_text()}
         assert arrows == {(child, parent) for child, parents in graph.items() for parent in parents}
         colour = {place[tuple(dot.get_offsets()[0])]: tuple(dot.get_facecolor()[0]) for dot in axis.collections}
-        kinds = {"x": "observed", "y": "summed where missing", "z_c": "sampled", "z_s": "sampled"}
+        kinds = {"x": "observed", "y": "marginalised where missing", "z_c": "sampled", "z_s": "sampled"}
         assert colour == {name: to_rgba(KINDS[kind]) for name, kind in kinds.items()}
 
 

@@ -53,7 +53,7 @@ class Own(SemiVAE):
             pyro.sample("z", self.q_z(x, y))
 
     def elbo(self, **options):
-        options = {"labels": "relaxed" if self.max_plate_nesting == 2 else "sum", **options}
+        options = {"missing_labels": "gumbel" if self.max_plate_nesting == 2 else "enumerate", **options}
         return TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, **options) + ClassifierTerm()
 
 
@@ -260,9 +260,7 @@ def test_a_right_graph_passes(kind, capsys):
 def test_class_labels_that_are_floats_are_named():
     vae, x = Own(Classes(3)), torch.randn(7, 6)
     for ask in (check_model, fit, show):
-        with pytest.raises(
-            InputError, match=r"y: got dtype torch.float32; accepted is a 1-d integer tensor.*-1 for mi"
-        ):
+        with pytest.raises(InputError, match=r"y: got dtype torch.float32; expected a 1-d integer tensor.*-1 for mi"):
             ask(vae, x, Y["binary"][:, 0])
 
 

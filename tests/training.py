@@ -22,7 +22,7 @@ def rows(n=60, labelled=20):
 
 
 def options(**more):
-    plain = {"schedule": "constant", "average": 0.0, "progress": False}
+    plain = {"schedule": "constant", "ema_decay": 0.0, "progress": False}
     return {"epochs": 4, "batch_size": 8, "labelled_batch_size": 5, "lr": 1e-2, **plain, **more}
 
 

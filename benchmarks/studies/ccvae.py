@@ -35,7 +35,7 @@ ABLATIONS = {
     "classifier weight 1": {"alpha": 0.0},
     "beta 1": {"beta": 1.0},
     "no noise": {"shift": 0, "dropout": 0.0},
-    "last weights": {"average": 0.0},
+    "last weights": {"ema_decay": 0.0},
     "z_c of 10": {"z_c": 10},
 }
 ABLATED = (("mnist", "0.004"), ("fashionmnist", "0.06"))
@@ -59,11 +59,11 @@ def job_of(dataset: str, rate: str, preset: str, seed: int) -> Job:
         return Job("ccvae", dataset, rate, preset, seed)
     # One image per class: the paper's regulariser; the recipe's preset for so few labels.
     changes = {"regulariser": 5.0} if preset == "paper" else {}
-    return Job("ccvae", dataset, rate, "few" if preset == "recipe" else preset, seed, changes=changes)
+    return Job("ccvae", dataset, rate, "one-shot" if preset == "recipe" else preset, seed, changes=changes)
 
 
 def jobs(preset: str, seeds: Sequence[int] | None) -> list[Job]:
-    """Three seeds at the lowest rate, five draws of one image per class, one seed elsewhere and of other presets."""
+    """Three seeds at the lowest rate, five samples of one image per class, one seed elsewhere and of other presets."""
     if preset == "demo":
         held_out = {"hold_out": 10_000}
         return [

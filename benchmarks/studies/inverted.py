@@ -13,7 +13,7 @@ DEFAULT_PRESET = "demo"
 # The forward model alone; all of it but the labels without images; all of it.
 MODELS: dict[str, dict[str, Any]] = {
     "m2": {"no_reverse": True},
-    "without labels alone": {"reverse_weight": 0.0},
+    "without unpaired labels": {"reverse_weight": 0.0},
     "inverted": {},
 }
 WIDE = {"classifier_hidden": [200, 200], "encoder_hidden": [200, 200], "activation": "relu"}
@@ -72,7 +72,7 @@ def table(preset: str) -> str:
                 cells = [
                     difference(*([run[m] for run in found[which]] for which in (less, "inverted"))) for m in MEASURES
                 ]
-                lines.append([dataset, f"inverted less {less}", "", *cells, "", ""])
+                lines.append([dataset, f"inverted minus {less}", "", *cells, "", ""])
     return markdown(head, lines)
 
 
@@ -89,7 +89,7 @@ def _pairwise(run: dict) -> dict:
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> str:
-    """The second mean less the first, +- the standard error of two independent samples."""
+    """The second mean minus the first, +- the standard error of two independent samples."""
     error = sum(statistics.variance(values) / len(values) for values in (first, second)) ** 0.5
     return f"{statistics.mean(second) - statistics.mean(first):.3f} ± {error:.3f}"
 

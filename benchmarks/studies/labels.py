@@ -85,7 +85,7 @@ def kept_table(rate: str = "0.004", preset: str = "demo") -> str:
 
 
 def papers(dataset: str, rate: str, model: str, number: int) -> list[str]:
-    """The first so many of the papers' numbers, empty where they have none."""
+    """The first n of the papers' numbers, empty where they have none."""
     if dataset != "faces" and model == "ccvae":
         theirs = ccvae.PAPER[dataset, rate]
     else:

@@ -55,7 +55,7 @@ class Flow(Conditional):
         if not isinstance(fn, torch.distributions.Distribution) or shapes[0] != batch or len(shapes[1]) != 1:
             raise InputError(
                 f"flow: {type(self.flow).__name__} makes {type(fn).__name__} of batch shape {shapes[0]} and event "
-                f"shape {shapes[1]}; accepted is a distribution of batch shape {tuple(batch)} and event shape (D,)"
+                f"shape {shapes[1]}; expected a distribution of batch shape {tuple(batch)} and event shape (D,)"
             )
         return FlowDistribution(fn, device_type)
 
@@ -120,7 +120,7 @@ class FlowDistribution(dist.TorchDistribution):
                 return value
             if not (hasattr(self.base, "transform") and hasattr(self.base, "base")):
                 raise InputError(
-                    f"mean: {type(self.base).__name__} has none; accepted is a flow, or a distribution that has"
+                    f"mean: {type(self.base).__name__} has none; expected a flow, or a distribution that has"
                 )
             return self.base.transform.inv(self.base.base.mean)  # zuko's transforms go from values to the base
 

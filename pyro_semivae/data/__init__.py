@@ -4,7 +4,7 @@ from pyro_semivae.data.batches import Batch, Batches
 from pyro_semivae.data.celeba import load_celeba
 from pyro_semivae.data.chexpert import load_chexpert
 from pyro_semivae.data.image_data import ImageData
-from pyro_semivae.data.noise import adversarial, in_turn, jitter, shift, where_learning
+from pyro_semivae.data.noise import adversarial, alternate, jitter, only_with_grad, shift
 from pyro_semivae.data.own import load_arrays, load_path
 from pyro_semivae.data.own_dataset import load_dataset
 from pyro_semivae.data.own_folder import load_folder
@@ -19,10 +19,10 @@ __all__ = [
     "ImageData",
     "Table",
     "adversarial",
+    "alternate",
     "data_root",
     "drop_partly_labelled",
     "hide",
-    "in_turn",
     "jitter",
     "labelled_rows",
     "load",
@@ -35,7 +35,7 @@ __all__ = [
     "load_path",
     "load_small",
     "lose_labels",
+    "only_with_grad",
     "parse_labelled",
     "shift",
-    "where_learning",
 ]

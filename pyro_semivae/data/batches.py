@@ -45,13 +45,13 @@ class Batch:
 
 
 class Batches:
-    """Draws, per step, a labelled and an unlabelled batch; an epoch goes once through whichever takes longer.
+    """Draws, per step, a labelled and an unlabelled batch; the longer stream defines an epoch, the other is cycled.
 
     With N_l labelled and N_u unlabelled rows and batches B_l, B_u, labelled rows have the scale
     `labelled_weight * N_l / B_l / N` and unlabelled ones `N_u / B_u / N`, so that a step's total is an unbiased
     estimate of the data set's bound per row, labelled rows weighted. All rows labelled: labelled batches only;
     none: unlabelled only. Rows with any observed label count as labelled. With few labels an epoch is a pass
-    through the unlabelled rows, and the labelled ones come round several times. What is left of a pass after the last
+    through the unlabelled rows, and the labelled ones are cycled. What is left of a pass after the last
     full batch is left out; the next epoch's order is another.
 
     Args:
@@ -66,7 +66,7 @@ class Batches:
         seed: seeds the order of every epoch, together with the epoch's number.
         also_unlabelled: whether labelled rows are unlabelled ones too, without their labels: N_u and N are then larger
             by N_l, and no row is copied.
-        labels_alone: N_a labels without images. A step has `batch_size` of them, with the scale N_a / B_a / N, in a
+        unpaired_labels: N_a labels without images. A step has `batch_size` of them, with the scale N_a / B_a / N, in a
             `Batch` of its own, without images: `batch.alone`.
 
     Raises:
@@ -86,21 +86,21 @@ class Batches:
         dtype: torch.dtype | None = None,
         device_budget: int = 2 << 30,
         seed: int = 0,
-        labels_alone: Tensor | None = None,
+        unpaired_labels: Tensor | None = None,
         also_unlabelled: bool = False,
     ):
         data = {name: _data(name, values) for name, values in (x if isinstance(x, Mapping) else {"x": x}).items()}
         given = y if isinstance(y, Mapping) else {} if y is None else {"y": y}
         labels = {name: as_labels(values, name) for name, values in given.items()}
         if not data:
-            raise InputError("x: got no data; accepted are data of one site or more")
+            raise InputError("x: got no data; expected data of one site or more")
         n = len(next(iter(data.values())))
         for name, values in [*data.items(), *labels.items()]:
             if not values.dim() or len(values) != n:
                 got = f"{n} rows and values of shape {tuple(values.shape)}"
-                raise InputError(f"{next(iter(data))}, {name}: got {got}; accepted are as many of each")
-        if labels_alone is not None:
-            labels_alone = as_labels(_rows("labels_alone", labels_alone), "labels_alone")
+                raise InputError(f"{next(iter(data))}, {name}: got {got}; expected as many of each")
+        if unpaired_labels is not None:
+            unpaired_labels = as_labels(_rows("unpaired_labels", unpaired_labels), "unpaired_labels")
         batch_size = check_count("batch_size", batch_size)
         if labelled_batch_size is not None:
             labelled_batch_size = check_count("labelled_batch_size", labelled_batch_size)
@@ -116,7 +116,7 @@ class Batches:
         self.unlabelled = torch.arange(n) if also_unlabelled else (~observed).nonzero()[:, 0]  # (N_u,)
         n_l, n_u = len(self.labelled), len(self.unlabelled)
         n = n_l + n_u
-        n_alone = 0 if labels_alone is None else len(labels_alone)
+        n_alone = 0 if unpaired_labels is None else len(unpaired_labels)
         b_u = min(batch_size, n_u)
         b_l = min(labelled_batch_size if labelled_batch_size and n_u else batch_size, n_l)
         self.steps = max(size // batch for size, batch in ((n_u, b_u), (n_l, b_l)) if batch)
@@ -126,8 +126,8 @@ class Batches:
         self.data = {name: values.to(device) if keep else values for name, values in data.items()}
         self.labels = {name: values.to(device) for name, values in labels.items()}
         self.device, self.dtype, self.seed, self.also_unlabelled = device, dtype, seed, also_unlabelled
-        self.labels_alone = None if labels_alone is None else labels_alone.to(device)
-        b_a = 0 if labels_alone is None else min(batch_size, len(labels_alone))
+        self.unpaired_labels = None if unpaired_labels is None else unpaired_labels.to(device)
+        b_a = 0 if unpaired_labels is None else min(batch_size, len(unpaired_labels))
         self.scale_alone = torch.full((b_a,), n_alone / max(b_a, 1) / n, device=device, dtype=dtype)
         scale_l = labelled_weight * n_l / max(b_l, 1) / n
         scale_u = n_u / max(b_u, 1) / n
@@ -155,13 +155,13 @@ class Batches:
 
     def _alone(self, generator: torch.Generator) -> Iterator[Batch | None]:
         """Batches of the labels without images, in an order of the epoch; endless."""
-        if self.labels_alone is None:
+        if self.unpaired_labels is None:
             yield from itertools.repeat(None)
         size = len(self.scale_alone)
         while True:
-            order = torch.randperm(len(self.labels_alone), generator=generator).to(self.device)
+            order = torch.randperm(len(self.unpaired_labels), generator=generator).to(self.device)
             for rows in order[: len(order) // size * size].reshape(-1, size):
-                yield Batch({"y": self.labels_alone[rows]}, self.scale_alone, rows)
+                yield Batch({"y": self.unpaired_labels[rows]}, self.scale_alone, rows)
 
     def _resident(self, rows: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         for index in rows:
@@ -184,12 +184,12 @@ def _data(name: str, value: Any) -> Tensor:
     value = _rows(name, value)
     if value.dim() < 2 or not (value.is_floating_point() or value.dtype == torch.uint8):
         got = f"{value.dtype} of shape {tuple(value.shape)}"
-        raise InputError(f"{name}: got {got}; accepted are rows of data, (N, ...), floats or uint8, see fit")
+        raise InputError(f"{name}: got {got}; expected rows of data, (N, ...), floats or uint8, see fit")
     return value
 
 
 def _rows(name: str, value: Any) -> Tensor:
     value = as_tensor(name, value)
     if not value.dim() or not len(value):
-        raise InputError(f"{name}: got 0 rows, shape {tuple(value.shape)}; accepted are one or more")
+        raise InputError(f"{name}: got 0 rows, shape {tuple(value.shape)}; expected one or more")
     return value

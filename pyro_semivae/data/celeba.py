@@ -36,7 +36,7 @@ def load_celeba(root: str | Path, *, attributes: tuple[str, ...] = ATTRIBUTES, s
             raise FileNotFoundError(f"dataset celeba: no {folder / name}. {WHERE.format(folder=folder)}")
     files, names, values = read_attributes(folder / "list_attr_celeba.txt")
     if not attributes or isinstance(attributes, str) or set(attributes) - set(names):
-        raise InputError(f"attributes: got {attributes!r}; accepted are some of {', '.join(names)}")
+        raise InputError(f"attributes: got {attributes!r}; expected some of {', '.join(names)}")
     split = read_partition(folder / "list_eval_partition.txt")
     if set(split) != set(files):
         other = sorted(set(split) ^ set(files))
@@ -65,10 +65,10 @@ def read_attributes(path: Path) -> tuple[list[str], list[str], np.ndarray]:
         lines = file.read().splitlines()
     if len(lines) < 2 or not re.fullmatch("[0-9]{1,12}", lines[0].strip()):  # int() refuses thousands of digits
         got = lines[0][:100] if lines else ""
-        raise InputError(f"{path}: line 1: got {got!r}; accepted is the number of images")
+        raise InputError(f"{path}: line 1: got {got!r}; expected the number of images")
     names, count = lines[1].split(), int(lines[0])
     if len(set(names)) < len(names):
-        raise InputError(f"{path}: line 2: got {lines[1][:1000]!r}; accepted are different names")
+        raise InputError(f"{path}: line 2: got {lines[1][:1000]!r}; expected different names")
     rows = {number: line.split() for number, line in enumerate(lines[2:], 3) if line.strip()}
     if len(rows) != count:
         raise InputError(f"{path}: got {len(rows)} images; line 1 says {count}: is the file truncated?")
@@ -76,12 +76,12 @@ def read_attributes(path: Path) -> tuple[list[str], list[str], np.ndarray]:
     for i, (line, row) in enumerate(rows.items()):
         if len(row) != 1 + len(names) or not set(row[1:]) <= {"1", "-1"}:
             got = " ".join(row)[:100]
-            raise InputError(f"{path}: line {line}: got {got!r}; accepted are a file name, {len(names)} values -1 or 1")
+            raise InputError(f"{path}: line {line}: got {got!r}; expected a file name, {len(names)} values -1 or 1")
         values[i] = row[1:]
     files = [row[0] for row in rows.values()]
     if len(set(files)) < count:
         twice = next(name for name in files if files.count(name) > 1)
-        raise InputError(f"{path}: got {twice} in several lines; accepted are different images")
+        raise InputError(f"{path}: got {twice} in several lines; expected different images")
     return files, names, values
 
 
@@ -99,8 +99,8 @@ def read_partition(path: Path) -> dict[str, int]:
         if not fields:
             continue
         if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
-            raise InputError(f"{path}: line {number}: got {line[:100]!r}; accepted are a file name and 0, 1 or 2")
+            raise InputError(f"{path}: line {number}: got {line[:100]!r}; expected a file name and 0, 1 or 2")
         if fields[0] in out:
-            raise InputError(f"{path}: line {number}: got {fields[0]} again; accepted are different images")
+            raise InputError(f"{path}: line {number}: got {fields[0]} again; expected different images")
         out[fields[0]] = int(fields[1])
     return out

@@ -40,7 +40,7 @@ def load_chexpert(
     Args:
         root: the folder that holds `CheXpert-v1.0-small/`.
         blank: what a finding that is not mentioned means. uncertain: what an uncertain one (-1) means. `"missing"` is a
-            label to be summed out.
+            label to be marginalised.
         views: frontal images, or lateral ones too.
         findings: which columns (default: the five of CCVAE, C.2).
 
@@ -50,11 +50,11 @@ def load_chexpert(
     """
     for name, value, accepted in (("blank", blank, POLICIES), ("uncertain", uncertain, POLICIES)):
         if value not in accepted:
-            raise InputError(f"{name}: got {value!r}; accepted are {', '.join(map(repr, accepted))}")
+            raise InputError(f"{name}: got {value!r}; expected {', '.join(map(repr, accepted))}")
     if not findings or isinstance(findings, str):
-        raise InputError(f"findings: got {findings!r}; accepted are one or more names of columns")
+        raise InputError(f"findings: got {findings!r}; expected one or more names of columns")
     if views not in ("frontal", "all"):
-        raise InputError(f"views: got {views!r}; accepted are 'frontal', 'all'")
+        raise InputError(f"views: got {views!r}; expected 'frontal', 'all'")
     folder = user_path(root, "root") / "CheXpert-v1.0-small"
     parts, trained = [], set()
     for split in ("train", "valid"):
@@ -64,7 +64,7 @@ def load_chexpert(
         files, y = read_findings(path, findings, views, POLICIES[blank], POLICIES[uncertain])
         for name in files:
             if name in trained:
-                raise InputError(f"{path}: {name} is in train.csv as well; accepted are different images")
+                raise InputError(f"{path}: {name} is in train.csv as well; expected different images")
         trained.update(files)
         paths = [folder / name for name in files]
         parts += [image_array(paths, "chexpert", channels=1, size=size, where=WHERE.format(folder=folder)), y]
@@ -92,22 +92,22 @@ def read_findings(
             fields = sum(value is not None for name, value in row.items() if name) + len(row.get(None, ()))
             if fields != len(table.fieldnames):
                 accepted = len(table.fieldnames)
-                raise InputError(f"{path}: line {table.line_num}: got {fields} fields; accepted are {accepted}")
+                raise InputError(f"{path}: line {table.line_num}: got {fields} fields; expected {accepted}")
             image = re.sub(r"^CheXpert-v1\.0(-small)?/", "", row["Path"])
             if image in seen:
-                raise InputError(f"{path}: line {table.line_num}, Path: got {image} again; accepted are different ones")
+                raise InputError(f"{path}: line {table.line_num}, Path: got {image} again; expected different ones")
             seen.add(image)
             if row["Frontal/Lateral"] not in ("Frontal", "Lateral"):
                 raise InputError(
                     f"{path}: line {table.line_num}, Frontal/Lateral: got {row['Frontal/Lateral']!r}; "
-                    f"accepted are Frontal, Lateral"
+                    f"expected Frontal, Lateral"
                 )
             if views == "frontal" and row["Frontal/Lateral"] != "Frontal":
                 continue
             for name in findings:
                 if row[name] not in meaning:
                     raise InputError(
-                        f"{path}: line {table.line_num}, {name}: got {row[name]!r}; accepted are 1.0, 0.0, -1.0, blank"
+                        f"{path}: line {table.line_num}, {name}: got {row[name]!r}; expected 1.0, 0.0, -1.0, blank"
                     )
             files.append(image)
             rows.append([meaning[row[name]] for name in findings])

@@ -26,7 +26,7 @@ TRUTH = {"true": 1.0, "false": 0.0}
 MOST_CLASSES = 20  # different whole numbers that are classes where nothing else is said
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 TAKEN = ("x", "z", "data", "self")  # the images' site, the latent's, the plate of rows, the model
-NO_NUMBER = "accepted are numbers and missing cells"
+NO_NUMBER = "expected numbers and missing cells"
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ def site_name(column: str) -> str:
     name = re.sub(r"\W+", "_", plain).strip("_")
     name = name if name.isidentifier() else f"_{name}"
     if name == "_" or not name.isidentifier():
-        raise InputError(f"columns: got the name {column!r}; accepted are names with letters or digits")
+        raise InputError(f"columns: got the name {column!r}; expected names with letters or digits")
     return f"{name}_" if keyword.iskeyword(name) or name in TAKEN else name
 
 
 def read_csv(path: str | Path, name: str = "labels") -> tuple[dict[str, list[str]], list[int]]:
     """A csv file with a header, in UTF-8, delimited by commas, semicolons or tabs.
 
-    Empty lines are left out; of a single column they are missing cells, but for those at the end.
+    Empty lines are left out; of a single column they are missing cells, except those at the end.
     A first column without a name that numbers the lines, as pandas writes it, is left out; a note says so.
 
     Args:
@@ -78,7 +78,7 @@ def read_csv(path: str | Path, name: str = "labels") -> tuple[dict[str, list[str
     """
     path = user_path(path, name)
     if not path.is_file():
-        raise InputError(f"{name}: no file {path}; accepted is the path of a csv file")
+        raise InputError(f"{name}: no file {path}; expected the path of a csv file")
     with open_text(path) as file:
         first = file.readline()
         file.seek(0)
@@ -99,12 +99,12 @@ def read_csv(path: str | Path, name: str = "labels") -> tuple[dict[str, list[str
     while len(header) == 1 and lines and columns[0][-1] == "":
         columns[0].pop(), lines.pop()
     if not lines:
-        raise InputError(f"{path}: got no rows; accepted are a line of column names and a line for each row")
+        raise InputError(f"{path}: got no rows; expected a line of column names and a line for each row")
     if header[0] == "" and columns[0] in ([str(i + start) for i in range(len(lines))] for start in (0, 1)):
         note(f"{path}: the first column has no name and numbers the lines; it is left out")
         header, columns = header[1:], columns[1:]
     if "" in header or len(set(header)) < len(header):
-        raise InputError(f"{path}: line 1: got the column names {header!r:.500}; accepted are different names")
+        raise InputError(f"{path}: line 1: got the column names {header!r:.500}; expected different names")
     return dict(zip(header, columns, strict=True)), lines
 
 
@@ -166,15 +166,15 @@ def _checked_kinds(kinds: Any, given: Mapping[str, Any], data: Sequence[str]) ->
     if kinds is None:
         return {}
     if not isinstance(kinds, Mapping):
-        raise InputError(f"kinds: got {kinds!r}; accepted is a mapping from column to {', '.join(KINDS)}")
+        raise InputError(f"kinds: got {kinds!r}; expected a mapping from column to {', '.join(KINDS)}")
     columns = {site_name(name): name for name in given} | {name: name for name in (*given, *data)}
     for name, kind in kinds.items():
         if name not in columns:
             listed = ", ".join(map(repr, [*given, *data])) or "none: there are no columns"
-            raise InputError(f"kinds: got the column {name!r}; accepted are {listed}")
+            raise InputError(f"kinds: got the column {name!r}; expected {listed}")
         accepted = KINDS if columns[name] in given else ("data",)
         if kind not in accepted:
-            raise InputError(f"kinds: got {kind!r} for {name!r}; accepted are {', '.join(map(repr, accepted))}")
+            raise InputError(f"kinds: got {kind!r} for {name!r}; expected {', '.join(map(repr, accepted))}")
     return {columns[name]: kind for name, kind in kinds.items()}
 
 
@@ -183,7 +183,7 @@ def _values(name: str, given: Any) -> np.ndarray:
     if isinstance(given, Tensor):
         given = given.detach().cpu()
         given = (given.double() if given.is_floating_point() else given).numpy()
-    accepted = "accepted are (N,) numbers or texts, or (N, K) numbers"
+    accepted = "expected (N,) numbers or texts, or (N, K) numbers"
     try:
         texts = isinstance(given, list | tuple) and any(isinstance(value, str) for value in given)
         array = np.asarray(given, dtype=object if texts else None)  # not each text as long as the longest
@@ -200,7 +200,7 @@ def _values(name: str, given: Any) -> np.ndarray:
     numbers = array.astype(np.float64)
     if array.dtype.kind == "i" and array.size and array.min() == MISSING:
         if set(np.unique(array)) == {-1, 1}:
-            raise InputError(f"{name}: got -1 and 1 alone; accepted are 0 and 1, -1 (or NaN) where one is missing")
+            raise InputError(f"{name}: got -1 and 1 alone; expected 0 and 1, -1 (or NaN) where one is missing")
         numbers[array == MISSING] = np.nan
     return numbers
 
@@ -220,7 +220,7 @@ def _parsed(name: str, cells: list[str | None]) -> np.ndarray:
     if all(NUMBER.fullmatch(cell) for cell in known):
         return np.array([np.nan if cell is None else float(cell) for cell in cells])
     if all(NUMBER.fullmatch(cell.replace(",", ".")) for cell in known):
-        raise InputError(f"{name}: got numbers with a decimal comma, such as {known[0]!r}; accepted is a point")
+        raise InputError(f"{name}: got numbers with a decimal comma, such as {known[0]!r}; expected a point")
     return np.array(cells, object)
 
 
@@ -231,20 +231,20 @@ def _column(
     known = np.array([value is not None for value in values]) if is_text else ~np.isnan(values)
     elsewhere = f"kinds={{{name!r}: 'ignore'}} leaves it out"
     if not known.any():
-        raise InputError(f"{name}: got a column without any value; accepted are one or more. {elsewhere}")
+        raise InputError(f"{name}: got a column without any value; expected one or more. {elsewhere}")
     if not is_text:
         _check_size(name, values, at)
     found = sorted(set(values[known])) if is_text else np.unique(values[known]).tolist()
     kind = kind or ("class" if classes else _kind(name, values, found, int(known.sum()), elsewhere))
     if kind == "class":
         if values.ndim > 1:
-            raise InputError(f"{name}: got shape {values.shape}; accepted as classes are (N,)")
+            raise InputError(f"{name}: got shape {values.shape}; expected as classes are (N,)")
         if classes:
             return _of_named_classes(name, values, found, classes)
         if not is_text and found[0] == MISSING and all(value == round(value) for value in found):
             raise InputError(_ambiguous(name))
         if len(found) < 2:
-            raise InputError(f"{name}: got one class alone, {found[0]!r}; accepted are two or more. {elsewhere}")
+            raise InputError(f"{name}: got one class alone, {found[0]!r}; expected two or more. {elsewhere}")
         index = {value: i for i, value in enumerate(found)}
         codes = [index[value] if there else MISSING for value, there in zip(values.tolist(), known, strict=True)]
         names = tuple(found) if is_text else tuple(map(_number, found))
@@ -261,7 +261,7 @@ def _column(
         return Column(Real(rows.shape[1]), rows, names)
     if not set(found) <= {0.0, 1.0}:
         row = int(np.argmax((known & ~np.isin(values, (0, 1))).reshape(len(values), -1).any(1)))
-        raise InputError(f"{name}: {at(row)}: got {values[row]}; accepted are 0, 1 and missing, as it is binary")
+        raise InputError(f"{name}: {at(row)}: got {values[row]}; expected 0, 1 and missing, as it is binary")
     return Column(Binary(rows.shape[1]), rows, names)
 
 
@@ -269,7 +269,7 @@ def _check_size(name: str, values: np.ndarray, at: Callable[[int], str]) -> None
     infinite = torch.from_numpy(values.reshape(len(values), -1)).to(torch.get_default_dtype()).isinf().any(1)
     if infinite.any():
         row, most = int(infinite.int().argmax()), torch.finfo(torch.get_default_dtype()).max
-        raise InputError(f"{name}: {at(row)}: got {values[row]}; accepted are numbers up to {most:.1e}, and missing")
+        raise InputError(f"{name}: {at(row)}: got {values[row]}; expected numbers up to {most:.1e}, and missing")
 
 
 def _note_rounding(name: str, values: np.ndarray, rows: Tensor) -> None:
@@ -287,7 +287,7 @@ def _kind(name: str, values: np.ndarray, found: list, number: int, elsewhere: st
     if values.dtype == object:
         if len(found) > max(MOST_CLASSES, number / 2):
             raise InputError(
-                f"{name}: got {len(found)} different texts in {number} cells, such as {found[0]!r:.50}; accepted as "
+                f"{name}: got {len(found)} different texts in {number} cells, such as {found[0]!r:.50}; expected as "
                 f"classes are fewer. {elsewhere}, 'class' takes them as classes all the same"
             )
         return "class"
@@ -302,7 +302,7 @@ def _kind(name: str, values: np.ndarray, found: list, number: int, elsewhere: st
 
 def _ambiguous(name: str) -> str:
     return (
-        f"{name}: got -1 and other whole numbers; accepted are empty cells (or NaN) where a label is missing, or "
+        f"{name}: got -1 and other whole numbers; expected empty cells (or NaN) where a label is missing, or "
         f"kinds={{{name!r}: 'real'}} where -1 is a number"
     )
 
@@ -310,7 +310,7 @@ def _ambiguous(name: str) -> str:
 def _of_named_classes(name: str, values: np.ndarray, found: list, classes: Sequence[str]) -> Column:
     if values.dtype == object or not all(value in range(len(classes)) for value in found):
         got = f"{', '.join(map(str, found[:5]))} and the names of {len(classes)} classes"
-        raise InputError(f"{name}: got {got}; accepted are 0 to {len(classes) - 1} and missing")
+        raise InputError(f"{name}: got {got}; expected 0 to {len(classes) - 1} and missing")
     codes = torch.from_numpy(np.where(np.isnan(values), MISSING, values).astype(np.int64))
     return Column(Classes(len(classes)), codes, tuple(classes))
 

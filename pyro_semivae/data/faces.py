@@ -1,7 +1,7 @@
 """Rendered cartoon faces with the 18 attributes that CCVAE uses of CelebA: 64x64 RGB, no download.
 
 Every attribute that is on has a strength in [0, 1] (how wide the smile, which lens size, which shade): what a latent
-can capture of it beyond the label. Face i of a seed is drawn from a random stream of its own, so that it is the same
+can capture of it beyond the label. Face i of a seed is sampled from a random stream of its own, so that it is the same
 whatever the batch, the order and the number of threads. A face is painted back to front from soft-edged shapes
 (signed distances in a square of [-1, 1], y down).
 """
@@ -80,7 +80,7 @@ class Faces:
             InputError: there is no such attribute, or the strength is outside of [0, 1].
         """
         if name not in ATTRIBUTES:
-            raise InputError(f"name: got {name!r}; accepted are {', '.join(ATTRIBUTES)}")
+            raise InputError(f"name: got {name!r}; expected {', '.join(ATTRIBUTES)}")
         strength = check_number("strength", strength, least=0, most=1)
         labels, strengths = self.labels.copy(), self.strengths.copy()
         if on and name in HAIR:
@@ -97,7 +97,7 @@ def draw(num_faces: int, seed: int = 0, *, start: int = 0, rates: Literal["celeb
 
     Args:
         rates: `"celeba"`, the attributes' rates in CelebA, where only men have beards; or `"balanced"`, every attribute
-            on in half of the faces, independently, but for the four hair colours (a quarter each).
+            on in half of the faces, independently, except for the four hair colours (a quarter each).
 
     Raises:
         InputError: `rates` is neither; a number is not a whole one from 0, or is above `MOST` (a seed: 2^64 - 1).
@@ -105,7 +105,7 @@ def draw(num_faces: int, seed: int = 0, *, start: int = 0, rates: Literal["celeb
     for name, value, most in (("num_faces", num_faces, MOST), ("seed", seed, 2**64 - 1), ("start", start, MOST)):
         check_count(name, value, 0, most)
     if rates not in ("celeba", "balanced"):
-        raise InputError(f"rates: got {rates!r}; accepted are 'celeba', 'balanced'")
+        raise InputError(f"rates: got {rates!r}; expected 'celeba', 'balanced'")
     size = 2 * len(ATTRIBUTES) + len(NUISANCES)
     keys = np.array([seed, 0], np.uint64)
     u = np.empty((num_faces, size), np.float32)

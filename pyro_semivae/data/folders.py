@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 DECODING = 2  # the version of what `_decode` makes of a file, for the cache's name
 FORMATS = ("JPEG", "PNG")
-ACCEPTED = "accepted are JPEG and PNG files"
+ACCEPTED = "expected JPEG and PNG files"
 
 
 @contextmanager
@@ -126,7 +126,7 @@ def image_array(
 def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
     both = size if isinstance(size, tuple | list) else (size, size)
     if len(both) != 2:
-        raise InputError(f"size: got {size!r}; accepted are (H, W), or one number for both")
+        raise InputError(f"size: got {size!r}; expected (H, W), or one number for both")
     return check_count("size", both[0], most=4096), check_count("size", both[1], most=4096)
 
 

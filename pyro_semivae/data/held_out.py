@@ -44,7 +44,7 @@ def pop_split(
         if has_cells is not None and not has_cells[i]:
             words[i] = "train"
         elif word not in WORDS:
-            raise InputError(f"{name}: {at(i)}: got {given[i]!r}; accepted are train, test and val")
+            raise InputError(f"{name}: {at(i)}: got {given[i]!r}; expected train, test and val")
     return torch.tensor([WORDS[word] for word in words])
 
 
@@ -58,7 +58,7 @@ def rows_of_split(split: Tensor) -> Rows:
     counts = torch.bincount(split, minlength=3).tolist()
     if not counts[TRAINING] or not (counts[TEST] or counts[VALIDATION]):
         got = ", ".join(f"{count} {word}" for count, word in zip(counts, ("train", "test", "val"), strict=True))
-        raise InputError(f"split: got {got} rows; accepted are one or more of train, and of test or val")
+        raise InputError(f"split: got {got} rows; expected one or more of train, and of test or val")
     if counts[TEST] and counts[VALIDATION]:
         note(f"{counts[VALIDATION]} rows of validation are left out: there are rows of the test")
     test = TEST if counts[TEST] else VALIDATION
@@ -103,7 +103,7 @@ def last_rows(columns: dict[str, Column], num_rows: int, test: int | float) -> R
     if num_rows - first > max(num_rows // 2, count):
         raise InputError(
             f"test: got {test}, {count} rows with labels, which from the end on begin at row {first} of {num_rows}; "
-            f"accepted are fewer, labelled rows at the end of the file, or a second array for the test (x_test)"
+            f"expected fewer, labelled rows at the end of the file, or a second array for the test (x_test)"
         )
     return torch.arange(first), torch.arange(first, num_rows)
 
@@ -121,7 +121,7 @@ def _candidates(columns: dict[str, Column], num_rows: int, test: Any) -> tuple[T
     if not 1 <= count < n:
         which = "that have a label" if labelled.any() else "of the data set"
         raise InputError(
-            f"test: got {test!r}; accepted are a fraction between 0 and 1 of the {n} rows {which}, or a number of them "
+            f"test: got {test!r}; expected a fraction between 0 and 1 of the {n} rows {which}, or a number of them "
             f"below {n}: there is one test row or more, and one for the training"
         )
     return rows, count

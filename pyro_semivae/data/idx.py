@@ -30,7 +30,7 @@ def read_idx(path: Path) -> np.ndarray:
             raise InputError(f"{path}: not an IDX file of unsigned bytes (it starts with {head!r})")
         num_dims = head[3]
         if not 1 <= num_dims <= 4:
-            raise InputError(f"{path}: its header says {num_dims} dimensions; accepted are 1 (labels) to 4 (images)")
+            raise InputError(f"{path}: its header says {num_dims} dimensions; expected 1 (labels) to 4 (images)")
         raw = file.read(4 * num_dims)
     if len(raw) < 4 * num_dims:
         raise InputError(f"{path}: truncated in its header ({size} bytes)")

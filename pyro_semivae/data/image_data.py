@@ -44,7 +44,7 @@ class ImageData:
         names = self.label_names
         listed = isinstance(names, Sequence) and not isinstance(names, str) and all(isinstance(n, str) for n in names)
         if not listed or len(set(names)) < len(names):
-            raise InputError(f"label_names: got {names!r}; accepted are different names, one for each label")
+            raise InputError(f"label_names: got {names!r}; expected different names, one for each label")
         self._set("label_names", tuple(names))
         self._set("x", check_images(self.x))
         self._set("x_test", check_images(self.x_test, self.x_shape, "x_test"))
@@ -53,14 +53,14 @@ class ImageData:
             y = self.labels.validate(getattr(self, name), name)
             if len(x) != len(y) or not len(x):
                 got = f"{len(x)} images and {len(y)} labels"
-                raise InputError(f"{name.replace('y', 'x')}, {name}: got {got}; accepted are as many, one or more")
+                raise InputError(f"{name.replace('y', 'x')}, {name}: got {got}; expected as many, one or more")
             self._set(name, y)
         for name, y in (("strengths", self.y), ("strengths_test", self.y_test)):
             if (value := getattr(self, name)) is not None:
                 self._set(name, as_tensor(name, value))
                 if getattr(self, name).shape != y.shape:
                     got = tuple(getattr(self, name).shape)
-                    raise InputError(f"{name}: got shape {got}; accepted is the labels', {tuple(y.shape)}")
+                    raise InputError(f"{name}: got shape {got}; expected the labels', {tuple(y.shape)}")
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # the class is frozen
@@ -75,7 +75,7 @@ class ImageData:
         return tuple(self.x.shape[1:])
 
     def hold_out(self, num_rows: int) -> ImageData:
-        """The same with the last `num_rows` training rows in the place of the test set, to choose recipes on.
+        """The same with the last `num_rows` training rows in the place of the test set: a validation set.
 
         Raises:
             InputError: there are not that many rows.

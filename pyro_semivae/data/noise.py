@@ -15,7 +15,7 @@ Corruption = Callable[[Tensor], Tensor] | Mapping[str, Callable[[Tensor], Tensor
 
 
 def shift(x: Tensor, pixels: int = 2) -> Tensor:
-    """Moves each image by up to `pixels` rows and columns, drawn independently and uniformly; zeros come in.
+    """Moves each image by up to `pixels` rows and columns, sampled independently and uniformly; zeros come in.
 
     Shapes: `(B, C, H, W)` in and out.
 
@@ -43,7 +43,7 @@ def jitter(
     shear: float = 0.0,
     each_axis: bool = False,
 ) -> Tensor:
-    """Moves, turns, zooms and shears each image by up to so much, each drawn uniformly; zeros come in, pixels are
+    """Translates, rotates, zooms and shears each image by uniform random amounts; zeros come in, pixels are
     interpolated.
 
     Args:
@@ -107,14 +107,14 @@ def adversarial(x: Tensor, log_probs: Callable[[Tensor], Tensor], radius: float 
     return x + radius * F.normalize(gradient.flatten(1), dim=1).view_as(x)
 
 
-def in_turn(x: Tensor, noises: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
+def alternate(x: Tensor, noises: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
     """Image i of a batch gets noise i modulo their number; `fit` draws batches in random order.
 
     Raises:
         InputError: there is no noise, or one changes the images' shape.
     """
     if not len(noises):
-        raise InputError("noises: got none; accepted are one or more")
+        raise InputError("noises: got none; expected one or more")
     out = torch.empty_like(x)
     for i, noise in enumerate(noises[: len(x)]):
         part = x[i :: len(noises)]
@@ -136,11 +136,11 @@ def noises_by_site(corrupt: Corruption, sites: Sequence[str]) -> Mapping[str, Ca
     unknown = [name for name in corrupt if name not in sites] if isinstance(corrupt, Mapping) else ()
     if unknown or not isinstance(corrupt, Mapping):
         got = f"noise on {unknown}" if unknown else "one noise for several sites of data"
-        raise InputError(f"corrupt: got {got}; accepted is a mapping from {', '.join(sites)} to noises")
+        raise InputError(f"corrupt: got {got}; expected a mapping from {', '.join(sites)} to noises")
     return corrupt
 
 
-def where_learning(x: Tensor, noise: Callable[[Tensor], Tensor]) -> Tensor:
+def only_with_grad(x: Tensor, noise: Callable[[Tensor], Tensor]) -> Tensor:
     """Noise where gradients are taken and none elsewhere: the answer that `consistency_weight` asks to keep under noise
     is then the one to the image as it is."""
     return noise(x) if torch.is_grad_enabled() else x
@@ -150,7 +150,7 @@ def _check_batch(x: Tensor, floats: bool = False) -> torch.Size:
     """The shape `(B, C, H, W)` of a batch of images, none of it 0; `floats`: of floats only."""
     accepted = f"images (B, C, H, W), B from 1{', floats' if floats else ''}"
     if not isinstance(x, Tensor):
-        raise InputError(f"x: got {type(x).__name__}; accepted are {accepted}")
+        raise InputError(f"x: got {type(x).__name__}; expected {accepted}")
     if x.dim() != 4 or min(x.shape) < 1 or (floats and not x.is_floating_point()):
-        raise InputError(f"x: got {x.dtype} of shape {tuple(x.shape)}; accepted are {accepted}")
+        raise InputError(f"x: got {x.dtype} of shape {tuple(x.shape)}; expected {accepted}")
     return x.shape

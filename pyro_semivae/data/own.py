@@ -41,9 +41,9 @@ def load_path(
         return load_folder(path, labels, size=size, kinds=kinds, test=test, seed=seed)
     if not path.is_file() or path.suffix.lower() not in (".npz", ".npy"):
         got = f"{path}, a {path.suffix or 'nameless'} file" if path.is_file() else f"{path}, which is not there"
-        raise InputError(f"dataset: got {got}; accepted are a folder of JPEG or PNG images, and .npz and .npy files")
+        raise InputError(f"dataset: got {got}; expected a folder of JPEG or PNG images, and .npz and .npy files")
     if size is not None:
-        raise InputError(f"size: got {size!r} for {path}; accepted is None: arrays have a size")
+        raise InputError(f"size: got {size!r} for {path}; expected None: arrays have a size")
     return load_arrays(path, labels, kinds=kinds, test=test, seed=seed)
 
 
@@ -81,7 +81,7 @@ def load_arrays(
         kinds: see `columns.read_columns`.
         test: a fraction of the rows that have any label (of all where none has), or their number; drawn at random and,
             with one class label, in proportion to the classes. Without meaning where the split is given.
-        seed: of that draw.
+        seed: of that sampling.
 
     Raises:
         InputError: a file cannot be read, or has pickled objects; there are no data, or several that might be; arrays
@@ -100,7 +100,7 @@ def load_arrays(
         given, name = _read_arrays(source), name or source.stem
     if isinstance(labels, Mapping):
         if twice := sorted(set(labels) & set(given)):
-            raise InputError(f"labels: got {', '.join(map(repr, twice))} again; accepted are other names than source's")
+            raise InputError(f"labels: got {', '.join(map(repr, twice))} again; expected other names than source's")
         given |= labels
     given, given_test = _two_parts(given)
     keys = data_names({key: _dims(value) for key, value in given.items()}, kinds)
@@ -112,9 +112,9 @@ def load_arrays(
         more, lines = read_csv(labels)
         at = lambda i: f"line {lines[i]}" if i < len(lines) else f"row {i}"  # noqa: E731
         if len(lines) != sum(sizes):
-            raise InputError(f"{labels}: got {len(lines)} rows; accepted are the data's, {sum(sizes)}")
+            raise InputError(f"{labels}: got {len(lines)} rows; expected the data's, {sum(sizes)}")
         if twice := sorted(set(more) & set(given)):
-            raise InputError(f"{labels}: got {', '.join(map(repr, twice))} again; accepted are other names")
+            raise InputError(f"{labels}: got {', '.join(map(repr, twice))} again; expected other names")
         cells |= more
     _check_sizes(data, data_test, cells, given_test)
     split = None if given_test else pop_split(cells, at)
@@ -128,7 +128,7 @@ def load_arrays(
         if mapped and not are_consecutive(rows):
             raise InputError(
                 "split: got rows of training and test in turn, of an array that is memory-mapped and so not rewritten; "
-                "accepted are all rows of the training one after the other, and all of the test"
+                "expected all rows of the training one after the other, and all of the test"
             )
     else:
         rows = last_rows(columns, sizes[0], test) if mapped else drawn_split(columns, sizes[0], test, seed)
@@ -142,7 +142,7 @@ def load_arrays(
 
 def _read_arrays(path: Path) -> dict[str, Any]:
     """The arrays of a file by their names; that of an .npy file, memory-mapped, is `x`."""
-    accepted = "accepted are .npz and .npy files of numbers and texts, without pickled objects"
+    accepted = "expected .npz and .npy files of numbers and texts, without pickled objects"
     if not path.is_file():
         raise InputError(f"source: no file {path}; {accepted}")
     try:
@@ -161,7 +161,7 @@ def _read_arrays(path: Path) -> dict[str, Any]:
 def _two_parts(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arrays of all rows, or of the training rows, by their names; and those of the test rows, if there are any."""
     if not given or not all(isinstance(key, str) for key in given):
-        raise InputError(f"source: got the names {list(given)}; accepted are one or more texts")
+        raise InputError(f"source: got the names {list(given)}; expected one or more texts")
     tests = {key.removesuffix("_test"): value for key, value in given.items() if key.endswith("_test")}
     if not tests:
         return dict(given), {}
@@ -169,7 +169,7 @@ def _two_parts(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     train = {key if key in tests else key.removesuffix("_train"): value for key, value in rest.items()}
     if set(train) != set(tests) or len(train) < len(rest):
         alone = sorted(set(train) ^ set(tests))
-        raise InputError(f"source: got one of a and a_test alone of {alone}; accepted are both of all, or no a_test")
+        raise InputError(f"source: got one of a and a_test alone of {alone}; expected both of all, or no a_test")
     return train, tests
 
 
@@ -194,7 +194,7 @@ def data_names(dims: Mapping[str, int], kinds: Any) -> dict[str, str]:
         found = [key for key in free if free[key] > 2] or [key for key in free if free[key] == 2]
         if len(found) != 1:
             got = ", ".join(f"{key} of {number} dimensions" for key, number in dims.items())
-            raise InputError(f"data: got {got}; accepted are data by the name x, or one array of 2 or more dimensions")
+            raise InputError(f"data: got {got}; expected data by the name x, or one array of 2 or more dimensions")
         first = found[0]
     return {"x": first} | {key: key for key in named if key != first}
 
@@ -210,7 +210,7 @@ def as_data(value: Any, name: str) -> tuple[Space, Tensor]:
         return Images(*x.shape[1:]), x
     if x.dim() != 2:
         got = f"shape {tuple(x.shape)}"
-        raise InputError(f"{name}: got {got}; accepted as data are (N, C, H, W), (N, H, W, C), (N, H, W) and (N, D)")
+        raise InputError(f"{name}: got {got}; expected as data are (N, C, H, W), (N, H, W, C), (N, H, W) and (N, D)")
     counts = not x.is_floating_point() and x.dtype != torch.bool and x.numel() and x.min() >= 0
     return (Counts if counts else Vectors)(x.shape[1]), x
 
@@ -228,7 +228,7 @@ def _joined(key: str, value: Any, given_test: Mapping[str, Any]) -> Any:
     parts = [np.asarray(part) for part in parts]
     if not all(part.ndim for part in parts) or parts[0].shape[1:] != parts[1].shape[1:]:
         got = " and ".join(str(part.shape) for part in parts)
-        raise InputError(f"{key}, {key}_test: got shapes {got}; accepted are (N,), or (N, K) of one K")
+        raise InputError(f"{key}, {key}_test: got shapes {got}; expected (N,), or (N, K) of one K")
     return np.concatenate([part.astype(object) if parts[0].dtype.kind in "OUS" else part for part in parts])
 
 
@@ -236,9 +236,9 @@ def _check_sizes(data: dict, data_test: dict, cells: Mapping[str, Any], given_te
     for site, (space, _) in data_test.items():
         if space.shape != data[site][0].shape:
             got = f"{data[site][0]} and {space}"
-            raise InputError(f"{site}, {site}_test: got {got}; accepted are data of one shape")
+            raise InputError(f"{site}, {site}_test: got {got}; expected data of one shape")
     number = sum(len(part["x"][1]) for part in (data, data_test) if part)
     for key, values in [*((site, x) for site, (_, x) in data.items() if not given_test), *cells.items()]:
         size = len(values) if np.ndim(values) or isinstance(values, list | tuple) else 0
         if size != number:
-            raise InputError(f"{key}: got {size} rows; accepted are as many as data, {number}")
+            raise InputError(f"{key}: got {size} rows; expected as many as data, {number}")

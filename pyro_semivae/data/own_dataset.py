@@ -71,7 +71,7 @@ def load_dataset(
             `load_arrays`; the file cannot be written.
     """
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-        raise InputError(f"name: got {name!r}; accepted are letters, digits, points, underscores and hyphens")
+        raise InputError(f"name: got {name!r}; expected letters, digits, points, underscores and hyphens")
     source = _Source(dataset, "dataset", kinds)
     path = cache_folder() / f"dataset-{name}.npy"
     if test_set is not None:
@@ -80,7 +80,7 @@ def load_dataset(
         x_test, labels_test = _stored(source_test, path.with_stem(f"{path.stem}-test"), source_test.fingerprint)
         if set(labels) != set(labels_test) or x.shape[1:] != x_test.shape[1:]:
             got, got_test = (f"{tuple(a.shape[1:])} and {[*b]}" for a, b in ((x, labels), (x_test, labels_test)))
-            raise InputError(f"test_set: got items of shape and labels {got_test}; accepted are dataset's, {got}")
+            raise InputError(f"test_set: got items of shape and labels {got_test}; expected dataset's, {got}")
         labels = {key: values + labels_test[key] for key, values in labels.items()}
         columns = source.columns(labels, kinds)
         rows = torch.arange(len(x)), torch.arange(len(x), len(x) + len(x_test))
@@ -106,18 +106,18 @@ class _Source:
         accepted = "a map-style Dataset with a length, or a DataLoader of one that neither shuffles nor drops items"
         if isinstance(dataset, DataLoader):
             if isinstance(dataset.sampler, RANDOM) or dataset.drop_last:
-                raise InputError(f"{argument}: got a DataLoader that shuffles or drops items; accepted is {accepted}")
+                raise InputError(f"{argument}: got a DataLoader that shuffles or drops items; expected {accepted}")
             dataset = dataset.dataset
         mapped = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
         if not mapped or isinstance(dataset, IterableDataset | Mapping | str) or not len(dataset):
             got = "one without items" if mapped else type(dataset).__name__
-            raise InputError(f"{argument}: got {got}; accepted is {accepted}")
+            raise InputError(f"{argument}: got {got}; expected {accepted}")
         self.dataset, self.size = dataset, len(dataset)
         first = _entries(dataset[0], f"{argument}[0]")
         dims = {key: _dims(value) + 1 for key, value in first.items()}
         keys = data_names(dims, kinds)
         if len(keys) > 1:
-            raise InputError(f"kinds: got {', '.join(keys.values())} as data; accepted is one of a torch data set")
+            raise InputError(f"kinds: got {', '.join(keys.values())} as data; expected one of a torch data set")
         self.names, self.x_name = set(first), keys["x"]
         self.classes = self._classes(dataset, isinstance(dataset[0], tuple | list))
         x = _array(first[self.x_name], f"{argument}[0], {self.x_name}")
@@ -190,7 +190,7 @@ def _entries(item: Any, where: str) -> dict[str, Any]:
         return dict(item)
     if isinstance(item, tuple | list):
         if not 1 <= len(item) <= 2:
-            raise InputError(f"{where}: got {len(item)} values; accepted are (image, label), or a mapping with names")
+            raise InputError(f"{where}: got {len(item)} values; expected (image, label), or a mapping with names")
         return dict(zip(("x", "y"), item, strict=False))
     return {"x": item}
 
@@ -219,7 +219,7 @@ def _array(value: Any, where: str) -> np.ndarray:
     pixels = x.dtype == np.uint8 or x.dtype.kind == "f"
     if x.ndim not in (1, 2, 3) or not (pixels or (x.ndim == 1 and x.dtype.kind in "ui")):
         got = f"{x.dtype} of shape {x.shape}"
-        raise InputError(f"{where}: got {got}; accepted are images, uint8 or float, and vectors of numbers")
+        raise InputError(f"{where}: got {got}; expected images, uint8 or float, and vectors of numbers")
     if x.ndim == 3 and channels_last(x.shape):
         x = x.transpose(2, 0, 1)
     x = x[None] if x.ndim == 2 else x
@@ -233,7 +233,7 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(entry, where) for entry in value]
     if value is not None and not isinstance(value, str | bool | int | float):
-        raise InputError(f"{where}: got {type(value).__name__}; accepted are a number, a text, None or numbers")
+        raise InputError(f"{where}: got {type(value).__name__}; expected a number, a text, None or numbers")
     return None if isinstance(value, float) and value != value else value
 
 

@@ -57,7 +57,7 @@ def load_folder(
         kinds: see `columns.read_columns`.
         test: a fraction of the rows that have any label (of all where none has), or their number; drawn at random and,
             with one class label, in proportion to the classes. Without meaning where the split is given.
-        seed: of that draw.
+        seed: of that sampling.
 
     Raises:
         InputError: there are no images, they have different sizes, or one cannot be read; there are several csv files;
@@ -65,7 +65,7 @@ def load_folder(
     """
     folder = user_path(path, "path").resolve()
     if not folder.is_dir():
-        raise InputError(f"path: no folder {folder}; accepted is a folder of JPEG or PNG images")
+        raise InputError(f"path: no folder {folder}; expected a folder of JPEG or PNG images")
     files = _images(folder)
     table = _csv(folder) if labels is None else user_path(labels, "labels")
     if table is not None:
@@ -99,7 +99,7 @@ def _images(folder: Path) -> list[str]:
                     others.append(path)
     if not found:
         got = f"{len(others)} images of other formats, such as {min(others)}" if others else "none"
-        raise InputError(f"path: {folder}: got {got}; accepted are JPEG and PNG files, {', '.join(SUFFIXES)}")
+        raise InputError(f"path: {folder}: got {got}; expected JPEG and PNG files, {', '.join(SUFFIXES)}")
     if others:
         note(f"{folder}: {len(others)} files are left out, such as {min(others)}: no JPEG or PNG")
     return sorted(found)
@@ -109,7 +109,7 @@ def _csv(folder: Path) -> Path | None:
     found = sorted(path for path in folder.glob("*.csv") if not path.name.startswith("."))
     if len(found) > 1:
         got = ", ".join(path.name for path in found)
-        raise InputError(f"labels: got several csv files in {folder}: {got}; accepted is one, or the path of one")
+        raise InputError(f"labels: got several csv files in {folder}: {got}; expected one, or the path of one")
     return found[0] if found else None
 
 
@@ -121,7 +121,7 @@ def _folders_of_classes(files: Sequence[str]) -> tuple[list[str], Tensor | None]
         return [part[0] if part else "" for part in parts], None
     if None in words:
         file = files[words.index(None)]
-        raise InputError(f"{file}: got an image outside of the folders of training and test; accepted are images there")
+        raise InputError(f"{file}: got an image outside of the folders of training and test; expected images there")
     return [part[1] if len(part) > 1 else "" for part in parts], torch.tensor(words)
 
 
@@ -135,9 +135,7 @@ def _labels_of(
     column = _file_column(cells, keys)
     if column is None:
         got, some = ", ".join(map(repr, cells)), ", ".join(files[:3])
-        raise InputError(
-            f"{path}: got the columns {got}; accepted is one that names the images of {folder}: {some} ..."
-        )
+        raise InputError(f"{path}: got the columns {got}; expected one that names the images of {folder}: {some} ...")
     line_of: dict[int, int] = {}  # image -> row of the csv
     for row, (cell, line) in enumerate(zip(cells[column], lines, strict=True)):
         if not any(values[row] for values in cells.values()):
@@ -145,7 +143,7 @@ def _labels_of(
         found = keys.get(_key(cell), [])
         if len(found) != 1:
             what = f"names {len(found)} images: {', '.join(files[i] for i in found[:3])}" if found else "is no image"
-            raise InputError(f"{path}: line {line}, {column}: {cell!r} {what}; accepted are images of {folder}")
+            raise InputError(f"{path}: line {line}, {column}: {cell!r} {what}; expected images of {folder}")
         if found[0] in line_of:
             before = lines[line_of[found[0]]]
             raise InputError(f"{path}: line {line}, {column}: got {cell!r} again, as in line {before}")
@@ -206,6 +204,6 @@ def _about(
         for file, header in zip(files, headers, strict=True):
             if header.size != size:
                 sizes = f"{files[0]} of {size[0]} x {size[1]} and {file} of {header.size[0]} x {header.size[1]} (H x W)"
-                raise InputError(f"size: got {sizes}; accepted are images of one size, or a size to resize to: size=64")
+                raise InputError(f"size: got {sizes}; expected images of one size, or a size to resize to: size=64")
     channels = 1 if all(header.is_grey for header in headers) else 3
     return channels, size, " ".join(header.stamp for header in headers)

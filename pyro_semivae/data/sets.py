@@ -65,7 +65,7 @@ def load(name: str, data_dir: str | Path | None = None, *, download: bool = True
     if name in _FOLDERS:
         return _FOLDERS[name](data_root(data_dir), **options)
     if name not in _TORCHVISION:
-        raise InputError(f"dataset: got {name!r}; accepted are {', '.join(NAMES)}")
+        raise InputError(f"dataset: got {name!r}; expected {', '.join(NAMES)}")
     folder, classes = _TORCHVISION[name]
     raw = data_root(data_dir) / folder / "raw"
     files = {

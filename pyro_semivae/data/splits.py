@@ -24,9 +24,7 @@ def parse_labelled(value: str) -> int | float:
     try:
         return float(value) if "." in value else int(value)
     except (TypeError, ValueError):
-        raise InputError(
-            f"labelled: got {value!r}; accepted are a fraction such as 0.004 or a count such as 240"
-        ) from None
+        raise InputError(f"labelled: got {value!r}; expected a fraction such as 0.004 or a count such as 240") from None
 
 
 def labelled_rows(y: Tensor, labelled: int | float, seed: int) -> Tensor:
@@ -37,7 +35,7 @@ def labelled_rows(y: Tensor, labelled: int | float, seed: int) -> Tensor:
     Args:
         y: class labels `(N,)` or several labels `(N, L)`, some missing.
         labelled: a float is a fraction of N (of all rows) in (0, 1], an int a total count.
-        seed: seeds the draw, which happens on the CPU.
+        seed: seeds the sampling, which happens on the CPU.
 
     Returns the sorted indices of the labelled rows. Classes get equally many as far as they have them, and
     what is left over goes to randomly chosen ones.
@@ -49,17 +47,17 @@ def labelled_rows(y: Tensor, labelled: int | float, seed: int) -> Tensor:
     y = _rows_of_labels(y)
     n, known = len(y), any_known(y)
     if isinstance(labelled, bool) or not isinstance(labelled, Real):
-        raise InputError(f"labelled: got {labelled!r}; accepted are a fraction such as 0.1 or a count such as 240")
+        raise InputError(f"labelled: got {labelled!r}; expected a fraction such as 0.1 or a count such as 240")
     if not isinstance(labelled, Integral):
         if not 0 < labelled <= 1:
-            raise InputError(f"labelled: got the fraction {labelled}; accepted is 0 < fraction <= 1")
+            raise InputError(f"labelled: got the fraction {labelled}; expected 0 < fraction <= 1")
         count, got = max(1, round(labelled * n)), f"the fraction {labelled} of {n} rows"
     else:
         count, got = int(labelled), f"{labelled} rows"
         if not 1 <= count <= n:
-            raise InputError(f"labelled: got {got}; accepted are 1 to {n}, or a fraction such as 0.1")
+            raise InputError(f"labelled: got {got}; expected 1 to {n}, or a fraction such as 0.1")
     if count > known.sum():
-        raise InputError(f"labelled: got {got}, {count}; accepted are up to {int(known.sum())}, whose labels are known")
+        raise InputError(f"labelled: got {got}, {count}; expected up to {int(known.sum())}, whose labels are known")
     generator = torch.Generator().manual_seed(check_count("seed", seed, 0, 2**32 - 1))
     shuffled = torch.randperm(n, generator=generator)
     shuffled = shuffled[known.cpu()[shuffled]]
@@ -92,7 +90,7 @@ def hide(y: Tensor, labelled: Tensor) -> Tensor:
     numbers = not (rows.is_floating_point() or rows.dtype == torch.bool) or not rows.numel()
     if not numbers or rows.dim() != 1 or ((rows < 0) | (rows >= len(y))).any():
         raise InputError(
-            f"labelled: got {rows.dtype} of shape {tuple(rows.shape)}; accepted are numbers of rows, 0 to {len(y) - 1}"
+            f"labelled: got {rows.dtype} of shape {tuple(rows.shape)}; expected numbers of rows, 0 to {len(y) - 1}"
         )
     hidden, rows = all_missing(y), rows.long().to(y.device)
     hidden[rows] = y[rows]
@@ -104,7 +102,7 @@ def lose_labels(y: Tensor, seed: int, *, rows: float = 0.5, entries: float = 0.5
 
     Args:
         rows: the fraction of the rows with any label that lose some. entries: the chance of each of their labels.
-        seed: of the draw, which happens on the CPU.
+        seed: of the sampling, which happens on the CPU.
 
     Raises:
         InputError: `y` is no binary labels, or a fraction is outside of 0 to 1.
@@ -112,7 +110,7 @@ def lose_labels(y: Tensor, seed: int, *, rows: float = 0.5, entries: float = 0.5
     y = as_binary(y)
     for name, value in (("rows", rows), ("entries", entries)):
         if not isinstance(value, Real) or not 0 <= value <= 1:
-            raise InputError(f"{name}: got {value!r}; accepted is a fraction, 0 to 1")
+            raise InputError(f"{name}: got {value!r}; expected a fraction, 0 to 1")
     generator = torch.Generator().manual_seed(check_count("seed", seed, 0, 2**32 - 1))
     lost = (torch.rand(len(y), 1, generator=generator) < rows) & (torch.rand(y.shape, generator=generator) < entries)
     return torch.where(lost, torch.nan, y)
@@ -135,7 +133,7 @@ def _rows_of_labels(y: Any) -> Tensor:
         return as_binary(y)
     if y.dim() != 1 or (y < MISSING).any():
         raise InputError(
-            f"y: got {y.dtype} of shape {tuple(y.shape)}, from {y.min() if y.numel() else 'nothing'}; accepted are "
+            f"y: got {y.dtype} of shape {tuple(y.shape)}, from {y.min() if y.numel() else 'nothing'}; expected "
             f"class labels (N,), 0, 1, ... or {MISSING} for missing, or binary ones, float (N, L)"
         )
     return y

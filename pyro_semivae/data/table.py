@@ -52,18 +52,18 @@ class Table:
     def __post_init__(self) -> None:
         spaces = self.spaces
         if not isinstance(spaces, Mapping) or not all(isinstance(space, Space) for space in spaces.values()):
-            raise InputError(f"spaces: got {spaces!r:.200}; accepted is a mapping from site to space")
+            raise InputError(f"spaces: got {spaces!r:.200}; expected a mapping from site to space")
         are_labels = [space.is_label for space in spaces.values()]
         if next(iter(spaces), None) != "x" or are_labels != sorted(are_labels) or are_labels[0]:
-            raise InputError(f"spaces: got {', '.join(spaces)}; accepted are sites of data, 'x' the first, then labels")
+            raise InputError(f"spaces: got {', '.join(spaces)}; expected sites of data, 'x' the first, then labels")
         labels = {site: space for site, space in spaces.items() if space.is_label}
         if set(self.names) != set(labels):
-            raise InputError(f"names: got those of {list(self.names)}; accepted are those of the labels {list(labels)}")
+            raise InputError(f"names: got those of {list(self.names)}; expected those of the labels {list(labels)}")
         for site, space in labels.items():
             number = space.num_values if space.entries is None else space.entries
             if len(self.names[site]) != number or len(set(self.names[site])) < number:
                 got = f"{len(self.names[site])} names, {self.names[site]!r:.200}"
-                raise InputError(f"names[{site!r}]: got {got}; accepted are {number} different ones, for {space}")
+                raise InputError(f"names[{site!r}]: got {got}; expected {number} different ones, for {space}")
         self._set("spaces", dict(spaces))
         self._set("names", {site: tuple(self.names[site]) for site in labels})
         self._set("train", self._checked("train", self.train))
@@ -74,12 +74,12 @@ class Table:
 
     def _checked(self, part: str, given: Mapping[str, Any]) -> dict[str, Tensor]:
         if set(given) != set(self.spaces):
-            raise InputError(f"{part}: got values of {list(given)}; accepted are those of {list(self.spaces)}")
+            raise InputError(f"{part}: got values of {list(given)}; expected those of {list(self.spaces)}")
         out = {site: space.validate(given[site], f"{part}[{site!r}]") for site, space in self.spaces.items()}
         sizes = {site: len(values) for site, values in out.items()}
         if len(set(sizes.values())) > 1 or not sizes["x"]:
             got = ", ".join(f"{size} of {site}" for site, size in sizes.items())
-            raise InputError(f"{part}: got rows: {got}; accepted are as many of each, one or more")
+            raise InputError(f"{part}: got rows: {got}; expected as many of each, one or more")
         return out
 
     @property
@@ -101,9 +101,9 @@ class Table:
         """
         kinds = self.kinds
         listed = ", ".join(f"{site} ({kind})" for site, kind in kinds.items()) or "none"
-        accepted = f"accepted are one class label, or one or several binary ones. The labels of {self.name}: {listed}"
+        accepted = f"expected one class label, or one or several binary ones. The labels of {self.name}: {listed}"
         if not self.spaces["x"].pictures:
-            raise InputError(f"labelled_by: the data are {self.spaces['x']}; accepted are images: use train and test")
+            raise InputError(f"labelled_by: the data are {self.spaces['x']}; expected images: use train and test")
         if not all(isinstance(column, str) for column in columns):
             raise InputError(f"labelled_by: got {columns!r}; {accepted}")
         sites = tuple(column if column in kinds else site_name(column) for column in columns) or self._by_itself()
@@ -155,7 +155,7 @@ def make_table(
 ) -> Table:
     """A table of data in two parts, and of columns whose rows of the training and of the test are numbered."""
     if twice := sorted(set(data) & set(columns)):
-        raise InputError(f"columns: got {', '.join(map(repr, twice))}, sites of data already; accepted are others")
+        raise InputError(f"columns: got {', '.join(map(repr, twice))}, sites of data already; expected others")
     ordered = dict(sorted(columns.items(), key=lambda item: item[1].space.is_label))
     spaces = {site: space for site, (space, _) in data.items()}
     for site, column in ordered.items():

@@ -104,7 +104,7 @@ class Term(Summand):
         Raises:
             InputError: it has a module, and no loss.
         """
-        raise InputError(f"{type(self).__name__}: got a module and no loss; accepted is a term that has both")
+        raise InputError(f"{type(self).__name__}: got a module and no loss; expected a term that has both")
 
     def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of its own module."""
@@ -131,7 +131,7 @@ class Objective(ELBO, Summand):
 
     Attributes:
         needs_labels: whether a data set without any observed label is an error.
-        scores_labels_alone: whether it has a bound for labels without an image.
+        scores_unpaired_labels: whether it has a bound for labels without an image.
 
     Works in `pyro.infer.SVI`, and as `objective(model, guide)`, a module that owns the parameters of the methods' owner
     and whose forward is the loss. The loss is minus the scaled total of the weighted terms. Rows and sites that
@@ -146,8 +146,8 @@ class Objective(ELBO, Summand):
         return any(part.what.needs_labels for part in self.parts())
 
     @property
-    def scores_labels_alone(self) -> bool:
-        return any(part.what.scores_labels_alone for part in self.parts() if _is_bound(part))
+    def scores_unpaired_labels(self) -> bool:
+        return any(part.what.scores_unpaired_labels for part in self.parts() if _is_bound(part))
 
     def terms(self, model: Callable, guide: Callable, *args, **kwargs) -> NamedTerms:
         """Name -> `(B,)` in nats, unweighted and before the plate's scale; terms of the batch are scalars.
@@ -203,9 +203,9 @@ class Objective(ELBO, Summand):
         terms = [part for part in parts if not _is_bound(part)]
         if not every:
             got = ", ".join(type(part.what).__name__ for part in terms) or "no terms"
-            raise InputError(f"objective: got {got}; accepted is a sum with a bound, such as vae.elbo() + ...")
+            raise InputError(f"objective: got {got}; expected a sum with a bound, such as vae.elbo() + ...")
         # Labels without data are scored by bounds that can, and such bounds score nothing else where there are others.
-        alone = [bound for bound in every if bound.what.scores_labels_alone]
+        alone = [bound for bound in every if bound.what.scores_unpaired_labels]
         bounds = (alone if step.without_data else [bound for bound in every if bound not in alone]) or every
         if any(term.what.whole_batch or term.what.module() is not None for term in terms):
             step = replace(step, labelled=0)
@@ -232,7 +232,7 @@ class Objective(ELBO, Summand):
         return self._of_terms(*weights.items())
 
     def without(self, *names: str) -> Sum:
-        """This objective less the terms of these names."""
+        """This objective without the terms of these names."""
         return self._of_terms(*((name, None) for name in names))
 
     def replaced(self, name: str, by: Summand) -> Sum:
@@ -252,7 +252,7 @@ class Objective(ELBO, Summand):
             (part, part.what.warming_up(until) if isinstance(part.what, Bound) else None) for part in self.parts()
         ]
         if not any(own is not None for _, own in warmed):
-            raise InputError(f"warm_up: got {until}; accepted is 0 with {type(self).__name__}, which has no beta")
+            raise InputError(f"warm_up: got {until}; expected 0 with {type(self).__name__}, which has no beta")
         return Sum(*(part if own is None else part._replace(what=own) for part, own in warmed))
 
     @property
@@ -273,7 +273,7 @@ class Objective(ELBO, Summand):
         for term in (part.what for part in self.parts() if isinstance(part.what, Term)):
             owned = term.module()
             if owned is not None and owned[0] in found and found[owned[0]][1] is not owned[1]:
-                raise InputError(f"terms: got two with modules of the name {owned[0]!r}; accepted is one")
+                raise InputError(f"terms: got two with modules of the name {owned[0]!r}; expected one")
             if owned is not None:
                 found[owned[0]] = term, owned[1]
         return found
@@ -287,7 +287,7 @@ class Bound(Objective):
     """
 
     needs_labels = False
-    scores_labels_alone = False
+    scores_unpaired_labels = False
 
     def parts(self) -> Sequence[Part]:
         return [Part(self)]
@@ -306,7 +306,7 @@ class Bound(Objective):
         return math.inf
 
     def surrogates(self, run: Run, values: Sequence[Value]) -> list[Value]:
-        """Terms whose value is 0 and whose gradient is that of draws, made with all `values` of the objective."""
+        """Terms whose value is 0 and whose gradient is that of samples, made with all `values` of the objective."""
         return []
 
     def monitors(self, run: Run) -> dict[str, Tensor]:

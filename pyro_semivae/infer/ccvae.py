@@ -41,7 +41,7 @@ class TraceCCVAE_ELBO(Bound):
     Args:
         marginal: how missing labels enter. `"exact"`: log sum_y p(z_c|y) p(y). `"jensen"`: CCVAE's Eq. 5,
             E_{q(y|z)}[log p(z_c|y) p(y) / q(y|z)], itself summed exactly; looser by KL(q(y|z) || p(y|z_c)), and
-            it ties the classifier to the conditional prior on unlabelled rows. `"sampled"`: Jensen's with one draw of
+            it ties the classifier to the conditional prior on unlabelled rows. `"sampled"`: Jensen's with one sample of
             each missing label, as the authors' code, its gradient by the score function (their PyTorch code leaves
             that out and is biased); unbiased for Jensen's, and noisier.
         detach: where the latents are detached in q(y_o|z). `"weight"`: in w (the authors' PyTorch code; CCVAE
@@ -53,13 +53,13 @@ class TraceCCVAE_ELBO(Bound):
             beta-VAE: all of `p(z)` and `q(z)`, and so with the
             Jensen bound also the log p(y) - log q(y|z) of a missing label. Not log p(x), not the terms of observed
             labels. At 1 it is the bound; above 1 is a documented departure that narrows the latents' channel.
-        num_samples: K, the number of draws of z for q(y_o|x), from the guide alone and independent of the
+        num_samples: K, the number of samples of z for q(y_o|x), from the guide alone and independent of the
             bracket's.
         weights: how w is estimated from them. `"normalised"`: q(y_o|z) over the mean of all K + 1, the bracket's own
             among them; its mean is 1 whatever K, and it is at most K + 1. `"independent"`, the papers': over the mean
             of the K others; its mean is above 1 (and falls to it as K grows) and nothing caps it: with many labels the
             bound starts thousands of nats too low, and training drowns. Both are biased by O(1/K).
-        control_variate: whether the gradient of w is taken times the bracket less its mean over the batch's other
+        control_variate: whether the gradient of w is taken times the bracket minus its mean over the batch's other
             labelled rows, instead of times the bracket. A bracket is minus thousands of nats (all of log p(x|z)), so
             that without it the classifier learns little but noise, and with `detach` the encoder is told thousands of
             times over to raise q(y_o|x): through w's denominator, for of its numerator that part is cut off. Since w
@@ -106,7 +106,7 @@ class TraceCCVAE_ELBO(Bound):
         run = step.run(self.max_plate_nesting, **how)
         if run.continuous:
             got = f"labels {[*run.continuous]} are continuous"
-            raise InputError(f"{got}; accepted by this bound are discrete ones")
+            raise InputError(f"{got}; expected by this bound are discrete ones")
         return [run]
 
     def values(self, run: Run) -> list[Value]:
@@ -137,7 +137,7 @@ class TraceCCVAE_ELBO(Bound):
         """w = q(y_o|z) / q(y_o|x), `(B,)`; 1 in rows without labels."""
         own = run.log_q_known[-1 if run.detached else 0]
         log_mean = run.log_q_given_data
-        if self.weights == "normalised":  # of all K + 1 draws
+        if self.weights == "normalised":  # of all K + 1 samples
             total = torch.logaddexp(own, log_mean + math.log(self.num_samples))
             log_mean = torch.where(run.known_rows, total - math.log(1 + self.num_samples), 0.0)
         return (own - log_mean).exp()
@@ -145,11 +145,11 @@ class TraceCCVAE_ELBO(Bound):
     def _weight(self, names: tuple[str, ...], roles: Roles, beta: float) -> float:
         """beta for latents, 1 for data."""
         if beta != 1 and 0 < len(set(names) & set(roles.data)) < len(names):
-            raise InputError(f"beta: accepted is 1 where one label's sum has both data and latents, here {names}")
+            raise InputError(f"beta: expected 1 where one label's sum has both data and latents, here {names}")
         return 1.0 if set(names) <= set(roles.data) else beta
 
     def _model_densities(self, run: Run) -> tuple[list[tuple[str, tuple[str, ...], Tensor]], Tensor]:
-        """log p of data and latents, names, sites and `(B,)`, missing labels summed; and log p(y_o)."""
+        """log p of data and latents, names, sites and `(B,)`, missing labels marginalised; and log p(y_o)."""
         sites, roles = run.model.nodes, run.roles
         tables = {name: log_prob(sites[name]) for name in roles.data + roles.labels + roles.latents}
         parents = {name: run.labels_of(tables[name]) for name in roles.data + roles.latents}
@@ -184,7 +184,7 @@ class TraceCCVAE_ELBO(Bound):
     def _label_density(
         self, run: Run, group: tuple[str, ...], children: list[str], tables: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor | float]:
-        """log p of what depends on one label, given the label or with it summed out; and log p(y_o)."""
+        """log p of what depends on one label, given the label or with it marginalised; and log p(y_o)."""
         (label,), sites = group, run.model.nodes
         site, prior = sites[label], tables[label]
         dim, values = enumeration_dim(site), site["value"]
@@ -207,11 +207,11 @@ class TraceCCVAE_ELBO(Bound):
         self, run: Run, group: tuple[str, ...], children: list[str], tables: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """As `_label_density`, of labels that depend on each other, or on which one site depends: log p(children, y_o)
-        less log p(y_o), each with the missing labels summed out together."""
+        minus log p(y_o), each with the missing labels marginalised together."""
         if self.marginal != "exact":
             raise InputError(
                 f"marginal: got {self.marginal!r}, and the labels {[*group]}, which depend on each other or have a "
-                f"child in common; accepted for them is 'exact'"
+                f"child in common; expected for them is 'exact'"
             )
         sites = run.model.nodes
         outside = min((sites[name] for name in (*group, *children)), key=lambda site: len(plate_dims(site)))
@@ -226,7 +226,7 @@ class TraceCCVAE_ELBO(Bound):
 
 
 def _draw(values: Tensor, log_q: Tensor, dim: int) -> Tensor:
-    """One entry of `values` along `dim`, drawn from q; the gradient is that of its mean (score function)."""
+    """One entry of `values` along `dim`, sampled from q; the gradient is that of its mean (score function)."""
     gumbel = -(-torch.rand_like(log_q).clamp(min=torch.finfo(log_q.dtype).tiny).log()).log()
     drawn = (log_q + gumbel).argmax(dim, keepdim=True)
     value, log_q = (torch.gather(t, dim, drawn).squeeze(dim) for t in torch.broadcast_tensors(values, log_q))

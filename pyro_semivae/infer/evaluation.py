@@ -132,13 +132,11 @@ def _values_of(term: Term, run: Run, shape: torch.Size) -> Mapping[str, Tensor]:
             parameter.requires_grad_(True)
     if not isinstance(values, Mapping):
         got = type(values).__name__
-        raise InputError(f"{type(term).__name__}: values returned a {got}; accepted is a mapping from name to tensor")
+        raise InputError(f"{type(term).__name__}: values returned a {got}; expected a mapping from name to tensor")
     for name, value in values.items():
         _check_value(term, name, value, shape)
         if not value.dim() and not term.whole_batch:
-            raise InputError(
-                f"{type(term).__name__}: got a scalar for {name!r}; accepted is one where whole_batch = True"
-            )
+            raise InputError(f"{type(term).__name__}: got a scalar for {name!r}; expected one where whole_batch = True")
     return values
 
 
@@ -146,7 +144,7 @@ def _check_value(what: Bound | Term, name: str, value: Any, shape: torch.Size) -
     if not isinstance(value, Tensor) or (value.shape != shape and value.dim()):
         got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
         raise InputError(
-            f"{type(what).__name__}: got {got} for the term {name!r}; accepted is a tensor of shape {tuple(shape)}, a "
+            f"{type(what).__name__}: got {got} for the term {name!r}; expected a tensor of shape {tuple(shape)}, a "
             f"number for each row, or a scalar of the batch"
         )
 
@@ -169,7 +167,7 @@ def add(values: list[Value], new: Value) -> None:
             if value.value is not new.value:
                 if value.removed or new.removed:
                     continue
-                raise InputError(f"terms: got two different ones named '{new.name}'; accepted are names of their own")
+                raise InputError(f"terms: got two different ones named '{new.name}'; expected names of their own")
             if not new.removed:
                 weight = new.weight + (0.0 if value.removed else value.weight)
                 values[i] = replace(value, weight=weight, removed=False)
@@ -211,4 +209,4 @@ def check_names(parts: Sequence[Part], values: Sequence[Value]) -> None:
     for name in dict.fromkeys(name for part in parts for name, _ in part.of_terms):
         if not any(same_term(value.name, name) for value in values):
             own = ", ".join(repr(value.name) for value in values)
-            raise InputError(f"terms: got the name {name!r}; accepted are {own}")
+            raise InputError(f"terms: got the name {name!r}; expected {own}")

@@ -22,7 +22,7 @@ from pyro_semivae.spaces import MISSING, is_missing
 
 
 def enumerates(site: dict) -> bool:
-    """Whether a site (or message) is a label to be summed: `infer={"enumerate": "parallel"}`."""
+    """Whether a site (or message) is a label to be marginalised: `infer={"enumerate": "parallel"}`."""
     return site["infer"].get("enumerate") == "parallel"
 
 
@@ -42,12 +42,12 @@ def _check_support(msg) -> None:
         dims = min(y.dim(), len(accepted))
         if dims == 0 or y.shape[-dims:] != accepted[-dims:]:
             accepted = accepted[-max(y.dim(), 1) :]
-            raise InputError(f"label '{msg['name']}': got shape {tuple(y.shape)}; accepted is {accepted}")
+            raise InputError(f"label '{msg['name']}': got shape {tuple(y.shape)}; expected {accepted}")
         missing = is_missing(y).any(-1) if one_hot else is_missing(y)
         outside = ~(msg["fn"].support.check(y) | missing)
         if outside.any():
             raise InputError(
-                f"label '{msg['name']}': got {y[outside][:5].tolist()}; accepted are the values of "
+                f"label '{msg['name']}': got {y[outside][:5].tolist()}; expected the values of "
                 f"{msg['fn'].support} and, for missing, {'NaN' if y.is_floating_point() else MISSING}"
             )
 
@@ -61,7 +61,8 @@ class Evidence(Messenger):
     missing entries never reach a `log_prob`.
 
     Args:
-        complete: no entry of a discrete label is missing: it has the values that were passed, and is not enumerated.
+        fully_observed: no entry of a discrete label is missing: it has the values that were passed and is not
+            enumerated.
         data_complete: no row of data is missing, and none is looked for.
         draw: what to take where a continuous label is missing, of its distribution; default: a sample.
 
@@ -71,10 +72,10 @@ class Evidence(Messenger):
     """
 
     def __init__(
-        self, *, complete: bool = False, draw: Callable[[Any], Tensor] | None = None, data_complete: bool = False
+        self, *, fully_observed: bool = False, draw: Callable[[Any], Tensor] | None = None, data_complete: bool = False
     ) -> None:
         super().__init__()
-        self.complete, self.draw, self.data_complete = complete, draw, data_complete
+        self.fully_observed, self.draw, self.data_complete = fully_observed, draw, data_complete
         self.observed: dict[str, Tensor] = {}
         self.continuous: list[str] = []
         self.of_guide = True
@@ -92,7 +93,7 @@ class Evidence(Messenger):
             _check_support(msg)
             self.observed[name] = y
             msg["is_observed"] = False
-            if self.complete:
+            if self.fully_observed:
                 msg["done"] = True
             else:
                 msg["value"] = None
@@ -132,7 +133,7 @@ class DrawLabels(Evidence):
     """Draws the missing entries of a guide's discrete labels, as of continuous ones, and keeps the observed ones.
 
     Args:
-        temperature: of relaxed draws, Bernoulli or, as vectors, one-hot, reparameterised; None for plain ones.
+        temperature: of relaxed samples, Bernoulli or, as vectors, one-hot, reparameterised; None for plain ones.
     """
 
     def __init__(self, temperature: float | None, *, data_complete: bool = False):
@@ -164,10 +165,10 @@ class Impute(Messenger):
     """Draws the missing entries of label sites, and keeps the others.
 
     Outside of objectives (tasks, prior sampling): `obs=y` with missing entries becomes a value in which they
-    are drawn from the site's own distribution. Enter it outside of plates, which expand that distribution.
+    are sampled from the site's own distribution. Enter it outside of plates, which expand that distribution.
 
     Args:
-        most_probable: take the most probable value instead of a draw; of continuous labels the mean.
+        most_probable: take the most probable value instead of a sample; of continuous labels the mean.
         continuous: the names of continuous labels.
     """
 
@@ -203,7 +204,7 @@ def select(table: Tensor, values: Tensor, observed: Tensor, dim: int) -> Tensor:
         table: `(C, ..., B)`, a function of the enumerated value.
         values: the enumerated values, broadcastable to `table`.
         observed: `(..., B)` values, some missing.
-        dim: the (negative) enumeration dimension of `table`, which is summed out.
+        dim: the (negative) enumeration dimension of `table`, which is marginalised.
 
     >>> select(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[0], [1]]), torch.tensor([1, -1]), -2)
     tensor([3., 0.])
@@ -214,7 +215,7 @@ def select(table: Tensor, values: Tensor, observed: Tensor, dim: int) -> Tensor:
     """
     shapes = [tuple(part.shape) for part in (table, values, observed)]
     if not -table.dim() <= dim < 0:
-        raise InputError(f"dim: got {dim} for a table of shape {shapes[0]}; accepted are {-table.dim()} to -1")
+        raise InputError(f"dim: got {dim} for a table of shape {shapes[0]}; expected {-table.dim()} to -1")
     fits = values.dim() >= -dim and table.shape[dim] in (1, values.shape[dim])
     fits = fits and (observed.dim() < -dim or observed.shape[dim] == 1)
     try:
@@ -223,7 +224,7 @@ def select(table: Tensor, values: Tensor, observed: Tensor, dim: int) -> Tensor:
         fits = False
     if not fits:
         raise InputError(
-            f"table, values, observed: got shapes {shapes[0]}, {shapes[1]}, {shapes[2]}; accepted are shapes that "
+            f"table, values, observed: got shapes {shapes[0]}, {shapes[1]}, {shapes[2]}; expected shapes that "
             f"broadcast, the second with the first's size and the third with none or 1 at dimension {dim}"
         )
     return torch.where(values == observed, table, 0.0).sum(dim)

@@ -55,10 +55,10 @@ class Particles(Messenger):
     encoder, its log-density at one particle) is computed once.
 
     Args:
-        size: the number of particles drawn.
+        size: the particles sampled.
         dim: their batch dimension, negative: `-1 - max_plate_nesting`.
         detach_first: append a last particle, equal to the first one and detached from the graph, so that
-            what a guide computes from its latents is had with and without the gradient through them.
+            what a guide computes from its latents is available both with and without the gradient through them.
     """
 
     def __init__(self, size: int, dim: int, detach_first: bool = False):
@@ -87,7 +87,7 @@ class Particles(Messenger):
 
 
 class Mean(Messenger):
-    """Takes the mean of every latent site instead of a draw (labels to be enumerated are left alone)."""
+    """Takes the mean of every latent site instead of a sample (labels to be enumerated are left alone)."""
 
     def _pyro_sample(self, msg) -> None:
         if not (msg["done"] or msg["is_observed"] or msg["value"] is not None or enumerates(msg)) and hasattr(

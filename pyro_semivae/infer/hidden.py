@@ -27,7 +27,7 @@ class Hidden(Bound):
     def __init__(self, bound: Bound, *labels: str):
         if not isinstance(bound, Bound) or not labels:
             raise InputError(
-                f"Hidden: got {type(bound).__name__}, {list(labels)}; accepted are a bound (of an objective: its "
+                f"Hidden: got {type(bound).__name__}, {list(labels)}; expected a bound (of an objective: its "
                 f"`bound`), and the names of one label or more"
             )
         super().__init__(max_plate_nesting=bound.max_plate_nesting)
@@ -36,7 +36,7 @@ class Hidden(Bound):
 
     def runs(self, step: Step) -> Sequence[Run]:
         if unknown := set(self.labels) - set(step.named()):
-            raise InputError(f"Hidden: got {sorted(unknown)}; accepted are {', '.join(step.named())}")
+            raise InputError(f"Hidden: got {sorted(unknown)}; expected {', '.join(step.named())}")
         return self.hides.runs(step.hiding(self.labels))
 
     def values(self, run: Run) -> list[Value]:

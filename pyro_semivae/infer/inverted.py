@@ -22,7 +22,7 @@ class TraceInverted_ELBO(Sum):
             - \alpha_r^d \sum_{(x, y)} E_{p(z)} \lVert x - E[x|y,z] \rVert^2
 
     A sum: of a batch with images `TraceLabels_ELBO` and the discriminative terms, of one without (`x` missing, `y`
-    given) `TraceReverse_ELBO`. In `fit`, labels without images are its `labels_alone`; without any it is M2's.
+    given) `TraceReverse_ELBO`. In `fit`, labels without images are its `unpaired_labels`; without any it is M2's.
 
     Args:
         classifier_weight: alpha_f^d.
@@ -30,7 +30,7 @@ class TraceInverted_ELBO(Sum):
         reverse_weight: r, 1 in the paper.
         beta: of the rows with images, see `TraceLabels_ELBO`.
         observed, gradient: of the reverse bound, see `TraceReverse_ELBO`; with z observed it is Eq. 17.
-        labels: missing labels of images, `"sum"`, `"score"` or `"relaxed"`, see `TraceLabels_ELBO`.
+        missing_labels: those of images, `"enumerate"`, `"reinforce"` or `"gumbel"`, see `TraceLabels_ELBO`.
         temperature: of relaxed labels and images.
         max_plate_nesting: 1 for class labels, 2 where a label has entries in a plate inside of the rows'.
 
@@ -49,13 +49,13 @@ class TraceInverted_ELBO(Sum):
         beta: Weight = 1.0,
         observed: Sequence[str] = ("y", "z"),
         gradient: Gradient = "relaxed",
-        labels: Literal["sum", "score", "relaxed"] = "sum",
+        missing_labels: Literal["enumerate", "reinforce", "gumbel"] = "enumerate",
         temperature: float = 0.5,
         max_plate_nesting: int = 1,
     ):
         shared = {"temperature": temperature, "max_plate_nesting": max_plate_nesting}
         parts = [
-            Part(TraceLabels_ELBO(beta=beta, labels=labels, **shared)),
+            Part(TraceLabels_ELBO(beta=beta, missing_labels=missing_labels, **shared)),
             Part(TraceReverse_ELBO(observed=observed, gradient=gradient, **shared), (reverse_weight,)),
         ]
         weights = {

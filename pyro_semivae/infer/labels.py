@@ -33,21 +33,21 @@ class TraceLabels_ELBO(Bound):
         beta: multiplies log p and log q of the latents, and log p(y) - log q(y|.) of missing labels; a number, or a
             schedule of the fraction of training done.
         unscaled: names of latents that beta leaves alone (M1M2's features, which are data to its M2).
-        labels: how missing labels of the model are dealt with. `"sum"`: enumerated, exactly. Where one site (x) depends
-            on several binary labels at once there are 2^L terms, and they are sampled instead: `"score"`, one sample
-            each, the gradient by the score function with the other rows' mean as the baseline, unbiased; `"relaxed"`,
-            one sample of the relaxed (concrete) Bernoulli, less noisy, and no bound, for x is scored with labels
-            between 0 and 1; for a class label, of the relaxed one-hot (Gumbel-softmax). In both,
+        missing_labels: how missing labels of the model are treated. `"enumerate"`: marginalised exactly. Where one
+            site (x) depends on several binary labels at once there are 2^L terms, and they are sampled instead:
+            `"reinforce"`: one sample each, the score-function gradient with a leave-one-out baseline, unbiased.
+            `"gumbel"`: one sample of the relaxed (concrete) Bernoulli, with less variance, and no bound, for x is
+            scored with labels between 0 and 1; for a class label, of the relaxed one-hot (Gumbel-softmax). In both,
             -KL(q(y_i|.) || p(y_i)) is exact; a classifier's term is then the mean of log q(y_i|.) over samples of its
             parents.
         temperature: of the relaxed labels.
         max_terms: how many values of labels together one site's sum may have.
-        apart: whether labelled rows, where the step says which (`fit`'s do), are run apart from the others with their
-            labels not enumerated: faster where x depends on the label.
+        split_labelled: whether labelled rows, where the step says which (`fit`'s do), have a run of their own, in which
+            labels are not enumerated: faster where x depends on the label.
         max_plate_nesting: 1 for class labels, 2 where a label has entries in a plate inside of the rows'.
 
     Terms (each `(B,)`, in nats; here for M2's): `log p(x|y,z)`, `log p(z)`, `-log q(z|x,y)`, `log p(y)`,
-    `-log q(y_m|x)`, and with `"score"` the surrogate `score(y)`, whose value is 0.
+    `-log q(y_m|x)`, and with `"reinforce"` the surrogate `score(y)`, whose value is 0.
 
     Raises:
         ValueError: an option is not one of those above; a label of the model is not in the guide.
@@ -58,34 +58,36 @@ class TraceLabels_ELBO(Bound):
         *,
         beta: Weight = 1.0,
         unscaled: Sequence[str] = (),
-        labels: Literal["sum", "score", "relaxed"] = "sum",
+        missing_labels: Literal["enumerate", "reinforce", "gumbel"] = "enumerate",
         temperature: float = 0.5,
-        apart: bool = False,
+        split_labelled: bool = False,
         max_terms: int = 1000,
         max_plate_nesting: int = 1,
     ):
         super().__init__(max_plate_nesting=max_plate_nesting)
         self.beta = check_weight("beta", beta, least=0)
         self.unscaled = tuple(unscaled)
-        self.labels = check_choice("labels", labels, ("sum", "score", "relaxed"))
+        self.missing_labels = check_choice("missing_labels", missing_labels, ("enumerate", "reinforce", "gumbel"))
         self.temperature = check_number("temperature", temperature, above=0)
-        self.apart = apart
+        self.split_labelled = split_labelled
         self.max_terms = check_count("max_terms", max_terms)
 
     def runs(self, step: Step) -> list[Run]:
-        if not (self.apart and self.labels == "sum" and step.labelled):
+        if not (self.split_labelled and self.missing_labels == "enumerate" and step.labelled):
             return [self._run(step)]
         known, *rest = step.parts()
-        runs = [self._run(known, complete=True), *map(self._run, rest)]
+        runs = [self._run(known, fully_observed=True), *map(self._run, rest)]
         if len(runs[0].labels) > 1:  # of which some may be missing in these rows
-            raise InputError(f"apart: got True, and the labels {[*runs[0].labels]}; accepted with several is False")
+            raise InputError(
+                f"split_labelled: got True, and the labels {[*runs[0].labels]}; expected with several is False"
+            )
         return runs
 
     def most_terms(self) -> float:
-        return self.max_terms if self.labels == "sum" else math.inf
+        return self.max_terms if self.missing_labels == "enumerate" else math.inf
 
-    def _run(self, step: Step, complete: bool = False) -> Run:
-        how = {"labels": self.labels, "temperature": self.temperature, "complete": complete}
+    def _run(self, step: Step, fully_observed: bool = False) -> Run:
+        how = {"missing_labels": self.missing_labels, "temperature": self.temperature, "fully_observed": fully_observed}
         run = step.run(self.max_plate_nesting, **how)
         for label in run.roles.labels:
             if label not in run.guide.nodes:
@@ -127,14 +129,14 @@ class TraceLabels_ELBO(Bound):
     def surrogates(self, run: Run, values: Sequence[Value]) -> list[Value]:
         """Terms whose value is 0 and whose gradient is that of the sampled labels' probabilities.
 
-        A sample's reward is all that it may change: the total less the label's own terms, which are exact means over
+        A sample's reward is all that it may change: the total minus the label's own terms, which are exact means over
         its values. (Other labels' terms may depend on it, where it is their parent.)
         """
-        if self.labels != "score":
+        if self.missing_labels != "reinforce":
             return []
         if batch := [value.name for value in values if not value.by_row]:
             raise InputError(
-                f"labels: got 'score', and {batch}, of the batch; accepted with sampled labels are terms of rows"
+                f"missing_labels: got 'reinforce', and {batch}, of the batch; expected with it are terms per example"
             )
         total = sum(value.summed() for value in values if value.by_row)
         by_name, found = {value.name: value.summed() for value in values}, []

@@ -36,7 +36,7 @@ class ObjectiveModule(nn.Module):
                 owners.append(owner)
         if not owners:
             raise InputError(
-                f"model, guide: got {model!r}, {guide!r}; accepted are modules or bound methods of modules, "
+                f"model, guide: got {model!r}, {guide!r}; expected modules or bound methods of modules, "
                 f"for nothing else has parameters to train"
             )
         self.owners = nn.ModuleList(owners)

@@ -27,8 +27,8 @@ from pyro_semivae.infer.step import Step
 from pyro_semivae.infer.tables import advantage, log_prob, row_scale, to_rows
 from pyro_semivae.spaces import is_missing
 
-Gradient = Literal["relaxed", "score", "mean", "hard"]
-GRADIENTS = ("relaxed", "score", "mean", "hard")
+Gradient = Literal["relaxed", "reinforce", "mean", "hard"]
+GRADIENTS = ("relaxed", "reinforce", "mean", "hard")
 
 
 class TraceReverse_ELBO(Bound):
@@ -42,18 +42,18 @@ class TraceReverse_ELBO(Bound):
     function that plays the model, and as guessed only in the other one, where it is latent.
 
     Args:
-        observed: names of the sites that are observed in reverse. What is not given is drawn from the model, as data.
+        observed: names of the sites that are observed in reverse. What is not given is sampled from the model, as data.
         gradient: how the gradient goes through images (or other discrete latents of the model), which are imagined; of
             latent labels it is one of the last two: `"relaxed"`, relaxed Bernoullis with their densities in both
-            functions, so that it is a bound of these; `"mean"`, the mean instead of a draw, which is **no bound**;
-            `"score"`, a binary draw and the score function with the other rows' mean as the baseline, unbiased;
-            `"hard"`, a binary draw and no gradient through it (the reference code): what is left of the decoder's
+            functions, so that it is a bound of these; `"mean"`, the mean instead of a sample, which is **no bound**;
+            `"reinforce"`, a binary sample and the score function with the other rows' mean as the baseline, unbiased;
+            `"hard"`, a binary sample and no gradient through it (the reference code): what is left of the decoder's
             gradient has mean zero. Draws that can be reparameterised are, whatever is said here.
         temperature: of the relaxed Bernoullis.
         max_plate_nesting: 1 for class labels, 2 where a label has entries in a plate inside of the rows'.
 
     Terms (each `(B,)`, in nats): `reverse: log q(x)`, `reverse: log q(y|x)`, `reverse: log q(z|x,y)`,
-    `reverse: -log p(x|y,z)`, `reverse: -log p(z)` (where z is latent), and with `"score"` the surrogate
+    `reverse: -log p(x|y,z)`, `reverse: -log p(z)` (where z is latent), and with `"reinforce"` the surrogate
     `reverse: score(x)`, whose value is 0.
 
     Called as any objective is, with the pair in its usual order and x missing: `terms(model, guide, None, y)`. With x
@@ -64,7 +64,7 @@ class TraceReverse_ELBO(Bound):
             do without images; labels of given images are missing, or given though not observed.
     """
 
-    scores_labels_alone = True
+    scores_unpaired_labels = True
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class TraceReverse_ELBO(Bound):
                 generated = poutine.trace(guide).get_trace(*step.args, **step.kwargs)
             except (AttributeError, TypeError) as error:
                 raise InputError(
-                    f"guide: failed in reverse ({error}); accepted are guides with sites for all that is imagined, "
+                    f"guide: failed in reverse ({error}); expected guides with sites for all that is imagined, "
                     f"with a density q(x), of which they go on with the value"
                 ) from error
         self._check(dict(sample_sites(generated)), dict(sample_sites(guess)))
@@ -114,7 +114,7 @@ class TraceReverse_ELBO(Bound):
         return {name: site for name, site in sites if not (name in self.observed or site["is_observed"])}
 
     def surrogates(self, run: Run, values: Sequence[Value]) -> list[Value]:
-        if self.gradient != "score" or not values:
+        if self.gradient != "reinforce" or not values:
             return []
         log_p = {name: to_rows(log_prob(site), site) for name, site in self._latent(run).items()}
         reward = advantage(sum(value.summed() for value in values))
@@ -135,7 +135,7 @@ class TraceReverse_ELBO(Bound):
                         f"(a guide with a density q(x), where x is observed marked is_auxiliary)"
                     )
         if unknown := set(self.observed) - set(p):
-            raise InputError(f"observed: got {sorted(unknown)}; accepted are {', '.join(map(repr, p))}")
+            raise InputError(f"observed: got {sorted(unknown)}; expected {', '.join(map(repr, p))}")
 
 
 class _Labels(Impute):
@@ -151,16 +151,16 @@ class _Labels(Impute):
             given = msg["is_observed"]
             if given and msg["name"] not in self.observed:
                 got = f"observed: got {', '.join(map(repr, self.observed))}, and values of the label '{msg['name']}'"
-                raise InputError(f"{got}; accepted are no values of it, or '{msg['name']}' among the observed")
+                raise InputError(f"{got}; expected no values of it, or '{msg['name']}' among the observed")
             if not given or (is_validation_enabled() and is_missing(msg["value"]).any()):
                 self.drawn.append(msg["name"])
         super()._pyro_sample(msg)
 
     def check(self, data: set[str]) -> None:
-        """Raises an error if labels were drawn for data that are given, which have theirs."""
+        """Raises an error if labels were sampled for data that are given, which have theirs."""
         if data and self.drawn:
             label, site = self.drawn[0], sorted(data)[0]
-            raise InputError(f"{label}: got missing labels of given data '{site}'; accepted in reverse are known ones")
+            raise InputError(f"{label}: got missing labels of given data '{site}'; expected in reverse are known ones")
 
 
 class Imagine(Messenger):
@@ -170,14 +170,14 @@ class Imagine(Messenger):
         gradient, temperature: as there. observed: sites to leave alone.
 
     Attributes:
-        discrete: names of the sites that were drawn so.
+        discrete: names of the sites that were sampled so.
     """
 
     def __init__(self, gradient: Gradient, temperature: float, observed: Sequence[str]):
         super().__init__()
         self.gradient, self.temperature, self.observed = gradient, temperature, observed
         self.discrete: list[str] = []
-        # Shared by both functions: the density in one reads the logits that were drawn in the other.
+        # Shared by both functions: the density in one reads the logits that were sampled in the other.
         self._squash: dict[str, SigmoidTransform] = defaultdict(partial(SigmoidTransform, cache_size=1))
 
     def _pyro_sample(self, msg) -> None:
@@ -186,8 +186,8 @@ class Imagine(Messenger):
             return
         if enumerates(msg) and self.gradient in ("relaxed", "mean"):
             got = f"gradient: got {self.gradient!r}"
-            raise InputError(f"{got}; accepted for '{msg['name']}', a label that is latent, are 'score', 'hard'")
-        if not msg["is_observed"]:  # it is the model that draws
+            raise InputError(f"{got}; expected for '{msg['name']}', a label that is latent, are 'reinforce', 'hard'")
+        if not msg["is_observed"]:  # it is the model that samples
             self.discrete.append(msg["name"])
         if self.gradient == "relaxed" and msg["name"] in self.discrete:
             msg["fn"] = self._relaxed(msg["name"], fn)
@@ -205,5 +205,5 @@ class Imagine(Messenger):
             fn = fn.base_dist
         if not isinstance(fn, Bernoulli):
             got = f"gradient: got {self.gradient!r}"
-            raise InputError(f"{got}; accepted for '{name}', which is not binary, are 'score', 'hard'")
+            raise InputError(f"{got}; expected for '{name}', which is not binary, are 'reinforce', 'hard'")
         return fn

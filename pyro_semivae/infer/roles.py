@@ -36,7 +36,7 @@ class Roles:
 
 
 def sample_sites(trace: Trace) -> Iterator[tuple[str, dict]]:
-    """The random sites of a trace: sample statements less plates, deterministic sites and the like."""
+    """The random sites of a trace: sample statements without plates, deterministic sites and the like."""
     for name, site in trace.nodes.items():
         if site["type"] == "sample" and not site_is_deterministic(site) and not site_is_subsample(site):
             yield name, site

@@ -47,7 +47,7 @@ class Run:
         step_ref: of the step, weakly, which keeps its runs: in a circle they would stay in memory until Python looks.
         particle_dim: the batch dimension of particles. particles: how many values latents have in the guide, of which
             the model has the first. detached: whether there is one more, the first one detached.
-        complete: whether no entry of a discrete label is missing, and none enumerated.
+        fully_observed: whether no entry of a discrete label is missing, and none enumerated.
         in_reverse: whether the guide generates and the model guesses; nothing is added to such a bound.
         kept: what is computed once and wanted again.
     """
@@ -61,7 +61,7 @@ class Run:
     particle_dim: int = -2
     particles: int = 1
     detached: bool = False
-    complete: bool = False
+    fully_observed: bool = False
     in_reverse: bool = False
     kept: dict[Any, Any] = field(default_factory=dict)
 
@@ -130,7 +130,7 @@ class Run:
         return trace.nodes[label]["fn"].event_dim
 
     def elimination_order(self, labels: Iterable[str]) -> list[str]:
-        """Labels as they are summed out: those of several entries first, and children before their parents."""
+        """Labels as they are marginalised: those of several entries first, and children before their parents."""
         where = {name: i for i, name in enumerate(self.guide.nodes)}
         plates = {name: sum(f.size > 1 for f in self.guide.nodes[name]["cond_indep_stack"]) for name in labels}
         return sorted(plates, key=lambda name: (plates[name], where[name]), reverse=True)
@@ -149,7 +149,7 @@ class Run:
         """What the model had of a latent, as vectors `(B, D)`: the guide's first particle.
 
         Raises:
-            InputError: there is no such latent; it depends on a label that is summed, and has a value for each of its.
+            InputError: there is no such latent; it depends on a label that is marginalised and has one for each value.
         """
         value, dim, event_dim = self._value(latent)
         if by := [label for label in self.labels if varies(value, _left(self.enumeration_dim(label), event_dim))]:
@@ -173,7 +173,7 @@ class Run:
 
     def _value(self, latent: str) -> tuple[Tensor, int, int]:
         if latent not in self.roles.latents:
-            raise InputError(f"latent: got {latent!r}; accepted are {', '.join(self.roles.latents)}")
+            raise InputError(f"latent: got {latent!r}; expected {', '.join(self.roles.latents)}")
         site = self.model.nodes[latent]
         return site["value"], row_dim(site), site["fn"].event_dim
 
@@ -233,7 +233,7 @@ class Run:
         return [group for group in found if set(group) & set(self.observed)]
 
     def log_q_observed(self, group: Sequence[str]) -> Tensor:
-        """log q(y_o|.) of the observed labels of a group, the discrete ones that are missing summed out, `(B,)`."""
+        """log q(y_o|.) of the observed labels of a group, the discrete ones that are missing marginalised, `(B,)`."""
         key = ("log q", tuple(group))
         if key not in self.kept:
             self.kept[key] = self._log_q_observed(group)
@@ -264,11 +264,11 @@ class Run:
         discrete = [label for label in self.labels if label not in self.continuous]
         if not discrete:
             raise InputError(
-                "labels: the guide has none that is discrete; accepted here is a classifier of one or more"
+                "labels: the guide has none that is discrete; expected here is a classifier of one or more"
             )
         total: Tensor | float = 0.0
         for label in discrete:
-            if self.complete:  # none is missing
+            if self.fully_observed:  # none is missing
                 site = self.guide.nodes[label]
                 total = total + torch.zeros_like(to_rows(log_prob(site), site))
                 continue
@@ -284,7 +284,7 @@ class Run:
         """
         table = self.classifier(label)
         if self.enumeration_dim(label) is None or label in self.continuous:
-            raise InputError(f"label '{label}': got one that is not enumerated; accepted here are labels to be summed")
+            raise InputError(f"label '{label}': got one that is not enumerated; expected labels to marginalise")
         self._check_alone(label, table)
         return table.narrow(self.particle_dim, 0, 1)
 
@@ -298,7 +298,7 @@ class Run:
 
     def _check_alone(self, label: str, table: Tensor) -> None:
         if others := [other for other in self.labels_of(table) if other != label]:
-            raise InputError(f"label '{label}' depends on the labels {others} in the guide; accepted here is none")
+            raise InputError(f"label '{label}' depends on the labels {others} in the guide; expected here is none")
 
 
 def _left(dim: int | None, event_dim: int) -> int | None:
@@ -331,7 +331,7 @@ class Sums:
 
     Attributes:
         values, log_q, dims: by label, its values, log q(y|.) of each, and the dimension in which they lie. Labels that
-            are drawn, or all known, have tables of their own values alone, in the first dimension.
+            are sampled, or all known, have tables of their own values alone, in the first dimension.
     """
 
     def __init__(self, run: Run):
@@ -356,7 +356,7 @@ class Sums:
 
     def log_q_observed(self, label: str) -> Tensor:
         """log q(y|.) of the values that an observed label can have: -inf of others than the known one. Of a continuous
-        label that of the known value; 0 where it is missing, which has been drawn."""
+        label that of the known value; 0 where it is missing, which has been sampled."""
         if label in self.run.continuous:
             return torch.where(self.run.missing(label), 0.0, self.log_q[label])
         return torch.where(self.run.known(label, self.values[label]), self.log_q[label], -torch.inf)
@@ -382,14 +382,14 @@ class Sums:
         if terms > max_terms:
             raise InputError(
                 f"max_terms: got {max_terms}, and site '{site['name']}' is summed over the {terms} values of the "
-                f"labels {along}; accepted are as many, or labels='relaxed' or 'score', which sum none"
+                f"labels {along}; expected as many, or missing_labels='gumbel' or 'reinforce', which sum none"
             )
         for label in self.run.elimination_order(enumerated):
             if varies(table, self.dims[label]):
                 if plates_of_entries(self.run.guide.nodes[label], site):
                     raise InputError(
-                        f"labels: got 'sum', but site '{site['name']}' depends on all the labels '{label}' at once, "
-                        f"which makes 2^L terms; accepted for this model are 'relaxed', 'score'"
+                        f"missing_labels: got 'enumerate', but site '{site['name']}' depends on all the labels "
+                        f"'{label}' at once, which makes 2^L terms; expected for this model are 'gumbel', 'reinforce'"
                     )
                 table = (self.weights(label) * table).sum(self.dims[label], keepdim=True)
         return table

@@ -67,44 +67,51 @@ class Step:
         *,
         particles: int = 1,
         detach_first: bool = False,
-        complete: bool = False,
-        labels: Literal["sum", "score", "relaxed"] = "sum",
+        fully_observed: bool = False,
+        missing_labels: Literal["enumerate", "reinforce", "gumbel"] = "enumerate",
         temperature: float = 0.5,
     ) -> Run:
         """One run of the guide, with `particles`, and one of the model against the first of them; asked for again, the
         same one.
 
-        Discrete labels are enumerated in both, in the same dimensions; those passed are not where they are `complete`.
+        Discrete labels are enumerated in both, in the same dimensions; those passed are not where they are
+        `fully_observed`.
 
         Args:
             nesting: how many plates are nested; particles lie left of them, and enumerated labels left of these.
             particles: how many values latents have. detach_first: one more, the first one detached.
-            complete: no entry of a discrete label is missing.
-            labels: `"sum"`: enumerated; else drawn where they are missing, `"relaxed"` with a `temperature`.
+            fully_observed: no entry of a discrete label is missing.
+            missing_labels: `"enumerate"`, or sampled: `"reinforce"`, or `"gumbel"` with a `temperature`.
         """
-        key = (nesting, particles, detach_first, complete, labels, temperature)
+        key = (nesting, particles, detach_first, fully_observed, missing_labels, temperature)
         if key not in self._runs:
             self._runs[key] = self._run(*key)
         return self._runs[key]
 
     def _run(
-        self, nesting: int, particles: int, detach_first: bool, complete: bool, labels: str, temperature: float
+        self,
+        nesting: int,
+        particles: int,
+        detach_first: bool,
+        fully_observed: bool,
+        missing_labels: str,
+        temperature: float,
     ) -> Run:
         dim = -1 - int(nesting)
-        if labels == "sum":
-            evidence = Evidence(complete=complete, data_complete=self.data_complete)
+        if missing_labels == "enumerate":
+            evidence = Evidence(fully_observed=fully_observed, data_complete=self.data_complete)
         else:
-            temperature = None if labels == "score" else temperature
+            temperature = None if missing_labels == "reinforce" else temperature
             evidence = DrawLabels(temperature, data_complete=self.data_complete)
         many = particles > 1 or detach_first
-        with poutine.enum(first_available_dim=dim - 1) if labels == "sum" else nullcontext():
+        with poutine.enum(first_available_dim=dim - 1) if missing_labels == "enumerate" else nullcontext():
             with Particles(particles, dim, detach_first) if many else nullcontext():
                 guide_trace = poutine.trace(evidence(self.guide)).get_trace(*self.args, **self.kwargs)
             values = first_particle(guide_trace, dim) if many else guide_trace
             model = poutine.replay(evidence.then_model()(self.model), trace=values)
             model_trace = poutine.trace(model).get_trace(*self.args, **self.kwargs)
         roles, continuous = assign_roles(model_trace, guide_trace), tuple(evidence.continuous)
-        how = (dim, particles, detach_first, complete)
+        how = (dim, particles, detach_first, fully_observed)
         return Run(guide_trace, model_trace, roles, evidence.observed, continuous, ref(self), *how)
 
     def run_guide(self) -> Trace:

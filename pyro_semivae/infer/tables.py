@@ -24,7 +24,7 @@ def masked(table: Tensor, site: dict) -> Tensor:
 
 
 def advantage(reward: Tensor) -> Tensor:
-    """Each row's reward less the mean of the other rows', which keeps a score-function gradient unbiased; detached."""
+    """Each row's reward minus the leave-one-out baseline: a score-function gradient stays unbiased. Detached."""
     others = (reward.sum() - reward) / max(len(reward) - 1, 1)
     return (reward - others).detach()
 
@@ -58,7 +58,7 @@ def plates_of_entries(label: dict, site: dict) -> set[int]:
 
 
 def reduce_plates(table: Tensor, site: dict, keep: set[int]) -> Tensor:
-    """Sums a site's `table` over the plates it is in, but for the dimensions to `keep` (dims stay, size 1)."""
+    """Sums a site's `table` over the plates it is in, except for the dimensions to `keep` (dims stay, size 1)."""
     dims = sorted(plate_dims(site) - keep)
     return table.sum(dims, keepdim=True) if dims else table
 

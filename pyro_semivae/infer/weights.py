@@ -28,7 +28,7 @@ class WarmUp:
 
     def __post_init__(self) -> None:
         if not isinstance(self.until, int | float) or not 0 < self.until <= 1:
-            raise InputError(f"until: got {self.until}; accepted is a fraction of training, above 0 and up to 1")
+            raise InputError(f"until: got {self.until}; expected a fraction of training, above 0 and up to 1")
         check_weight("weight", self.weight)
 
     def __call__(self, done: float) -> float:
@@ -51,7 +51,7 @@ def _scheduled(weight: Callable[[float], float], done: float) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"weight: the schedule returned {found!r:.50} at {done}; accepted are finite numbers")
+        raise InputError(f"weight: the schedule returned {found!r:.50} at {done}; expected finite numbers")
     return number
 
 
@@ -66,6 +66,6 @@ def check_weight(name: str, weight: Any, *, least: float = -math.inf) -> Weight:
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight) or weight < least:
         above = "" if least == -math.inf else f" from {least:g}"
         raise InputError(
-            f"{name}: got {weight!r}; accepted is a finite number{above}, or a function of the fraction of training"
+            f"{name}: got {weight!r}; expected a finite number{above}, or a function of the fraction of training"
         )
     return weight

@@ -25,7 +25,7 @@ def accuracy(probs: Tensor, y: Tensor) -> float:
     """
     probs = as_tensor("probs", probs)
     if probs.isnan().any():
-        raise InputError(f"probs: got NaN in shape {tuple(probs.shape)}; accepted are probabilities or logits")
+        raise InputError(f"probs: got NaN in shape {tuple(probs.shape)}; expected probabilities or logits")
     y = check_classes("probs", probs, y, leading=True)
     right = probs.argmax(-1) == y
     return right[..., ~is_missing(y)].double().mean().item()

@@ -50,11 +50,11 @@ def characteristic_capture(own: Tensor, others: Tensor, strengths: Tensor, *, mi
     strengths = as_tensor("strengths", strengths)
     outside = strengths[(strengths < 0) | (strengths > 1)]
     if outside.numel():
-        raise InputError(f"strengths: got {outside[:5].tolist()}; accepted are 0 to 1, and NaN where a label is off")
+        raise InputError(f"strengths: got {outside[:5].tolist()}; expected 0 to 1, and NaN where a label is off")
     fits = own.dim() in (2, 3) and own.shape[:2] == strengths.shape and others.dim() == 2
     if not fits or len(others) != len(own):
         shapes = ", ".join(str(tuple(part.shape)) for part in (own, others, strengths))
-        raise InputError(f"own, others, strengths: got shapes {shapes}; accepted are (N, L[, d]), (N, D), (N, L)")
+        raise InputError(f"own, others, strengths: got shapes {shapes}; expected (N, L[, d]), (N, D), (N, L)")
     own, others, strengths = (t.detach().cpu().double().numpy() for t in (own, others, strengths))
     own = own.reshape(*own.shape[:2], -1)
     scores: dict[str, list[float]] = {name: [] for name in Capture.__dataclass_fields__}

@@ -24,9 +24,9 @@ def check_finite(name: str, values: Any, dims: int | None = None) -> Tensor:
     """
     values = as_tensor(name, values)
     if dims is not None and values.dim() != dims:
-        raise InputError(f"{name}: got shape {tuple(values.shape)}; accepted are {dims} dimensions")
+        raise InputError(f"{name}: got shape {tuple(values.shape)}; expected {dims} dimensions")
     if not values.isfinite().all():
-        raise InputError(f"{name}: got NaN or infinity in shape {tuple(values.shape)}; accepted are finite numbers")
+        raise InputError(f"{name}: got NaN or infinity in shape {tuple(values.shape)}; expected finite numbers")
     return values
 
 
@@ -42,13 +42,13 @@ def check_probs(name: str, probs: Any, *, of_classes: bool = True) -> Tensor:
     probs = check_finite(name, probs)
     if not probs.is_floating_point() or ((probs < 0) | (probs > 1 + ROUNDING)).any():
         raise InputError(
-            f"{name}: got {probs.dtype} from {probs.min().item():g} to {probs.max().item():g}; accepted are "
+            f"{name}: got {probs.dtype} from {probs.min().item():g} to {probs.max().item():g}; expected "
             f"probabilities, floats in [0, 1]"
         )
     sums = probs.sum(-1, dtype=torch.double)
     if of_classes and ((sums - 1).abs() > ROUNDING).any():
         got = f"sums from {sums.min().item():g} to {sums.max().item():g}"
-        raise InputError(f"{name}: got {got}; accepted are probabilities of sum 1")
+        raise InputError(f"{name}: got {got}; expected probabilities of sum 1")
     return probs
 
 
@@ -68,7 +68,7 @@ def check_classes(name: str, scores: Tensor, y: Any, *, leading: bool = False) -
     fits = y.dim() == 1 and (scores.dim() >= 2 if leading else scores.dim() == 2)
     if not fits or scores.shape[-2] != len(y) or scores.shape[-1] < 2:
         accepted = f"({'..., ' if leading else ''}N, C) and (N,), C two or more"
-        raise InputError(f"{name}, y: got shapes {tuple(scores.shape)} and {tuple(y.shape)}; accepted are {accepted}")
+        raise InputError(f"{name}, y: got shapes {tuple(scores.shape)} and {tuple(y.shape)}; expected {accepted}")
     return Classes(scores.shape[-1]).validate(y).to(scores.device)
 
 
@@ -87,7 +87,7 @@ def check_binary(name: str, scores: Tensor, y: Any) -> Tensor:
     y = as_labels(y)
     if y.dim() != 2 or scores.shape != y.shape or not y.shape[1]:
         raise InputError(
-            f"{name}, y: got shapes {tuple(scores.shape)} and {tuple(y.shape)}; accepted are (N, L) and (N, L)"
+            f"{name}, y: got shapes {tuple(scores.shape)} and {tuple(y.shape)}; expected (N, L) and (N, L)"
         )
     return Binary(y.shape[1]).validate(y).to(scores.device)
 
@@ -112,7 +112,7 @@ def known_rows(name: str, labels: Labels, y: Any, least: int = 1) -> tuple[Tenso
     y = labels.validate(y, name).cpu()
     known = any_known(y).nonzero()[:, 0]
     if len(known) < least:
-        raise InputError(f"{name}: got {len(y)} labels, {len(known)} rows of them known; accepted are {least} or more")
+        raise InputError(f"{name}: got {len(y)} labels, {len(known)} rows of them known; expected {least} or more")
     return known, y
 
 
@@ -129,5 +129,5 @@ def check_rows(name: str, x: Any, y: Tensor | None = None) -> Tensor:
     if not x.dim() or (y is not None and (not y.dim() or len(x) != len(y))):
         shapes = f"{tuple(x.shape)}" if y is None else f"{tuple(x.shape)} and {tuple(y.shape)}"
         names = name if y is None else f"{name}, y"
-        raise InputError(f"{names}: got shapes {shapes}; accepted are as many rows of each")
+        raise InputError(f"{names}: got shapes {shapes}; expected as many rows of each")
     return x

@@ -42,9 +42,7 @@ def variance_share(
     generations, drawn = _of_classes("generations", generations, y_generations, num_classes)
     if not len(x) or x.shape[1:] != generations.shape[1:]:
         shapes = f"{tuple(x.shape)} and {tuple(generations.shape)}"
-        raise InputError(
-            f"x, generations: got shapes {shapes}; accepted are images or features of one size, one or more"
-        )
+        raise InputError(f"x, generations: got shapes {shapes}; expected images or features of one size, one or more")
     generations, drawn = generations.to(x.device), drawn.to(x.device)
     basis = _principal_components(x, check_count("components", components))
 
@@ -61,7 +59,7 @@ def _of_classes(name: str, images: Any, y: Any, num_classes: int) -> tuple[Tenso
     y = Classes(check_count("num_classes", num_classes, 2)).validate(y, f"y of {name}")
     images = check_finite(name, check_rows(name, images, y))
     if images.dim() < 2 or 0 in images.shape[1:]:
-        raise InputError(f"{name}: got shape {tuple(images.shape)}; accepted are rows of images or features")
+        raise InputError(f"{name}: got shape {tuple(images.shape)}; expected rows of images or features")
     return images, y.to(images.device)
 
 
@@ -71,7 +69,7 @@ def _flat(images: Tensor) -> Tensor:
 
 
 def _principal_components(x: Tensor, number: int) -> Tensor:
-    """The first so many principal components of the rows of x, or all, `(F, K)`."""
+    """The first K principal components of the rows of x, or all, `(F, K)`."""
     size = x[0].numel()
     rows = _flat(x if size <= 2048 else x[:: -(-len(x) // 2000)])
     rows = rows - rows.mean(0)
@@ -105,7 +103,7 @@ def precision_recall(real: Tensor, generated: Tensor, *, neighbours: int = 3) ->
     real, generated = check_finite("real", real, 2), check_finite("generated", generated, 2)
     if real.shape[1] != generated.shape[1]:
         shapes = f"{tuple(real.shape)} and {tuple(generated.shape)}"
-        raise InputError(f"real, generated: got shapes {shapes}; accepted are (N, F) and (M, F)")
+        raise InputError(f"real, generated: got shapes {shapes}; expected (N, F) and (M, F)")
     if min(len(real), len(generated)) <= neighbours:
         return math.nan, math.nan
     real, generated = real.double(), generated.double()

@@ -39,12 +39,12 @@ def assign(scores: Tensor, num_known: int, how: How = "greedy") -> list[int]:
         InputError: `how` is something else; `scores` is not square or has no probabilities; `num_known` is not 0 to C.
     """
     if how not in get_args(How):
-        raise InputError(f"how: got {how!r}; accepted are {', '.join(map(repr, get_args(How)))}")
+        raise InputError(f"how: got {how!r}; expected {', '.join(map(repr, get_args(How)))}")
     scores = _check_scores(scores)
     if scores.shape[0] != scores.shape[1]:
-        raise InputError(f"scores: got shape {tuple(scores.shape)}; accepted is (C, C)")
+        raise InputError(f"scores: got shape {tuple(scores.shape)}; expected (C, C)")
     if check_count("num_known", num_known, 0) > len(scores):
-        raise InputError(f"num_known: got {num_known}; accepted are 0 to {len(scores)}")
+        raise InputError(f"num_known: got {num_known}; expected 0 to {len(scores)}")
     scores, values = scores.double().cpu().numpy(), range(num_known, len(scores))
     if how == "optimal":
         _, columns = linear_sum_assignment(-np.log(np.maximum(scores[num_known:, num_known:], 1e-300)))
@@ -67,7 +67,7 @@ def assign(scores: Tensor, num_known: int, how: How = "greedy") -> list[int]:
 def _check_scores(scores: Tensor) -> Tensor:
     scores = check_probs("scores", scores, of_classes=False)
     if scores.dim() != 2 or not scores.numel():
-        raise InputError(f"scores: got shape {tuple(scores.shape)}; accepted is a row of C probabilities a value")
+        raise InputError(f"scores: got shape {tuple(scores.shape)}; expected a row of C probabilities a value")
     return scores
 
 
@@ -107,7 +107,7 @@ def extraction(log_probs: Tensor, y: Tensor, scores: Tensor, num_known: int, how
     assigned = assign(scores, num_known, how)
     if len(assigned) != log_probs.shape[1]:
         shapes = f"{tuple(log_probs.shape)} and {len(assigned)} rows"
-        raise InputError(f"log_probs, scores: got {shapes}; accepted are (N, C) and (C, C)")
+        raise InputError(f"log_probs, scores: got {shapes}; expected (N, C) and (C, C)")
     value_of = torch.tensor(assigned, device=y.device).argsort()  # class -> value
     unseen = y >= num_known  # and so not missing
     log_probs, value = log_probs[unseen], value_of[y[unseen]]

@@ -26,11 +26,11 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     parts = {name: check_finite(name, f, 2) for name, f in (("features_a", features_a), ("features_b", features_b))}
     for name, features in parts.items():
         if min(features.shape) < 2:
-            raise InputError(f"{name}: got shape {tuple(features.shape)}; accepted is (N, F), both two or more")
+            raise InputError(f"{name}: got shape {tuple(features.shape)}; expected (N, F), both two or more")
     a, b = (features.double() for features in parts.values())
     if a.shape[1] != b.shape[1]:
         shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
-        raise InputError(f"features_a, features_b: got shapes {shapes}; accepted are (N, F) and (M, F)")
+        raise InputError(f"features_a, features_b: got shapes {shapes}; expected (N, F) and (M, F)")
     s_a, s_b = torch.cov(a.T), torch.cov(b.T)
     # tr (S_a S_b)^(1/2) is the sum of the roots of the eigenvalues of S_a S_b, which are real and not negative.
     root = torch.linalg.eigvals(s_a @ s_b).real.clamp(min=0).sqrt().sum()

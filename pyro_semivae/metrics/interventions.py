@@ -113,7 +113,7 @@ def condition_number(matrix: Tensor) -> float:
     """
     matrix = as_tensor("matrix", matrix).double().cpu().numpy()
     if matrix.ndim != 2 or not matrix.size:
-        raise InputError(f"matrix: got shape {matrix.shape}; accepted is (N, M)")
+        raise InputError(f"matrix: got shape {matrix.shape}; expected (N, M)")
     return float(np.linalg.cond(matrix)) if np.isfinite(matrix).all() else math.nan
 
 
@@ -130,6 +130,6 @@ def selectivity(matrix: Tensor) -> float:
     """
     matrix = as_tensor("matrix", matrix).double()
     if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise InputError(f"matrix: got shape {tuple(matrix.shape)}; accepted is (L, L)")
+        raise InputError(f"matrix: got shape {tuple(matrix.shape)}; expected (L, L)")
     off = ~torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)
     return (matrix.diagonal().abs().nanmean() / matrix[off].abs().nanmean()).item()

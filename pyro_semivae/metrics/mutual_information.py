@@ -71,7 +71,7 @@ class LastLayerGP:
         features = check_finite("features", features, 2).detach().cpu().double()
         if len(features) != len(y):
             shapes = f"{tuple(features.shape)} and {tuple(y.shape)}"
-            raise InputError(f"features, y: got shapes {shapes}; accepted are as many rows of each")
+            raise InputError(f"features, y: got shapes {shapes}; expected as many rows of each")
         features, y = (
             features[known],
             y[known].double().T if self.binary else y[known],
@@ -127,7 +127,7 @@ class LastLayerGP:
     @torch.no_grad()
     @_own_parameters()
     def sample_probs(self, features: Tensor, num_samples: int = 64, seed: int = 0) -> Tensor:
-        """p(y | x, omega) for draws of omega, `(num_samples, B, C)`; of binary labels `(num_samples, B, L, 2)`.
+        """p(y | x, omega) for samples of omega, `(num_samples, B, C)`; of binary labels `(num_samples, B, L, 2)`.
 
         Raises:
             InputError: features are not `(B, F)` or not finite; `num_samples` is not 1, 2, ...
@@ -135,7 +135,7 @@ class LastLayerGP:
         check_count("num_samples", num_samples)
         features = check_finite("features", features, 2)
         if features.shape[1] != len(self.mean):
-            raise InputError(f"features: got shape {tuple(features.shape)}; accepted is (B, {len(self.mean)})")
+            raise InputError(f"features: got shape {tuple(features.shape)}; expected (B, {len(self.mean)})")
         features = (features.cpu().double() - self.mean) / self.std
         generator = torch.Generator().manual_seed(seed)
         out = []
@@ -151,7 +151,7 @@ def mutual_information(probs: Tensor) -> Tensor:
     """I(y, omega | x) = H[E_omega p(y | x, omega)] - E_omega H[p(y | x, omega)] in nats (CCVAE D.6).
 
     Args:
-        probs: `(S, ..., C)`, p(y | x, omega) for S draws of the classifier's parameters omega.
+        probs: `(S, ..., C)`, p(y | x, omega) for S samples of the classifier's parameters omega.
 
     Returns `(...)`.
 
@@ -163,7 +163,7 @@ def mutual_information(probs: Tensor) -> Tensor:
     """
     probs = check_probs("probs", probs)
     if probs.dim() < 2:
-        raise InputError(f"probs: got shape {tuple(probs.shape)}; accepted is (S, ..., C)")
+        raise InputError(f"probs: got shape {tuple(probs.shape)}; expected (S, ..., C)")
     return _entropy(probs.mean(0)) - _entropy(probs).mean(0)
 
 
@@ -183,5 +183,5 @@ def image_mutual_information(
         InputError: there is no image; the features are not those that the posterior was fitted to.
     """
     if not len(check_rows("images", images)):
-        raise InputError("images: got none; accepted are one or more")
+        raise InputError("images: got none; expected one or more")
     return mutual_information(posterior.sample_probs(embed(images), num_samples)).mean().item()

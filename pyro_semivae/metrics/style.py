@@ -27,7 +27,7 @@ def image_statistics(x: Tensor) -> dict[str, Tensor]:
     * `width`, `height`: the sides of the box whose second moments it has, sqrt(12 Var + 1) of column and row, pixels.
 
     Args:
-        x: `(B, C, H, W)`, float or uint8; colours are averaged. A black image has no shape: NaN but for its brightness.
+        x: `(B, C, H, W)`, float or uint8; colours are averaged. A black image has a brightness; the rest is NaN.
 
     Raises:
         InputError: they are no images, or not finite.
@@ -64,7 +64,7 @@ def kept(before: Mapping[str, Tensor], after: Mapping[str, Tensor], y: Tensor, y
     The correlation of a statistic of the image with that of its intervention among the images of one old class that
     are set to one new class; the mean over these groups, each with the weight of its size minus 1. So what the classes
     themselves differ in does not count. 1 where every result is its image's, changed by the classes alone (t = a + b s
-    with b > 0, a and b of the two classes); 0 in expectation where results are drawn anew, and exactly 0 where they are
+    with b > 0, a and b of the two classes); 0 in expectation where results are new samples, exactly 0 where they are
     all the same. It says nothing of whether the class was set: an intervention that does nothing has 1 as well.
 
     Args:
@@ -79,7 +79,7 @@ def kept(before: Mapping[str, Tensor], after: Mapping[str, Tensor], y: Tensor, y
     """
     y, y_new = _classes(y, y_new)
     if before.keys() != after.keys():
-        raise InputError(f"before, after: got {sorted(before)} and {sorted(after)}; accepted are the same statistics")
+        raise InputError(f"before, after: got {sorted(before)} and {sorted(after)}; expected the same statistics")
     out = {}
     for name in before:
         s, t = _columns(name, y, before[name], after[name])
@@ -100,7 +100,7 @@ def rest_explained(
 
     Ridge regression from what the model keeps of an image (z_s; posterior means) to each statistic of its intervention,
     both relative to their mean among the images of one old class that are set to one new class. The first half of the
-    images fits it, the other half scores it. 0 where results are drawn anew, or worse than the mean.
+    images fits it, the other half scores it. 0 where results are sampled anew, or worse than the mean.
 
     Args:
         rest: `(N, D)`, of the images, D one or more. after, y, y_new: see `kept`.
@@ -116,7 +116,7 @@ def rest_explained(
     outside = rows.is_floating_point() or rows.shape != y.shape or ((rows < 0) | (rows >= len(rest))).any()
     if outside or not rest.shape[1]:
         shapes = f"{tuple(rest.shape)} and {tuple(rows.shape)}, {len(y)} interventions"
-        raise InputError(f"rest, rows: got shapes {shapes}; accepted are (N, D) and (M,), numbers of 0 to N - 1")
+        raise InputError(f"rest, rows: got shapes {shapes}; expected (N, D) and (M,), numbers of 0 to N - 1")
     out = {}
     for name, value in after.items():
         (t,) = _columns(name, y, value)
@@ -140,7 +140,7 @@ def _classes(y: Tensor, y_new: Tensor) -> tuple[Tensor, Tensor]:
     for name, part in (("y", y), ("y_new", y_new)):
         if part.is_floating_point() or part.dim() != 1 or part.shape != y.shape or (part < MISSING).any():
             raise InputError(
-                f"{name}: got {part.dtype} of shape {tuple(part.shape)}; accepted are the classes of the same "
+                f"{name}: got {part.dtype} of shape {tuple(part.shape)}; expected the classes of the same "
                 f"interventions, integers (M,) from {MISSING}"
             )
     return y, y_new.to(y.device)
@@ -150,7 +150,7 @@ def _columns(name: str, y: Tensor, *values: Tensor) -> list[Tensor]:
     values = [as_tensor(name, value).double().to(y.device) for value in values]
     for value in values:
         if value.shape != y.shape:
-            raise InputError(f"{name}: got shape {tuple(value.shape)}; accepted is {tuple(y.shape)}, that of y")
+            raise InputError(f"{name}: got shape {tuple(value.shape)}; expected {tuple(y.shape)}, that of y")
     return values
 
 

@@ -54,7 +54,7 @@ def swap_difference(
     check_count("num_partners", num_partners)
     x = check_rows("x", x)
     if len(x) < 2:
-        raise InputError(f"x: got {len(x)} images; accepted are two or more, for a partner is another image")
+        raise InputError(f"x: got {len(x)} images; expected two or more, for a partner is another image")
     generator = torch.Generator().manual_seed(seed)
     before = log_prob_of_labels(logits(x), y)
     differences = []

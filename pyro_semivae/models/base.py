@@ -142,10 +142,10 @@ class SemiVAE(nn.Module, ABC):
         sizes = {name: space.num_rows(value) for name, space, value in given if value is not None}
         if len(set(sizes.values())) > 1:
             got = f"{' and '.join(map(str, sizes.values()))} rows"
-            raise InputError(f"{', '.join(sizes)}: got {got}; accepted are as many of one as the other")
+            raise InputError(f"{', '.join(sizes)}: got {got}; expected as many of one as the other")
         size = next(iter(sizes.values()), _rows_without_values.get())
         if size < 1:
-            raise InputError(f"{', '.join(self.spaces)}: got no rows; accepted are batches of one or more")
+            raise InputError(f"{', '.join(self.spaces)}: got no rows; expected batches of one or more")
         nesting = self.max_plate_nesting
         with pyro.plate(ROW_PLATE, size, dim=-nesting):
             self._entries: dict[str, AbstractContextManager] = {}
@@ -172,7 +172,7 @@ class SemiVAE(nn.Module, ABC):
     def elbo_for(self, y: Tensor | None) -> Objective:
         """The objective for a data set with these labels, some missing: what `fit` maximises unless it is given one.
 
-        `elbo()`, but for models with a classifier beside the bound, whose weight depends on how many rows have labels.
+        `elbo()`, except for models with a classifier beside the bound: its weight depends on how many rows have labels.
         """
         return self.elbo()
 
@@ -194,13 +194,13 @@ class SemiVAE(nn.Module, ABC):
         """
         if isinstance(x, Mapping):
             if y is not None:
-                raise InputError("y: got labels beside a mapping of all sites; accepted is one of the two")
+                raise InputError("y: got labels beside a mapping of all sites; expected one of the two")
             given = dict(x)
         else:
             given = {} if x is None else {self.only(self.data_sites, "data"): x}
             given |= {} if y is None else {self.only(self.label_sites, "labels"): y}
         if unknown := [name for name in given if name not in self.spaces]:
-            raise InputError(f"x: got values of {unknown}; accepted are those of {', '.join(self.spaces)}")
+            raise InputError(f"x: got values of {unknown}; expected those of {', '.join(self.spaces)}")
         dtype = next(self.parameters()).dtype
         out = {}
         for name, space in self.spaces.items():
@@ -212,7 +212,7 @@ class SemiVAE(nn.Module, ABC):
         sizes = [len(values) for values in out.values()]
         if len(set(sizes)) > 1:
             got = " and ".join(f"{size} rows of {name}" for name, size in zip(out, sizes, strict=True))
-            raise InputError(f"{', '.join(out)}: got {got}; accepted are as many of one as the other")
+            raise InputError(f"{', '.join(out)}: got {got}; expected as many of one as the other")
         return out
 
     def inputs(self, x: Any = None, y: Any = None) -> tuple[Tensor | None, ...]:
@@ -321,5 +321,5 @@ def _space(name: str, space: Any) -> Space:
         got = f"{space!r}, of a module that was reloaded since" if old else repr(space)
         accepted = "Images, Vectors, Counts, or (C, H, W)" if name == "x" else "Classes(number) and Binary(number)"
         name = {"x": "x_shape", "y": "labels"}.get(name, name)
-        raise InputError(f"{name}: got {got}; accepted are {accepted}")
+        raise InputError(f"{name}: got {got}; expected {accepted}")
     return space

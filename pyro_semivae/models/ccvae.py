@@ -47,7 +47,7 @@ class CCVAE(CharacteristicVAE):
             Ber(sigmoid(a_i z_c^i + b_i)) for binary ones.
         label_hidden: hidden sizes of the classifier and the conditional prior of a class label.
         separation: of binary labels, how far apart the means of p(z_c^i | y_i) start, and the slope of q(y_i | z_c^i),
-            which is then Bayes' rule but for the prior.
+            which is then Bayes' rule except for the prior.
 
     The objective is `TraceCCVAE_ELBO`, CCVAE's Eqs. 4 and 5. Trains by `train.fit` and by `pyro.infer.SVI`.
 

@@ -37,7 +37,7 @@ class DIVA(CharacteristicVAE):
     classifier; CCVAE's weights q(y|z_c) / q(y|x) are missing.
 
     Differs from the original: no domain latent; log p(y) - log q(y|z_c) of missing labels times beta, as in C.4; KL
-    terms by one draw.
+    terms by one sample.
 
     >>> from pyro_semivae.spaces import Classes
     >>> from pyro_semivae.nn import MLPs

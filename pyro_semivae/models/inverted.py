@@ -34,7 +34,7 @@ class InvertedVAE(SemiVAE):
     ====  ======  =======================================  =====================================================
     site  symbol  shape: one class label | L binary labels  role (forward; in reverse)
     ====  ======  =======================================  =====================================================
-    y     y       (B,) | (B, L)                            label, summed or drawn where missing; observed
+    y     y       (B,) | (B, L)                            label, marginalised or sampled where missing; observed
     z     z       (B, D_z) | (B, 1, D_z)                   latent; observed too, or latent
     x     x       (B, C, H, W) | (B, 1, C, H, W)           data; latent: imagined
     ====  ======  =======================================  =====================================================
@@ -42,7 +42,7 @@ class InvertedVAE(SemiVAE):
     Forward it is M2 with z in a box: p(z) is uniform on `[low, high]^D_z`, and q(z | x, y) a Gaussian pushed through a
     scaled sigmoid. Its guide has a density of images too, q(x), of fair coins. In reverse the same two functions
     exchange roles: the guide generates labels (and z) from images that the model imagines. That is how labels without
-    images teach both: `elbo.terms(vae.model, vae.guide, None, y)`, or `fit(..., labels_alone=y)`.
+    images teach both: `elbo.terms(vae.model, vae.guide, None, y)`, or `fit(..., unpaired_labels=y)`.
 
     Args:
         x_shape: `(C, H, W)` of the images, float in [0, 1]; grey levels as `BernoulliLikelihood` takes them.
@@ -92,7 +92,7 @@ class InvertedVAE(SemiVAE):
         super().__init__(x=x_shape, y=labels)
         parts.check_sizes(z=z)
         if not low < high:
-            raise InputError(f"low, high: got {low}, {high}; accepted is low < high")
+            raise InputError(f"low, high: got {low}, {high}; expected low < high")
         self.p_y = LabelPrior(labels, prior)
         self.p_z = UniformBox(z, low, high)
         self.p_x = BernoulliLikelihood(self.spaces["x"], MLP([labels, z], decoder_hidden, self.x_shape, activation))
@@ -127,4 +127,4 @@ class InvertedVAE(SemiVAE):
         """With the weights of the example's recipe. Those of the paper's Appendix D are a `classifier_weight` of 10, an
         `image_weight` of 0.1 and a `reverse_weight` of 1."""
         weights = {"classifier_weight": 5.0, "image_weight": 10.0, "reverse_weight": 10.0}
-        return self.elbo(labels="relaxed", gradient="hard", temperature=0.67, **weights)
+        return self.elbo(missing_labels="gumbel", gradient="hard", temperature=0.67, **weights)

@@ -122,7 +122,7 @@ class M1(SemiVAE):
             values = columns[known, i].long().numpy()
             if len(np.unique(values)) < 2:
                 if one:
-                    raise InputError(f"y: got {len(np.unique(values))} classes with labels; accepted are two or more")
+                    raise InputError(f"y: got {len(np.unique(values))} classes with labels; expected two or more")
                 odds = (values.sum() + 1) / (len(values) - values.sum() + 1)
                 lines.append((torch.zeros_like(net.weight[:1]), torch.as_tensor([np.log(odds)]).to(net.bias)))
                 constant.append(i)
@@ -141,7 +141,7 @@ class M1(SemiVAE):
         return self
 
     def _set_classes(self, weight: Tensor, bias: Tensor, classes: np.ndarray) -> None:
-        """A regression on the classes that are there; one that is not gets next to no probability."""
+        """A regression on the classes that are there; an absent class gets a logit of -30."""
         if len(classes) == 2:  # scikit-learn has one line for two classes
             weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
         self.q_y.net.weight.zero_()

@@ -26,7 +26,7 @@ class M1M2(SemiVAE):
     ====  ======  =======================================  ==========================================
     site  symbol  shape: one class label | L binary labels  role
     ====  ======  =======================================  ==========================================
-    y     y       (B,) | (B, L)                            label: observed, or summed (drawn) where missing
+    y     y       (B,) | (B, L)                            label: observed, or marginalised (or sampled) where missing
     z     z_2     (B, D_z) | (B, 1, D_z)                   latent
     f     z_1     (B, D_f) | (B, 1, D_f)                   latent, M1's
     x     x       (B, C, H, W) | (B, 1, C, H, W)           data
@@ -34,7 +34,7 @@ class M1M2(SemiVAE):
 
     Two stages: train an `M1` on all rows, then `M1M2(m1)`, which copies its p(x | f) and q(f | x) and holds them fixed.
     With these fixed, the ELBO of the whole graph is E_q(f|x) of M2's objective on f plus what no parameter moves: the
-    features are drawn anew in every step, as the authors do, and the bound is one on log p(x, y_o).
+    features are sampled anew in every step, as the authors do, and the bound is one on log p(x, y_o).
 
     Args:
         m1: a trained M1 (its labels and images are this model's).
@@ -59,7 +59,7 @@ class M1M2(SemiVAE):
 
     def __init__(self, m1: M1, *, z: int = 50, hidden: tuple[int, ...] = (500,), prior: Tensor | None = None):
         if not isinstance(m1, M1):
-            raise InputError(f"m1: got {type(m1).__name__}; accepted is a trained M1")
+            raise InputError(f"m1: got {type(m1).__name__}; expected a trained M1")
         super().__init__(**m1.spaces)
         parts.check_sizes(z=z)
         f, labels = m1.p_z.loc.numel(), m1.labels

@@ -32,7 +32,7 @@ class M2(SemiVAE):
     ====  ======  =======================================  ==========================================
     site  symbol  shape: one class label | L binary labels  role
     ====  ======  =======================================  ==========================================
-    y     y       (B,) | (B, L)                            label: observed, or summed (drawn) where missing
+    y     y       (B,) | (B, L)                            label: observed, or marginalised (or sampled) where missing
     z     z       (B, D_z) | (B, 1, D_z)                   latent
     x     x       (B, C, H, W) | (B, 1, C, H, W)           data
     ====  ======  =======================================  ==========================================
@@ -44,9 +44,9 @@ class M2(SemiVAE):
             rare classes are found less often than with a uniform one (docs/labels.md).
 
     The objective is `TraceLabels_ELBO` with a `ClassifierTerm`: Kingma et al.'s Eqs. 6 to 9, whose alpha is the term's
-    weight: 1 in `elbo()`, and more in `elbo_for(y)`, which `fit` maximises. A missing class label is summed. Missing
-    binary labels, all parents of x at once, would make 2^L terms, and are sampled: relaxed by default, or with the
-    score function (`labels="score"`).
+    weight: 1 in `elbo()`, and more in `elbo_for(y)`, which `fit` maximises. A missing class label is marginalised.
+    Missing binary labels, all parents of x at once, would make 2^L terms, and are sampled: relaxed by default, or with
+    the score function (`missing_labels="reinforce"`).
 
     Differs from the original: 600-600 ReLU networks as the other models' (there: one or two softplus layers of 500 or
     600); no prior on the weights.
@@ -104,7 +104,7 @@ class M2(SemiVAE):
         Args:
             classifier_weight: alpha, of the `ClassifierTerm` that is added to the bound; 0 for the bound alone.
         """
-        options = {"apart": self.labels.entries is None, **parts.drawn_labels(self.labels, options)}
+        options = {"split_labelled": self.labels.entries is None, **parts.drawn_labels(self.labels, options)}
         return parts.classified(self.max_plate_nesting, classifier_weight, **options)
 
     def elbo_for(self, y: Tensor | None) -> Objective:

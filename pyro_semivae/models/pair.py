@@ -66,7 +66,7 @@ class Pair(SemiVAE):
             if isinstance(owner, nn.Module) and not any(owner is known for known in owners):
                 owners.append(owner)
         if not owners:
-            raise InputError("modules: got none; accepted are those whose parameters model and guide use")
+            raise InputError("modules: got none; expected those whose parameters model and guide use")
         self.modules_of_pair = nn.ModuleList(owners)
         self._functions, self._elbo = (model, guide), elbo
         self.characteristic = self.label_sites if characteristic is None else tuple(characteristic)

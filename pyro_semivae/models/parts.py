@@ -45,16 +45,16 @@ def check_sizes(**sizes: int) -> None:
 
 
 def drawn_labels(labels: Labels, options: dict) -> dict:
-    """Options of `TraceLabels_ELBO` for models whose data depends on all labels: missing binary ones are drawn.
+    """Options of `TraceLabels_ELBO` for models whose data depends on all labels: missing binary ones are sampled.
 
     Raises:
         InputError: they ask for the sum over 2^L values.
     """
     if labels.entries is None:
         return options
-    if options.get("labels") == "sum":
-        raise InputError("labels: got 'sum', which is 2^L terms here; accepted are 'relaxed', 'score'")
-    return {"labels": "relaxed", **options}
+    if options.get("missing_labels") == "enumerate":
+        raise InputError("missing_labels: got 'enumerate', which is 2^L terms here; expected 'gumbel', 'reinforce'")
+    return {"missing_labels": "gumbel", **options}
 
 
 def classified(max_plate_nesting: int, classifier_weight: Weight, **options) -> Objective:
@@ -116,7 +116,7 @@ def decoder(make: MakeLikelihood, networks: Networks, parents: Sequence[int | Co
     """p(x | parents): a likelihood over a space of data, on a network with as many outputs as it needs."""
     of_class = make.func if isinstance(make, partial) else make
     if not (isinstance(of_class, type) and issubclass(of_class, Likelihood)):
-        raise InputError(f"likelihood: got {make!r}; accepted is a class of likelihoods, or a partial of one")
+        raise InputError(f"likelihood: got {make!r}; expected a class of likelihoods, or a partial of one")
     return make(space, networks.decoder(parents, of_class.raw_shape(space)))
 
 

@@ -165,7 +165,7 @@ def load(path: str | Path, model: type[SemiVAE] | SemiVAE | None = None) -> Semi
     cls = type(model) if isinstance(model, nn.Module) else model
     if cls is not None and (not isinstance(cls, type) or cls.__name__ != name):
         got = getattr(cls, "__name__", repr(cls))
-        raise InputError(f"model: got {got}; accepted is what {path} holds, a {name}")
+        raise InputError(f"model: got {got}; expected what {path} holds, a {name}")
     if not isinstance(model, nn.Module):
         model = _rebuilt(state, cls, path)
         saved = [state["weights"][name] for name, _ in model.named_parameters() if name in state["weights"]]
@@ -177,14 +177,14 @@ def load(path: str | Path, model: type[SemiVAE] | SemiVAE | None = None) -> Semi
 def _rebuilt(state: dict[str, Any], cls: type[SemiVAE] | None, path: str | Path) -> SemiVAE:
     how = state.get("built")
     if how is None:
-        raise InputError(f"path: {path} does not say how its {state['model']} was built; accepted is load(path, vae)")
+        raise InputError(f"path: {path} does not say how its {state['model']} was built; expected load(path, vae)")
     check_fields(state, path, {"built": dict})
     check_fields(how, path, {"class": str, "arguments": dict, "unknown": list}, "built")
     if how["unknown"]:
         unknown = ", ".join(map(str, how["unknown"]))
-        raise InputError(f"path: {path} could not hold {unknown}; accepted is load(path, vae) with a model like it")
+        raise InputError(f"path: {path} could not hold {unknown}; expected load(path, vae) with a model like it")
     if cls is None and not how["class"].startswith("pyro_semivae.models."):
-        raise InputError(f"path: {path} holds a {how['class']}, of your own; accepted is load(path, {state['model']})")
+        raise InputError(f"path: {path} holds a {how['class']}, of your own; expected load(path, {state['model']})")
     try:
         return _made(_named(how["class"], path) if cls is None else cls, how, path)
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:

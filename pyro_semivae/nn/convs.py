@@ -73,7 +73,7 @@ def _sides(x_shape: Shape) -> list[tuple[int, int]]:
     """
     if len(x_shape) != 3 or min(x_shape[1:]) < LEAST:
         raise InputError(
-            f"x_shape: got {tuple(x_shape)}; accepted by Convs() are images (C, H, W) from {LEAST}x{LEAST} pixels up, "
+            f"x_shape: got {tuple(x_shape)}; expected by Convs() are images (C, H, W) from {LEAST}x{LEAST} pixels up, "
             f"and by MLPs() any shape"
         )
     height, width = x_shape[1:]

@@ -39,7 +39,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, *extra: Tensor) -> Tensor:
         left = x.dim() - len(self.x_shape)
         if left < 0 or x.shape[left:] != self.x_shape:
-            raise InputError(f"x: got shape {tuple(x.shape)}; accepted are shapes that end in {self.x_shape}")
+            raise InputError(f"x: got shape {tuple(x.shape)}; expected shapes that end in {self.x_shape}")
         h, dtype = self.layers(x.reshape(-1, *self.x_shape)), self.last.weight.dtype
         h = h.reshape(*x.shape[:left], self.features)
         return self.last(flatten_parents((h, *extra), [(self.features,), *self.extra], dtype)).to(dtype)
@@ -82,7 +82,7 @@ def shape_from(name: str, net: Any, in_shape: Shape, accepted: str) -> Shape:
     Raises:
         InputError: it is no module, fails, or returns something else than one tensor with an entry for each row.
     """
-    wanted = f"accepted is a torch.nn.Module that maps (B, {', '.join(map(str, in_shape))}) to {accepted}"
+    wanted = f"expected a torch.nn.Module that maps (B, {', '.join(map(str, in_shape))}) to {accepted}"
     if not isinstance(net, nn.Module):
         raise InputError(f"{name}: it made {type(net).__name__}; {wanted}")
     zeros = torch.zeros(2, *in_shape, **placed(net))

@@ -144,9 +144,9 @@ def flat_parents(parents: Sequence[Tensor], shapes: Sequence[Parent], dtype: tor
             code = shape.code(parent, dtype)
             if code.shape[-1] != shape.code_size:
                 raise InputError(
-                    f"parent {i}: got {code.shape[-1]} entries for {shape}; accepted are {shape.code_size}. Entries of "
-                    f"a label that are summed out come one at a time: a site below all of them would make 2^L terms, "
-                    f"and 'relaxed' or 'score' are accepted for `labels` of TraceLabels_ELBO, which sample them"
+                    f"parent {i}: got {code.shape[-1]} entries for {shape}; expected {shape.code_size}. Entries of "
+                    f"a label that are enumerated come one at a time: a site below all of them would make 2^L terms; "
+                    f"missing_labels='gumbel' or 'reinforce' of TraceLabels_ELBO sample them"
                 )
             flat.append(code)
             continue

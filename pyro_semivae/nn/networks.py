@@ -112,7 +112,7 @@ class Custom(Networks):
         for name, make in (("make_encoder", self.make_encoder), ("make_decoder", self.make_decoder)):
             _check_factory(name, make)
         if not isinstance(self.others, Networks):
-            raise InputError(f"others: got {self.others!r}; accepted are MLPs(), Convs() and the like")
+            raise InputError(f"others: got {self.others!r}; expected MLPs(), Convs() and the like")
 
     def encoder(self, x_shape: Shape, out_size: int, extra: Sequence[int | Coded] = ()) -> nn.Module:
         if self.make_encoder is None:
@@ -129,19 +129,19 @@ class Custom(Networks):
         shape = shape_from("make_decoder", net, (size,), accepted)
         if shape != tuple(x_shape):
             got = f"(B, {', '.join(map(str, shape))})"
-            raise InputError(f"make_decoder: {type(net).__name__} maps (B, {size}) to {got}; accepted is {accepted}")
+            raise InputError(f"make_decoder: {type(net).__name__} maps (B, {size}) to {got}; expected {accepted}")
         return Decoder(net, in_sizes, x_shape)
 
 
 def _check_dropout(dropout: float) -> None:
     if not 0 <= dropout < 1:
-        raise InputError(f"dropout: got {dropout}; accepted is 0 <= dropout < 1")
+        raise InputError(f"dropout: got {dropout}; expected 0 <= dropout < 1")
 
 
 def _check_factory(name: str, make: Any) -> None:
     arguments = {"make_encoder": "", "make_decoder": " in_size, out_shape"}[name]
     if make is not None and (isinstance(make, nn.Module) or not callable(make)):
         raise InputError(
-            f"{name}: got {type(make).__name__}, accepted is a function that makes a new torch.nn.Module, for a model "
+            f"{name}: got {type(make).__name__}, expected a function that makes a new torch.nn.Module, for a model "
             f"has several: lambda{arguments}: {type(make).__name__}(...)"
         )

@@ -28,57 +28,57 @@ def measure_attributes(
     quick: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The same for binary labels, and what the latents hold of each. Missing labels (NaN) do not count.
+    """The metrics of binary labels, and what the latents hold of each. Missing labels (NaN) do not count.
 
     Args:
         vae, data, corrupt, quick, seed: see `measure_classes`.
 
     Returns `bound_per_row` (M2's is relaxed, and no bound); `test_accuracy` (mean over labels, at E_q(z|x)[q(y|z)], as
     the guide was trained), `test_accuracy_clean`, `test_accuracy_mean`, `test_accuracy_per_label` and
-    `test_accuracy_balanced` (on and off count alike); `generation_accuracy` (of images drawn with the labels of the
+    `test_accuracy_balanced` (on and off count alike); `generation_accuracy` (of images sampled with the labels of the
     test set), also `_balanced` and `_per_label`; `majority_accuracy`, of saying each label's more frequent value
     always; `mutual_information` of these images and `mutual_information_real` of the test set's; `frechet_distance` of
     the two (with the independent classifier's features, not the FID); `swap_difference`;
     `intervention_condition_number`, `intervention_selectivity` and `intervention_matrix` (rows: what changes); where
     the data has strengths `characteristic_capture` (mean held-out R^2, on latents of training images) and
     `characteristic_capture_per_label` (of the label's own latent, by ridge and non-linear regression);
-    `judge_accuracy`; `test_labels_missing`, where any is.
+    `evaluator_accuracy`; `test_labels_missing`, where any is.
     """
     device = next(vae.parameters()).device
     x, y = data.x_test.to(device), data.y_test.to(device)
-    judge, judge_accuracy = evaluators.independent_classifier(data, device=device, steps=20 if quick else 900)
+    evaluator, evaluator_accuracy = evaluators.independent_classifier(data, device=device, steps=20 if quick else 900)
     few = slice(0, 50 if quick else 500)
     with RandomStreams(seed, device):  # in this order: each goes on where the one before it ends
-        generation, images = _generated(vae, judge, y)
+        generation, images = _generated(vae, evaluator, y)
         probs = _classified(vae, x, corrupt)
         swap = partial(tasks.in_batches, partial(tasks.swap, vae))
-        swap_difference = metrics.swap_difference(swap, judge.logits, x, y, num_partners=1 if quick else 5)
-        interventions = _of_interventions(vae, judge, x[few], y[few])
+        swap_difference = metrics.swap_difference(swap, evaluator.logits, x, y, num_partners=1 if quick else 5)
+        interventions = _of_interventions(vae, evaluator, x[few], y[few])
         per_row = bound_per_row(vae, x)
         rows = torch.randperm(len(data.x))[: 1000 if quick else 10_000]
-    posterior = evaluators.independent_posterior(data, judge, num_rows=10_000, steps=5 if quick else 300)
+    posterior = evaluators.independent_posterior(data, evaluator, num_rows=10_000, steps=5 if quick else 300)
     out = {
         "bound_per_row": per_row,
         **_accuracies(probs, y, data.label_names),
         "generation_accuracy": generation,
-        **_of_generations(judge.classify(images), y, data.label_names),
+        **_of_generations(evaluator.classify(images), y, data.label_names),
         "majority_accuracy": _accuracy((y.nanmean(0) > 0.5).double().expand_as(y), y),
-        "mutual_information": metrics.image_mutual_information(images, judge.embed, posterior),
-        "mutual_information_real": metrics.image_mutual_information(x, judge.embed, posterior),
-        "frechet_distance": metrics.frechet_distance(judge.embed(images), judge.embed(x)),
+        "mutual_information": metrics.image_mutual_information(images, evaluator.embed, posterior),
+        "mutual_information_real": metrics.image_mutual_information(x, evaluator.embed, posterior),
+        "frechet_distance": metrics.frechet_distance(evaluator.embed(images), evaluator.embed(x)),
         "swap_difference": swap_difference,
         **interventions,
-        "judge_accuracy": judge_accuracy,
+        "evaluator_accuracy": evaluator_accuracy,
     }
     if data.strengths is not None:
         out |= _captured(vae, data.x[rows].to(device), data.strengths[rows], data.label_names)
     return out | missing_labels(y)
 
 
-def _generated(vae: SemiVAE, judge: evaluators.ImageClassifier, y: Tensor) -> tuple[float, Tensor]:
+def _generated(vae: SemiVAE, evaluator: evaluators.ImageClassifier, y: Tensor) -> tuple[float, Tensor]:
     """The generation accuracy of images with labels `y`, and the images, uint8."""
     generate = partial(tasks.in_batches, lambda y: _to_bytes(tasks.generate(vae, y)[0]))
-    return metrics.generation_accuracy(generate, judge.classify, y)
+    return metrics.generation_accuracy(generate, evaluator.classify, y)
 
 
 def _classified(vae: SemiVAE, x: Tensor, corrupt: Callable[[Tensor], Tensor] | None) -> dict[str, Tensor]:
@@ -101,11 +101,11 @@ def _accuracies(probs: dict[str, Tensor], y: Tensor, names: Sequence[str]) -> di
     }
 
 
-def _of_generations(judged: Tensor, y: Tensor, names: Sequence[str]) -> dict[str, Any]:
+def _of_generations(classified: Tensor, y: Tensor, names: Sequence[str]) -> dict[str, Any]:
     """What the independent classifier says of images that were generated with labels `y`."""
     return {
-        "generation_accuracy_balanced": metrics.balanced_label_accuracy(judged, y).nanmean().item(),
-        "generation_accuracy_per_label": _per_label(judged, y, names),
+        "generation_accuracy_balanced": metrics.balanced_label_accuracy(classified, y).nanmean().item(),
+        "generation_accuracy_per_label": _per_label(classified, y, names),
     }
 
 
@@ -113,10 +113,10 @@ def _per_label(probs: Tensor, y: Tensor, names: Sequence[str]) -> dict[str, floa
     return dict(zip(names, metrics.label_accuracy(probs, y).tolist(), strict=True))
 
 
-def _of_interventions(vae: SemiVAE, judge: evaluators.ImageClassifier, x: Tensor, y: Tensor) -> dict[str, Any]:
+def _of_interventions(vae: SemiVAE, evaluator: evaluators.ImageClassifier, x: Tensor, y: Tensor) -> dict[str, Any]:
     """The intervention matrix and what is read off it."""
     intervene, reconstruct = (lambda x, y: tasks.intervene(vae, x, y)[0]), partial(tasks.reconstruct, vae)
-    matrix = metrics.intervention_matrix(intervene, reconstruct, judge.logits, x, y)
+    matrix = metrics.intervention_matrix(intervene, reconstruct, evaluator.logits, x, y)
     return {
         "intervention_condition_number": metrics.condition_number(matrix),
         "intervention_selectivity": metrics.selectivity(matrix),
@@ -162,8 +162,8 @@ def draw_attributes(vae: SemiVAE, data: ImageData, history: History, out: str | 
     """The papers' figures for data with several binary labels, as PNG files in `out`.
 
     `interventions` (each label of a face switched; CCVAE Fig. 11), `walks` (two characteristics on a grid; Fig. 3),
-    `diversity` (draws for one label, and the standard deviation of each pixel in green; Figs. 4 and 5), `swaps`
-    (characteristics of the row's face, the rest of the column's; Fig. 7), `generations` (draws for the labels of a test
+    `diversity` (samples for one label, and the standard deviation of each pixel in green; Figs. 4 and 5), `swaps`
+    (characteristics of the row's face, the rest of the column's; Fig. 7), `generations` (samples for labels of a test
     face) and `training`.
     """
     device, out = next(vae.parameters()).device, writable_folder(out, "out")
@@ -180,7 +180,7 @@ def draw_attributes(vae: SemiVAE, data: ImageData, history: History, out: str | 
         title = "characteristics of the row's image, the rest of the column's"
         image_grid(torch.cat([top, swapped]), title=title, path=out / "swaps.png")
         drawn = torch.cat([x.unsqueeze(1), tasks.generate(vae, y, 7).transpose(0, 1)], 1)
-        title = "x, and draws of p(x | y) for its labels"
+        title = "x, and samples of p(x | y) for its labels"
         image_grid(drawn, title=title, path=out / "generations.png")
     training_curves(history, path=out / "training.png")
 
@@ -234,6 +234,6 @@ def _draw_diversity(vae: SemiVAE, x: Tensor, names: Sequence[str], out: Path, dr
     overlay = 0.7 * shown[:, 0].mean(1, keepdim=True).repeat(1, 3, 1, 1)
     overlay[:, 1] += (variances / largest).sqrt()
     shown = torch.cat([shown, overlay.clamp(0, 1).unsqueeze(1)], 1)
-    columns = ["reconstruction", *[f"draw {k + 1}" for k in range(draws)], "deviation"]
+    columns = ["reconstruction", *[f"sample {k + 1}" for k in range(draws)], "deviation"]
     title = f"the row's label on; green: a pixel's standard deviation, up to {largest.sqrt():.2g}"
     image_grid(shown, rows=varied, columns=columns, title=title, path=out / "diversity.png")

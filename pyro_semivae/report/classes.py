@@ -38,16 +38,16 @@ def measure_classes(
     Args:
         vae: a trained model, on the device to compute on. data: the data set.
         corrupt: the noise that the guide was trained with, if any.
-        quick: seconds of everything, to see that it runs.
-        seed: of the draws. The independent classifier is the same for every seed.
+        quick: a quick end-to-end check, with few steps and samples.
+        seed: of the samples. The independent classifier is the same for every seed.
 
-    Returns `bound_per_row` (`vae.elbo()` without labels, all weights 1, in nats per test row, one draw of z each),
+    Returns `bound_per_row` (`vae.elbo()` without labels, all weights 1, in nats per test row, one sample of z each),
     `test_accuracy` (arg max of E_q(z|x)[q(y|z)], 100 samples, q(z|x) being the guide as it was trained),
-    `test_accuracy_clean` (the same, nothing corrupted), `test_accuracy_mean` (at the posterior mean, nor there),
+    `test_accuracy_clean` (the same, nothing corrupted), `test_accuracy_mean` (the same at the posterior mean),
     `generation_accuracy` (of the independent classifier, on 200 images a class), `swap_difference` (nats, see
     `metrics.swap_difference`), `intervention_accuracy` (how often it says the class that was set; 1000 images, each set
     to every other class), `mutual_information` of the generations
-    and `mutual_information_real` of test images (nats), and `judge_accuracy`, the independent classifier's own;
+    and `mutual_information_real` of test images (nats), and `evaluator_accuracy`, the independent classifier's own;
     `test_labels_missing`, where any is.
 
     Of the generations' diversity within a class, beside as many test images: `generation_variance_share`,
@@ -60,29 +60,31 @@ def measure_classes(
     """
     device, names = next(vae.parameters()).device, data.label_names
     x, y = data.x_test.to(device), data.labels.validate(data.y_test, "y_test").to(device)
-    judge, judge_accuracy = evaluators.independent_classifier(data, device=device, steps=20 if quick else 900)
+    evaluator, evaluator_accuracy = evaluators.independent_classifier(data, device=device, steps=20 if quick else 900)
     few = (~is_missing(y)).nonzero()[: 100 if quick else 1000, 0]
     with RandomStreams(seed, device):
         labels = torch.arange(len(names), device=device).repeat(10 if quick else 200)
-        generation, images = metrics.generation_accuracy(lambda y: tasks.generate(vae, y)[0], judge.classify, labels)
+        generation, images = metrics.generation_accuracy(
+            lambda y: tasks.generate(vae, y)[0], evaluator.classify, labels
+        )
         hows = ({"corrupt": corrupt}, {}, {"mean": True})
         sampled, clean, mean = (tasks.in_batches(partial(tasks.classify, vae, **how), x) for how in hows)
         per_row = bound_per_row(vae, x)
         swap = partial(tasks.in_batches, partial(tasks.swap, vae))
-        swap_difference = metrics.swap_difference(swap, judge.logits, x, y, num_partners=1)
+        swap_difference = metrics.swap_difference(swap, evaluator.logits, x, y, num_partners=1)
         intervene = partial(tasks.in_batches, lambda x, y: tasks.intervene(vae, x, y)[0])
         changed: list[dict[str, Tensor]] = []  # the statistics of every intervention, class by class
 
-        def judged(results: Tensor) -> Tensor:
+        def classified(results: Tensor) -> Tensor:
             changed.append(metrics.image_statistics(results))
-            return judge.classify(results)
+            return evaluator.classify(results)
 
-        of_interventions = metrics.intervention_accuracy(intervene, judged, x[few], y[few], len(names))
+        of_interventions = metrics.intervention_accuracy(intervene, classified, x[few], y[few], len(names))
         kept = _kept(vae, x[few], y[few], changed, metrics.image_statistics(images), labels)
-    posterior = evaluators.independent_posterior(data, judge, steps=5 if quick else 300)
+    posterior = evaluators.independent_posterior(data, evaluator, steps=5 if quick else 300)
     share = metrics.variance_share(x, y, images, labels, len(names))
     rows = torch.cat([(y == c).nonzero()[: int((labels == c).sum()), 0] for c in labels.unique()])
-    embedded = judge.embed(x[rows]), y[rows], judge.embed(images), labels
+    embedded = evaluator.embed(x[rows]), y[rows], evaluator.embed(images), labels
     precision, recall = metrics.class_precision_recall(*embedded, len(names))
     return {
         "bound_per_row": per_row,
@@ -100,9 +102,9 @@ def measure_classes(
         "swap_difference": swap_difference,
         "intervention_accuracy": of_interventions,
         **kept,
-        "mutual_information": metrics.image_mutual_information(images, judge.embed, posterior),
-        "mutual_information_real": metrics.image_mutual_information(x[:2000], judge.embed, posterior),
-        "judge_accuracy": judge_accuracy,
+        "mutual_information": metrics.image_mutual_information(images, evaluator.embed, posterior),
+        "mutual_information_real": metrics.image_mutual_information(x[:2000], evaluator.embed, posterior),
+        "evaluator_accuracy": evaluator_accuracy,
         **missing_labels(y),
     }
 

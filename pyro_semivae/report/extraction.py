@@ -36,7 +36,7 @@ def canonical_images(vae: SemiVAE, data: ImageData, labelled_rows: Tensor) -> Te
     """
     device, labelled_rows = next(vae.parameters()).device, as_tensor("labelled_rows", labelled_rows)
     if not len(labelled_rows) or is_missing(data.y[labelled_rows]).any():
-        raise InputError(f"labelled_rows: got {len(labelled_rows)} rows; accepted are one or more with known labels")
+        raise InputError(f"labelled_rows: got {len(labelled_rows)} rows; expected one or more with known labels")
 
     def latents(rows: Tensor) -> Tensor:
         return tasks.infer(vae, data.x[rows].to(device), data.y[rows].to(device))["z"]
@@ -60,14 +60,14 @@ def measure_extraction(
     Returns `bound_per_row`, `test_accuracy` (on the classes with labels), `cross_entropy_unseen` and `accuracy_unseen`
     (nats; on the others, under the paper's greedy assignment) and `calibration_error_unseen`, each also as
     `.._pairwise` and `.._optimal` (the other assignments of `metrics.assign`), `distinct_digits` (how many classes the
-    canonical images show), `assigned`, `judge_accuracy`, `test_labels_missing`, where any is; and the canonical images
-    `(C, ...)`.
+    canonical images show), `assigned`, `evaluator_accuracy`, `test_labels_missing`, where any is; and the canonical
+    images `(C, ...)`.
     """
-    judge, judge_accuracy = evaluators.logistic_regression(data)
+    evaluator, evaluator_accuracy = evaluators.logistic_regression(data)
     device = next(vae.parameters()).device
     x, y = data.x_test.to(device), data.y_test.to(device)
     canonical = canonical_images(vae, data, labelled_rows)
-    scores = judge(canonical)
+    scores = evaluator(canonical)
     log_probs = tasks.in_batches(lambda part: tasks.log_classify(vae, vae.images(part)), x)
     hows = {"": "greedy", "_pairwise": "pairwise", "_optimal": "optimal"}
     found = {end: metrics.extraction(log_probs, y, scores, num_known, how) for end, how in hows.items()}
@@ -82,7 +82,7 @@ def measure_extraction(
         **{f"calibration_error_unseen{end}": under.calibration_error for end, under in found.items()},
         "distinct_digits": metrics.distinct_classes(scores),
         "assigned": found[""].assigned,
-        "judge_accuracy": judge_accuracy,
+        "evaluator_accuracy": evaluator_accuracy,
     }
     return out | missing_labels(y), canonical
 

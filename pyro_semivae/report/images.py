@@ -43,5 +43,5 @@ def draw_images(vae: SemiVAE, data: ImageData, history: History, out: str | Path
     image_grid(both, rows=["x", "reconstruction"], path=out / "reconstructions.png")
     with RandomStreams(seed, device):
         drawn = tasks.decode(vae, {}, data.labels.missing(80, device)).unflatten(0, (8, 10))
-    image_grid(drawn, title="draws from the model", path=out / "generations.png")
+    image_grid(drawn, title="samples from the model", path=out / "generations.png")
     training_curves(history, path=out / "training.png")

@@ -38,7 +38,7 @@ class Space(ABC):
 
     @abstractmethod
     def arranged(self, values: Tensor, nesting: int) -> Tensor:
-        """Values in the layout of a model with so many nested plates: with two, a row has a dimension for entries."""
+        """Values in the layout of a model with this many nested plates: with two, a row has a dimension for entries."""
 
     @abstractmethod
     def outward(self, values: Tensor, nesting: int) -> Tensor:
@@ -46,7 +46,7 @@ class Space(ABC):
 
     @abstractmethod
     def model_values(self, values: Tensor, dtype: torch.dtype) -> Tensor:
-        """Validated values in the type in which models take them: floats of `dtype`, but for class labels."""
+        """Validated values in the type in which models take them: floats of `dtype`, except for class labels."""
 
 
 class Data(Space):

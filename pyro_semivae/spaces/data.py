@@ -83,7 +83,7 @@ class Vectors(_Row):
         values = _matrix(values, name, self.size, accepted)
         outside = ~(values.isfinite().all(1) | absent_rows(values))
         if outside.any():
-            raise InputError(f"{name}: got NaN or infinity in rows {rows_of(outside)}; accepted are {accepted}")
+            raise InputError(f"{name}: got NaN or infinity in rows {rows_of(outside)}; expected {accepted}")
         return values if values.is_floating_point() else values.to(torch.get_default_dtype())
 
 
@@ -109,7 +109,7 @@ class Counts(_Row):
         outside &= ~absent_rows(values)[:, None]
         if outside.any():
             got = values[outside][:5].tolist()
-            raise InputError(f"{name}: got {got} in rows {rows_of(outside.any(1))}; accepted are {accepted}")
+            raise InputError(f"{name}: got {got} in rows {rows_of(outside.any(1))}; expected {accepted}")
         return values if values.is_floating_point() else values.to(torch.get_default_dtype())
 
 
@@ -122,7 +122,7 @@ def to_unit(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     if x.dtype == torch.uint8:
         return x.to(dtype or torch.get_default_dtype()) / 255
     if not x.is_floating_point():
-        raise InputError(f"x: got dtype {x.dtype}; accepted are floats in [0, 1], or uint8")
+        raise InputError(f"x: got dtype {x.dtype}; expected floats in [0, 1], or uint8")
     return x if dtype is None else x.to(dtype)
 
 
@@ -149,16 +149,16 @@ def check_images(x: Any, x_shape: Sequence[int] | None = None, name: str = "x") 
     accepted = f"a float tensor (B, {shape}) in [0, 1], or uint8"
     x = as_tensor(name, x, accepted)
     if x.dtype != torch.uint8 and x.dtype not in FLOATS:
-        raise InputError(f"{name}: got dtype {x.dtype}; accepted is {accepted}")
+        raise InputError(f"{name}: got dtype {x.dtype}; expected {accepted}")
     got = tuple(x.shape)
     if x.dim() == 4 and got[1] > 4 and got[2] > 1 and got[3] in (1, 3):  # (N, C, 1, 1) are vectors
         h, w, c = got[1:]
         raise InputError(
-            f"{name}: got shape {got}, channels last; accepted are channels first, (B, {c}, {h}, {w}): "
+            f"{name}: got shape {got}, channels last; expected channels first, (B, {c}, {h}, {w}): "
             f"{name}.permute(0, 3, 1, 2) of a tensor, x_shape {(c, h, w)}"
         )
     if x.dim() != 4 or min(got[1:]) < 1 or (x_shape is not None and got[1:] != tuple(x_shape)):
-        raise InputError(f"{name}: got shape {got}; accepted is {accepted}")
+        raise InputError(f"{name}: got shape {got}; expected {accepted}")
     if x.dtype == torch.uint8:
         _check_levels(x, name)
     else:
@@ -176,7 +176,7 @@ def _check_levels(x: Tensor, name: str) -> None:
             return
     if top == 1:
         raise InputError(
-            f"{name}: got uint8 images of 0 and 1 alone; accepted in uint8 are levels 0 to 255: {name} * 255 or "
+            f"{name}: got uint8 images of 0 and 1 alone; expected in uint8 are levels 0 to 255: {name} * 255 or "
             f"{name}.float() where 1 is white, {name}.float() / 255 where they are that dark"
         )
 
@@ -188,7 +188,7 @@ def _check_range(x: Tensor, name: str, accepted: str) -> None:
         if not (low >= 0 and high <= 1):  # so NaN is outside too
             bad = (~((part >= 0) & (part <= 1))).flatten(1).any(1).nonzero()[:5, 0]
             low, high, rows = part[bad].min().item(), part[bad].max().item(), (start + bad).tolist()
-            raise InputError(f"{name}: got pixels from {low:g} to {high:g} at rows {rows}; accepted is {accepted}")
+            raise InputError(f"{name}: got pixels from {low:g} to {high:g} at rows {rows}; expected {accepted}")
         start += len(part)
 
 
@@ -199,5 +199,5 @@ def _blocks(x: Tensor) -> Iterator[Tensor]:
 def _matrix(values: Any, name: str, size: int, accepted: str) -> Tensor:
     values = as_tensor(name, values, accepted)
     if values.dtype == torch.bool or values.dim() != 2 or values.shape[1] != size:
-        raise InputError(f"{name}: got {values.dtype} of shape {tuple(values.shape)}; accepted are {accepted}")
+        raise InputError(f"{name}: got {values.dtype} of shape {tuple(values.shape)}; expected {accepted}")
     return values

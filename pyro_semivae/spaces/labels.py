@@ -50,7 +50,7 @@ class Classes(Labels):
             return torch.full((self.num_classes,), 1 / self.num_classes)
         probs = as_tensor("prior", given)
         if probs.shape != (self.num_classes,) or not (probs > 0).all() or abs(probs.sum() - 1) > 1e-4:
-            raise InputError(f"prior: got {probs}; accepted are {self.num_classes} positive numbers that sum to 1")
+            raise InputError(f"prior: got {probs}; expected {self.num_classes} positive numbers that sum to 1")
         return probs
 
     def prior_distribution(self, parameters: Tensor) -> dist.TorchDistribution:
@@ -90,13 +90,13 @@ class Classes(Labels):
         accepted = f"a 1-d integer tensor with labels 0 to {self.num_classes - 1}, or {MISSING} for missing"
         y = as_labels(values, name, accepted)
         if y.is_floating_point():
-            raise InputError(f"{name}: got dtype {y.dtype}; accepted is {accepted}")
+            raise InputError(f"{name}: got dtype {y.dtype}; expected {accepted}")
         if y.dim() != 1:
-            raise InputError(f"{name}: got shape {tuple(y.shape)}; accepted is {accepted}")
+            raise InputError(f"{name}: got shape {tuple(y.shape)}; expected {accepted}")
         outside = (y < MISSING) | (y >= self.num_classes)
         if outside.any():
             rows = rows_of(outside)
-            raise InputError(f"{name}: got {y[rows].tolist()} at rows {rows}; accepted is {accepted}")
+            raise InputError(f"{name}: got {y[rows].tolist()} at rows {rows}; expected {accepted}")
         return y
 
     def frequencies(self, y: Any, smoothing: float = 1.0) -> Tensor:
@@ -158,7 +158,7 @@ class Binary(Labels):
             return torch.full((self.num_labels,), 0.5)
         probs = as_tensor("prior", given)
         if probs.shape != (self.num_labels,) or not ((probs > 0) & (probs < 1)).all():
-            raise InputError(f"prior: got {probs}; accepted are {self.num_labels} probabilities in (0, 1)")
+            raise InputError(f"prior: got {probs}; expected {self.num_labels} probabilities in (0, 1)")
         return probs
 
     def prior_distribution(self, parameters: Tensor) -> dist.TorchDistribution:
@@ -192,13 +192,13 @@ class Binary(Labels):
         accepted = f"a float tensor (B, {self.num_labels}) of 0, 1 and, for missing, NaN"
         y = as_labels(values, name, accepted)
         if not y.is_floating_point():
-            raise InputError(f"{name}: got dtype {y.dtype}; accepted is {accepted}")
+            raise InputError(f"{name}: got dtype {y.dtype}; expected {accepted}")
         if y.dim() != 2 or y.shape[1] != self.num_labels:
-            raise InputError(f"{name}: got shape {tuple(y.shape)}; accepted is {accepted}")
+            raise InputError(f"{name}: got shape {tuple(y.shape)}; expected {accepted}")
         outside = ~((y == 0) | (y == 1) | y.isnan())
         if outside.any():
             rows = rows_of(outside.any(1))
-            raise InputError(f"{name}: got {y[outside][:5].tolist()} at rows {rows}; accepted is {accepted}")
+            raise InputError(f"{name}: got {y[outside][:5].tolist()} at rows {rows}; expected {accepted}")
         return y.to(torch.get_default_dtype())
 
     def frequencies(self, y: Any, smoothing: float = 1.0) -> Tensor:
@@ -258,7 +258,7 @@ class Real(Labels):
             if given is None:
                 continue
             if not isinstance(given, list | tuple) or len(given) != self.size:
-                raise InputError(f"{name}: got {given!r}; accepted are {self.size} numbers, one for each label")
+                raise InputError(f"{name}: got {given!r}; expected {self.size} numbers, one for each label")
             numbers = tuple(check_number(name, value, **accepted) for value in given)
             object.__setattr__(self, name, numbers)  # the class is frozen
 
@@ -298,7 +298,7 @@ class Real(Labels):
         both = as_tensor("prior", given)
         if both.shape != (2, self.size) or not both.isfinite().all() or not (both[1] > 0).all():
             accepted = f"(2, {self.size}), finite means and standard deviations above 0"
-            raise InputError(f"prior: got {both}; accepted are {accepted}")
+            raise InputError(f"prior: got {both}; expected {accepted}")
         return both
 
     def logits(self, parameters: Tensor) -> Tensor:
@@ -325,11 +325,11 @@ class Real(Labels):
         accepted = f"a float tensor (B, {self.size}) of finite numbers and, for missing, NaN"
         y = as_labels(values, name, accepted)
         if not y.is_floating_point():
-            raise InputError(f"{name}: got dtype {y.dtype}; accepted is {accepted}")
+            raise InputError(f"{name}: got dtype {y.dtype}; expected {accepted}")
         if y.dim() != 2 or y.shape[1] != self.size:
-            raise InputError(f"{name}: got shape {tuple(y.shape)}; accepted is {accepted}")
+            raise InputError(f"{name}: got shape {tuple(y.shape)}; expected {accepted}")
         if (outside := y.isinf()).any():
-            raise InputError(f"{name}: got infinity at rows {rows_of(outside.any(1))}; accepted is {accepted}")
+            raise InputError(f"{name}: got infinity at rows {rows_of(outside.any(1))}; expected {accepted}")
         return y.to(torch.get_default_dtype())
 
     def frequencies(self, y: Any, smoothing: float = 1.0) -> Tensor:
@@ -386,7 +386,7 @@ def as_binary(y: Any, name: str = "y") -> Tensor:
     y = as_labels(y, name)
     if y.dim() != 2 or not y.shape[1] or not y.is_floating_point():
         raise InputError(
-            f"{name}: got {y.dtype} of shape {tuple(y.shape)}; accepted are binary labels, float (N, L) of 0, 1 and, "
+            f"{name}: got {y.dtype} of shape {tuple(y.shape)}; expected binary labels, float (N, L) of 0, 1 and, "
             f"for missing, NaN"
         )
     return Binary(y.shape[1]).validate(y, name)
@@ -394,4 +394,4 @@ def as_binary(y: Any, name: str = "y") -> Tensor:
 
 def _check_smoothing(smoothing: Any) -> None:
     if not isinstance(smoothing, Number) or not 0 < smoothing < math.inf:
-        raise InputError(f"smoothing: got {smoothing!r}; accepted is a finite number above 0")
+        raise InputError(f"smoothing: got {smoothing!r}; expected a finite number above 0")

@@ -71,5 +71,5 @@ def as_labels(y: Any, name: str = "y", accepted: str = "integers (classes) or fl
     """
     y = as_tensor(name, y, accepted)
     if y.dtype == torch.bool:
-        raise InputError(f"{name}: got dtype torch.bool; accepted is {accepted}")
+        raise InputError(f"{name}: got dtype torch.bool; expected {accepted}")
     return y if y.is_floating_point() else y.long()

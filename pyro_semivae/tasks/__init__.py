@@ -11,11 +11,11 @@ from pyro_semivae.structure import available, classifies, infers_from_labels
 from pyro_semivae.tasks.images import generate, interpolate, intervene, reconstruct, swap, traverse, walk
 from pyro_semivae.tasks.latents import (
     Latents,
-    abduct,
     classify,
     decode,
     in_batches,
     infer,
+    infer_latents,
     log_classify,
     prior_of_characteristics,
 )
@@ -23,7 +23,6 @@ from pyro_semivae.tasks.search import characterise, closest_change, vary_within
 
 __all__ = [
     "Latents",
-    "abduct",
     "available",
     "characterise",
     "classifies",
@@ -33,6 +32,7 @@ __all__ = [
     "generate",
     "in_batches",
     "infer",
+    "infer_latents",
     "infers_from_labels",
     "interpolate",
     "intervene",

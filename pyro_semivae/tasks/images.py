@@ -18,11 +18,11 @@ from pyro_semivae.structure import check_available, descendants, has_label, infe
 from pyro_semivae.tasks.latents import (
     Images,
     Latents,
-    abduct_all,
     classify,
     covariates,
     decode,
     image_of,
+    infer_from_inputs,
     num_rows,
     run_model,
     stacked,
@@ -35,7 +35,7 @@ from pyro_semivae.tasks.search import characterise, where_rows
 def reconstruct(vae: SemiVAE, x: Any, y: Any = None, *, mean: bool = True) -> Images:
     """The images that the model makes of the images' latents, `(B, C, H, W)`; see `infer` for `mean`."""
     values = vae.inputs(x, y)
-    latents, labels = abduct_all(vae, values, mean=mean)
+    latents, labels = infer_from_inputs(vae, values, mean=mean)
     return decode(vae, latents, {**labels, **covariates(vae, values)})
 
 
@@ -43,18 +43,18 @@ def reconstruct(vae: SemiVAE, x: Any, y: Any = None, *, mean: bool = True) -> Im
 def generate(
     vae: SemiVAE, y: Any, num_samples: int = 1, *, given: Latents | None = None, confidence: float = 0.5
 ) -> Images:
-    """Images drawn from the model given labels, `(num_samples, B, C, H, W)`.
+    """Images sampled from the model given labels, `(num_samples, B, C, H, W)`.
 
     Args:
-        y: `(B,)` labels, missing ones are drawn from their prior; or a mapping from site to values, labels and data
+        y: `(B,)` labels, missing ones are sampled from their prior; or a mapping from site to values, labels and data
             that the model does not generate.
         given: latents to hold fixed, e.g. `{"z_s": z}` with z `(B, D)` or `(1, D)`, so that only the
             characteristic varies.
         confidence: see below.
 
-    Where the model has no label and the guide reads it off latents (M3), those are drawn by rejection, until the
+    Where the model has no label and the guide reads it off latents (M3), those are sampled by rejection, until the
     classifier is so confident: `characterise`.
-    Where labels are evidence on the latents (MVAE), these are drawn from q(z | y).
+    Where labels are evidence on the latents (MVAE), these are sampled from q(z | y).
 
     Raises:
         InputError: the model has neither a label nor characteristic latents.
@@ -62,11 +62,11 @@ def generate(
     check_available(vae, "generate")
     table = vae.table(y if isinstance(y, Mapping) else {vae.only(vae.label_sites, "labels"): y})
     if not table:
-        raise InputError("y: got no values; accepted are labels, or a mapping from site to values")
+        raise InputError("y: got no values; expected labels, or a mapping from site to values")
     number, given, out, of_labels = len(next(iter(table.values()))), given or {}, [], infers_from_labels(vae)
     read_off = not has_label(vae)
     for _ in range(check_count("num_samples", num_samples)):
-        latents = abduct_all(vae, vae.inputs(table), mean=False)[0] if of_labels else {}
+        latents = infer_from_inputs(vae, vae.inputs(table), mean=False)[0] if of_labels else {}
         if read_off:
             latents = characterise(vae, table[vae.label_sites[0]], confidence=confidence)
         out.append(image_of(vae, run_model(vae, {**latents, **given}, table, number)))
@@ -84,7 +84,7 @@ def intervene(vae: SemiVAE, x: Any, y_new: Any, num_samples: int = 1, *, confide
         confidence: of the classifier where it alone knows labels (M3); see `generate`.
 
     Returns `(num_samples, B, C, H, W)`. All latents that do not descend from a label that is set are those of x. Where
-    labels are evidence on the latents (MVAE), these are drawn anew, from q(z | x, y_new).
+    labels are evidence on the latents (MVAE), these are sampled anew, from q(z | x, y_new).
 
     Raises:
         InputError: the model has neither a label nor characteristic latents.
@@ -95,8 +95,8 @@ def intervene(vae: SemiVAE, x: Any, y_new: Any, num_samples: int = 1, *, confide
     new = _labels_to_set(vae, y_new, number)
     if infers_from_labels(vae):
         evidence = (*{**vae.by_site(values), **new}.values(),)
-        return stacked([decode(vae, abduct_all(vae, evidence, mean=False)[0], new) for _ in draws])
-    latents, labels = abduct_all(vae, values)
+        return stacked([decode(vae, infer_from_inputs(vae, evidence, mean=False)[0], new) for _ in draws])
+    latents, labels = infer_from_inputs(vae, values)
     is_set = {name: ~is_missing(y) for name, y in new.items()}
     if not has_label(vae):  # new characteristics for the labels that are set, by the guide's classifier
         ((name, y),), out = new.items(), []
@@ -119,7 +119,7 @@ def _labels_to_set(vae: SemiVAE, y_new: Any, number: int) -> dict[str, Tensor]:
     """New labels by site, checked, as many as there are rows."""
     given = y_new if isinstance(y_new, Mapping) else {vae.only(vae.label_sites, "labels"): y_new}
     if unknown := [name for name in given if name not in vae.label_sites]:
-        raise InputError(f"y_new: got {unknown}; accepted are {', '.join(vae.label_sites)}")
+        raise InputError(f"y_new: got {unknown}; expected {', '.join(vae.label_sites)}")
     out = {}
     for name, y in given.items():
         space, device = vae.spaces[name], next(vae.parameters()).device
@@ -129,7 +129,7 @@ def _labels_to_set(vae: SemiVAE, y_new: Any, number: int) -> dict[str, Tensor]:
         argument = "y_new" if len(vae.label_sites) == 1 else f"y_new[{name!r}]"
         out[name] = space.model_values(space.validate(y, argument), next(vae.parameters()).dtype).to(device)
         if len(out[name]) != number:
-            raise InputError(f"x, {argument}: got {[number, len(out[name])]} rows; accepted are as many of each")
+            raise InputError(f"x, {argument}: got {[number, len(out[name])]} rows; expected as many of each")
     return out
 
 
@@ -138,7 +138,7 @@ def swap(vae: SemiVAE, x_characteristics: Any, x_rest: Any) -> Images:
     """Images with the characteristics of some images and the rest of others, `(B, C, H, W)`.
 
     Which sites the characteristics are is the model's statement: latents, or labels themselves (M2). Where labels are
-    evidence on the latents (MVAE), these are inferred from the image whose rest it is and the other one's labels.
+    evidence on the latents (MVAE), these are inferred from the second image and the first image's labels.
 
     Raises:
         InputError: the model has no characteristics.
@@ -147,14 +147,14 @@ def swap(vae: SemiVAE, x_characteristics: Any, x_rest: Any) -> Images:
     values, of_rest = vae.inputs(x_characteristics), vae.inputs(x_rest)
     sizes = [num_rows(vae, part) for part in (values, of_rest)]
     if sizes[0] != sizes[1]:
-        raise InputError(f"x_characteristics, x_rest: got {sizes} rows; accepted are as many of each")
+        raise InputError(f"x_characteristics, x_rest: got {sizes} rows; expected as many of each")
     if infers_from_labels(vae):
         y = vae.labels.most_probable(classify(vae, x_characteristics, mean=True))
         return reconstruct(vae, {**vae.by_site(of_rest), vae.label_sites[0]: y})
-    (characteristics, y), (rest, y_rest) = abduct_all(vae, values), abduct_all(vae, of_rest)
+    (characteristics, y), (rest, y_rest) = infer_from_inputs(vae, values), infer_from_inputs(vae, of_rest)
     named, of_x = set(vae.characteristic or vae.label_sites), covariates(vae, of_rest)
     labels = {name: (y if name in named or not named & set(y) else y_rest)[name] for name in y}
-    if not named & set(rest):  # labels themselves: what descends from them is drawn anew
+    if not named & set(rest):  # labels themselves: what descends from them is sampled anew
         redrawn = descendants(vae, named & set(vae.label_sites), kept=set(vae.label_sites) - named)
         return decode(vae, {name: z for name, z in rest.items() if name not in redrawn}, {**labels, **of_x})
     chosen = {name: (characteristics if name in named else rest)[name] for name in rest}
@@ -173,7 +173,7 @@ def traverse(vae: SemiVAE, x: Tensor, site: str, index: int, values: Tensor) -> 
     """
     values = as_tensor("values", values)
     if values.dim() != 1:
-        raise InputError(f"values: got shape {tuple(values.shape)}; accepted is (T,)")
+        raise InputError(f"values: got shape {tuple(values.shape)}; expected (T,)")
     return walk(vae, x, site, (index,), values.unsqueeze(-1))
 
 
@@ -191,19 +191,19 @@ def walk(vae: SemiVAE, x: Tensor, site: str, indices: Sequence[int], values: Ten
         InputError: there is no such site or coordinate; values are something else, or not finite.
     """
     rows = vae.inputs(x)
-    latents, labels = abduct_all(vae, rows)
+    latents, labels = infer_from_inputs(vae, rows)
     y = {**labels, **covariates(vae, rows)}
     if site not in latents:
-        raise InputError(f"site: got {site!r}; accepted are {', '.join(map(repr, latents))}")
+        raise InputError(f"site: got {site!r}; expected {', '.join(map(repr, latents))}")
     size = latents[site].shape[-1]
     whole = all(isinstance(index, Integral) and -size <= index < size for index in indices)
     if not whole or len({index % size for index in indices}) < len(indices):
         accepted = f"0 to {size - 1} for site {site!r}, each once" if size else f"none for site {site!r}, it is empty"
-        raise InputError(f"indices: got {tuple(indices)}; accepted are {accepted}")
+        raise InputError(f"indices: got {tuple(indices)}; expected {accepted}")
     values = as_tensor("values", values)
     if values.dim() != 2 or values.shape[1] != len(indices) or not len(values) or not values.isfinite().all():
         raise InputError(
-            f"values: got shape {tuple(values.shape)}; accepted is (T, {len(indices)}), T 1 or more, of finite numbers"
+            f"values: got shape {tuple(values.shape)}; expected (T, {len(indices)}), T 1 or more, of finite numbers"
         )
     out, below = [], descendants(vae, [site])
     kept = {name: z for name, z in latents.items() if name not in below}
@@ -232,7 +232,7 @@ def interpolate(vae: SemiVAE, y: Tensor, steps: int = 8) -> Tensor:
     check_count("steps", steps)
     y = vae.labels.validate(y)
     if len(y) != 4:
-        raise InputError(f"y: got {len(y)} labels; accepted are the four corners' labels")
+        raise InputError(f"y: got {len(y)} labels; expected the four corners' labels")
     with Mean():
         trace = run_model(vae, {}, y, 4)
     latents = {name: site["value"] for name, site in sample_sites(trace) if name not in vae.spaces}

@@ -32,7 +32,7 @@ Out = TypeVar("Out")
 
 
 def task(run: Callable[..., Out]) -> Callable[..., Out]:
-    """Without gradients and in evaluation mode, which is then what it was."""
+    """Without gradients and in evaluation mode, which is restored afterwards."""
 
     @wraps(run)
     def task(vae: SemiVAE, *args, **kwargs) -> Out:
@@ -49,14 +49,14 @@ def task(run: Callable[..., Out]) -> Callable[..., Out]:
 
 @task
 def infer(vae: SemiVAE, x: Any, y: Any = None, *, mean: bool = True) -> Latents:
-    """The latents of images: site name -> `(B, ...)`, the guide's mean or, with `mean=False`, one draw.
+    """The latents of images: site name -> `(B, ...)`, the guide's mean or, with `mean=False`, one sample.
 
-    Labels are not among them. Where the guide uses them, missing ones are its most probable ones, or drawn as well.
+    Labels are not among them. Where the guide uses them, missing ones are its most probable ones, or sampled as well.
     """
-    return abduct(vae, x, y, mean=mean)[0]
+    return infer_latents(vae, x, y, mean=mean)[0]
 
 
-def abduct(vae: SemiVAE, x: Any = None, y: Any = None, *, mean: bool = True) -> tuple[Latents, Any]:
+def infer_latents(vae: SemiVAE, x: Any = None, y: Any = None, *, mean: bool = True) -> tuple[Latents, Any]:
     """The latents of rows, and their labels where the guide has any, the missing ones being the guide's.
 
     Args:
@@ -68,12 +68,12 @@ def abduct(vae: SemiVAE, x: Any = None, y: Any = None, *, mean: bool = True) -> 
     Raises:
         InputError: there are no data, and labels are not evidence on the latents (all but MVAE).
     """
-    latents, labels = abduct_all(vae, vae.inputs(x, y), mean=mean)
+    latents, labels = infer_from_inputs(vae, vae.inputs(x, y), mean=mean)
     return latents, next(iter(labels.values()), None) if len(vae.label_sites) < 2 else labels
 
 
-def abduct_all(vae: SemiVAE, values: Values, *, mean: bool = True) -> tuple[Latents, Labels]:
-    """As `abduct`, of a model's inputs; the labels by site."""
+def infer_from_inputs(vae: SemiVAE, values: Values, *, mean: bool = True) -> tuple[Latents, Labels]:
+    """As `infer_latents`, of a model's inputs; the labels by site."""
     given = vae.by_site(values)
     if any(given[name] is not None for name in vae.data_sites) or not infers_from_labels(vae):
         values = with_absent(vae, values)
@@ -89,7 +89,7 @@ def abduct_all(vae: SemiVAE, values: Values, *, mean: bool = True) -> tuple[Late
 
 @task
 def decode(vae: SemiVAE, latents: Latents, y: Any = None) -> Images:
-    """The mean of p(x | latents, y), `(B, C, H, W)`; latents that are not given are drawn from the prior.
+    """The mean of p(x | latents, y), `(B, C, H, W)`; latents that are not given are sampled from the prior.
 
     Args:
         y: labels; or a mapping from site to values, of labels and of data that the model does not generate.
@@ -110,12 +110,12 @@ def classify(
 
     Args:
         x: images; or a mapping from site to values, labels that are known among them.
-        num_samples: draws of z for the expectation. mean: use the posterior mean of z instead.
+        num_samples: samples of z for the expectation. mean: use the posterior mean of z instead.
         corrupt: the noise that the guide was trained with (see `fit`), whose guide is q(z|x) = E[q(z|corrupt(x))]:
-            the draws are then spread over thirty corruptions.
+            the samples are then spread over thirty corruptions.
 
     Of a model with several labels, or a continuous one: a mapping from label to its probabilities given what is known,
-    other labels summed out; of continuous labels to the means of q, `(B, K)`.
+    other labels marginalised; of continuous labels to the means of q, `(B, K)`.
 
     Raises:
         InputError: neither guide nor model has a label site.
@@ -173,7 +173,7 @@ def _log_classify(vae: SemiVAE, values: Values, *, num_samples: int, mean: bool)
     if len(labels) != 1:
         raise InputError(
             f"classify: {type(vae).__name__} has no label that its guide samples, {len(labels)} sites of labels there; "
-            f"accepted is a model with one"
+            f"expected a model with one"
         )
     q = labels[0]["fn"]
     table = q.log_prob(q.enumerate_support(expand=False))  # (C [, particles], B) or (2 [, particles], B, L)
@@ -255,7 +255,7 @@ def with_absent(vae: SemiVAE, values: Values) -> Values:
     given, parameter = vae.by_site(values), next(vae.parameters())
     there = [given[name] for name in vae.data_sites if given[name] is not None]
     if not there:
-        raise InputError(f"{vae.data_sites[0]}: got nothing; accepted are {vae.spaces[vae.data_sites[0]]}")
+        raise InputError(f"{vae.data_sites[0]}: got nothing; expected {vae.spaces[vae.data_sites[0]]}")
     for name in vae.data_sites:
         if given[name] is None:
             given[name] = vae.spaces[name].missing(len(there[0])).to(parameter)
@@ -271,7 +271,7 @@ def run_model(vae: SemiVAE, latents: Latents, y: Any, num_rows: int) -> Trace:
     given = dict(y) if isinstance(y, Mapping) else {} if y is None else {vae.only(vae.label_sites, "labels"): y}
     for name in covariate_sites(vae):
         if given.get(name) is None:
-            raise InputError(f"{name}: got nothing; accepted are {vae.spaces[name]}, which the model takes as they are")
+            raise InputError(f"{name}: got nothing; expected {vae.spaces[name]}, which the model takes as they are")
     for name in vae.label_sites:
         if given.get(name) is None:
             given[name] = vae.spaces[name].missing(num_rows)
@@ -282,10 +282,10 @@ def run_model(vae: SemiVAE, latents: Latents, y: Any, num_rows: int) -> Trace:
         vae.model(*values)
     sites = dict(sample_sites(trace.trace))
     if told := [name for name in vae.data_sites if given.get(name) is not None and name in sites]:
-        raise InputError(f"{told[0]}: got values of data that the model generates; accepted are none")
+        raise InputError(f"{told[0]}: got values of data that the model generates; expected none")
     known = [name for name in sites if name not in vae.spaces]
     if unknown := set(latents) - set(known):
-        raise InputError(f"latents: got {sorted(unknown)}; accepted are {', '.join(map(repr, known))}")
+        raise InputError(f"latents: got {sorted(unknown)}; expected {', '.join(map(repr, known))}")
     return trace.trace
 
 
@@ -305,7 +305,7 @@ class Given(ConditionMessenger):
 
     def _pyro_sample(self, msg) -> None:
         if msg["name"] in self.data and msg["name"] in self.observed:
-            raise InputError(f"latents: got {[msg['name']]}; accepted are latents, neither labels nor images")
+            raise InputError(f"latents: got {[msg['name']]}; expected latents, neither labels nor images")
         super()._pyro_sample(msg)
         if msg["name"] not in self.data:
             return
@@ -315,7 +315,7 @@ class Given(ConditionMessenger):
         fits = all(have in (1, want) for have, want in zip(value.shape, fn.shape(), strict=False))
         if value.dim() != len(fn.shape()) or not fits:
             raise InputError(
-                f"latents: got shape {tuple(value.shape)} for '{msg['name']}'; accepted is {tuple(fn.shape())}"
+                f"latents: got shape {tuple(value.shape)} for '{msg['name']}'; expected {tuple(fn.shape())}"
             )
 
 
@@ -347,20 +347,20 @@ def num_rows(vae: SemiVAE, values: Values) -> int:
     for value in values:
         if value is not None:
             return len(value)
-    raise InputError(f"{vae.data_sites[0]}: got nothing; accepted are {vae.spaces[vae.data_sites[0]]}")
+    raise InputError(f"{vae.data_sites[0]}: got nothing; expected {vae.spaces[vae.data_sites[0]]}")
 
 
 def check_rows(**values: Tensor) -> None:
     """Raises an InputError unless the tensors, by their arguments' names, have as many rows."""
     sizes = {name: len(value) for name, value in values.items()}
     if len(set(sizes.values())) > 1:
-        raise InputError(f"{', '.join(sizes)}: got {list(sizes.values())} rows; accepted are as many of each")
+        raise InputError(f"{', '.join(sizes)}: got {list(sizes.values())} rows; expected as many of each")
 
 
 def _num_rows(latents: Latents, y: Any) -> int:
     y = y or None if isinstance(y, Mapping) else y
     if y is None and not latents:
-        raise InputError("latents, y: got neither; accepted are latents by site name, labels, or both")
+        raise InputError("latents, y: got neither; expected latents by site name, labels, or both")
     y = next(iter(y.values())) if isinstance(y, Mapping) else y
     return len(y) if y is not None else len(next(iter(latents.values())))
 

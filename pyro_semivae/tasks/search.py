@@ -19,10 +19,10 @@ from pyro_semivae.spaces import is_missing
 from pyro_semivae.structure import check_available
 from pyro_semivae.tasks.latents import (
     Latents,
-    abduct,
     check_rows,
     classify,
     decode,
+    infer_latents,
     task,
 )
 
@@ -32,11 +32,11 @@ def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws:
     """Characteristic latents for labels, where only the guide's classifier knows both: rejection (REVAE, Appendix A).
 
     Draws from the prior, entry by entry of several labels, until q(y | z) exceeds `confidence`; a missing label accepts
-    its first draw.
+    its first sample.
 
     Args:
         y: labels, `(B,)` or `(B, L)`.
-        max_draws: after so many, an entry takes the best of its draws, and a warning says for how many.
+        max_draws: the maximum number of proposals; an entry then takes the best one, and a warning counts such entries.
 
     Returns the characteristic sites' values, by name.
 
@@ -77,7 +77,7 @@ def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws:
 def check_confidence(confidence: float) -> None:
     """Raises an InputError unless it is a probability between 0 and 1."""
     if not isinstance(confidence, Real) or not 0 < confidence < 1:
-        raise InputError(f"confidence: got {confidence!r}; accepted is a number between 0 and 1")
+        raise InputError(f"confidence: got {confidence!r}; expected a number between 0 and 1")
 
 
 def where_rows(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def closest_change(
     check_confidence(confidence)
     check_available(vae, "closest_change")
     (name,) = vae.characteristic
-    latents, _ = abduct(vae, x)
+    latents, _ = infer_latents(vae, x)
     start, border = latents[name], _Border(vae, images, latents, y_new, confidence)
     ready = border.gap(start) <= 0
     found, nowhere = _closest_point(border, start, check_count("steps", steps))
@@ -183,11 +183,11 @@ def vary_within(
 ) -> Tensor:
     """Images whose characteristics are others of the same labels (REVAE, Appendix A), `(num_samples, B, C, H, W)`.
 
-    New characteristics are drawn by rejection (`characterise`) for the labels that the classifier gives to x; the rest
+    New characteristics are sampled by rejection (`characterise`) for the labels that the classifier gives x; the rest
     of x is kept.
     """
     check_available(vae, "vary_within")
-    latents, _ = abduct(vae, x)
+    latents, _ = infer_latents(vae, x)
     probs = classify(vae, x, mean=True)
     y = vae.labels.most_probable(probs)
     draws = range(check_count("num_samples", num_samples))

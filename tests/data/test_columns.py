@@ -66,22 +66,22 @@ def test_kinds_say_otherwise():
 @pytest.mark.parametrize(
     ("given", "kinds", "message"),
     [
-        ({"a": ["1", "x"]}, {"a": "real"}, "a: row 1: got 'x'; accepted are numbers"),
-        ({"a": ["1", "2"]}, {"a": "binary"}, "a: row 1: got 2.0; accepted are 0, 1 and missing"),
-        ({"a": ["1", "2"]}, {"b": "binary"}, "kinds: got the column 'b'; accepted are 'a'"),
-        ({"a": ["1", "2"]}, {"a": "vector"}, "kinds: got 'vector' for 'a'; accepted are 'class', "),
-        ({"a": ["1", "2"]}, ["a"], "kinds: got .*accepted is a mapping"),
+        ({"a": ["1", "x"]}, {"a": "real"}, "a: row 1: got 'x'; expected numbers"),
+        ({"a": ["1", "2"]}, {"a": "binary"}, "a: row 1: got 2.0; expected 0, 1 and missing"),
+        ({"a": ["1", "2"]}, {"b": "binary"}, "kinds: got the column 'b'; expected 'a'"),
+        ({"a": ["1", "2"]}, {"a": "vector"}, "kinds: got 'vector' for 'a'; expected 'class', "),
+        ({"a": ["1", "2"]}, ["a"], "kinds: got .*expected a mapping"),
         ({"a": [str(i) + "a" for i in range(30)]}, None, "a: got 30 different texts in 30 cells, such as '0a'"),
-        ({"a": np.array([1, -1, 1])}, None, "a: got -1 and 1 alone; accepted are 0 and 1"),
+        ({"a": np.array([1, -1, 1])}, None, "a: got -1 and 1 alone; expected 0 and 1"),
         ({"a": np.array([1.0, -1, 0])}, None, "a: got -1 and other whole numbers"),
         ({"a": np.array([2.0, -1, 0])}, {"a": "class"}, "a: got -1 and other whole numbers"),
         ({"a": np.zeros((3, 2, 2))}, None, r"a: got float64 of shape \(3, 2, 2\)"),
-        ({"a": np.zeros((3, 2))}, {"a": "class"}, r"a: got shape \(3, 2\); accepted as classes are \(N,\)"),
+        ({"a": np.zeros((3, 2))}, {"a": "class"}, r"a: got shape \(3, 2\); expected as classes are \(N,\)"),
         ({"a": [["u", "v"], ["u", "w"]]}, None, r"a: got texts of shape \(2, 2\)"),
         ({"a": [[1, 2], [3]]}, None, "a: got no array"),
         ({"a": [1j, 2j]}, None, "a: got complex128"),
-        ({"a": ["0.5", "1e400"]}, None, "a: row 1: got inf; accepted are numbers up to 1.8e.308"),
-        ({"a": np.array([[0.5, 1], [2, -np.inf]])}, None, r"a: row 1: got \[ *2. -inf\]; accepted are numbers up to"),
+        ({"a": ["0.5", "1e400"]}, None, "a: row 1: got inf; expected numbers up to 1.8e.308"),
+        ({"a": np.array([[0.5, 1], [2, -np.inf]])}, None, r"a: row 1: got \[ *2. -inf\]; expected numbers up to"),
         ({"a": np.array([1.0, np.inf])}, {"a": "class"}, "a: row 1: got inf"),
     ],
 )
@@ -106,7 +106,7 @@ def test_numbers_that_a_float_cannot_tell_apart_are_noted(capsys):
     assert capsys.readouterr().err == ""
     read_columns({"at": ["1764000000.5", "", "1764000100", "1764000200"]})
     assert "NOTE: at: numbers about 1.764e+09 are rounded, by up to 56, where" in capsys.readouterr().err
-    with pytest.raises(InputError, match=r"a: row 1: got 1e\+39; accepted are numbers up to 3.4e.38"):
+    with pytest.raises(InputError, match=r"a: row 1: got 1e\+39; expected numbers up to 3.4e.38"):
         read_columns({"a": ["0.5", "1e39"]})
 
 

@@ -61,7 +61,7 @@ def test_a_missing_file_says_where_it_belongs(mnist):
         (lambda raw: b"", "not an IDX file"),
         (lambda raw: raw[:4] + struct.pack(">3I", 2**22, 2**21, 2**21) + raw[16:], f"truncated, .* means {2**64 + 16}"),
         (lambda raw: raw[:4] + struct.pack(">3I", 0, 28, 28), r"no items, its header says \(0, 28, 28\)"),
-        (lambda raw: raw[:3] + b"\xff" + raw[4:], "255 dimensions; accepted are 1"),
+        (lambda raw: raw[:3] + b"\xff" + raw[4:], "255 dimensions; expected 1"),
         (lambda raw: raw[:3] + b"\0" + raw[4:], "0 dimensions"),
     ],
 )
@@ -90,7 +90,7 @@ def test_auto_falls_back_on_the_digits_and_says_so(monkeypatch, tmp_path):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match=r"dataset: got 'cifar'; accepted are mnist, fashionmnist, digits"):
+    with pytest.raises(ValueError, match=r"dataset: got 'cifar'; expected mnist, fashionmnist, digits"):
         data.load("cifar")
 
 
@@ -212,9 +212,9 @@ IMAGES = torch.zeros(20, 1, 2, 2, dtype=torch.uint8)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 2.5}, "batch_size: got 2.5; accepted are 1, 2"),
+        ({"batch_size": 2.5}, "batch_size: got 2.5; expected a positive integer"),
         ({"batch_size": True}, "batch_size: got True"),
-        ({"batch_size": 10**20}, f"batch_size: got {10**20}; accepted are 1 to"),
+        ({"batch_size": 10**20}, f"batch_size: got {10**20}; expected an integer from 1 to"),
         ({"batch_size": 1e20}, "batch_size: got 1e"),
         ({"batch_size": "5"}, "batch_size: got '5'"),
         ({"labelled_batch_size": 0}, "labelled_batch_size: got 0"),
@@ -222,7 +222,7 @@ IMAGES = torch.zeros(20, 1, 2, 2, dtype=torch.uint8)
         ({"labelled_weight": math.nan}, "labelled_weight: got nan"),
         ({"device_budget": -1}, "device_budget: got -1"),
         ({"device_budget": "2 GB"}, "device_budget: got '2 GB'"),
-        ({"seed": 2**32}, f"seed: got {2**32}; accepted are 0 to {2**32 - 1}"),
+        ({"seed": 2**32}, f"seed: got {2**32}; expected an integer from 0 to {2**32 - 1}"),
         ({"seed": 1.5}, "seed: got 1.5"),
         ({"x": IMAGES[:0]}, "x: got 0 rows"),
         ({"x": IMAGES[:, 0, 0, 0]}, r"x: got torch.uint8 of shape \(20,\)"),
@@ -231,7 +231,7 @@ IMAGES = torch.zeros(20, 1, 2, 2, dtype=torch.uint8)
         ({"y": torch.arange(19)}, r"x, y: got 20 rows and values of shape \(19,\)"),
         ({"y": torch.tensor(1)}, r"x, y: got 20 rows and values of shape \(\)"),
         ({"y": [True] * 20}, "y: got dtype torch.bool"),
-        ({"labels_alone": []}, "labels_alone: got 0 rows"),
+        ({"unpaired_labels": []}, "unpaired_labels: got 0 rows"),
     ],
 )
 def test_what_batches_cannot_be_made_of_is_named(options, message):
@@ -241,11 +241,11 @@ def test_what_batches_cannot_be_made_of_is_named(options, message):
 
 def test_batches_of_arrays_lists_and_small_integers_are_those_of_tensors():
     x, y = torch.randint(0, 256, (20, 1, 2, 2), dtype=torch.uint8), torch.arange(20) % 4 - 1
-    expected = list(data.Batches(x, y, batch_size=6, labelled_batch_size=3, labels_alone=y).epoch(0))
+    expected = list(data.Batches(x, y, batch_size=6, labelled_batch_size=3, unpaired_labels=y).epoch(0))
     sizes = {"batch_size": np.int64(6), "labelled_batch_size": np.uint8(3), "seed": np.int32(0)}
     for images, labels in ((x.numpy(), y.numpy().astype(np.int8)), (x.tolist(), y.tolist())):
         images = np.asarray(images, np.uint8)
-        got = list(data.Batches(images, labels, labels_alone=labels, **sizes).epoch(0))
+        got = list(data.Batches(images, labels, unpaired_labels=labels, **sizes).epoch(0))
         for a, b in zip(got, expected, strict=True):
             assert torch.equal(a.x, b.x) and torch.equal(a.y, b.y) and torch.equal(a.alone.y, b.alone.y)
             assert a.y.dtype == a.alone.y.dtype == torch.int64
@@ -259,7 +259,7 @@ def test_a_batch_has_at_most_all_rows():
 def test_only_bytes_and_floats_become_images_in_the_unit_interval():
     assert to_unit(torch.tensor([0, 51], dtype=torch.uint8)).tolist() == [0.0, 0.2]
     for x in (torch.tensor([0, 51]), torch.tensor([True])):
-        with pytest.raises(InputError, match=f"x: got dtype {x.dtype}; accepted are floats"):
+        with pytest.raises(InputError, match=f"x: got dtype {x.dtype}; expected floats"):
             to_unit(x)
 
 
@@ -275,7 +275,7 @@ def test_only_bytes_and_floats_become_images_in_the_unit_interval():
     ],
 )
 def test_labels_outside_the_space_are_named(y, message):
-    with pytest.raises(ValueError, match=rf"y: .*{message}.*accepted is.*0 to 4.*-1"):
+    with pytest.raises(ValueError, match=rf"y: .*{message}.*expected.*0 to 4.*-1"):
         Classes(5).validate(y)
     assert MISSING == -1 and Classes(5).validate(torch.tensor([0, 4, -1])).dtype == torch.int64
 

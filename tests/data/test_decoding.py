@@ -138,12 +138,12 @@ PIXELS = chunk(b"IDAT", zlib.compress(b"\0" * 6))
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (file_of(Image.fromarray(np.full((2, 2), 0.8, np.float32)), "TIFF"), "accepted are JPEG and PNG files"),
-        (file_of(Image.fromarray(np.full((2, 2), 2**30, np.int32)), "TIFF"), "accepted are JPEG and PNG files"),
-        (file_of(Image.new("RGB", (2, 2)), "BMP"), "accepted are JPEG and PNG files"),
-        (file_of(Image.new("RGB", (2, 2)), "GIF"), "accepted are JPEG and PNG files"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 2 2\n%%EndComments\n", "accepted are JPEG and PNG files"),
-        (b"", "accepted are JPEG and PNG files"),
+        (file_of(Image.fromarray(np.full((2, 2), 0.8, np.float32)), "TIFF"), "expected JPEG and PNG files"),
+        (file_of(Image.fromarray(np.full((2, 2), 2**30, np.int32)), "TIFF"), "expected JPEG and PNG files"),
+        (file_of(Image.new("RGB", (2, 2)), "BMP"), "expected JPEG and PNG files"),
+        (file_of(Image.new("RGB", (2, 2)), "GIF"), "expected JPEG and PNG files"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 2 2\n%%EndComments\n", "expected JPEG and PNG files"),
+        (b"", "expected JPEG and PNG files"),
         (png(60_000, 60_000, PIXELS), "exceeds limit of 178956970 pixels, could be decompression bomb"),
         (png(10_000, 10_000, PIXELS), "pixels"),
         (png(2, 2, chunk(b"zTXt", b"k\0\0" + zlib.compress(b"a" * (2 << 20))), PIXELS), "Decompressed data too large"),
@@ -208,7 +208,7 @@ def test_what_another_version_decoded_is_decoded_again(tmp_path, monkeypatch, ca
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 10**20}, f"size: got {10**20}; accepted are 1 to 4096"),
+        ({"size": 10**20}, f"size: got {10**20}; expected an integer from 1 to 4096"),
         ({"size": True}, "size: got True"),
         ({"size": 2.0}, "size: got 2.0"),
         ({"threads": 0}, "threads: got 0"),

@@ -79,9 +79,9 @@ def edit(path, old, new):
     [
         ("list_attr_celeba.txt", "6\n", "7\n", "got 6 images; line 1 says 7: is the file truncated"),
         ("list_attr_celeba.txt", "6\n", "six\n", "line 1: got 'six'"),
-        ("list_attr_celeba.txt", "000002.jpg -1", "000002.jpg -3", "line 4: got '000002.jpg -3 .*accepted are"),
-        ("list_attr_celeba.txt", "000002.jpg -1", "000002.jpg", "line 4: got '000002.jpg .*accepted are"),
-        ("list_attr_celeba.txt", "Young", "Old", r"attributes: got \(.*'Young'.*\); accepted are some of 5_o_Clock"),
+        ("list_attr_celeba.txt", "000002.jpg -1", "000002.jpg -3", "line 4: got '000002.jpg -3 .*expected"),
+        ("list_attr_celeba.txt", "000002.jpg -1", "000002.jpg", "line 4: got '000002.jpg .*expected"),
+        ("list_attr_celeba.txt", "Young", "Old", r"attributes: got \(.*'Young'.*\); expected some of 5_o_Clock"),
         ("list_eval_partition.txt", "000002.jpg 0", "000002.jpg 3", "line 2: got '000002.jpg 3'"),
         (
             "list_eval_partition.txt",
@@ -90,11 +90,11 @@ def edit(path, old, new):
             "1 images are in one of the two lists only",
         ),
         ("list_attr_celeba.txt", "6\n", "²\n", "line 1: got '²'"),
-        ("list_attr_celeba.txt", "6\n", "6" * 5000 + "\n", "line 1: got '6{100}'; accepted is the number of images"),
+        ("list_attr_celeba.txt", "6\n", "6" * 5000 + "\n", "line 1: got '6{100}'; expected the number of images"),
         ("list_eval_partition.txt", "000003.jpg 0", "000002.jpg 2", "line 3: got 000002.jpg again"),
         ("list_eval_partition.txt", "000003.jpg 0", "000003.jpg 0\n000003.jpg 0", "line 4: got 000003.jpg again"),
         ("list_attr_celeba.txt", "000002.jpg -1", "\n000002.jpg -3", "line 5: got"),
-        ("list_attr_celeba.txt", "Young", "Bald", "line 2: got .*accepted are different names"),
+        ("list_attr_celeba.txt", "Young", "Bald", "line 2: got .*expected different names"),
         ("list_attr_celeba.txt", "000003.jpg", "000002.jpg", "got 000002.jpg in several lines"),
     ],
 )
@@ -154,11 +154,11 @@ def xrays(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("AP,,,1.0", "AP,,,,1.0", "line 2: got 20 fields; accepted are 19"),
+        ("AP,,,1.0", "AP,,,,1.0", "line 2: got 20 fields; expected 19"),
         ("AP,,,1.0", "AP,,1.0", "line 2: got 18 fields"),
         ("Frontal,AP,,,1.0", "frontal,AP,,,1.0", "line 2, Frontal/Lateral: got 'frontal'"),
         ("AP,,,1.0", "AP,,,2.0", "line 2, Cardiomegaly: got '2.0'"),
-        ("patient00002", "patient00000", "line 4, Path: got train/patient00000/.* again; accepted are different"),
+        ("patient00002", "patient00000", "line 4, Path: got train/patient00000/.* again; expected different"),
         ("train/patient00002", "valid/patient00000", "valid/patient00000/.* is in train.csv as well"),
     ],
 )
@@ -171,7 +171,7 @@ def test_malformed_chexpert_lines_are_named(xrays, old, new, message):
 def test_a_truncated_table_is_no_shorter_one(xrays):
     path = xrays / "CheXpert-v1.0-small" / "train.csv"
     path.write_text(path.read_text().rstrip()[:-30])
-    with pytest.raises(ValueError, match=r"line 4: got .* fields; accepted are 19"):
+    with pytest.raises(ValueError, match=r"line 4: got .* fields; expected 19"):
         data.load("chexpert", xrays)
 
 

@@ -40,16 +40,16 @@ def test_arrays_lists_and_files_become_tensors(tmp_path):
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (None, "x: got NoneType; accepted is a float tensor (B, 3, 8, 6) in [0, 1], or uint8"),
-        (torch.zeros(2, *SHAPE, dtype=torch.int64), "x: got dtype torch.int64; accepted is"),
+        (None, "x: got NoneType; expected a float tensor (B, 3, 8, 6) in [0, 1], or uint8"),
+        (torch.zeros(2, *SHAPE, dtype=torch.int64), "x: got dtype torch.int64; expected"),
         (torch.zeros(2, *SHAPE, dtype=torch.bool), "x: got dtype torch.bool"),
         (np.zeros((2, *SHAPE), np.uint16), "x: got dtype torch.uint16"),
         (torch.zeros(2, *SHAPE).to_sparse(), "x: got torch.sparse_coo"),
-        (torch.zeros(SHAPE), "x: got shape (3, 8, 6); accepted is"),
+        (torch.zeros(SHAPE), "x: got shape (3, 8, 6); expected"),
         (torch.zeros(2, 3, 6, 8), "x: got shape (2, 3, 6, 8)"),
         (
             torch.zeros(2, 8, 6, 3),
-            "x: got shape (2, 8, 6, 3), channels last; accepted are channels first, (B, 3, 8, 6)",
+            "x: got shape (2, 8, 6, 3), channels last; expected channels first, (B, 3, 8, 6)",
         ),
         (torch.tensor(0.5), "x: got shape ()"),
     ],
@@ -60,7 +60,7 @@ def test_what_is_no_batch_of_such_images_is_named(x, message):
 
 
 def test_images_have_pixels():
-    with pytest.raises(InputError, match=r"x: got shape \(2, 3, 0, 6\); accepted is a float tensor \(B, C, H, W\)"):
+    with pytest.raises(InputError, match=r"x: got shape \(2, 3, 0, 6\); expected a float tensor \(B, C, H, W\)"):
         check_images(torch.zeros(2, 3, 0, 6))
 
 
@@ -78,7 +78,7 @@ def test_pixels_outside_are_named_with_their_rows_wherever_they_are(block, monke
         bad = x.clone()
         bad[:, :, 0], bad[:, :, 1] = 0, 1
         bad[7, 1, 2, 3] = value
-        with pytest.raises(InputError, match=rf"images: got pixels .*{got}.* at rows \[7\]; accepted is .*in \[0, 1\]"):
+        with pytest.raises(InputError, match=rf"images: got pixels .*{got}.* at rows \[7\]; expected .*in \[0, 1\]"):
             check_images(bad, name="images")
     x[[2, 4, 5, 6, 7, 8]] += 1
     monkeypatch.setattr(spaces, "BLOCK", 10**9)
@@ -159,22 +159,22 @@ def test_a_set_of_arrays_and_lists_is_one_of_tensors():
     ("changes", "message"),
     [
         ({"x": None}, "x: got NoneType"),
-        ({"x": torch.zeros(6, 3, 8, 7).byte()}, r"x_test: got shape \(4, 3, 8, 6\); accepted is .*\(B, 3, 8, 7\)"),
-        ({"x_test": torch.zeros(4, 3, 8, 7).byte()}, r"x_test: got shape \(4, 3, 8, 7\); accepted is .*\(B, 3, 8, 6\)"),
+        ({"x": torch.zeros(6, 3, 8, 7).byte()}, r"x_test: got shape \(4, 3, 8, 6\); expected .*\(B, 3, 8, 7\)"),
+        ({"x_test": torch.zeros(4, 3, 8, 7).byte()}, r"x_test: got shape \(4, 3, 8, 7\); expected .*\(B, 3, 8, 6\)"),
         ({"x_test": torch.full((4, *SHAPE), 2.0)}, "x_test: got pixels from 2 to 2"),
         ({"x_test": bytes_of(1, 4)}, "x_test: got uint8 images of 0 and 1"),
         ({"y": torch.arange(5) % 3}, "x, y: got 6 images and 5 labels"),
         ({"y_test": torch.arange(5) % 3}, "x_test, y_test: got 4 images and 5 labels"),
-        ({"y": torch.arange(6)}, r"y: got \[3, 4, 5\] at rows \[3, 4, 5\]; accepted .* 0 to 2"),
+        ({"y": torch.arange(6)}, r"y: got \[3, 4, 5\] at rows \[3, 4, 5\]; expected .* 0 to 2"),
         ({"y_test": torch.tensor([0, 1, -2, 2])}, r"y_test: got \[-2\]"),
         ({"y_test": torch.zeros(4, 3)}, "y_test: got dtype torch.float32"),
-        ({"y": torch.zeros(6, 2)}, r"y: got shape \(6, 2\); accepted is a float tensor \(B, 3\)"),
+        ({"y": torch.zeros(6, 2)}, r"y: got shape \(6, 2\); expected a float tensor \(B, 3\)"),
         ({"y": torch.tensor([True] * 6)}, "y: got dtype torch.bool"),
         ({"x_test": torch.zeros(0, *SHAPE), "y_test": torch.arange(0)}, "x_test, y_test: got 0 images"),
         ({"label_names": ("a", "b", "a")}, "label_names: got .*different names"),
         ({"label_names": "abc"}, "label_names: got 'abc'"),
         ({"label_names": (0, 1, 2)}, "label_names: got"),
-        ({"strengths": torch.zeros(6, 3)}, r"strengths: got shape \(6, 3\); accepted is the labels', \(6,\)"),
+        ({"strengths": torch.zeros(6, 3)}, r"strengths: got shape \(6, 3\); expected the labels', \(6,\)"),
         ({"strengths_test": torch.zeros(3)}, "strengths_test: got shape"),
     ],
 )
@@ -185,5 +185,5 @@ def test_a_set_that_does_not_fit_together_is_refused_before_anything_is_trained(
 
 @pytest.mark.parametrize("num_rows", [0, 6, 2.5, True])
 def test_rows_held_out_are_counted(num_rows):
-    with pytest.raises(InputError, match=f"num_rows: got {num_rows}; accepted are"):
+    with pytest.raises(InputError, match=f"num_rows: got {num_rows}; expected"):
         data.ImageData(**made()).hold_out(num_rows)

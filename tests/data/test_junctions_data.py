@@ -82,9 +82,9 @@ def test_shifts_are_uniform_and_those_of_rows_and_columns_independent(pixels):
 
 def test_labels_without_images_come_in_another_order_each_pass_and_epoch():
     x, alone = torch.zeros(12, 1, 1, 1, dtype=torch.uint8), torch.arange(9)
-    batches = data.Batches(x, None, batch_size=3, seed=1, labels_alone=alone)
+    batches = data.Batches(x, None, batch_size=3, seed=1, unpaired_labels=alone)
     passes = [torch.cat([batch.alone.y for batch in batches.epoch(epoch)][:3]).tolist() for epoch in range(4)]
     assert all(sorted(one) == list(range(9)) for one in passes)
     assert len(set(map(tuple, passes))) == 4 and passes[0] != sorted(passes[0])
-    again = data.Batches(x, None, batch_size=3, seed=1, labels_alone=alone)
+    again = data.Batches(x, None, batch_size=3, seed=1, unpaired_labels=alone)
     assert torch.cat([batch.alone.y for batch in again.epoch(2)][:3]).tolist() == passes[2]

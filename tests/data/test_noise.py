@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from training import make, options, rows
 
 from pyro_semivae import tasks
-from pyro_semivae.data import adversarial, in_turn, jitter, shift, where_learning
+from pyro_semivae.data import adversarial, alternate, jitter, only_with_grad, shift
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import ConsistencyTerm
 from pyro_semivae.train import fit
@@ -49,9 +49,9 @@ def test_adversarial_noise_raises_the_divergence_more_than_chance():
 
 def test_images_get_the_noises_in_turn_and_none_where_nothing_is_learned():
     x = torch.zeros(7, 1, 2, 2)
-    got = in_turn(x, [lambda z: z + 1, lambda z: z + 2, lambda z: z + 3])
+    got = alternate(x, [lambda z: z + 1, lambda z: z + 2, lambda z: z + 3])
     assert_close(got[:, 0, 0, 0], torch.tensor([1.0, 2, 3, 1, 2, 3, 1]))
-    noise = partial(where_learning, noise=lambda z: z + 1)
+    noise = partial(only_with_grad, noise=lambda z: z + 1)
     assert_close(noise(x), x + 1)
     with torch.no_grad():
         assert noise(x) is x
@@ -63,7 +63,7 @@ def test_noise_may_ask_the_model_in_training():
     vae = make()
     noise = partial(adversarial, log_probs=partial(tasks.log_classify, vae, mean=True), radius=0.5)
     elbo = vae.elbo(marginal="jensen", num_samples=3) + 2.0 * ConsistencyTerm()
-    history = fit(vae, x, y, elbo=elbo, corrupt=partial(where_learning, noise=noise), **options(epochs=2))
+    history = fit(vae, x, y, elbo=elbo, corrupt=partial(only_with_grad, noise=noise), **options(epochs=2))
     assert history[-1]["term/-KL(r(y_m) || q(y_m))"] < 0
 
 
@@ -152,32 +152,32 @@ X = torch.rand(3, 2, 4, 5)
 @pytest.mark.parametrize(
     ("noise", "options", "message"),
     [
-        (shift, {"pixels": 1.5}, "pixels: got 1.5; accepted are 0, 1"),
+        (shift, {"pixels": 1.5}, "pixels: got 1.5; expected a non-negative integer"),
         (shift, {"pixels": math.nan}, "pixels: got nan"),
         (shift, {"pixels": True}, "pixels: got True"),
         (shift, {"pixels": -1}, "pixels: got -1"),
-        (shift, {"pixels": 6}, "pixels: got 6; accepted are 0 to 5"),
-        (shift, {"x": X[0]}, r"x: got torch.float32 of shape \(2, 4, 5\); accepted are images \(B, C, H, W\)"),
+        (shift, {"pixels": 6}, "pixels: got 6; expected an integer from 0 to 5"),
+        (shift, {"x": X[0]}, r"x: got torch.float32 of shape \(2, 4, 5\); expected images \(B, C, H, W\)"),
         (shift, {"x": X.numpy()}, "x: got ndarray"),
-        (jitter, {"pixels": -1}, "pixels: got -1; accepted is a finite number from 0 to 5"),
+        (jitter, {"pixels": -1}, "pixels: got -1; expected a finite number from 0 to 5"),
         (jitter, {"pixels": math.nan}, "pixels: got nan"),
         (jitter, {"pixels": 1e300}, "pixels: got 1e"),
         (jitter, {"pixels": True}, "pixels: got True"),
         (jitter, {"degrees": -1}, "degrees: got -1"),
         (jitter, {"degrees": 1e300}, "degrees: got 1e.*to 360"),
         (jitter, {"degrees": "15"}, "degrees: got '15'"),
-        (jitter, {"zoom": 1}, "zoom: got 1; accepted is .* below 1"),
+        (jitter, {"zoom": 1}, "zoom: got 1; expected .* below 1"),
         (jitter, {"zoom": math.nan}, "zoom: got nan"),
         (jitter, {"shear": -1}, "shear: got -1"),
         (jitter, {"shear": math.inf}, "shear: got inf"),
         (jitter, {"x": (X * 255).byte()}, "x: got torch.uint8 .*floats"),
         (jitter, {"x": X[:0]}, r"x: got .* of shape \(0, 2, 4, 5\)"),
-        (adversarial, {"log_probs": None, "radius": 0}, "radius: got 0; accepted is a finite number above 0"),
+        (adversarial, {"log_probs": None, "radius": 0}, "radius: got 0; expected a finite number above 0"),
         (adversarial, {"log_probs": None, "radius": True}, "radius: got True"),
         (adversarial, {"log_probs": None, "probe": math.nan}, "probe: got nan"),
         (adversarial, {"log_probs": None, "x": X[0, 0]}, "x: got"),
-        (in_turn, {"noises": []}, "noises: got none"),
-        (in_turn, {"noises": [shift, lambda z: z[:, :, :1, :1]]}, r"noises: got shape \(1, 2, 1, 1\) from number 1"),
+        (alternate, {"noises": []}, "noises: got none"),
+        (alternate, {"noises": [shift, lambda z: z[:, :, :1, :1]]}, r"noises: got shape \(1, 2, 1, 1\) from number 1"),
     ],
 )
 def test_bad_noise_is_named(noise, options, message):

@@ -72,7 +72,7 @@ def test_a_csv_of_the_rows_in_their_order(tmp_path):
     path.write_text("pet\na\nb\na\nb\na\na\n")
     table = data.load_arrays({"x": images(4), "x_test": images(2)}, path)
     assert table.train["pet"].tolist() == [0, 1, 0, 1] and table.test["pet"].tolist() == [0, 0]
-    with pytest.raises(InputError, match=r"labels\.csv: got 6 rows; accepted are the data's, 5"):
+    with pytest.raises(InputError, match=r"labels\.csv: got 6 rows; expected the data's, 5"):
         data.load_arrays({"x": images(5)}, path)
     path.write_text("pet\ncat\n\ndog\n\ncat\n\n\n")
     table = data.load_arrays({"x": images(5)}, path, test=1)
@@ -139,10 +139,10 @@ def test_the_split_of_an_array_on_disk(tmp_path):
     ("given", "message"),
     [
         ({}, "source: got the names"),
-        ({"a": np.zeros((4, 2)), "b": np.zeros((4, 3))}, "data: got a of 2 dimensions, b of 2 dimensions; accepted"),
+        ({"a": np.zeros((4, 2)), "b": np.zeros((4, 3))}, "data: got a of 2 dimensions, b of 2 dimensions; expected"),
         ({"a": [1, 2]}, "data: got a of 1 dimensions"),
-        ({"x": np.zeros(4)}, r"x: got shape \(4,\); accepted as data are"),
-        ({"x": np.zeros((4, 2)), "y": [0, 1]}, "y: got 2 rows; accepted are as many as data, 4"),
+        ({"x": np.zeros(4)}, r"x: got shape \(4,\); expected as data are"),
+        ({"x": np.zeros((4, 2)), "y": [0, 1]}, "y: got 2 rows; expected as many as data, 4"),
         ({"x": np.zeros((4, 2)), "y": np.array(3)}, "y: got 0 rows"),
         ({"x": np.zeros((4, 2)), "y": 3}, "y: got 0 rows"),
         (
@@ -159,7 +159,7 @@ def test_the_split_of_an_array_on_disk(tmp_path):
         ({"x": np.zeros((4, 1, 8, 8), np.int16)}, r"train\['x'\]: got dtype torch.int16"),
         (
             {"x": np.zeros((1, 2))},
-            "test: got 0.2; accepted are a fraction between 0 and 1 of the 1 rows of the data set",
+            "test: got 0.2; expected a fraction between 0 and 1 of the 1 rows of the data set",
         ),
         ({"x": np.zeros((4, 2)), "X": [0, 1, 0, 1], "x_": [0, 1, 0, 1]}, "'X' and 'x_', both of which become"),
     ],
@@ -173,7 +173,7 @@ def test_bad_arguments_are_named(tmp_path):
     x = np.zeros((4, 2))
     with pytest.raises(InputError, match="labels: got 'y' again"):
         data.load_arrays({"x": x, "y": [0, 1, 0, 1]}, {"y": [0, 1, 0, 1]})
-    with pytest.raises(InputError, match="kinds: got 'class' for 'x'; accepted are 'data'"):
+    with pytest.raises(InputError, match="kinds: got 'class' for 'x'; expected 'data'"):
         data.load_arrays({"x": x}, kinds={"x": "class"})
     with pytest.raises(InputError, match="columns: got 'm', sites of data already"):
         data.load_arrays({"x": x, "m": x, "M": [0, 1, 0, 1]}, kinds={"m": "data"})
@@ -190,9 +190,7 @@ def test_bad_files_are_named(tmp_path):
     np.savez(tmp_path / "cut.npz", x=np.zeros((100, 100)))
     (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:1000])
     for name in (*files, "objects.npy", "objects.npz", "one.npz", "cut.npz"):
-        with pytest.raises(
-            InputError, match=rf"{name}: cannot be read \(.*; accepted are \.npz and \.npy files of numb"
-        ):
+        with pytest.raises(InputError, match=rf"{name}: cannot be read \(.*; expected \.npz and \.npy files of numb"):
             data.load_arrays(tmp_path / name)
     with pytest.raises(InputError, match=r"source: no file .*none\.npz"):
         data.load_arrays(tmp_path / "none.npz")

@@ -104,9 +104,7 @@ def test_a_test_set_and_a_split(capsys):
     pair = lambda i: (level(i), 0.5 * i)  # noqa: E731
     table = data.load_dataset(Made(4, pair), Made(2, pair), name="other")
     assert rows_of(table.train["x"]) == [0, 1, 2, 3] and table.test["y"].tolist() == [[0], [0.5]]
-    with pytest.raises(
-        InputError, match=r"test_set: got items of shape and labels \(1, 9, 9\) and \['y'\]; accepted are"
-    ):
+    with pytest.raises(InputError, match=r"test_set: got items of shape and labels \(1, 9, 9\) and \['y'\]; expected"):
         data.load_dataset(Made(4, pair), Made(2, lambda i: (level(i, (9, 9)), 0.5)), name="other")
 
 
@@ -153,17 +151,17 @@ class Stream(IterableDataset):
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        (Stream(), "dataset: got Stream; accepted is a map-style Dataset"),
+        (Stream(), "dataset: got Stream; expected a map-style Dataset"),
         (DataLoader(Stream()), "dataset: got Stream"),
         ({"x": 1}, "dataset: got one without items|dataset: got dict"),
         (Made(0, None), "dataset: got one without items"),
-        (Made(4, lambda i: (level(i), 1, 2)), r"dataset\[0\]: got 3 values; accepted are \(image, label\)"),
+        (Made(4, lambda i: (level(i), 1, 2)), r"dataset\[0\]: got 3 values; expected \(image, label\)"),
         (
             Made(4, lambda i: (level(i, (6, 6 + i // 2)), i)),
             r"dataset\[3\], x: got uint8 of shape \(1, 6, 7\); the first",
         ),
         (Made(4, lambda i: {"x": level(i), str(i // 3): 1}), r"dataset\[3\]: got \['1', 'x'\]; the first item has"),
-        (Made(4, lambda i: (level(i), {i})), r"dataset\[0\], y: got set; accepted are a number, a text"),
+        (Made(4, lambda i: (level(i), {i})), r"dataset\[0\], y: got set; expected a number, a text"),
         (Made(4, lambda i: ("a.png", i)), "x: got <U5 of shape"),
         (Made(4, lambda i: torch.zeros(1, 6, 7).long()), r"dataset\[0\], x: got int64 of shape \(1, 6, 7\)"),
         (Made(4, lambda i: {"a": level(i), "b": level(i)}), "data: got a of 3 dimensions, b of 3 dimensions"),

@@ -196,7 +196,7 @@ def test_sizes_and_colours_are_read_from_the_headers(folder):
         data.load_folder(folder)
     assert data.load_folder(folder, size=16).spaces["x"] == Images(3, 16, 16)
     (folder / "e.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"e\.png: cannot be read: .*accepted are JPEG and PNG"):
+    with pytest.raises(InputError, match=r"e\.png: cannot be read: .*expected JPEG and PNG"):
         data.load_folder(folder, size=16)
 
 
@@ -207,16 +207,16 @@ def test_sizes_and_colours_are_read_from_the_headers(folder):
         ("file,a\n0.png,1\n,2\n", r"line 3, file: '' is no image"),
         ("file,a\n0.png,1\n\nimages/0,2\n", r"line 4, file: got 'images/0' again, as in line 2"),
         ("file,a\n0.png,1\n1.png\n", r"line 3: got 1 cells; the header has 2"),
-        ("a,b\n1,x\n7,y\n", r"got the columns 'a', 'b'; accepted is one that names the images of .*images/0\.png"),
-        ("file,a,a\n0.png,1,2\n", r"line 1: got the column names .*accepted are different"),
-        ("file,a,\n0.png,1,2\n", r"line 1: got the column names .*accepted are different"),
+        ("a,b\n1,x\n7,y\n", r"got the columns 'a', 'b'; expected one that names the images of .*images/0\.png"),
+        ("file,a,a\n0.png,1,2\n", r"line 1: got the column names .*expected different"),
+        ("file,a,\n0.png,1,2\n", r"line 1: got the column names .*expected different"),
         ("file,a b,A-B\n0.png,1,2\n", r"columns: got 'a b' and 'A-B', both of which become the site 'a_b'"),
         ("file,a\n0.png,\n1.png,NaN\n", r"a: got a column without any value"),
         ("file,a\n0.png,one\n1.png,one\n", r"a: got one class alone, 'one'"),
         ("file,a\n0.png,7\n1.png,7\n", r"a: got one class alone, 7"),
         ("file,a,split\n0.png,1,train\n1.png,0,tes\n", r"split: labels\.csv, line 3: got 'tes'"),
         ("file,a,split\n0.png,1,train\n1.png,0,train\n", r"split: got 6 train, 0 test, 0 val rows"),
-        ("file,a\n0.png,0\n1.png,-1\n", r"a: got -1 and other whole numbers; accepted are empty cells"),
+        ("file,a\n0.png,0\n1.png,-1\n", r"a: got -1 and other whole numbers; expected empty cells"),
         ("file;a\n0.png;0,5\n1.png;1,25\n", r"a: got numbers with a decimal comma, such as '0,5'"),
         ("file,€\n0.png,1\n1.png,2\n", r"columns: got the name '€'"),
         ("", r"got no rows"),
@@ -233,7 +233,7 @@ def test_bad_folders_are_named(folder, tmp_path):
     with pytest.raises(InputError, match="path: no folder"):
         data.load_folder(folder)
     folder.mkdir()
-    with pytest.raises(InputError, match=r"path: .*: got none; accepted are JPEG and PNG"):
+    with pytest.raises(InputError, match=r"path: .*: got none; expected JPEG and PNG"):
         data.load_folder(folder)
     (folder / "a.gif").write_text("")
     with pytest.raises(InputError, match=r"got 1 images of other formats, such as a\.gif"):
@@ -283,10 +283,10 @@ def test_load_path(folder, tmp_path):
     np.savez(tmp_path / "counts.npz", x=np.arange(12).reshape(4, 3), y=["a", "b", "b", "a"])
     table = data.load_path(str(tmp_path / "counts.npz"), test=1)
     assert table.spaces == {"x": Counts(3), "y": Classes(2)} and table.name == "counts"
-    accepted = r"accepted are a folder of JPEG or PNG images, and \.npz and \.npy files"
+    accepted = r"expected a folder of JPEG or PNG images, and \.npz and \.npy files"
     (tmp_path / "a.zip").write_text("")
     for path, got in [(tmp_path / "none", "which is not there"), (tmp_path / "a.zip", r"a \.zip file")]:
         with pytest.raises(InputError, match=f"dataset: got .*{got}; {accepted}"):
             data.load_path(path)
-    with pytest.raises(InputError, match=r"size: got 8 for .*accepted is None"):
+    with pytest.raises(InputError, match=r"size: got 8 for .*expected None"):
         data.load_path(tmp_path / "counts.npz", size=8)

@@ -50,11 +50,11 @@ def test_tables_are_checked():
     spaces, names, rows = {"x": Images(1, 4, 4), "y": Classes(2)}, {"y": ("a", "b")}, {"x": x, "y": y}
     assert data.Table("made", spaces, names, rows, rows).train["y"].dtype == torch.long
     for change, message in [
-        ({"spaces": {"y": Classes(2), "x": Images(1, 4, 4)}}, "spaces: got y, x; accepted are sites of data"),
+        ({"spaces": {"y": Classes(2), "x": Images(1, 4, 4)}}, "spaces: got y, x; expected sites of data"),
         ({"spaces": {"x": Images(1, 4, 4), "y": Classes(2), "v": Vectors(2)}}, "spaces: got x, y, v"),
         ({"spaces": {"x": 3}}, "spaces: got {'x': 3}"),
         ({"spaces": {}}, "spaces: got "),
-        ({"names": {}}, r"names: got those of \[\]; accepted are those of the labels \['y'\]"),
+        ({"names": {}}, r"names: got those of \[\]; expected those of the labels \['y'\]"),
         ({"names": {"y": ("a",)}}, "names.*got 1 names"),
         ({"names": {"y": ("a", "a")}}, "names.*got 2 names"),
         ({"train": {"x": x}}, r"train: got values of \['x'\]"),

@@ -111,10 +111,10 @@ def test_runs_are_compared(run, tmp_path):
     assert code == 0, err
     assert {path.name for path in (tmp_path / "both").iterdir()} == {"face.png", "label.png"} and "writing" not in out
     code, _, err = run(compare, "here", "--label", "Bang")
-    assert code == 2 and "--label: got Bang; accepted are Arched_Eyebrows, " in err
+    assert code == 2 and "--label: got Bang; expected Arched_Eyebrows, " in err
     (tmp_path / "here" / "config.json").unlink()
     code, _, err = run(compare, "here")
-    assert code == 2 and "which has no config.json; accepted are runs that have ended" in err
+    assert code == 2 and "which has no config.json; expected runs that have ended" in err
 
 
 def test_ccvae_measures(run, tmp_path):
@@ -130,41 +130,41 @@ def test_ccvae_measures(run, tmp_path):
 
 
 def test_ccvae_with_one_label_a_class(run, tmp_path):
-    code, _, err = run("ccvae.py", "--smoke-test", "--preset", "few", "--labelled", 10, "--out", "here")
+    code, _, err = run("ccvae.py", "--smoke-test", "--preset", "one-shot", "--labelled", 10, "--out", "here")
     assert code == 0, err
     metrics = json.loads((tmp_path / "here" / "metrics.json").read_text())
     assert metrics["labelled"] == 10
     history = torch.load(tmp_path / "here" / "checkpoint.pt", weights_only=True)["history"]
     assert history[-1]["term/-KL(q(y_m) || p(y))"] < 0 and history[-1]["term/-KL(r(y_m) || q(y_m))"] < 0
     setting = torch.load(tmp_path / "here" / "checkpoint.pt", weights_only=True)["setting"]["optimiser"]
-    assert "in_turn(noises [jitter(" in setting and "adversarial(" in setting and "radius 3.0" in setting
+    assert "alternate(noises [jitter(" in setting and "adversarial(" in setting and "radius 3.0" in setting
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--labelled", "0"], "--labelled: got 0; accepted are 1, 2"),
-        (["--labelled", "1.5"], "--labelled: got 1.5; accepted is a finite number above 0 and up to 1 "),
+        (["--labelled", "0"], "--labelled: got 0; expected a positive integer"),
+        (["--labelled", "1.5"], "--labelled: got 1.5; expected a finite number above 0 and up to 1 "),
         (["--labelled", "many"], "--labelled: got 'many'"),
-        (["--labelled", "100000"], "--labelled: got 100000 rows; accepted are 1 to 1438"),
-        (["--alpha", "-1"], "--alpha: got -1.0; accepted is a finite number from 0"),
-        (["--turn", "-3"], "--turn: got -3.0"),
+        (["--labelled", "100000"], "--labelled: got 100000 rows; expected 1 to 1438"),
+        (["--alpha", "-1"], "--alpha: got -1.0; expected a finite number from 0"),
+        (["--rotate", "-3"], "--rotate: got -3.0"),
         (["--zoom", "nan"], "--zoom: got nan"),
-        (["--z-c", "1e20"], "--z-c: got '1e20'; accepted is a whole number"),
+        (["--z-c", "1e20"], "--z-c: got '1e20'; expected a whole number"),
         (
             ["--num-samples", "99999999999999999999"],
-            "--num-samples: got 99999999999999999999; accepted are 1 to 2147483647",
+            "--num-samples: got 99999999999999999999; expected an integer from 1 to 2147483647",
         ),
-        (["--seed", "9" * 20], f"--seed: got {'9' * 20}; accepted are 0 to 4294967295"),
-        (["--dataset", "cifar"], "--dataset: got 'cifar'; accepted are auto, mnist"),
+        (["--seed", "9" * 20], f"--seed: got {'9' * 20}; expected 0 to 4294967295"),
+        (["--dataset", "cifar"], "--dataset: got 'cifar'; expected auto, mnist"),
         (["--wrong"], "unrecognized arguments: --wrong"),
         (["--epochs", "0"], "--epochs: got 0"),
         (["--batch-size", "-4"], "--batch-size: got -4"),
         (["--seed", "-1"], "--seed: got -1"),
         (["--shift", "-1"], "--shift: got -1"),
-        (["--shift", "9"], "--shift: got 9; accepted is a finite number from 0 to 8"),
-        (["--turn", "361"], "--turn: got 361.0; accepted is a finite number from 0 to 360"),
-        (["--adversarial", "400", "--zoom", "2"], "--zoom: got 2.0; accepted is a finite number from 0 and below 1"),
+        (["--shift", "9"], "--shift: got 9; expected a finite number from 0 to 8"),
+        (["--rotate", "361"], "--rotate: got 361.0; expected a finite number from 0 to 360"),
+        (["--adversarial", "400", "--zoom", "2"], "--zoom: got 2.0; expected a finite number from 0 and below 1"),
         (["--partly", "keep"], "--partly: got torch.int64"),
         (["--beta", "-1"], "--beta: got -1"),
         (["--hold-out", "100000"], "--hold-out: got 100000"),
@@ -200,7 +200,7 @@ def test_help_shows_the_defaults_that_are_used(monkeypatch, capsys):
             [],
             (
                 "--alpha ALPHA extra weight",
-                "(default: 1000.0 on class labels; 1.0 on binary labels; few: 3000.0; paper: 0.0)",
+                "(default: 1000.0 on class labels; 1.0 on binary labels; one-shot: 3000.0; paper: 0.0)",
                 "0.2 on faces; all on your own data",
                 "(default: 0.001; paper: 0.0005 on class labels; 0.0002 on binary labels)",
                 "sets defaults of other flags (default: demo)",

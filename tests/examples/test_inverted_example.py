@@ -41,7 +41,7 @@ def example(monkeypatch, tmp_path):
         def recorded(vae, x, y, **options):
             before = {name: value.clone() for name, value in vae.state_dict().items()}
             calls.append((vae, x, y, {**options, "before": before}))
-            if stop_after is not None and "labels_alone" in options:
+            if stop_after is not None and "unpaired_labels" in options:
                 options["on_epoch"] = lambda epoch, _: stopped() if epoch > stop_after else None
             calls[-1][3]["history"] = history = fit(vae, x, y, **options) if train else []
             return history
@@ -77,14 +77,14 @@ def test_the_hidden_classes_labels_are_not_seen(example):
     assert torch.equal(y_1, data.y[known]) and torch.equal(x_1, data.x[known])
     assert x is data.x and more["also_unlabelled"], "no image is copied"
     assert torch.equal(y[known], y_1) and (y >= 0).sum() == len(known)
-    assert more["labels_alone"].shape == (10_000,) and set(more["labels_alone"].tolist()) == set(range(10))
+    assert more["unpaired_labels"].shape == (10_000,) and set(more["unpaired_labels"].tolist()) == set(range(10))
 
 
 def test_without_the_reverse_model_it_is_m2(example, capsys):
     note = "NOTE: --no-reverse: --reverse-weight and --image-weight are 0"
     for flags, said in ((("--no-reverse",), True), (("--preset", "m2"), False)):
         vae, x, y, more = example(*flags, train=False)[-1]
-        assert "labels_alone" not in more
+        assert "unpaired_labels" not in more
         terms = more["elbo"].weighted_terms(vae.model, vae.guide, x[:50].float() / 255, y[:50])
         names = ["log p(x|y,z)", "log p(z)", "-log q(z|x,y)", "log p(y)", "-log q(y_m|x)", "log q(y_o|x)"]
         assert [*terms] == names and terms["log q(y_o|x)"].any()
@@ -94,7 +94,7 @@ def test_without_the_reverse_model_it_is_m2(example, capsys):
 
 
 def test_the_noise_is_the_classifiers_alone(example):
-    flags = ("--shift", 1, "--turn", 10, "--zoom", 0.1, "--shear", 0.2)
+    flags = ("--shift", 1, "--rotate", 10, "--zoom", 0.1, "--shear", 0.2)
     vae = example(*flags, train=False)[-1][0]
     said = described(vae.q_y.net.noise)
     assert said == "jitter(degrees 10.0, each_axis True, pixels 1.0, shear 0.2, zoom 0.1)"
@@ -114,7 +114,7 @@ def test_the_first_stage_leaves_the_classifier_as_it_is(example):
 def test_only_the_diagnostic_sees_all_labels(example, capsys):
     data = load_small("auto")
     _, (_, x, y, more), (_, _, y_last, _) = example("--true-epochs", 1, "--out", "true", train=False)
-    assert torch.equal(y, data.y) and torch.equal(x, data.x) and more["epochs"] == 1 and len(more["labels_alone"])
+    assert torch.equal(y, data.y) and torch.equal(x, data.x) and more["epochs"] == 1 and len(more["unpaired_labels"])
     assert y_last.max() == 4 and "NOTE: --true-epochs: every label is used" in capsys.readouterr().out
     assert json.loads(Path("true/metrics.json").read_text())["true_epochs"] == 1
     example("--out", "not", train=False)
@@ -135,9 +135,9 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(example):
     assert spent < json.loads(Path("part/metrics.json").read_text())["seconds"] < 2 * spent
     first_stage = sum(record["seconds"] for record in whole[0][3]["history"])
     assert whole[1][3]["config"]["seconds_before_training"] >= first_stage > 0
-    with pytest.raises(InputError, match=r"--first-epochs: got 3; accepted with --resume is 2, as before"):
+    with pytest.raises(InputError, match=r"--first-epochs: got 3; expected with --resume is 2, as before"):
         example("--out", "part", "--resume", "--first-epochs", 3)
-    with pytest.raises(InputError, match=r"--true-epochs: got 1; accepted with --resume is 0, as before"):
+    with pytest.raises(InputError, match=r"--true-epochs: got 1; expected with --resume is 0, as before"):
         example("--out", "part", "--resume", "--true-epochs", 1)
     for part in (whole[-1][0].p_z, whole[-1][0].q_z):  # a checkpoint's model is compared by its text
         assert "low=-1.5, high=1.5" in repr(part)
@@ -174,10 +174,10 @@ def test_two_runs_side_by_side(example, monkeypatch, tmp_path):
             assert_close(row[c], canonical[value])
     config = json.loads(Path("m2/config.json").read_text())
     Path("m2/config.json").write_text(json.dumps({**config, "classes": 4}))
-    with pytest.raises(InputError, match=r"runs: got runs with labels of \[4, 5\] classes; accepted is one number"):
+    with pytest.raises(InputError, match=r"runs: got runs with labels of \[4, 5\] classes; expected one number"):
         space["main"]()
     monkeypatch.setattr(sys, "argv", ["compare.py", "inverted", "--faces", "3"])
-    with pytest.raises(InputError, match="--faces: got 3; accepted with InvertedVAE's runs is none"):
+    with pytest.raises(InputError, match="--faces: got 3; expected with InvertedVAE's runs is none"):
         space["main"]()
     del config["shear"]
     Path("m2/config.json").write_text(json.dumps(config))
@@ -188,21 +188,21 @@ def test_two_runs_side_by_side(example, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "value", "accepted"),
     [
-        ("--first-epochs", -1, "accepted are 0, 1"),
-        ("--true-epochs", -1, "accepted are 0, 1"),
-        ("--labels-alone", 0, "accepted are 1, 2"),
-        ("--alpha", "nan", "accepted is a finite number from 0"),
-        ("--reverse-weight", -1.0, "accepted is a finite number from 0"),
-        ("--box", "inf", "accepted is a finite number above 0"),
-        ("--zoom", 1.0, "accepted is a finite number from 0 and below 1"),
-        ("--turn", "nan", "accepted is a finite number from 0"),
-        ("--shift", -1.0, "accepted is a finite number from 0"),
-        ("--turn", 400.0, "accepted is a finite number from 0 to 360"),
-        ("--shear", "inf", "accepted is a finite number from 0"),
-        ("--clip", -1.0, "accepted is a finite number from 0"),
-        ("--clip-norm", "nan", "accepted is a finite number from 0"),
-        ("--encoder-hidden", 0, "accepted are 1, 2"),
-        ("--temperature", 0.0, "accepted is a finite number above 0"),
+        ("--first-epochs", -1, "expected a non-negative integer"),
+        ("--true-epochs", -1, "expected a non-negative integer"),
+        ("--unpaired-labels", 0, "expected a positive integer"),
+        ("--alpha", "nan", "expected a finite number from 0"),
+        ("--reverse-weight", -1.0, "expected a finite number from 0"),
+        ("--box", "inf", "expected a finite number above 0"),
+        ("--zoom", 1.0, "expected a finite number from 0 and below 1"),
+        ("--rotate", "nan", "expected a finite number from 0"),
+        ("--shift", -1.0, "expected a finite number from 0"),
+        ("--rotate", 400.0, "expected a finite number from 0 to 360"),
+        ("--shear", "inf", "expected a finite number from 0"),
+        ("--clip", -1.0, "expected a finite number from 0"),
+        ("--clip-norm", "nan", "expected a finite number from 0"),
+        ("--encoder-hidden", 0, "expected a positive integer"),
+        ("--temperature", 0.0, "expected a finite number above 0"),
     ],
 )
 def test_bad_flags_are_refused_as_they_are_read(example, flag, value, accepted, capsys):
@@ -213,12 +213,12 @@ def test_bad_flags_are_refused_as_they_are_read(example, flag, value, accepted, 
 
 
 def test_more_classes_than_there_are_cannot_be_labelled(example):
-    with pytest.raises(InputError, match="--classes: got 10; accepted are 1 to 9"):
+    with pytest.raises(InputError, match="--classes: got 10; expected 1 to 9"):
         example("--classes", 10, train=False)
 
 
 def test_what_is_measured_is_that_of_the_canonical_images(monkeypatch):
-    """By hand: z is the mean of q(z|x,y)'s over the labelled rows, the judge sees E[x|y,z]; both assignments."""
+    """By hand: z is the mean of q(z|x,y)'s over the labelled rows, the evaluator sees E[x|y,z]; both assignments."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float32)
     vae, shape = InvertedVAE((1, 4, 5), Classes(5)), (1, 4, 5)
@@ -230,11 +230,11 @@ def test_what_is_measured_is_that_of_the_canonical_images(monkeypatch):
     scores = torch.eye(5)
     scores[2:, 2:] = torch.tensor([[0.8, 0.01, 0.0], [0.85, 0.1, 0.05], [0.1, 0.1, 0.8]])
 
-    def judge(images):
+    def evaluator(images):
         seen.append(images)
         return scores
 
-    monkeypatch.setattr(evaluators, "logistic_regression", lambda data: (judge, 0.75))
+    monkeypatch.setattr(evaluators, "logistic_regression", lambda data: (evaluator, 0.75))
     measured, canonical = report.measure_extraction(vae, data, known, 2)
     pixels = data.x.float() / 255
     code = torch.eye(5)
@@ -257,7 +257,7 @@ def test_what_is_measured_is_that_of_the_canonical_images(monkeypatch):
         assert measured[f"accuracy_unseen{key}"] == pytest.approx(accuracy)
     assert measured["assigned"] == [0, 1, 3, 2, 4] and measured["distinct_digits"] == 4
     assert measured["test_accuracy"] == (log_q[~unseen].argmax(1) == y_test[~unseen]).double().mean().item()
-    assert measured["judge_accuracy"] == 0.75 and 0 <= measured["calibration_error_unseen"] <= 1
+    assert measured["evaluator_accuracy"] == 0.75 and 0 <= measured["calibration_error_unseen"] <= 1
     assert_close(tasks.decode(vae, {"z": z}, torch.tensor([3])), expected[3:4])
 
 

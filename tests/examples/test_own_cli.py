@@ -83,22 +83,22 @@ def test_arrays(run, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--dataset", "nowhere"), "--dataset: got 'nowhere'; accepted are auto, mnist,"),
+        (("--dataset", "nowhere"), "--dataset: got 'nowhere'; expected auto, mnist,"),
         (
             ("--dataset", "squares"),
-            "--label: got no label; accepted are one class label, or one or several binary ones",
+            "--label: got no label; expected one class label, or one or several binary ones",
         ),
         (("--dataset", "squares", "--label", "age"), "--label: got 'age' (real)"),
         (
             ("--dataset", "squares", "--label", "Kind", "--size", "3"),
-            "--size: got 3; accepted are 4, 5",
+            "--size: got 3; expected an integer from 4 up",
         ),
         (("--dataset", "squares", "--label", "Kind", "--hold-out", "1"), "--hold-out: got one test image"),
         (("--dataset", "squares", "--csv", "late.csv"), "--label: got a label that no training row has"),
-        (("--dataset", "squares", "--kinds", "age"), "--kinds: got 'age'; accepted are columns and kinds as"),
+        (("--dataset", "squares", "--kinds", "age"), "--kinds: got 'age'; expected columns and kinds as"),
         (("--dataset", "squares", "--kinds", "age=colour"), "--kinds: got"),
         (("--dataset", "squares", "--csv", "none.csv"), "none.csv"),
-        (("--dataset", "digits", "--label", "Kind"), "--label: got digits as --dataset; accepted with these is a path"),
+        (("--dataset", "digits", "--label", "Kind"), "--label: got digits as --dataset; expected with these is a path"),
         (("--dataset", "squares", "--label", "Kind", "--labelled", "1000"), "--labelled: got 1000 rows"),
     ],
 )

@@ -24,7 +24,7 @@ def studies(monkeypatch, tmp_path):
 def test_the_settings_are_all_of_the_examples_flags_for_the_data_set(studies, model, dataset):
     job, _ = studies
     flags = job.Job("labels", dataset, "0.06", "demo", 3, model, {"beta": 1.5}, f"{model}.py").settings
-    assert flags["beta"] == 1.5 and flags["epochs"] in (10, 12) and flags["lr"] == 1e-3 and flags["average"] == 0.998
+    assert flags["beta"] == 1.5 and flags["epochs"] in (10, 12) and flags["lr"] == 1e-3 and flags["ema_decay"] == 0.998
     assert flags["batch_size"] == (64 if dataset == "faces" else 200)
     if model in ("m2", "m3", "diva"):
         assert (flags["alpha"], flags["shift"]) == ((100.0, 0) if dataset == "faces" else (1000.0, 1))
@@ -67,7 +67,7 @@ def test_the_inverted_vaes_table_has_differences_to_what_it_is_compared_with(stu
 
     monkeypatch.setattr(study, "trials", trials)
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in study.table("demo").splitlines()[2:]]
-    assert [row[1] for row in rows] == ["m2", "m2 as inverted", "inverted", "inverted less m2"]
+    assert [row[1] for row in rows] == ["m2", "m2 as inverted", "inverted", "inverted minus m2"]
     assert [row[-2] for row in rows] == ["1 of 3", "1 of 1", "2 of 2", ""]
     error = (1.0 / 3 + 0.5 / 2) ** 0.5
     assert rows[0][3] == f"3.000 ± {(1 / 3) ** 0.5:.3f}" and rows[-1][3] == f"-2.000 ± {error:.3f}"

@@ -21,7 +21,7 @@ from pyro_semivae.train import fit
 def test_what_is_no_objective_is_refused():
     vae, x = make()
     for parts in (ClassifierTerm() + EntropyTerm(), 2.0 * Ones()):
-        with pytest.raises(InputError, match=r"accepted is a sum with a bound"):
+        with pytest.raises(InputError, match=r"expected a sum with a bound"):
             evaluate(parts, vae, x, Y)
     for bad in ("a", None, torch.ones(2)):
         with pytest.raises(TypeError):
@@ -34,8 +34,10 @@ def test_what_is_no_objective_is_refused():
 
 def test_a_term_of_the_batch_is_refused_beside_sampled_labels():
     vae, x = make()
-    with pytest.raises(InputError, match=r"labels: got 'score', and \['given'\], of the batch; accepted"):
-        evaluate(vae.elbo(labels="score") + Given(lambda run: torch.tensor(1.0), whole_batch=True), vae, x, Y)
+    with pytest.raises(InputError, match=r"missing_labels: got 'reinforce', and \['given'\], of the batch; expected"):
+        evaluate(
+            vae.elbo(missing_labels="reinforce") + Given(lambda run: torch.tensor(1.0), whole_batch=True), vae, x, Y
+        )
 
 
 @pytest.mark.parametrize(
@@ -43,12 +45,12 @@ def test_a_term_of_the_batch_is_refused_beside_sampled_labels():
     [
         (
             lambda run: torch.ones(7, 1),
-            r"Given: got \(7, 1\) for the term 'given'; accepted is a tensor of shape \(7,\)",
+            r"Given: got \(7, 1\) for the term 'given'; expected a tensor of shape \(7,\)",
         ),
         (lambda run: torch.ones(5), r"got \(5,\) for the term 'given'"),
         (lambda run: torch.ones(1), r"got \(1,\) for the term 'given'"),
         (lambda run: 3.0, "got 3.0 for the term 'given'"),
-        (lambda run: torch.tensor(3.0), "got a scalar for 'given'; accepted is one where whole_batch = True"),
+        (lambda run: torch.tensor(3.0), "got a scalar for 'given'; expected one where whole_batch = True"),
     ],
 )
 def test_a_term_of_another_shape_is_refused(value, message):
@@ -63,7 +65,7 @@ def test_what_a_term_returns_is_a_mapping():
             return torch.ones(7)
 
     vae, x = make()
-    with pytest.raises(InputError, match="Bare: values returned a Tensor; accepted is a mapping"):
+    with pytest.raises(InputError, match="Bare: values returned a Tensor; expected a mapping"):
         evaluate(vae.elbo() + Bare(), vae, x, Y)
 
 
@@ -85,7 +87,7 @@ def test_terms_that_change_between_batches_are_refused():
 def test_bad_schedules_are_named():
     vae, x = make()
     for schedule, message in (
-        (lambda done: math.nan, "weight: the schedule returned nan at 1.0; accepted are finite numbers"),
+        (lambda done: math.nan, "weight: the schedule returned nan at 1.0; expected finite numbers"),
         (lambda done: None, "weight: the schedule returned None"),
     ):
         with pytest.raises(InputError, match=message):

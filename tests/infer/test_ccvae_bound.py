@@ -98,7 +98,7 @@ def by_hand(vae, x, y, draws, *, marginal, detach, classifier_weight=1.0, beta=1
 @pytest.mark.parametrize("detach", ["weight", "weighted-terms", "none"])
 @pytest.mark.parametrize(("marginal", "control_variate"), [("exact", False), ("jensen", False), ("jensen", True)])
 def test_terms_and_gradients_equal_the_formula_by_hand(marginal, control_variate, detach, classifier):
-    """CCVAE's Eq. 4 where labels are observed and Eq. 5 where they are missing (their exact marginal too), all gradients."""
+    """CCVAE's Eq. 4 where labels are observed, Eq. 5 and the exact marginal where they are missing; all gradients."""
     vae, x = make(classifier)
     options = {"marginal": marginal, "detach": detach, "classifier_weight": 2.5, "beta": 1.7}
     options["control_variate"] = control_variate
@@ -164,7 +164,7 @@ def test_entropy_and_balance_equal_the_formulas_by_hand():
 
 
 def test_sampled_is_jensens_in_the_mean():
-    """CCVAE's Eq. 5 with y sampled: the same bound and gradients in the mean of many samples, within 5 standard errors."""
+    """CCVAE's Eq. 5 with y sampled: the same bound and gradients in the mean, within 5 standard errors."""
     vae, x = make()
     x, y = x[:2].repeat(4000, 1, 1, 1), torch.tensor([MISSING, 3]).repeat(4000)
     pieces = {}
@@ -321,5 +321,5 @@ def test_effective_sample_size_is_that_of_the_weights():
 
 @pytest.mark.parametrize(("option", "value"), [("marginal", "sum"), ("detach", "all"), ("num_samples", 0)])
 def test_bad_options_are_named(option, value):
-    with pytest.raises(ValueError, match=rf"{option}: got .*{value}.*accepted are"):
+    with pytest.raises(ValueError, match=rf"{option}: got .*{value}.*expected"):
         TraceCCVAE_ELBO(**{option: value})

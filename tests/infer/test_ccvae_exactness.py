@@ -107,7 +107,7 @@ def test_with_the_exact_posterior_every_draw_is_the_log_evidence(marginal):
 
 
 def test_labelled_bound_in_the_mean_is_the_log_evidence_up_to_the_bias_of_w():
-    """CCVAE's Eq. 4: E[bound] -> log p(x, y) as K grows, within 5 standard errors plus the measured excess of w over 1."""
+    """CCVAE's Eq. 4: E[bound] -> log p(x, y) as K grows, up to 5 standard errors and the excess of w over 1."""
     toy = Toy()
     x = torch.randn(1, 7).expand(4_000, 7)
     y = torch.ones(len(x), dtype=torch.long)

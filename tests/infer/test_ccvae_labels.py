@@ -104,10 +104,10 @@ def test_no_label_known_is_the_exact_marginal():
 
 def test_what_the_bound_does_not_do_is_said():
     net, x = Pair(), torch.randn(len(FIRST), X)
-    with pytest.raises(InputError, match=r"marginal: got 'jensen', and the labels \['a', 'b'\].*accepted for them is"):
+    with pytest.raises(InputError, match=r"marginal: got 'jensen', and the labels \['a', 'b'\].*expected for them is"):
         TraceCCVAE_ELBO(marginal="jensen").weighted_terms(net.model, net.guide, x, FIRST, SECOND)
     elbo = TraceCCVAE_ELBO(num_samples=K)
-    with pytest.raises(InputError, match=r"got \['a'\]; accepted with this bound are all observed labels together"):
+    with pytest.raises(InputError, match=r"got \['a'\]; expected with this bound are all observed labels together"):
         (elbo + ClassifierTerm("a")).weighted_terms(net.model, net.guide, x, FIRST, SECOND)
 
     def chained(x, a=None, b=None):
@@ -119,5 +119,5 @@ def test_what_the_bound_does_not_do_is_said():
             raw = net.q_b(torch.cat([u, torch.zeros(*u.shape[:-1], 2)], -1)) + F.one_hot(a, B)
             pyro.sample("b", dist.Categorical(logits=raw), obs=b, infer=SUM)
 
-    with pytest.raises(InputError, match=r"label 'b' depends on the labels \['a'\] in the guide; accepted"):
+    with pytest.raises(InputError, match=r"label 'b' depends on the labels \['a'\] in the guide; expected"):
         elbo.weighted_terms(net.model, chained, x, FIRST, SECOND)

@@ -221,7 +221,11 @@ def test_masked_rows_do_not_count(name, kind):
     """Whole rows that `poutine.mask` leaves out, labelled or not, have terms of 0; their labels teach nothing."""
     model, sizes, _ = OBJECTIVES[{"jensen": "ccvae", "sampled": "ccvae", "score": "m2"}.get(name, name)]
     vae, x = make(kind, model, **sizes)
-    options = {"score": {"labels": "score"}, "jensen": {"marginal": name}, "sampled": {"marginal": name}}.get(name, {})
+    options = {
+        "score": {"missing_labels": "reinforce"},
+        "jensen": {"marginal": name},
+        "sampled": {"marginal": name},
+    }.get(name, {})
     added = ((2.0, EntropyTerm()), (3.0, BalanceTerm()))
     elbo = weighed(vae, added=added, **options) if model is CCVAE else vae.elbo(**options)
     y, counts = Y[kind], torch.tensor([False, True, True, False, False, True])

@@ -92,7 +92,7 @@ def exact_bound_over_patterns(vae, x, y, z_noise):
 def test_score_function_gradients_are_those_of_the_sum_over_all_patterns():
     """Several labels: the mean gradient over many draws is within 5 standard errors of the exact one."""
     vae, x = make(M2, Binary(L))
-    elbo = vae.elbo(labels="score", classifier_weight=0.0)
+    elbo = vae.elbo(missing_labels="reinforce", classifier_weight=0.0)
     parameters = list(vae.parameters())
     copies, chunks = 500, 30
     many, y_many = x.repeat(copies, 1, 1, 1), SEVERAL.repeat(copies, 1)
@@ -118,7 +118,7 @@ def test_score_function_gradients_are_those_of_the_sum_over_all_patterns():
 
 def test_relaxed_labels_by_hand():
     vae, x = make(M2, Binary(L))
-    terms, drawn = values_of(vae, vae.elbo(labels="relaxed", temperature=0.7, classifier_weight=2.0), x, SEVERAL)
+    terms, drawn = values_of(vae, vae.elbo(missing_labels="gumbel", temperature=0.7, classifier_weight=2.0), x, SEVERAL)
     y, z = drawn["y"].detach(), drawn["z"].squeeze(1).detach()
     missing = SEVERAL.isnan()
     assert_close(y[~missing], SEVERAL[~missing])
@@ -142,7 +142,7 @@ def test_a_relaxed_class_label_by_hand():
     """Gumbel-softmax: the draw is softmax((logits + g) / t), one-hot where observed; the KL is the categorical's."""
     vae, x = make(M2)
     t = 0.7
-    terms, drawn = values_of(vae, vae.elbo(labels="relaxed", temperature=t, classifier_weight=2.0), x, Y)
+    terms, drawn = values_of(vae, vae.elbo(missing_labels="gumbel", temperature=t, classifier_weight=2.0), x, Y)
     y, z, missing = drawn["y"].detach(), drawn["z"].detach(), Y == MISSING
     assert_close(y[~missing], torch.eye(C)[Y[~missing]])
     assert_close(y.sum(1), torch.ones(len(Y)))
@@ -178,7 +178,7 @@ def test_the_vae_is_pyros_elbo():
 
 @pytest.mark.parametrize(("labels", "y"), [(Classes(C), Y), (Binary(L), SEVERAL)], ids=["classes", "binary"])
 def test_diva_and_m3_are_ccvaes_graph_less_its_weights(labels, y):
-    """CCVAE's C.4 and Eq. 2. No label observed: DIVA's p(z_c) is CCVAE's Jensen bound. M3: the ELBO + alpha log q(y|z_c)."""
+    """CCVAE's C.4: without labels DIVA's p(z_c) is CCVAE's Jensen bound. Eq. 2: M3 is the ELBO + alpha log q(y|z_c)."""
     diva, x = make(DIVA, labels)
     terms, drawn = values_of(diva, diva.elbo(beta=2.0), x, None)
     jensen = terms["-log q(y_m)"] + terms["log p(y)"] + terms["log p(z_c)"]
@@ -262,9 +262,9 @@ def test_raising_the_true_labels_probability_lowers_the_loss(model):
 
 def test_what_cannot_be_summed_is_refused():
     vae, _ = make(M2, Binary(L))
-    with pytest.raises(ValueError, match="labels: got 'sum', which is 2\\^L terms here; accepted are"):
-        vae.elbo(labels="sum")
-    for option, value in (("labels", "all"), ("beta", -1.0), ("temperature", 0.0)):
+    with pytest.raises(ValueError, match="missing_labels: got 'enumerate', which is 2\\^L terms here; expected"):
+        vae.elbo(missing_labels="enumerate")
+    for option, value in (("missing_labels", "all"), ("beta", -1.0), ("temperature", 0.0)):
         with pytest.raises(ValueError, match=f"{option}: got "):
             TraceLabels_ELBO(**{option: value})
 

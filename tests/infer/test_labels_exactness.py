@@ -40,8 +40,8 @@ class Toy(nn.Module):
             pyro.sample("z", dist.MultivariateNormal(mean, precision_matrix=precision))
 
 
-@pytest.mark.parametrize("labels", ["sum", "score"])
-def test_with_the_exact_posterior_every_draw_is_the_log_evidence(labels):
+@pytest.mark.parametrize("missing_labels", ["enumerate", "reinforce"])
+def test_with_the_exact_posterior_every_draw_is_the_log_evidence(missing_labels):
     torch.manual_seed(0)
     toy, x = Toy(), torch.randn(6, 6)
     y = torch.tensor([0, MISSING, 2, MISSING, 1, MISSING])
@@ -51,11 +51,11 @@ def test_with_the_exact_posterior_every_draw_is_the_log_evidence(labels):
     )
     for draw in range(3):
         torch.manual_seed(draw)
-        terms = TraceLabels_ELBO(labels="sum").weighted_terms(toy.model, toy.guide, x, y)
+        terms = TraceLabels_ELBO(missing_labels="enumerate").weighted_terms(toy.model, toy.guide, x, y)
         assert_close(sum(terms.values()), expected)
-    if labels == "score":  # the label's KL is exact, its reward is a draw: the evidence in the mean
+    if missing_labels == "reinforce":  # the label's KL is exact, its reward is a draw: the evidence in the mean
         many, y_many = x.repeat_interleave(4000, 0), y.repeat_interleave(4000)
-        terms = TraceLabels_ELBO(labels="score").weighted_terms(toy.model, toy.guide, many, y_many)
+        terms = TraceLabels_ELBO(missing_labels="reinforce").weighted_terms(toy.model, toy.guide, many, y_many)
         total = sum(terms.values()).reshape(6, -1)
         error = 5 * total.std(1) / math.sqrt(total.shape[1])
         assert ((total.mean(1) - expected).abs() <= error + 1e-9).all() and error.max() > 1e-3

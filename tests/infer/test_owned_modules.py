@@ -63,7 +63,7 @@ def test_each_optimiser_sees_its_own_gradient_only():
 
 def train_factor(vae, term, path=None, epochs=4, **more):
     x, _, _ = data_rows()
-    how = {"epochs": 4, "batch_size": 8, "progress": False, "lr": 1e-3, "average": 0.9, **more}
+    how = {"epochs": 4, "batch_size": 8, "progress": False, "lr": 1e-3, "ema_decay": 0.9, **more}
     return fit(vae, x, None, elbo=vae.elbo() + 6.0 * term, checkpoint=path, **{**how, "epochs": epochs})
 
 
@@ -102,7 +102,7 @@ def test_the_critic_learns_and_its_learning_rate_is_its_own():
     moved = {}
     for lr in (1e-30, 1e-2):
         vae, term = make(VAE)[0], TotalCorrelation(hidden=(9,), lr=lr)
-        fit(vae, x, None, elbo=vae.elbo() + term, epochs=1, batch_size=8, progress=False, lr=1e-30, average=0.0)
+        fit(vae, x, None, elbo=vae.elbo() + term, epochs=1, batch_size=8, progress=False, lr=1e-30, ema_decay=0.0)
         before = make(VAE)[0]
         assert all(torch.allclose(a, b) for a, b in zip(vae.parameters(), before.parameters(), strict=True))
         moved[lr] = [p.clone() for p in term.critic.parameters()]
@@ -111,9 +111,9 @@ def test_the_critic_learns_and_its_learning_rate_is_its_own():
 
 def test_what_a_critic_cannot_do_is_said():
     vae, x = make(VAE)
-    with pytest.raises(InputError, match=r"TotalCorrelation: got \['w'\]; accepted are latents, z"):
+    with pytest.raises(InputError, match=r"TotalCorrelation: got \['w'\]; expected latents, z"):
         evaluate(vae.elbo() + TotalCorrelation("w"), vae, x, None)
-    with pytest.raises(InputError, match="got a batch of 1 rows and 3 dimensions of z; accepted are two"):
+    with pytest.raises(InputError, match="got a batch of 1 rows and 3 dimensions of z; expected two"):
         evaluate(vae.elbo() + TotalCorrelation(), vae, x[:1], None)
     with pytest.raises(InputError, match=r"two with modules of the name 'TC\(all\)'"):
         (vae.elbo() + TotalCorrelation() + TotalCorrelation()).modules()
@@ -166,7 +166,7 @@ def test_a_module_that_a_term_owns_has_its_own_gradient_only_whatever_its_author
     before, start = term.net.weight.detach().clone(), {k: v.clone() for k, v in vae.state_dict().items()}
     seen = {}
     vae.q_z.register_forward_hook(lambda module, args, out: seen.update(x=args[0], z=None) if module.training else None)
-    how = {"epochs": 1, "batch_size": 60, "progress": False, "average": 0.0, "corrupt": None, "lr": 1e-3}
+    how = {"epochs": 1, "batch_size": 60, "progress": False, "ema_decay": 0.0, "corrupt": None, "lr": 1e-3}
     fit(vae, x, None, elbo=vae.elbo() + 1000.0 * term, **how)
     assert (term.net.weight - before).abs().max() < 10, "of the order of its loss, and not of a thousand times the term"
     plain, fixed = make(VAE)[0], Owner()
@@ -234,8 +234,8 @@ def test_an_optimiser_of_something_else_is_refused():
     strange = [nn.Parameter(torch.zeros(2))]
     for make_it, message in (
         (lambda parameters, lr: torch.optim.Adam(strange), "returned one of other parameters"),
-        (torch.optim.LBFGS, "returned LBFGS; accepted .* needs no closure"),
-        (lambda parameters: None, "unexpected keyword argument 'lr'; accepted is a function of parameters"),
+        (torch.optim.LBFGS, "returned LBFGS; expected .* needs no closure"),
+        (lambda parameters: None, "unexpected keyword argument 'lr'; expected a function of parameters"),
     ):
         with pytest.raises(InputError, match=f"optimiser: .*{message}"):
             fit(make(VAE)[0], x, y, optimiser=make_it, progress=False)
@@ -245,4 +245,4 @@ def test_average_copies_parameters_and_nothing_else(tmp_path):
     x, y, _ = data_rows()
     vae = make(VAE)[0]
     with open(tmp_path / "log", "w") as vae.log:
-        fit(vae, x, y, epochs=1, progress=False, average=0.9)
+        fit(vae, x, y, epochs=1, progress=False, ema_decay=0.9)

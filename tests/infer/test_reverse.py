@@ -43,7 +43,7 @@ def log_relaxed(logit, logits, temperature):
 
 @pytest.mark.parametrize("kind", ["classes", "binary"])
 @pytest.mark.parametrize("observed", [("y",), ("y", "z")], ids=["eq-5", "eq-17"])
-@pytest.mark.parametrize("gradient", ["relaxed", "score", "mean", "hard"])
+@pytest.mark.parametrize("gradient", ["relaxed", "reinforce", "mean", "hard"])
 def test_equals_the_formula_by_hand(gradient, observed, kind):
     """Eqs. 5 and 17, values and every gradient; the score function's surrogate too."""
     vae, y, t = make(kind), Y[kind], 0.7
@@ -63,7 +63,7 @@ def test_equals_the_formula_by_hand(gradient, observed, kind):
     log_p_z = -D * math.log(HIGH - LOW)
     expected = log_q_x + log_q_y(vae, x, y) + log_q_z(vae, x, code, z) - log_p_x
     expected = expected - (0.0 if "z" in observed else log_p_z)
-    if gradient == "score":
+    if gradient == "reinforce":
         rest = (expected.sum() - expected) / (len(y) - 1)
         expected = expected + (expected - rest).detach() * (log_p_x - log_p_x.detach())
     ours = sum(terms.values())
@@ -134,7 +134,7 @@ def test_with_the_exact_posterior_every_draw_is_the_log_evidence(observed):
 
 
 @pytest.mark.parametrize("observed", [("y",), ("y", "z")], ids=["eq-5", "eq-17"])
-@pytest.mark.parametrize("gradient", ["hard", "score"])
+@pytest.mark.parametrize("gradient", ["hard", "reinforce"])
 def test_the_mean_is_the_bound_which_the_evidence_exceeds(observed, gradient):
     grid, copies = Grid(exact=False), 40_000
     bound, evidence = grid.expected(observed), grid.evidence(observed)
@@ -164,7 +164,7 @@ def test_the_score_functions_gradient_is_that_of_the_sum():
     grid = Grid(exact=False)
     exact = torch.autograd.grad(grid.expected(("y",)).sum(), [grid.p_x, grid.q_y])
     exact = torch.cat([g.flatten() for g in exact])
-    mean, error = gradients(grid, "score")
+    mean, error = gradients(grid, "reinforce")
     assert ((mean - exact).abs() <= 5 * error + 1e-12).all() and (exact.abs() > 10 * error).any()
 
 
@@ -265,7 +265,7 @@ def test_every_latents_score_counts():
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(exact, [coins.p, coins.q])])
     y, drawn = torch.arange(3).repeat(2000), []
     for _ in range(40):
-        terms = TraceReverse_ELBO(gradient="score").weighted_terms(coins.model, coins.guide, None, y)
+        terms = TraceReverse_ELBO(gradient="reinforce").weighted_terms(coins.model, coins.guide, None, y)
         assert {"reverse: score(a)", "reverse: score(b)"} <= set(terms)
         got = torch.autograd.grad(sum(terms.values()).sum() / 2000, [coins.p, coins.q])
         drawn.append(torch.cat([g.flatten() for g in got]))
@@ -277,26 +277,26 @@ def test_every_latents_score_counts():
 
 def test_what_does_not_fit_is_refused():
     vae, m2 = make(), M2(SHAPE, Classes(C), z=D)
-    with pytest.raises(ValueError, match=r"guide: failed in reverse .*accepted are guides with sites for all"):
+    with pytest.raises(ValueError, match=r"guide: failed in reverse .*expected guides with sites for all"):
         TraceReverse_ELBO().weighted_terms(m2.model, m2.guide, None, Y["classes"])
     for y in (None, Y["classes"].where(Y["classes"] != 1, -1)):
-        with pytest.raises(ValueError, match="y: got missing labels of given data 'x'; accepted in reverse are known"):
+        with pytest.raises(ValueError, match="y: got missing labels of given data 'x'; expected in reverse are known"):
             TraceReverse_ELBO().weighted_terms(vae.model, vae.guide, torch.rand(6, *SHAPE), y)
-    with pytest.raises(ValueError, match="observed: got 'z', and values of the label 'y'; accepted are no values"):
+    with pytest.raises(ValueError, match="observed: got 'z', and values of the label 'y'; expected no values"):
         TraceReverse_ELBO(observed=("z",)).weighted_terms(vae.model, vae.guide, None, Y["classes"])
     for gradient in ("relaxed", "mean"):
         binary = make("binary")
-        with pytest.raises(ValueError, match=f"gradient: got '{gradient}'; accepted for 'y', a label that is latent"):
+        with pytest.raises(ValueError, match=f"gradient: got '{gradient}'; expected for 'y', a label that is latent"):
             binary.elbo(observed=("z",), gradient=gradient).parts()[1].what.weighted_terms(binary.model, binary.guide)
     with pytest.raises(ValueError, match="site 'x' is in the model only: with roles exchanged"):
         TraceReverse_ELBO().weighted_terms(
             m2.model, lambda x=None, y=None: m2.guide(torch.rand(6, *SHAPE), y), None, Y["classes"]
         )
-    with pytest.raises(ValueError, match=r"observed: got \['w'\]; accepted are 'y', 'z', 'x'"):
+    with pytest.raises(ValueError, match=r"observed: got \['w'\]; expected 'y', 'z', 'x'"):
         TraceReverse_ELBO(observed=("y", "w")).weighted_terms(vae.model, vae.guide, None, Y["classes"])
     grid = Grid(exact=True)
     for gradient in ("relaxed", "mean"):
-        with pytest.raises(ValueError, match=f"gradient: got '{gradient}'; accepted for 'z', which is not binary"):
+        with pytest.raises(ValueError, match=f"gradient: got '{gradient}'; expected for 'z', which is not binary"):
             TraceReverse_ELBO(gradient=gradient).weighted_terms(grid.model, grid.guide, None, torch.arange(4))
     for option, value in (("gradient", "soft"), ("temperature", 0.0)):
         with pytest.raises(ValueError, match=f"{option}: got "):

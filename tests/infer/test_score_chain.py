@@ -64,7 +64,7 @@ def test_gradients_are_those_of_the_sum_over_both_labels(y1, y2, alpha, beta):
     parameters = [chain.q1, chain.q2, chain.child, chain.m, chain.loc]
     exact = chain.bound(x, y1, y2, alpha, beta)
     expected = torch.autograd.grad(exact, parameters)
-    elbo, rows, repeats = TraceLabels_ELBO(labels="score", beta=beta) + alpha * ClassifierTerm(), 2000, 25
+    elbo, rows, repeats = TraceLabels_ELBO(missing_labels="reinforce", beta=beta) + alpha * ClassifierTerm(), 2000, 25
     labels = torch.full((rows,), y1), torch.full((rows,), y2)
     found, values = [], []
     for _ in range(repeats):

@@ -123,10 +123,10 @@ def test_terms_are_taken_out_and_weighted_by_name():
     double = evaluate(elbo.weighted({"log p(x|anything)": 2.0}).weighted({"log p(x)": 3.0}), vae, x, Y)
     assert {v.name: v.weight for v in double.values}["log p(x)"] == 6
     for other in (elbo.without("log p(w)"), elbo.weighted({"log q(z)": 2.0})):
-        with pytest.raises(InputError, match=r"terms: got the name .*; accepted are 'log p\(x\)', 'log p\(z\)'"):
+        with pytest.raises(InputError, match=r"terms: got the name .*; expected 'log p\(x\)', 'log p\(z\)'"):
             evaluate(other, vae, x, Y)
     for weight in (math.nan, "a", True):
-        with pytest.raises(InputError, match="accepted is a finite number"):
+        with pytest.raises(InputError, match="expected a finite number"):
             elbo.weighted({"log p(x)": weight})
     removed = evaluate(elbo.without("log p(x)"), vae, x, Y)
     assert_close(-removed.total(), -sum(removed.contributions().values()).sum())
@@ -188,22 +188,25 @@ def test_two_parts_of_a_step_that_share_a_name_add_up():
 
         return Run(None, None, Roles((), (), ()), {}, step_ref=ref(step), in_reverse=True)
 
-    Alone.scores_labels_alone = True
+    Alone.scores_unpaired_labels = True
     x, y, _ = data_rows()
     vae = make(VAE, z=2)[0]
     elbo = vae.elbo() + Alone()
-    how = {"epochs": 1, "batch_size": 4, "labelled_batch_size": 5, "progress": False, "lr": 1e-30, "average": 0.0}
-    with_alone = fit(vae, x, y, elbo=elbo, labels_alone=torch.arange(5).repeat(6), **how)[0]
+    how = {"epochs": 1, "batch_size": 4, "labelled_batch_size": 5, "progress": False, "lr": 1e-30, "ema_decay": 0.0}
+    with_alone = fit(vae, x, y, elbo=elbo, unpaired_labels=torch.arange(5).repeat(6), **how)[0]
     without = fit(vae, x, y, elbo=vae.elbo(), **how)[0]
     assert with_alone["term/log p(x|z)"] == pytest.approx(without["term/log p(x|z)"] - 7.0 * 30 / 60)
     assert with_alone["objective"] == pytest.approx(without["objective"] - 7.0 * 30 / 60)
 
 
-@pytest.mark.parametrize("labels", ["sum", "score"])
-def test_hidden_labels_are_missing_labels(labels):
+@pytest.mark.parametrize("missing_labels", ["enumerate", "reinforce"])
+def test_hidden_labels_are_missing_labels(missing_labels):
     """Values and every gradient, the score function's too."""
     vae, x = make()
-    elbo, own = vae.elbo(labels=labels, classifier_weight=0.0), vae.elbo(labels=labels, classifier_weight=0.0)
+    elbo, own = (
+        vae.elbo(missing_labels=missing_labels, classifier_weight=0.0),
+        vae.elbo(missing_labels=missing_labels, classifier_weight=0.0),
+    )
     both = evaluate(0.0 * elbo + 0.7 * Hidden(own.bound, "y"), vae, x, Y)
     names = {v.name.removeprefix("without y: ") for v in both.values if v.name.startswith("without y: ")}
     with LocalParameters():
@@ -218,10 +221,10 @@ def test_hidden_labels_are_missing_labels(labels):
     assert_close(both.total(), 0.7 * alone.total())
     assert_close(ours, theirs)
     assert not any(v.in_elbo for v in both.values if v.name.startswith("without"))
-    for wrong, message in (((vae.elbo(), "y"), "accepted are a bound"), ((own.bound,), "names of one label or more")):
+    for wrong, message in (((vae.elbo(), "y"), "expected a bound"), ((own.bound,), "names of one label or more")):
         with pytest.raises(InputError, match=message):
             Hidden(*wrong)
-    with pytest.raises(InputError, match=r"Hidden: got \['w'\]; accepted are x, y"):
+    with pytest.raises(InputError, match=r"Hidden: got \['w'\]; expected x, y"):
         evaluate(own + Hidden(own.bound, "w"), vae, x, Y)
 
 
@@ -253,7 +256,7 @@ def test_a_bound_of_ones_own_is_a_class_with_one_method():
 
 def test_the_elbo_is_the_bound_whatever_is_taken_out():
     x, y, _ = data_rows()
-    how = {"epochs": 1, "batch_size": 8, "progress": False, "lr": 1e-30, "average": 0.0}
+    how = {"epochs": 1, "batch_size": 8, "progress": False, "lr": 1e-30, "ema_decay": 0.0}
 
     def said(change):
         vae = make()[0]
@@ -314,7 +317,7 @@ def test_names_are_told_apart_but_for_what_a_density_depends_on():
 
 def test_a_second_bound_with_the_same_names_gets_others():
     vae, x = make()
-    found = evaluate(vae.elbo() + 0.1 * TraceLabels_ELBO(labels="relaxed"), vae, x, Y)
+    found = evaluate(vae.elbo() + 0.1 * TraceLabels_ELBO(missing_labels="gumbel"), vae, x, Y)
     weights = {v.name: (v.weight, v.in_elbo) for v in found.values}
     assert weights["bound 2: log p(x)"] == (0.1, False) and weights["log p(x)"] == (1, True)
 

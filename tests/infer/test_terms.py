@@ -84,13 +84,13 @@ def test_consistency_by_hand(model):
 def test_the_classifiers_term_of_single_labels():
     vae, x = make()
     for term, message in (
-        (ClassifierTerm("w"), r"ClassifierTerm: got \['w'\]; accepted are labels: y"),
+        (ClassifierTerm("w"), r"ClassifierTerm: got \['w'\]; expected labels: y"),
         (NearestLabelTerm(), "NearestLabelTerm: no latent of the model depends on 'y'"),
     ):
         with pytest.raises(InputError, match=message):
             evaluate(vae.elbo() + term, vae, x, Y)
     plain, x = make(VAE)
-    with pytest.raises(InputError, match="accepted are labels: those of the guide, which has none"):
+    with pytest.raises(InputError, match="expected labels: those of the guide, which has none"):
         evaluate(plain.elbo() + ClassifierTerm("y"), plain, x, Y)
     none = evaluate(vae.elbo(), vae, x, torch.full_like(Y, MISSING)).contributions()
     assert not none["log q(y_o)"].any()
@@ -112,7 +112,7 @@ def test_terms_are_usable_with_any_model(name):
         added = added + TotalCorrelation(hidden=(4,))
     if not isinstance(vae, M3):
         added = added + BalanceTerm()
-    history = fit(vae, x, y, elbo=added, epochs=1, batch_size=4, progress=False, average=0.0)
+    history = fit(vae, x, y, elbo=added, epochs=1, batch_size=4, progress=False, ema_decay=0.0)
     assert all(math.isfinite(value) for value in history[0].values())
     record = {key.removeprefix("term/"): value for key, value in history[0].items() if key.startswith("term/")}
     assert record["-H(q(y_m))"] < 0 and (record["-KL(r(y_m) || q(y_m))"] < 0) != isinstance(vae, M2), (
@@ -156,5 +156,5 @@ def test_a_latent_below_a_missing_label_has_a_mean_and_no_one_sample():
     both = (found.contributions()["given"], by_hand)
     ours, theirs = (torch.autograd.grad(v.sum(), parameters, retain_graph=True) for v in both)
     assert_close(ours, theirs)
-    with pytest.raises(InputError, match="latent: got 'w'; accepted are z"):
+    with pytest.raises(InputError, match="latent: got 'w'; expected z"):
         keeps.run.value("w")

@@ -127,7 +127,7 @@ Y = torch.tensor([0, 1, 2, 0, 1, 2])
         (lambda: metrics.variance_share(X, Y, X, Y, C, components=0), "components: got 0"),
         (lambda: metrics.variance_share(X[:0], Y[:0], X, Y, C), r"x, generations: got shapes \(0, 1, 4, 4\) and"),
         (lambda: metrics.variance_share(X[..., :0], Y, X, Y, C), r"x: got shape \(6, 1, 4, 0\)"),
-        (lambda: metrics.precision_recall(X, X), r"real: got shape \(6, 1, 4, 4\); accepted are 2 dimensions"),
+        (lambda: metrics.precision_recall(X, X), r"real: got shape \(6, 1, 4, 4\); expected 2 dimensions"),
         (lambda: metrics.precision_recall(X.flatten(1), X.flatten(1)[:, 1:]), r"\(6, 16\) and \(6, 15\)"),
         (lambda: metrics.precision_recall(X.flatten(1), X.flatten(1), neighbours=0), "neighbours: got 0"),
         (lambda: metrics.class_precision_recall(X.flatten(1), Y, X.flatten(1), Y, 2), r"y of real: got \[2, 2\]"),

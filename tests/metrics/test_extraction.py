@@ -34,7 +34,7 @@ def test_greedy_and_optimal_assignments():
     other[2, 3] = 1e-9
     assert assign(other, 2, "greedy") == [0, 1, 4, 2, 3] and assign(other, 2, "optimal") == [0, 1, 2, 3, 4]
     assert assign(torch.zeros(5, 5), 2, "optimal")[:2] == [0, 1]
-    with pytest.raises(ValueError, match="how: got 'best'; accepted are"):
+    with pytest.raises(ValueError, match="how: got 'best'; expected"):
         assign(SCORES, 2, "best")
 
 
@@ -78,11 +78,11 @@ def test_assignments_are_permutations_that_keep_every_unique_arg_max(seed):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: assign(SCORES[:, :4], 2), r"scores: got shape \(5, 4\); accepted is \(C, C\)"),
+        (lambda: assign(SCORES[:, :4], 2), r"scores: got shape \(5, 4\); expected \(C, C\)"),
         (lambda: assign(SCORES[0], 2), r"scores: got shape \(5,\)"),
         (lambda: assign(SCORES - 0.1, 2), "scores: got .* from -0.1"),
         (lambda: assign(SCORES * math.nan, 2), "scores: got NaN"),
-        (lambda: assign(SCORES, 6), "num_known: got 6; accepted are 0 to 5"),
+        (lambda: assign(SCORES, 6), "num_known: got 6; expected 0 to 5"),
         (lambda: assign(SCORES, -1), "num_known: got -1"),
         (lambda: distinct_classes(SCORES[0]), r"scores: got shape \(5,\)"),
         (lambda: extraction(torch.zeros(2, 5), torch.tensor([2, 3]), SCORES, 2), r"log_probs.exp\(\): got sums from 5"),
@@ -152,8 +152,8 @@ def test_the_logistic_regression_is_sklearns_and_cached(tmp_path, present):
     x = torch.randint(0, 100, (len(y), 1, 4, 7), dtype=torch.uint8)
     x[torch.arange(len(y)), 0, y, y] += 50
     data = ImageData("made", ("a", "b", "c"), x, y, x, y)
-    judge, accuracy = logistic_regression(data, cache=tmp_path)
-    probs = judge(x)
+    evaluator, accuracy = logistic_regression(data, cache=tmp_path)
+    probs = evaluator(x)
     pixels = x.flatten(1).numpy() / 255
     reference = LogisticRegression(max_iter=200).fit(pixels, y.numpy())
     assert_close(probs[:, list(present)].double(), torch.tensor(reference.predict_proba(pixels)), atol=1e-4, rtol=0)
@@ -171,11 +171,11 @@ def test_the_logistic_regression_leaves_missing_labels_out(tmp_path):
     x[torch.arange(len(y)), 0, y, y] += 50
     known = y >= 0
     some, all_known = (ImageData("made", ("a", "b", "c"), x[r], y[r], x[r], y[r]) for r in (slice(None), known))
-    (judge, accuracy), (other, same) = (logistic_regression(data, cache=tmp_path) for data in (some, all_known))
-    assert_close(judge(x), other(x))
+    (evaluator, accuracy), (other, same) = (logistic_regression(data, cache=tmp_path) for data in (some, all_known))
+    assert_close(evaluator(x), other(x))
     assert accuracy == same > 0.9
     for wrong in (torch.zeros(80).long(), torch.full((80,), -1), (y[:, None] == torch.arange(3)).float()):
-        with pytest.raises(InputError, match=r"known; accepted are 1 or more|accepted are two or more known classes"):
+        with pytest.raises(InputError, match=r"known; expected 1 or more|expected two or more known classes"):
             logistic_regression(ImageData("made", ("a", "b", "c"), x, wrong, x, wrong), cache=tmp_path)
 
 

@@ -26,10 +26,10 @@ def test_a_judge_learns_from_the_training_rows_and_is_measured_on_the_test_rows(
     labels = torch.eye(3)[y] if binary else y
     wrong = 1 - labels[:90] if binary else (y[:90] + 1) % 3
     data = ImageData("made", ("a", "b", "c"), x, labels, x[:90], wrong)
-    judge, accuracy = evaluators.independent_classifier(data, steps=40, cache=tmp_path, progress=False)
+    evaluator, accuracy = evaluators.independent_classifier(data, steps=40, cache=tmp_path, progress=False)
     assert accuracy == 0
-    assert_close(judge.embed(x), judge.embed(x / 255))
-    probs = judge.classify(x)
+    assert_close(evaluator.embed(x), evaluator.embed(x / 255))
+    probs = evaluator.classify(x)
     assert (metrics.label_accuracy(probs, labels) == 1).all() if binary else metrics.accuracy(probs, y) == 1
     if not binary:
         regression, accuracy = evaluators.logistic_regression(data, cache=tmp_path)

@@ -149,8 +149,8 @@ def test_the_judge_learns_from_the_known_rows_and_is_tested_on_them(binary, tmp_
         one = half.y_test.clone()
         one[:, 1] = NAN
         options = {"steps": 60, "cache": tmp_path, "progress": False}
-        judge, accuracy = evaluators.independent_classifier(dataclasses.replace(half, y_test=one), **options)
-        assert accuracy == metrics.label_accuracy(judge.classify(half.x_test), half.y_test)[0]
+        evaluator, accuracy = evaluators.independent_classifier(dataclasses.replace(half, y_test=one), **options)
+        assert accuracy == metrics.label_accuracy(evaluator.classify(half.x_test), half.y_test)[0]
     untested = dataclasses.replace(half, y_test=torch.full_like(half.y_test, NAN if binary else -1))
     assert math.isnan(evaluators.independent_classifier(untested, steps=1, cache=tmp_path, progress=False)[1])
 
@@ -183,7 +183,7 @@ Y4 = torch.tensor([0, 1, 2, 0])
         (lambda: metrics.calibration_error(P / 2, Y4), "probs: got sums from 0.5"),
         (lambda: metrics.calibration_error(P.log(), Y4), "probs: got torch.float32 from -2.3"),
         (lambda: metrics.calibration_error(P, Y4[:, None]), r"\(4, 3\) and \(4, 1\)"),
-        (lambda: metrics.calibration_error(P[None], Y4), r"\(1, 4, 3\) and \(4,\); accepted are \(N, C\)"),
+        (lambda: metrics.calibration_error(P[None], Y4), r"\(1, 4, 3\) and \(4,\); expected \(N, C\)"),
         (lambda: metrics.calibration_error((P > 0.5).long(), Y4), "probs: got torch.int64"),
         (lambda: metrics.generation_accuracy(lambda y: P[:3], itself, Y4), r"\(3, 3\) and \(4,\)"),
         (lambda: metrics.log_prob_of_labels(P * NAN, Y4), "logits: got NaN or infinity"),
@@ -201,7 +201,7 @@ Y4 = torch.tensor([0, 1, 2, 0])
         (lambda: metrics.intervention_matrix(itself, itself, itself, ON, BINARY[:2]), r"\(4, 2\) and \(2, 2\)"),
         (lambda: metrics.intervention_matrix(itself, itself, lambda x: x[:, :1], ON, BINARY), r"\(4, 1\) and \(4, 2\)"),
         (lambda: metrics.intervention_matrix(itself, itself, lambda x: x / 0, ON, BINARY), "logits: got NaN or inf"),
-        (lambda: metrics.selectivity(ON), r"matrix: got shape \(4, 2\); accepted is \(L, L\)"),
+        (lambda: metrics.selectivity(ON), r"matrix: got shape \(4, 2\); expected \(L, L\)"),
         (lambda: metrics.condition_number(ON[0]), r"matrix: got shape \(2,\)"),
         (lambda: metrics.characteristic_capture(ON, ON, ON, min_rows=1), "min_rows: got 1"),
         (lambda: metrics.characteristic_capture(ON, ON, ON * 2), r"strengths: got \[1.79"),
@@ -216,18 +216,18 @@ Y4 = torch.tensor([0, 1, 2, 0])
         (lambda: metrics.image_mutual_information(P[:0], itself, GP), "images: got none"),
         (
             lambda: metrics.image_mutual_information(P, itself, GP),
-            r"features: got shape \(4, 3\); accepted is \(B, 4\)",
+            r"features: got shape \(4, 3\); expected \(B, 4\)",
         ),
         (lambda: GP.sample_probs(torch.eye(4), 0), "num_samples: got 0"),
         (lambda: metrics.LastLayerGP(P, Y4[:3], 3), r"features, y: got shapes \(4, 3\) and \(3,\)"),
         (lambda: metrics.LastLayerGP(P, Y4[:, None], 3), r"y: got shape \(4, 1\)"),
-        (lambda: metrics.LastLayerGP(P, UNKNOWN, 3), "y: got 4 labels, 0 rows of them known; accepted are 2 or more"),
+        (lambda: metrics.LastLayerGP(P, UNKNOWN, 3), "y: got 4 labels, 0 rows of them known; expected 2 or more"),
         (lambda: metrics.LastLayerGP(P, Y4, None), r"y: got torch.int64 of shape \(4,\)"),
         (lambda: evaluators.ImageClassifier((1, 3, 8), 3), r"x_shape: got \(1, 3, 8\)"),
         (lambda: evaluators.ImageClassifier((1, 8, 8), 0), "num_labels: got 0"),
         (
             lambda: CLASSIFIER.classify(torch.rand(2, 1, 8, 9)),
-            r"x: got shape \(2, 1, 8, 9\); accepted is \(B, 1, 8, 8\)",
+            r"x: got shape \(2, 1, 8, 9\); expected \(B, 1, 8, 8\)",
         ),
         (lambda: CLASSIFIER.embed(torch.rand(1, 8, 8)), r"x: got shape \(1, 8, 8\)"),
         (lambda: evaluators.independent_classifier(SET), "data.y: got 4 labels, 0 rows of them known"),

@@ -241,22 +241,22 @@ def test_swaps_and_interventions_of_a_class_label():
 
 
 @pytest.mark.parametrize("binary", [False, True])
-def test_the_posterior_of_a_judge_is_fitted_once_and_is_that_judges(binary, tmp_path, capsys):
+def test_the_posterior_of_an_evaluator_is_fitted_once_and_is_its_own(binary, tmp_path, capsys):
     torch.set_default_dtype(torch.float32)
     x, y = torch.randint(0, 256, (300, 1, 8, 8), dtype=torch.uint8), torch.arange(300) % 3
     y = torch.stack([y == 0, y == 1, y == 2], 1).float() if binary else y
     sets = data.ImageData("made", ("a", "b", "c"), x, y, x[:50], y[:50])
-    judges = [evaluators.ImageClassifier((1, 8, 8), 3, binary=binary).eval() for _ in range(2)]
+    two = [evaluators.ImageClassifier((1, 8, 8), 3, binary=binary).eval() for _ in range(2)]
 
-    def posterior(judge):
-        return evaluators.independent_posterior(sets, judge, num_rows=200, steps=4, cache=tmp_path)
+    def posterior(evaluator):
+        return evaluators.independent_posterior(sets, evaluator, num_rows=200, steps=4, cache=tmp_path)
 
-    first, again, other = posterior(judges[0]), posterior(judges[0]), posterior(judges[1])
-    features = judges[0].embed(x[:7])
+    first, again, other = posterior(two[0]), posterior(two[0]), posterior(two[1])
+    features = two[0].embed(x[:7])
     assert torch.equal(first.sample_probs(features), again.sample_probs(features))
     assert not torch.equal(first.sample_probs(features), other.sample_probs(features))
     assert len(list(tmp_path.glob("posterior-made-*.pt"))) == 2
     rows = torch.randperm(300, generator=torch.Generator().manual_seed(0))[:200]
-    direct = metrics.LastLayerGP(judges[0].embed(x[rows]), y[rows], None if binary else 3, steps=4)
+    direct = metrics.LastLayerGP(two[0].embed(x[rows]), y[rows], None if binary else 3, steps=4)
     assert torch.equal(first.sample_probs(features), direct.sample_probs(features))
     assert capsys.readouterr().err.count("sparse GP") == 3

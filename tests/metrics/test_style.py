@@ -163,10 +163,10 @@ Y = torch.tensor([0, 1, 2, 0, 1, 2])
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: metrics.image_statistics(X[0]), r"x: got shape \(1, 4, 4\); accepted are 4 dimensions"),
+        (lambda: metrics.image_statistics(X[0]), r"x: got shape \(1, 4, 4\); expected 4 dimensions"),
         (lambda: metrics.image_statistics(X * math.inf), "x: got NaN or infinity"),
         (lambda: metrics.kept({"a": Y}, {"b": Y}, Y, Y), r"before, after: got \['a'\] and \['b'\]"),
-        (lambda: metrics.kept({"a": Y}, {"a": Y[:1]}, Y, Y), r"a: got shape \(1,\); accepted is \(6,\)"),
+        (lambda: metrics.kept({"a": Y}, {"a": Y[:1]}, Y, Y), r"a: got shape \(1,\); expected \(6,\)"),
         (lambda: metrics.kept({"a": Y}, {"a": Y}, Y, Y[:, None]), r"y_new: got torch.int64 of shape \(6, 1\)"),
         (lambda: metrics.kept({"a": Y}, {"a": Y}, Y.double(), Y), "y: got torch.float64"),
         (lambda: metrics.rest_explained(X[:, 0, 0], {"a": Y}, Y, Y, Y + 4), r"rest, rows: got shapes \(6, 4\) and"),

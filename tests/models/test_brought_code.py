@@ -107,14 +107,14 @@ class OneHot(nn.Module):
             pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
 
 
-@pytest.mark.parametrize("labels", ["sum", "score"])
-def test_one_hot_labels_are_class_labels(labels):
+@pytest.mark.parametrize("missing_labels", ["enumerate", "reinforce"])
+def test_one_hot_labels_are_class_labels(missing_labels):
     found, noise = [], torch.randn(len(X), D)
     for one_hot in (False, True):
         torch.manual_seed(0)
         pair = OneHot(one_hot)
         y = torch.eye(C)[Y.clamp(min=0)].where((Y >= 0)[:, None], torch.nan) if one_hot else Y
-        elbo = TraceLabels_ELBO(labels=labels, beta=1.5) + 3.0 * ClassifierTerm()
+        elbo = TraceLabels_ELBO(missing_labels=missing_labels, beta=1.5) + 3.0 * ClassifierTerm()
         torch.manual_seed(1)
         terms = elbo.weighted_terms(pair.model, SameNoise(noise)(pair.guide), X, y)
         found.append([*terms.values(), *torch.autograd.grad(sum(terms.values()).sum(), [*pair.parameters()])])

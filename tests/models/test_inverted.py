@@ -69,8 +69,8 @@ def test_the_forward_bound_by_hand(beta):
         assert_close(a, b)
 
 
-@pytest.mark.parametrize("labels", ["sum", "relaxed"])
-def test_the_bound_of_draws_that_round_to_an_end_of_the_box_is_exact(labels):
+@pytest.mark.parametrize("missing_labels", ["enumerate", "gumbel"])
+def test_the_bound_of_draws_that_round_to_an_end_of_the_box_is_exact(missing_labels):
     """In single precision, where z far out rounds: -log q(z) is still that of the Gaussian's draw, far below 0."""
     vae = make().float()
     last = vae.q_z.net.layers[-1]
@@ -79,7 +79,7 @@ def test_the_bound_of_draws_that_round_to_an_end_of_the_box_is_exact(labels):
         last.bias.copy_(torch.tensor([17.0, -17.0, -2.5, -2.5]))
     x, y = torch.rand(400, *SHAPE, dtype=torch.float32), torch.tensor([2, MISSING] * 200)
     with LocalParameters(), EveryZ() as drawn:
-        terms = vae.elbo(labels=labels).evaluate(Step(vae.model, vae.guide, (x, y))).contributions()
+        terms = vae.elbo(missing_labels=missing_labels).evaluate(Step(vae.model, vae.guide, (x, y))).contributions()
     assert (drawn.values[0].abs() > 1.5 - 1e-6).all()
     scale = torch.nn.functional.softplus(torch.tensor(-2.5)) + 1e-3
     entropy = 2 * (0.5 * math.log(2 * math.pi * math.e) + scale.log() + math.log(3.0) - 17.0)
@@ -178,7 +178,7 @@ def test_raising_q_of_the_true_label_raises_both_bounds():
         assert gradient[3] < 0 and (gradient[[0, 1, 2, 4]] > 0).all()
 
 
-@pytest.mark.parametrize("gradient", ["relaxed", "score", "mean", "hard"])
+@pytest.mark.parametrize("gradient", ["relaxed", "reinforce", "mean", "hard"])
 def test_a_step_in_reverse_traces_to_one_graph(gradient):
     vae = make()
     module = vae.elbo(gradient=gradient)(vae.model, vae.guide)
@@ -195,16 +195,16 @@ def test_a_step_in_reverse_traces_to_one_graph(gradient):
     assert_close(got[0], expected[0])
 
 
-def test_fit_with_labels_alone_resumes_bit_identically(tmp_path):
+def test_fit_with_unpaired_labels_resumes_bit_identically(tmp_path):
     x, y = torch.rand(20, *SHAPE), torch.tensor([0, 1, 2, MISSING, MISSING] * 4)
     alone = torch.arange(C).repeat(3)
     elbo = {"classifier_weight": 2.0}
     whole, parts, without = make(), make(), make()
-    history = fit(whole, x, y, elbo=whole.elbo(**elbo), labels_alone=alone, **options())
+    history = fit(whole, x, y, elbo=whole.elbo(**elbo), unpaired_labels=alone, **options())
     path = tmp_path / "c.pt"
     for epochs in (2, 4):
         given = options(epochs=epochs, checkpoint=path, resume=True)
-        fit(parts, x, y, elbo=parts.elbo(**elbo), labels_alone=alone, **given)
+        fit(parts, x, y, elbo=parts.elbo(**elbo), unpaired_labels=alone, **given)
     pairs = zip(whole.state_dict().values(), parts.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert "term/reverse: log q(y|x)" in history[-1] and "term/log p(x|y,z)" in history[-1]
@@ -214,13 +214,13 @@ def test_fit_with_labels_alone_resumes_bit_identically(tmp_path):
     assert "term/reverse: log q(y|x)" not in fit(without, x, y, elbo=without.elbo(**elbo), **options())[-1]
     other = make()
     with pytest.raises(ValueError, match="labels alone"):
-        fit(other, x, y, elbo=other.elbo(**elbo), labels_alone=alone[1:], **options(checkpoint=path, resume=True))
+        fit(other, x, y, elbo=other.elbo(**elbo), unpaired_labels=alone[1:], **options(checkpoint=path, resume=True))
     with pytest.raises(ValueError, match=r"other objective: .*ClassifierTerm 2\.0, now .*ClassifierTerm 3\.0"):
         again = other.elbo(classifier_weight=3.0)  # an option of one of the bounds that it is made of
-        fit(other, x, y, elbo=again, labels_alone=alone, **options(checkpoint=path, resume=True))
+        fit(other, x, y, elbo=again, unpaired_labels=alone, **options(checkpoint=path, resume=True))
 
 
-@pytest.mark.parametrize("gradient", ["relaxed", "score", "mean", "hard"])
+@pytest.mark.parametrize("gradient", ["relaxed", "reinforce", "mean", "hard"])
 def test_the_reverse_weight_multiplies_every_gradient(gradient):
     """The score function's too, whose value is 0."""
     vae, found = make(), []
@@ -232,30 +232,30 @@ def test_the_reverse_weight_multiplies_every_gradient(gradient):
     assert any(g.any() for g in found[0])
 
 
-def test_rows_without_an_image_are_labels_alone():
+def test_rows_without_an_image_are_unpaired_labels():
     """In any order, and beside those that are given apart."""
     x, y, alone = torch.rand(20, *SHAPE), torch.tensor([0, 1, 2, MISSING, MISSING] * 4), torch.arange(C).repeat(3)
     apart, together = make(), make()
-    fit(apart, x, y, elbo=apart.elbo(), labels_alone=alone, **options())
+    fit(apart, x, y, elbo=apart.elbo(), unpaired_labels=alone, **options())
     images = torch.cat([torch.full((8, *SHAPE), torch.nan), x, torch.full((4, *SHAPE), torch.nan)])
     labels = torch.cat([alone[:8], y, alone[8:12]])
-    fit(together, images, labels, elbo=together.elbo(), labels_alone=alone[12:], **options())
+    fit(together, images, labels, elbo=together.elbo(), unpaired_labels=alone[12:], **options())
     assert all(torch.equal(a, b) for a, b in zip(apart.parameters(), together.parameters(), strict=True))
     m2 = M2(SHAPE, together.labels, z=D)
     with pytest.raises(ValueError, match=r"x: got NaN in rows \[0, 1.*or with an objective that scores labels without"):
         fit(m2, images, labels, **options())
-    with pytest.raises(ValueError, match="labels_alone: got missing labels"):
+    with pytest.raises(ValueError, match="unpaired_labels: got missing labels"):
         fit(together, images, labels.index_fill(0, torch.tensor(0), MISSING), elbo=together.elbo(), **options())
     with pytest.raises(ValueError, match="x: got NaN in all rows"):
         fit(together, images[:8], labels[:8], elbo=together.elbo(), **options())
 
 
-def test_labels_alone_count_for_their_number():
+def test_unpaired_labels_count_for_their_number():
     """A step's loss is minus the rows' total and N_a / (B_a N) times that of the labels alone."""
     from pyro_semivae.data.batches import Batches
 
     x, y, alone = torch.rand(20, *SHAPE), torch.tensor([0, 1, 2, MISSING, MISSING] * 4), torch.arange(C).repeat(3)
-    batches = Batches(x, y, batch_size=4, labelled_batch_size=3, labels_alone=alone)
+    batches = Batches(x, y, batch_size=4, labelled_batch_size=3, unpaired_labels=alone)
     seen = [batch.alone for batch in batches.epoch(0)]
     assert all(part.x is None and part.y.shape == (4,) for part in seen)
     assert_close(seen[0].scale, torch.full((4,), 15 / 4 / 20))
@@ -271,12 +271,12 @@ def test_labels_alone_count_for_their_number():
 def test_what_does_not_fit_is_refused():
     vae, x = make(), torch.rand(6, *SHAPE)
     m2 = M2(SHAPE, vae.labels, z=D)
-    with pytest.raises(ValueError, match="labels_alone: got 5 labels; Sum accepts none alone"):
-        fit(m2, x, OBSERVED, labels_alone=torch.arange(5))
-    with pytest.raises(ValueError, match="labels_alone: got missing labels"):
-        fit(vae, x, OBSERVED, labels_alone=OBSERVED)
-    with pytest.raises(ValueError, match="labels_alone: got "):
-        fit(vae, x, OBSERVED, labels_alone=torch.tensor([9]))
+    with pytest.raises(ValueError, match="unpaired_labels: got 5 labels; Sum accepts none alone"):
+        fit(m2, x, OBSERVED, unpaired_labels=torch.arange(5))
+    with pytest.raises(ValueError, match="unpaired_labels: got missing labels"):
+        fit(vae, x, OBSERVED, unpaired_labels=OBSERVED)
+    with pytest.raises(ValueError, match="unpaired_labels: got "):
+        fit(vae, x, OBSERVED, unpaired_labels=torch.tensor([9]))
     for option in ("image_weight", "reverse_weight"):
         with pytest.raises(ValueError, match=f"{option}: got -1"):
             TraceInverted_ELBO(**{option: -1.0})

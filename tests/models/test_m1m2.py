@@ -41,7 +41,7 @@ def test_m1_is_copied_and_held_fixed(m1, vae):
             parameter.add_(1.0)
     assert all(torch.equal(vae.state_dict()[name], value) for name, value in before.items())
     assert len([p for p in m1.parameters() if p.requires_grad]) == 8, "M1 keeps its own"
-    with pytest.raises(ValueError, match="m1: got M2; accepted is a trained M1"):
+    with pytest.raises(ValueError, match="m1: got M2; expected a trained M1"):
         M1M2(M2(SHAPE, Classes(C), networks=MLPs((11,))))
 
 

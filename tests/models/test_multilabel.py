@@ -188,7 +188,7 @@ def test_latents_may_lack_the_plate_that_they_are_outside_of():
     torch.testing.assert_close(images, tasks.decode(vae, {"z_c": z_c, "z_s": z_s.unsqueeze(1)}))
     drawn = tasks.generate(vae, Y, 3, given={"z_s": z_s})
     assert drawn.shape == (3, 4, 2, 64, 64)
-    with pytest.raises(ValueError, match=r"latents: got shape \(3, 1, 3\) for 'z_s'; accepted is \(4, 1, 3\)"):
+    with pytest.raises(ValueError, match=r"latents: got shape \(3, 1, 3\) for 'z_s'; expected \(4, 1, 3\)"):
         tasks.generate(vae, Y, given={"z_s": z_s[:3]})
     with pytest.raises(ValueError, match=r"latents: got shape \(4, 4\) for 'z_c'"):
         tasks.decode(vae, {"z_c": z_c[:, :-1], "z_s": z_s})
@@ -276,7 +276,7 @@ def test_frequencies_of_what_is_observed():
     ],
 )
 def test_labels_outside_the_space_are_named(y, message):
-    with pytest.raises(ValueError, match=rf"y: .*{message}.*accepted is a float tensor \(B, 2\)"):
+    with pytest.raises(ValueError, match=rf"y: .*{message}.*expected a float tensor \(B, 2\)"):
         Binary(2).validate(y)
 
 
@@ -284,7 +284,7 @@ def test_labels_outside_the_space_are_named(y, message):
     ("options", "message"),
     [
         ({"x_shape": (3, 32, 12)}, r"x_shape: got \(3, 32, 12\)"),
-        ({"labels": 2}, r"labels: got 2; accepted are Classes\(number\) and Binary\(number\)"),
+        ({"labels": 2}, r"labels: got 2; expected Classes\(number\) and Binary\(number\)"),
         ({"prior": torch.tensor([0.5, 1.0])}, "prior: got"),
         ({"classifier": "none"}, "classifier: got 'none'"),
     ],

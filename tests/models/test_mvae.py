@@ -62,7 +62,7 @@ def test_the_guide_is_the_normalised_product_of_its_experts(kind):
         for image in (x[b], None):
             product = sum(Normal(m, s).log_prob(z).sum(-1) for m, s in zip(*experts(vae, image, y), strict=True))
             evidence = None if image is None else image[None]
-            got = tasks.abduct(vae, evidence, y[None])[0]["z"]
+            got = tasks.infer_latents(vae, evidence, y[None])[0]["z"]
             arranged = None if image is None else vae.spaces["x"].arranged(image[None], vae.max_plate_nesting)
             q = vae.q_z(arranged, vae.labels.known(y[None], torch.float64))
             ratio = product - q.log_prob(z.reshape(50, *[1] * (got.dim() - 1), D)).reshape(50)

@@ -161,7 +161,7 @@ def test_a_scaled_latent_is_refused_under_a_row_scale_too():
 @pytest.mark.parametrize("bad", [4, -2])
 def test_a_label_outside_its_support_is_an_error(bad):
     own, pixels = Own(), torch.randn(6, 7)
-    with pytest.raises(ValueError, match=rf"label 'k': got \[{bad}\]; accepted are"):
+    with pytest.raises(ValueError, match=rf"label 'k': got \[{bad}\]; expected"):
         TraceCCVAE_ELBO(num_samples=2).weighted_terms(
             own.model, own.guide, pixels, K_LABELS.index_fill(0, torch.tensor(3), bad)
         )
@@ -284,7 +284,7 @@ def test_beta_is_refused_where_one_sum_has_data_and_latents():
     own, pixels = DataOfLabel(), torch.randn(6, 7)
     terms = TraceCCVAE_ELBO(num_samples=2).weighted_terms(own.model, own.guide, pixels, K_LABELS)
     assert "w log p(pixels,u|k_o)" in terms
-    with pytest.raises(ValueError, match="beta: accepted is 1"):
+    with pytest.raises(ValueError, match="beta: expected 1"):
         TraceCCVAE_ELBO(num_samples=2, beta=2.0).weighted_terms(own.model, own.guide, pixels, K_LABELS)
 
 

@@ -63,7 +63,7 @@ def test_every_model_says_how_it_was_built(case, tmp_path):
 
 def test_a_checkpoint_is_loaded_too_with_the_weights_that_the_model_has(tmp_path):
     vae, x, y = BUILT[0](), torch.rand(9, 1, 4, 7), torch.arange(9) % 5
-    fit(vae, x, y, epochs=3, batch_size=3, average=0.9, progress=False, checkpoint=tmp_path / "c.pt")
+    fit(vae, x, y, epochs=3, batch_size=3, ema_decay=0.9, progress=False, checkpoint=tmp_path / "c.pt")
     again = pyro_semivae.load(tmp_path / "c.pt")
     assert all(torch.equal(again.state_dict()[name], value) for name, value in vae.state_dict().items())
 
@@ -97,9 +97,9 @@ def test_a_graph_of_ones_own_is_loaded_by_its_class(tmp_path):
     vae.save(tmp_path / "model.pt")
     again = pyro_semivae.load(tmp_path / "model.pt", Own)
     assert again.spaces == vae.spaces and torch.equal(again.p_x.net.layers[0].weight, vae.p_x.net.layers[0].weight)
-    with pytest.raises(InputError, match=r"holds a test_saving.Own, of your own; accepted is load\(path, Own\)"):
+    with pytest.raises(InputError, match=r"holds a test_saving.Own, of your own; expected load\(path, Own\)"):
         pyro_semivae.load(tmp_path / "model.pt")
-    with pytest.raises(InputError, match=r"model: got VAE; accepted is what .* holds, a Own"):
+    with pytest.raises(InputError, match=r"model: got VAE; expected what .* holds, a Own"):
         pyro_semivae.load(tmp_path / "model.pt", VAE)
 
 
@@ -117,7 +117,7 @@ def test_what_no_file_can_hold_is_named_and_a_model_like_it_takes_the_weights(tm
     vae, path = changed(CCVAE((1, 4, 7), Classes(5), networks=Deep())), tmp_path / "model.pt"
     vae.save(path)
     assert f"{path} cannot hold networks=<test_saving.Deep object" in capsys.readouterr().err
-    with pytest.raises(InputError, match=r"could not hold networks=.*; accepted is load\(path, vae\)"):
+    with pytest.raises(InputError, match=r"could not hold networks=.*; expected load\(path, vae\)"):
         pyro_semivae.load(path)
     again = CCVAE((1, 4, 7), Classes(5), networks=Deep())
     assert pyro_semivae.load(path, again) is again

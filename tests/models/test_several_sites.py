@@ -50,7 +50,7 @@ def test_setting_one_label_keeps_the_others_and_the_latents():
     vae, rows = build("two_labels")
     seen = []
     vae.p_x.register_forward_hook(lambda module, args, out: seen.append(args))
-    latents, labels = tasks.abduct(vae, {"x": rows["x"]})
+    latents, labels = tasks.infer_latents(vae, {"x": rows["x"]})
     tasks.intervene(vae, {"x": rows["x"]}, {"colour": torch.where(DIGIT > 0, 1, MISSING)})
     digit, colour, z = seen[-1]
     assert torch.equal(digit, labels["digit"]) and torch.equal(z, latents["z"])
@@ -60,7 +60,7 @@ def test_setting_one_label_keeps_the_others_and_the_latents():
 def test_wrong_rows_are_named():
     vae, rows = build("two_labels")
     for wrong, message in (
-        ({"x": rows["x"], "shade": OTHER}, r"x: got values of \['shade'\]; accepted are those of x, digit, colour"),
+        ({"x": rows["x"], "shade": OTHER}, r"x: got values of \['shade'\]; expected those of x, digit, colour"),
         ({"x": rows["x"], "digit": DIGIT[:5]}, "x, digit: got 13 rows of x and 5 rows of digit"),
         ({"x": rows["x"], "colour": DIGIT}, r"colour: got \[2, 2"),
         ({"digit": DIGIT}, "x: got nothing"),
@@ -69,7 +69,7 @@ def test_wrong_rows_are_named():
             fit(vae, wrong, epochs=1, progress=False)
     with pytest.raises(ValueError, match="has 2 sites of labels, digit, colour; here one is meant"):
         fit(vae, rows["x"], DIGIT, epochs=1, progress=False)
-    with pytest.raises(ValueError, match=r"y_new: got \['shade'\]; accepted are digit, colour"):
+    with pytest.raises(ValueError, match=r"y_new: got \['shade'\]; expected digit, colour"):
         tasks.intervene(vae, {"x": rows["x"]}, {"shade": 1})
 
 
@@ -189,7 +189,7 @@ def test_latents_of_entries_are_redrawn_below_their_own_entry_or_below_any_of_an
     seen = []
     vae.p_x.register_forward_hook(lambda module, args, out: seen.append(args[0]))
     data = {"x": rows["x"]}
-    before = tasks.abduct(vae, data)[0]["z_a"]
+    before = tasks.infer_latents(vae, data)[0]["z_a"]
     some = torch.full((B, vae.L), NAN)
     some[:, 1] = 1.0
     tasks.intervene(vae, data, {"a": some})
@@ -220,9 +220,13 @@ def test_latents_of_entries_are_redrawn_below_their_own_entry_or_below_any_of_an
         ("two_labels", lambda v, r: tasks.decode(v, {"z": torch.zeros(B, 5)}, DIGIT), "has 2 sites of labels"),
         ("two_labels", lambda v, r: tasks.generate(v, r), "x: got values of data that the model generates"),
         ("two_labels", lambda v, r: check_model(v, {"x": r["x"]}), "digit: got nothing"),
-        ("counts", lambda v, r: tasks.generate(v, {"y": DIGIT}), "size: got nothing; accepted are Vectors"),
+        ("counts", lambda v, r: tasks.generate(v, {"y": DIGIT}), "size: got nothing; expected Vectors"),
         ("two_views", lambda v, r: tasks.classify(v, r), "classify: Views does not have it, for it has no labels"),
-        ("two_labels", lambda v, r: fit(v, r, elbo=v.elbo(apart=True), progress=False), "apart: got True"),
+        (
+            "two_labels",
+            lambda v, r: fit(v, r, elbo=v.elbo(split_labelled=True), progress=False),
+            "split_labelled: got True",
+        ),
     ],
 )
 def test_calls_that_make_no_sense_are_named(name, call, message):
@@ -308,7 +312,5 @@ def test_an_objective_that_names_a_continuous_label_trains_to_the_end(monkeypatc
     objective = TraceLabels_ELBO(max_plate_nesting=2) + ClassifierTerm("digit", "angle")
     monkeypatch.setattr(type(vae), "elbo", lambda self, **options: objective)
     assert len(fit(vae, rows, epochs=1)) == 1
-    with pytest.raises(
-        ValueError, match=r"got \['angle'\]; accepted are of \['digit', 'angle'\], which depend on each"
-    ):
+    with pytest.raises(ValueError, match=r"got \['angle'\]; expected of \['digit', 'angle'\], which depend on each"):
         fit(vae, rows, elbo=objective.bound + ClassifierTerm("angle"), epochs=1)

@@ -210,10 +210,10 @@ def test_a_model_of_own_networks_meets_the_contract():
         (lambda: Custom(None, Trunk()), r"make_decoder: got Trunk, .*: lambda in_size, out_shape: Trunk"),
         (lambda: Custom(3), "make_encoder: got int"),
         (lambda: Custom(others=Convs), "others: got .*Convs"),
-        (lambda: Custom(lambda: 3).encoder(SHAPE, 7), "make_encoder: it made int; accepted is a torch.nn.Module"),
+        (lambda: Custom(lambda: 3).encoder(SHAPE, 7), "make_encoder: it made int; expected a torch.nn.Module"),
         (
             lambda: Custom(lambda: nn.Linear(4, 5)).encoder(SHAPE, 7),
-            r"make_encoder: Linear fails on a batch \(2, 2, 9, 10\): .*; accepted .* maps \(B, 2, 9, 10\) to feat",
+            r"make_encoder: Linear fails on a batch \(2, 2, 9, 10\): .*; expected .* maps \(B, 2, 9, 10\) to feat",
         ),
         (
             lambda: Custom(lambda: nn.Flatten(0)).encoder(SHAPE, 7),
@@ -226,11 +226,11 @@ def test_a_model_of_own_networks_meets_the_contract():
         (lambda: Custom(lambda: nn.GRU(10, 5)).encoder((9, 10), 7), "make_encoder: GRU makes tuple"),
         (
             lambda: Custom(None, lambda size, shape: nn.Linear(size, 5)).decoder([3, Classes(4)], SHAPE),
-            r"make_decoder: Linear maps \(B, 7\) to \(B, 5\); accepted is \(B, 2, 9, 10\)",
+            r"make_decoder: Linear maps \(B, 7\) to \(B, 5\); expected \(B, 2, 9, 10\)",
         ),
         (
             lambda: Custom(Trunk).encoder(SHAPE, 7)(torch.zeros(3, 2, 10, 9)),
-            r"x: got shape \(3, 2, 10, 9\); accepted are shapes that end in \(2, 9, 10\)",
+            r"x: got shape \(3, 2, 10, 9\); expected shapes that end in \(2, 9, 10\)",
         ),
     ],
 )

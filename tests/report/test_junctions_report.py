@@ -42,8 +42,8 @@ class Posterior:
 
 
 @pytest.fixture
-def judged(monkeypatch):
-    """The judge is at hand, so that it depends on no row."""
+def classified(monkeypatch):
+    """The evaluator is at hand, so that it depends on no row."""
     monkeypatch.setattr(evaluators, "independent_classifier", lambda data, **_: (Judge(data.y.dim() == 2), 0.5))
     monkeypatch.setattr(evaluators, "independent_posterior", lambda *_, **__: Posterior())
     monkeypatch.setattr(evaluators, "logistic_regression", lambda data: (Judge(False).classify, 0.5))
@@ -71,8 +71,8 @@ MODELS = {
 
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.filterwarnings("ignore:.*found no draw with q:UserWarning")
-def test_what_is_reported_is_of_the_test_rows(kind, judged):
-    """Given the judge, other training rows change nothing; other test images and labels do."""
+def test_what_is_reported_is_of_the_test_rows(kind, classified):
+    """Given the evaluator, other training rows change nothing; other test images and labels do."""
     data = made(binary=kind in ("attributes", "rejection"))
     torch.manual_seed(0)
     vae = MODELS[kind](data)
@@ -100,7 +100,7 @@ def test_what_is_reported_is_of_the_test_rows(kind, judged):
             assert sum(one[name] for one in (found, *of_labels)) == pytest.approx(1)
 
 
-def test_the_seed_is_of_the_draws_and_the_callers_stream_goes_on(judged):
+def test_the_seed_is_of_the_draws_and_the_callers_stream_goes_on(classified):
     data = made(binary=False)
     torch.manual_seed(0)
     vae = MODELS["classes"](data)
@@ -112,7 +112,7 @@ def test_the_seed_is_of_the_draws_and_the_callers_stream_goes_on(judged):
     assert one == again and one["bound_per_row"] != other["bound_per_row"]
 
 
-def test_each_number_is_what_its_name_says(judged):
+def test_each_number_is_what_its_name_says(classified):
     """A world where the first pixels are the class: a quarter of the test labels are of the next class."""
     y = torch.arange(N) % 3
     x = torch.zeros(N, *SHAPE, dtype=torch.uint8)
@@ -131,7 +131,7 @@ def test_each_number_is_what_its_name_says(judged):
         return torch.cat([x.flatten(1)[:, :3].roll(1, 1), x.flatten(1)[:, 3:]], 1).view_as(x)
 
     found = report.measure(vae, data, corrupt=turned, quick=True)
-    assert found["test_accuracy"] == 0.25 and found["judge_accuracy"] == 0.5
+    assert found["test_accuracy"] == 0.25 and found["evaluator_accuracy"] == 0.5
     assert found["test_accuracy_clean"] == found["test_accuracy_mean"] == 0.75
     assert found["generation_accuracy"] == found["intervention_accuracy"] == 1
     assert found["swap_difference"] < 1e-6
@@ -142,7 +142,7 @@ def test_each_number_is_what_its_name_says(judged):
     assert found["swap_difference"] == pytest.approx(20, rel=1e-6)
 
 
-def test_each_number_of_attributes_is_what_its_name_says(judged):
+def test_each_number_of_attributes_is_what_its_name_says(classified):
     """A world where the first pixels are the labels; a test label is wrong in places, and one is drawn inverted."""
     torch.manual_seed(0)
     on = (torch.rand(N, 3) < torch.tensor([0.5, 0.3, 0.8])).double()
@@ -170,11 +170,11 @@ def test_each_number_of_attributes_is_what_its_name_says(judged):
     assert found["majority_accuracy"] == pytest.approx(torch.maximum(y_test.mean(0), 1 - y_test.mean(0)).mean())
     drawn = torch.zeros(N, *SHAPE)
     drawn.flatten(1)[:, :3] = torch.where(torch.tensor([True, True, False]), y_test, 1 - y_test)
-    judge = Judge(binary=True)
+    evaluator = Judge(binary=True)
     for name, images in (("mutual_information", drawn), ("mutual_information_real", x)):
-        expected = metrics.image_mutual_information(images, judge.embed, Posterior())
+        expected = metrics.image_mutual_information(images, evaluator.embed, Posterior())
         assert found[name] == pytest.approx(expected, abs=1e-6)
-    assert found["frechet_distance"] == pytest.approx(metrics.frechet_distance(*map(judge.embed, (drawn, x))))
+    assert found["frechet_distance"] == pytest.approx(metrics.frechet_distance(*map(evaluator.embed, (drawn, x))))
     # Where a label is wrong, its switch asks for what is there.
     assert_close(
         torch.tensor(found["intervention_matrix"]), torch.diag(10 * torch.tensor([1, 0.75, -1])), atol=0.1, rtol=0
@@ -182,7 +182,7 @@ def test_each_number_of_attributes_is_what_its_name_says(judged):
 
 
 @pytest.mark.parametrize("number", [7, 1203])
-def test_the_bound_is_per_row(number, judged):
+def test_the_bound_is_per_row(number, classified):
     """Of a decoder that knows no z and a posterior that is the prior it is log p(x), whatever is drawn."""
     data = made(binary=False)
     rows = torch.arange(number) % N_TEST
@@ -197,7 +197,7 @@ def test_the_bound_is_per_row(number, judged):
     assert report.measure(vae, data)["bound_per_row"] == pytest.approx(expected)
 
 
-def test_strengths_are_those_of_the_images_that_are_encoded(judged):
+def test_strengths_are_those_of_the_images_that_are_encoded(classified):
     """Latent i is pixel i, which is as light as label i is strong; the rest of z knows nothing."""
     torch.manual_seed(0)
     n = 600

@@ -68,7 +68,7 @@ def test_no_test_label_at_all(digits, tmp_path):
     vae = make(CCVAE, digits, z_s=3)
     found = report.measure(vae, nothing, quick=True)
     assert found["test_labels_missing"] == len(nothing.y_test)
-    for key in ("test_accuracy", "swap_difference", "intervention_accuracy", "judge_accuracy", *DIVERSITY):
+    for key in ("test_accuracy", "swap_difference", "intervention_accuracy", "evaluator_accuracy", *DIVERSITY):
         assert math.isnan(found[key])
     assert all(map(math.isnan, found["kept"].values())) and "rest_explained" not in found
     assert math.isfinite(found["generation_accuracy"]) and math.isfinite(found["mutual_information_real"])
@@ -101,7 +101,7 @@ def test_classes_that_had_no_label(digits):
         value_of = torch.tensor(found["assigned"]).argsort()
         said = (log_probs[use].argmax(1) == value_of[digits.y_test[use]]).double().mean().item()
         assert found[key] == pytest.approx(said, abs=0.02)
-    with pytest.raises(ValueError, match="labelled_rows: got 2 rows; accepted are one or more with known labels"):
+    with pytest.raises(ValueError, match="labelled_rows: got 2 rows; expected one or more with known labels"):
         report.canonical_images(vae, digits, torch.stack([rows[0], (digits.y < 0).nonzero()[0, 0]]))
     with pytest.raises(ValueError, match="labelled_rows: got 0 rows"):
         report.canonical_images(vae, digits, rows[:0])

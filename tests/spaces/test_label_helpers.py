@@ -89,11 +89,9 @@ def test_fractions_are_of_all_rows():
     y = torch.tensor([0, 1] * 20 + [-1] * 60)
     rows = data.labelled_rows(y, 0.3, seed=0)
     assert len(rows) == 30 and (y[rows] >= 0).all()
-    with pytest.raises(
-        InputError, match=r"labelled: got the fraction 0\.5 of 100 rows, 50; accepted are up to 40, whose"
-    ):
+    with pytest.raises(InputError, match=r"labelled: got the fraction 0\.5 of 100 rows, 50; expected up to 40, whose"):
         data.labelled_rows(y, 0.5, seed=0)
-    with pytest.raises(InputError, match="labelled: got 41 rows, 41; accepted are up to 40, whose labels are known"):
+    with pytest.raises(InputError, match="labelled: got 41 rows, 41; expected up to 40, whose labels are known"):
         data.labelled_rows(y, 41, seed=0)
     assert torch.equal(data.labelled_rows(y, 40, seed=0), torch.arange(40))
 
@@ -102,7 +100,7 @@ def test_rows_with_any_known_binary_label_are_drawn():
     y = BINARY.repeat(50, 1)
     rows = data.labelled_rows(y, 150, seed=0)
     assert not (rows % 4 == 2).any() and len(rows.unique()) == 150
-    with pytest.raises(InputError, match="got 151 rows, 151; accepted are up to 150"):
+    with pytest.raises(InputError, match="got 151 rows, 151; expected up to 150"):
         data.labelled_rows(y, 151, seed=0)
 
 
@@ -139,7 +137,7 @@ def test_hidden_labels_are_minus_one_in_any_integer_type(dtype):
         (lambda: data.labelled_rows(torch.tensor([0, 1]), True, 0), "labelled: got True"),
         (lambda: data.labelled_rows(torch.tensor([0, 1]), "2", 0), "labelled: got '2'"),
         (lambda: data.labelled_rows(torch.tensor([0, 1]), NAN, 0), "labelled: got the fraction nan"),
-        (lambda: data.labelled_rows(torch.tensor([-1, -1]), 1, 0), "labelled: got 1 rows, 1; accepted are up to 0"),
+        (lambda: data.labelled_rows(torch.tensor([-1, -1]), 1, 0), "labelled: got 1 rows, 1; expected up to 0"),
         (lambda: data.hide(torch.tensor([True, False]), [0]), "y: got dtype torch.bool"),
         (lambda: data.hide(torch.tensor([0, 1]), torch.tensor([-1])), "labelled: got torch.int64"),
         (lambda: data.hide(torch.tensor([0, 1]), torch.tensor([2])), r"labelled: got .* rows, 0 to 1"),

@@ -90,14 +90,14 @@ def test_a_row_that_is_nan_throughout_is_missing_and_part_of_one_is_an_error(spa
 @pytest.mark.parametrize(
     ("space", "values", "message"),
     [
-        (Counts(2), [[0, -1]], r"v: got \[-1\] in rows \[0\]; accepted are whole numbers from 0, \(B, 2\)"),
+        (Counts(2), [[0, -1]], r"v: got \[-1\] in rows \[0\]; expected whole numbers from 0, \(B, 2\)"),
         (Counts(2), [[0, 0.5], [1, 1]], r"v: got \[0.5\] in rows \[0\]"),
         (Counts(2), [[0, math.inf]], r"v: got \[inf\] in rows \[0\]"),
-        (Counts(2), [[1, 2, 3]], r"v: got torch.int64 of shape \(1, 3\); accepted are whole numbers from 0, \(B, 2\)"),
+        (Counts(2), [[1, 2, 3]], r"v: got torch.int64 of shape \(1, 3\); expected whole numbers from 0, \(B, 2\)"),
         (Counts(2), torch.ones(1, 2, dtype=torch.bool), "v: got torch.bool"),
         (Vectors(2), [[1.0, math.inf]], r"v: got NaN or infinity in rows \[0\]"),
         (Vectors(2), [1.0, 2.0], r"v: got torch.float.. of shape \(2,\)"),
-        (Real(2), [[1, 2]], "v: got dtype torch.int64; accepted is a float tensor"),
+        (Real(2), [[1, 2]], "v: got dtype torch.int64; expected a float tensor"),
         (Real(2), [[1.0, math.inf]], r"v: got infinity at rows \[0\]"),
         (Real(2), [[1.0]], r"v: got shape \(1, 1\)"),
     ],
@@ -113,7 +113,7 @@ def test_what_is_outside_of_a_space_is_named(space, values, message):
         (lambda: Vectors(0), "size: got 0"),
         (lambda: Counts(1.5), "size: got 1.5"),
         (lambda: Real(0), "size: got 0"),
-        (lambda: Real(2).prior([[0.0, 0.0], [1.0, 0.0]]), r"(?s)prior: got .* accepted are \(2, 2\)"),
+        (lambda: Real(2).prior([[0.0, 0.0], [1.0, 0.0]]), r"(?s)prior: got .* expected \(2, 2\)"),
         (lambda: Real(1).probabilities(torch.ones(1)), "continuous labels have no probabilities"),
     ],
 )

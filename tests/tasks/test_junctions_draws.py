@@ -35,7 +35,7 @@ def test_relaxed_binary_labels_are_binary_concrete(temperature):
     vae, x = M2(SHAPE, Binary(2), z=2, networks=MLPs((5,))), torch.rand(1, *SHAPE).expand(N, *SHAPE)
     with torch.no_grad():
         vae.q_y.net.layers[-1].bias.copy_(torch.tensor([1.5, -1.0]))
-    logits, elbo = vae.q_y.net(x[:1])[0], vae.elbo(labels="relaxed", temperature=temperature)
+    logits, elbo = vae.q_y.net(x[:1])[0], vae.elbo(missing_labels="gumbel", temperature=temperature)
     y = drawn(vae, elbo, x, torch.full((N, 2), torch.nan))
     for i in range(2):
         assert follows(y[:, i].logit(), stats.logistic(logits[i].item() / temperature, 1 / temperature))
@@ -49,7 +49,7 @@ def test_relaxed_class_labels_are_concrete(temperature):
     vae, x = M2(SHAPE, Classes(3), z=2, networks=MLPs((5,))), torch.rand(1, *SHAPE).expand(N, *SHAPE)
     with torch.no_grad():
         vae.q_y.net.layers[-1].bias.copy_(torch.tensor([1.0, -0.5, 0.2]))
-    logits, elbo = vae.q_y.net(x[:1])[0], vae.elbo(labels="relaxed", temperature=temperature)
+    logits, elbo = vae.q_y.net(x[:1])[0], vae.elbo(missing_labels="gumbel", temperature=temperature)
     y = drawn(vae, elbo, x, torch.full((N,), MISSING))
     ratio = (y[:, 0].log() - y[:, 1].log()).clamp(-200, 200)
     assert follows(ratio, stats.logistic((logits[0] - logits[1]).item() / temperature, 1 / temperature))

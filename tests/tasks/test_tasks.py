@@ -80,7 +80,7 @@ def test_labels_and_latents_are_checked(vae, x):
         tasks.generate(vae, torch.tensor([17]))
     with pytest.raises(ValueError, match=r"y_new: got \[-2\]"):
         tasks.intervene(vae, x[:1], torch.tensor([-2]))
-    with pytest.raises(ValueError, match=r"latents: got \['z_q'\]; accepted are 'z_c', 'z_s'"):
+    with pytest.raises(ValueError, match=r"latents: got \['z_q'\]; expected 'z_c', 'z_s'"):
         tasks.generate(vae, torch.tensor([1]), given={"z_q": torch.zeros(1, 2)})
     with pytest.raises(ValueError, match="latents, y: got neither"):
         tasks.decode(vae, {})
@@ -162,9 +162,9 @@ def test_traverse_and_walk_set_coordinates_and_keep_the_rest(vae, x):
     moved = s.expand(2, -1, -1).clone()
     moved[..., 0], moved[..., 2] = points[:, :1], points[:, 1:]
     assert_close(tasks.walk(vae, x, "z_s", (0, 2), points), decoded(vae, c.expand(2, -1, -1), moved))
-    with pytest.raises(ValueError, match="site: got 'z'; accepted are 'z_c', 'z_s'"):
+    with pytest.raises(ValueError, match="site: got 'z'; expected 'z_c', 'z_s'"):
         tasks.traverse(vae, x, "z", 0, values)
-    with pytest.raises(ValueError, match=r"indices: got \(2,\); accepted are 0 to 1 for site 'z_c'"):
+    with pytest.raises(ValueError, match=r"indices: got \(2,\); expected 0 to 1 for site 'z_c'"):
         tasks.traverse(vae, x, "z_c", 2, values)
 
 
@@ -211,9 +211,9 @@ def test_tasks_leave_dropout_out_and_the_mode_as_it_was(x):
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        (lambda vae, x: tasks.generate(vae, 7), "y: got int; accepted is a 1-d integer tensor"),
+        (lambda vae, x: tasks.generate(vae, 7), "y: got int; expected a 1-d integer tensor"),
         (lambda vae, x: tasks.generate(vae, torch.tensor(7)), r"y: got shape \(\)"),
-        (lambda vae, x: tasks.generate(vae, torch.tensor([1]), 0), "num_samples: got 0; accepted are 1, 2"),
+        (lambda vae, x: tasks.generate(vae, torch.tensor([1]), 0), "num_samples: got 0; expected a positive integer"),
         (
             lambda vae, x: tasks.generate(vae, torch.tensor([1]), given={"y": torch.tensor([2])}),
             r"latents: got \['y'\]",

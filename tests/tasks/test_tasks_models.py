@@ -97,7 +97,7 @@ def test_m1s_second_stage_is_scikit_learns_regression(labels):
         expected = LogisticRegression(max_iter=2000).fit(loc[:60].numpy(), y[:60].numpy())
         got = tasks.classify(vae.fit_classifier(x, y), x, mean=True)
         assert_close(got[:, present].numpy(), expected.predict_proba(loc.numpy()), atol=1e-6, rtol=0)
-    with pytest.raises(ValueError, match="y: got 1 classes with labels; accepted are two or more"):
+    with pytest.raises(ValueError, match="y: got 1 classes with labels; expected two or more"):
         vae.fit_classifier(x, torch.zeros(80, dtype=torch.long))
     with pytest.raises(ValueError, match="x, y: got 80 rows of x and 79 rows of y"):
         vae.fit_classifier(x, torch.zeros(79, dtype=torch.long))
@@ -168,7 +168,7 @@ def test_a_task_works_or_says_why_not_and_what_to_use(model, labels):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"confidence": 0.0}, "confidence: got 0.0; accepted is a number between 0 and 1"),
+        ({"confidence": 0.0}, "confidence: got 0.0; expected a number between 0 and 1"),
         ({"confidence": float("nan")}, "confidence: got nan"),
         ({"max_draws": 0}, "max_draws: got 0"),
     ],

@@ -1,4 +1,4 @@
-"""Cached images and judges: what is damaged or of another version is made anew, and said."""
+"""Cached images and evaluators: what is damaged or of another version is made anew, and said."""
 
 import random
 from dataclasses import replace
@@ -71,7 +71,7 @@ def test_a_cache_on_a_full_disk_is_said_and_goes_without(tmp_path, capsys):
 def test_a_damaged_judge_is_trained_anew(what, tmp_path, capsys):
     torch.set_default_dtype(torch.float32)
     digits = data.load("digits")
-    judge, _ = evaluators.independent_classifier(digits, steps=3, cache=tmp_path / "judge", progress=False)
+    evaluator, _ = evaluators.independent_classifier(digits, steps=3, cache=tmp_path / "evaluator", progress=False)
     folder = tmp_path / "cache"
 
     def answer():
@@ -81,8 +81,8 @@ def test_a_damaged_judge_is_trained_anew(what, tmp_path, capsys):
         if what == "logistic":
             classify, accuracy = evaluators.logistic_regression(digits, iterations=5, cache=folder)
             return classify(digits.x_test[:9]), accuracy
-        found = evaluators.independent_posterior(digits, judge, num_rows=300, steps=2, cache=folder, progress=False)
-        return found.sample_probs(judge.embed(digits.x_test[:9])), 0.0
+        found = evaluators.independent_posterior(digits, evaluator, num_rows=300, steps=2, cache=folder, progress=False)
+        return found.sample_probs(evaluator.embed(digits.x_test[:9])), 0.0
 
     probs, accuracy = answer()
     (path,) = folder.iterdir()

@@ -25,7 +25,7 @@ from pyro_semivae.train import cosine, fit
 from pyro_semivae.trainer import Trainer
 
 
-@pytest.mark.parametrize("more", [{}, {"schedule": cosine}, {"average": 0.9}], ids=["plain", "cosine", "average"])
+@pytest.mark.parametrize("more", [{}, {"schedule": cosine}, {"ema_decay": 0.9}], ids=["plain", "cosine", "ema_decay"])
 def test_a_resumed_run_is_bit_identical(tmp_path, more):
     x, y, _ = rows()
     more = options(**more)
@@ -58,13 +58,17 @@ def with_buffers_and_a_shared_layer(seed=0):
     return vae
 
 
-@pytest.mark.parametrize("average", [0.0, 0.9])
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 @pytest.mark.parametrize("best", [None, 1, 3])
-def test_buffers_and_shared_parameters_are_resumed_and_loaded(tmp_path, average, best):
+def test_buffers_and_shared_parameters_are_resumed_and_loaded(tmp_path, ema_decay, best):
     x, y, _ = rows()
     path, whole = tmp_path / "checkpoint.pt", with_buffers_and_a_shared_layer()
     stop = None if best is None else EarlyStopping("score")
-    more = {"average": average, "early_stopping": stop, "on_epoch": lambda epoch, _: {"score": float(epoch == best)}}
+    more = {
+        "ema_decay": ema_decay,
+        "early_stopping": stop,
+        "on_epoch": lambda epoch, _: {"score": float(epoch == best)},
+    }
     fit(whole, x, y, **options(**more))
     for epochs in (2, 4):
         parts = with_buffers_and_a_shared_layer(epochs - 2)
@@ -74,20 +78,20 @@ def test_buffers_and_shared_parameters_are_resumed_and_loaded(tmp_path, average,
     assert same_weights(parts, whole) and same_weights(loaded, whole)
 
 
-@pytest.mark.parametrize("average", [0.0, 0.9])
-def test_two_epochs_and_two_more_are_four(tmp_path, average):
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_two_epochs_and_two_more_are_four(tmp_path, ema_decay):
     x, y, _ = rows()
     path = tmp_path / "checkpoint.pt"
     whole, parts = make(), make()
-    fit(whole, x, y, **options(average=average))
-    fit(parts, x, y, **options(epochs=2, average=average), checkpoint=path)
-    fit(parts, x, y, **options(epochs=4, average=average), checkpoint=path, resume=True)
+    fit(whole, x, y, **options(ema_decay=ema_decay))
+    fit(parts, x, y, **options(epochs=2, ema_decay=ema_decay), checkpoint=path)
+    fit(parts, x, y, **options(epochs=4, ema_decay=ema_decay), checkpoint=path, resume=True)
     assert same_weights(whole, parts)
     loaded = make(seed=6)
     load_weights(loaded, load_checkpoint(path), path)
     assert same_weights(loaded, whole), "the file's weights are those of the last epoch, not of the one resumed from"
     again = make(seed=5)
-    fit(again, x, y, **options(epochs=4, average=average), checkpoint=path, resume=True)
+    fit(again, x, y, **options(epochs=4, ema_decay=ema_decay), checkpoint=path, resume=True)
     assert same_weights(whole, again), "nothing is left to train"
 
 
@@ -123,7 +127,7 @@ def test_checkpoints_of_other_models_and_damaged_ones_are_refused(tmp_path):
         fit(make(), x, torch.where(y == MISSING, 0, y), **options(), checkpoint=path, resume=True)
     state = load_checkpoint(path)
     save_checkpoint(path, {**state, "model": "M2"})
-    with pytest.raises(ValueError, match="holds a M2, accepted is a CCVAE"):
+    with pytest.raises(ValueError, match="holds a M2, expected a CCVAE"):
         fit(make(), x, y, **options(), checkpoint=path, resume=True)
     save_checkpoint(path, {"something": 1})
     with pytest.raises(ValueError, match="not a checkpoint of pyro_semivae"):
@@ -140,14 +144,14 @@ def trained(tmp_path):
     """A checkpoint with averages, and what resumes it; `resume` changes the state in the file first."""
     x, y, _ = rows()
     path = tmp_path / "checkpoint.pt"
-    fit(make(), x, y, **options(epochs=2, average=0.9), checkpoint=path)
+    fit(make(), x, y, **options(epochs=2, ema_decay=0.9), checkpoint=path)
     state = load_checkpoint(path)
 
     def resume(change=None, vae=None, **more):
         if change is not None:
             save_checkpoint(path, change(copy.deepcopy(state)))
         vae = make(seed=8) if vae is None else vae
-        return fit(vae, x, y, **{**options(average=0.9), **more}, checkpoint=path, resume=True)
+        return fit(vae, x, y, **{**options(ema_decay=0.9), **more}, checkpoint=path, resume=True)
 
     return path, state, resume
 
@@ -178,15 +182,15 @@ FIRST = "p_z_c.net.layers.0.weight"
             (changed(key, delete=True), f"has no '{key}': it was written by another version")
             for key in (*("in_training", "steps", "optimiser", "random", "epoch", "labelled", "history", "setting"),)
         ),
-        (changed("optimiser"), "'optimiser' is of type NoneType; accepted is dict"),
-        (changed("epoch", value="2"), "'epoch' is of type str; accepted is int"),
-        (changed("epoch", value=True), "'epoch' is of type bool; accepted is int"),
+        (changed("optimiser"), "'optimiser' is of type NoneType; expected dict"),
+        (changed("epoch", value="2"), "'epoch' is of type str; expected int"),
+        (changed("epoch", value=True), "'epoch' is of type bool; expected int"),
         (changed("epoch", value=1), "'history' has 2 epochs, not 1"),
-        (changed("labelled", value=[1]), "'labelled' is of type list; accepted is Tensor"),
+        (changed("labelled", value=[1]), "'labelled' is of type list; expected Tensor"),
         (changed("random", "cpu", delete=True), r"has no random\['cpu'\]"),
         (changed("random", "cpu", value=lambda state: state[:-1]), r"random\['cpu'\] is no state of a generator"),
         (changed("random", "cpu", value=lambda state: state.float()), r"random\['cpu'\] is no state of a generator"),
-        (changed("history", 1), r"history\[1\] is of type NoneType; accepted is dict"),
+        (changed("history", 1), r"history\[1\] is of type NoneType; expected dict"),
         (changed("weights", FIRST, delete=True), rf"does not fit this CCVAE: no {FIRST}$"),
         (changed("weights", "more", value=torch.ones(2)), "does not fit this CCVAE: unknown more$"),
         (
@@ -233,7 +237,7 @@ def test_a_refused_resume_names_what_is_wrong_and_changes_nothing(trained, chang
     assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
 
 
-@pytest.mark.parametrize("more", [{"lr": 0.5}, {"epochs": 1}, {"seed": 4}, {"average": 0.8}, {"average": 0.0}])
+@pytest.mark.parametrize("more", [{"lr": 0.5}, {"epochs": 1}, {"seed": 4}, {"ema_decay": 0.8}, {"ema_decay": 0.0}])
 def test_a_resume_of_another_setting_changes_nothing(trained, more):
     vae = make(seed=8)
     before = copy.deepcopy(vae.state_dict())
@@ -244,7 +248,7 @@ def test_a_resume_of_another_setting_changes_nothing(trained, more):
 
 def trainer_of(vae):
     adam = partial(torch.optim.Adam, fused=True)
-    how = {"optimiser": adam, "lr": 1e-2, "corrupt": None, "clip": None, "average": 0.9}
+    how = {"optimiser": adam, "lr": 1e-2, "corrupt": None, "clip": None, "ema_decay": 0.9}
     return Trainer(vae, vae.elbo(), Fabric(accelerator="cpu", devices=1), **how)
 
 
@@ -272,7 +276,7 @@ def test_restoring_compares_before_it_changes_anything(trained):
     assert digest(load_checkpoint(path)["random"]) == digest({"cpu": torch.ones(3), "more": [torch.zeros(2)]})
 
 
-@pytest.mark.parametrize("what", ["weight", "average", "optimiser", "buffer"])
+@pytest.mark.parametrize("what", ["weight", "ema_decay", "optimiser", "buffer"])
 def test_what_is_not_finite_is_not_saved(trained, what):
     path, state, _ = trained
     x, y, _ = rows()
@@ -290,7 +294,7 @@ def test_what_is_not_finite_is_not_saved(trained, what):
     with torch.no_grad():
         if what == "weight":
             named[FIRST][0, 0] = torch.nan
-        elif what == "average":
+        elif what == "ema_decay":
             averaged.values[FIRST][0, 0] = torch.nan
         elif what == "buffer":
             vae.mean.fill_(torch.inf)
@@ -298,7 +302,7 @@ def test_what_is_not_finite_is_not_saved(trained, what):
             optimiser.state[named[FIRST]]["exp_avg"][0, 0] = torch.inf
     of = {
         "weight": f"weights in training {FIRST}",
-        "average": f"weights {FIRST}, averages {FIRST}",
+        "ema_decay": f"weights {FIRST}, averages {FIRST}",
         "buffer": "weights mean, weights in training mean",
         "optimiser": f"the optimiser's state of {FIRST}: exp_avg",
     }
@@ -372,7 +376,7 @@ def test_without_a_checkpoint_nothing_is_hashed(monkeypatch):
 
 def test_a_second_stage_is_there_after_a_resume_with_nothing_left(tmp_path):
     x, y, _ = rows()
-    path, given, models = tmp_path / "checkpoint.pt", options(epochs=2, average=0.9), []
+    path, given, models = tmp_path / "checkpoint.pt", options(epochs=2, ema_decay=0.9), []
     for stage in (1, 2):
         torch.manual_seed(stage)
         models.append(M1((1, 4, 7), Classes(5), networks=MLPs((11,))))
@@ -412,7 +416,7 @@ def test_a_file_is_the_old_or_the_new_one(tmp_path, monkeypatch):
 def test_what_a_checkpoint_cannot_hold_is_refused_before_training(tmp_path):
     x, y, _ = rows()
     path = tmp_path / "checkpoint.pt"
-    with pytest.raises(ValueError, match=r"config\['where'\]: got pathlib.*accepted in a checkpoint are"):
+    with pytest.raises(ValueError, match=r"config\['where'\]: got pathlib.*expected in a checkpoint are"):
         fit(make(), x, y, **options(), checkpoint=path, config={"where": path})
     history = fit(make(), x, y, **options(epochs=1), checkpoint=path, on_epoch=lambda e, v: {"a": np.float64(0.5)})
     assert type(history[0]["a"]) is float and load_checkpoint(path)["history"][0]["a"] == 0.5

@@ -19,8 +19,8 @@ from pyro_semivae.errors import InputError
 from pyro_semivae.example_run import FILES, ExampleRun
 from pyro_semivae.files import (
     FolderLock,
+    atomic_open,
     load_checkpoint,
-    open_beside,
     read_json,
     save_checkpoint,
     writable_file,
@@ -70,7 +70,7 @@ FORK = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:Depr
 
 
 def half_written(path):
-    context = open_beside(path)
+    context = atomic_open(path)
     file = context.__enter__()
     file.write(b"half")
     file.flush()
@@ -152,9 +152,9 @@ def test_a_disk_that_is_full_leaves_the_old_file_and_is_one_line(tmp_path, monke
 
 
 def test_an_error_of_what_is_written_passes(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no image"), open_beside(tmp_path / "a"):
+    with pytest.raises(FileNotFoundError, match="no image"), atomic_open(tmp_path / "a"):
         raise FileNotFoundError("no image")
-    with pytest.raises(FileNotFoundError, match="other"), open_beside(tmp_path / "a"):
+    with pytest.raises(FileNotFoundError, match="other"), atomic_open(tmp_path / "a"):
         open(tmp_path / "other")  # noqa: SIM115
     with pytest.raises(InputError, match=r"none/a: cannot be written \(No such file or directory\)"):
         write_json(tmp_path / "none" / "a", 1)
@@ -231,10 +231,10 @@ def test_other_weights_under_the_old_digest_are_refused(key, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": None}, "'model' is of type NoneType; accepted is str"),
-        ({"weights": None}, "'weights' is of type NoneType; accepted is dict"),
-        ({"weights": {"a": None}}, r"weights\['a'\] is of type NoneType; accepted is Tensor"),
-        ({"model": "Other"}, "holds a Other, accepted is a Some"),
+        ({"model": None}, "'model' is of type NoneType; expected str"),
+        ({"weights": None}, "'weights' is of type NoneType; expected dict"),
+        ({"weights": {"a": None}}, r"weights\['a'\] is of type NoneType; expected Tensor"),
+        ({"model": "Other"}, "holds a Other, expected a Some"),
     ],
 )
 def test_what_is_wrong_in_a_checkpoint_is_named(change, message, tmp_path):
@@ -268,9 +268,9 @@ def test_paths_of_users(tmp_path, monkeypatch):
     save_checkpoint("~/a.pt", STATE)
     assert load_checkpoint("~/a.pt")["model"] == "Some" and (tmp_path / "a.pt").is_file()
     for path in ("a\0b", "~nobody-of-this-name/x", 3, None):
-        with pytest.raises(InputError, match=r"^--out: got .*; accepted is a path"):
+        with pytest.raises(InputError, match=r"^--out: got .*; expected a path"):
             writable_folder(path, "--out")
-    with pytest.raises(InputError, match=r"data_dir: got 'a\\x00b'; accepted is a path"):
+    with pytest.raises(InputError, match=r"data_dir: got 'a\\x00b'; expected a path"):
         data.load("mnist", "a\0b")
     with pytest.raises(InputError, match="checkpoint: got the folder"):
         writable_file(tmp_path, "checkpoint")
@@ -337,7 +337,7 @@ def test_a_run_that_is_there_is_overwritten_only_if_asked_to(other, tmp_path, ca
     assert f"NOTE: --overwrite: removes checkpoint.pt, m1.pt of the run in {out}" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {"mine.txt", ".lock"}
     save_checkpoint(out / "checkpoint.pt", {**STATE, "epoch": 2, "history": [3], "config": {}})
-    with pytest.raises(InputError, match=r"checkpoint\.pt: history\[0\] is of type int; accepted is dict"):
+    with pytest.raises(InputError, match=r"checkpoint\.pt: history\[0\] is of type int; expected dict"):
         run_of(tmp_path, "--resume")
     del run
     holder = other(FolderLock, out, "--out")

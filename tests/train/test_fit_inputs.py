@@ -105,24 +105,24 @@ def test_latents_handed_to_tasks_take_the_models_dtype():
         ({"batch_size": 2.5}, "batch_size: got 2.5"),
         ({"epochs": 2.5}, "epochs: got 2.5"),
         ({"lr": "a"}, "lr: got 'a'"),
-        ({"clip": 1.0}, r"clip: got 1.0; accepted is a function, e.g. partial\(torch"),
-        ({"schedule": "linear"}, "schedule: got 'linear'; accepted are 'constant', 'cosine'"),
-        ({"schedule": 0.5}, "schedule: got 0.5; accepted is a function"),
+        ({"clip": 1.0}, r"clip: got 1.0; expected a function, e.g. partial\(torch"),
+        ({"schedule": "linear"}, "schedule: got 'linear'; expected 'constant', 'cosine'"),
+        ({"schedule": 0.5}, "schedule: got 0.5; expected a function"),
         ({"corrupt": 1}, "corrupt: got 1"),
         ({"on_epoch": 1}, "on_epoch: got 1"),
         ({"seed": -1}, "seed: got -1"),
         ({"seed": 10**20}, "seed: got 1"),
-        ({"precision": "bf16-true"}, "precision: got 'bf16-true'; accepted are '64-true'"),
+        ({"precision": "bf16-true"}, "precision: got 'bf16-true'; expected '64-true'"),
         ({"precision": "16-mixed"}, "precision: got '16-mixed' on the CPU"),
         ({"vae": torch.nn.Linear(1, 1)}, "vae: got Linear"),
         ({"vae": CCVAE}, "vae: got <class"),
         ({"x": torch.zeros(0, 1, 4, 7), "y": torch.zeros(0).long()}, "x: got 0 rows"),
-        ({"config": ["a"]}, "config: got list; accepted is a dict"),
+        ({"config": ["a"]}, "config: got list; expected a dict"),
         ({"accelerator": "abacus"}, "accelerator: got 'abacus'"),
         ({"accelerator": "mps"}, "accelerator: got 'mps'"),
-        ({"on_epoch": lambda *_: 0.5}, "on_epoch: returned 0.5; accepted is None, or a dict"),
+        ({"on_epoch": lambda *_: 0.5}, "on_epoch: returned 0.5; expected None, or a dict"),
         ({"on_epoch": lambda *_: {"a": "b"}}, "on_epoch: returned {'a': 'b'}"),
-        ({"corrupt": lambda x: x[:1]}, r"corrupt: returned \(1, 1, 4, 7\); accepted are images of the shape \(13,"),
+        ({"corrupt": lambda x: x[:1]}, r"corrupt: returned \(1, 1, 4, 7\); expected images of the shape \(13,"),
         ({"corrupt": lambda x: None}, "corrupt: returned NoneType"),
     ],
 )
@@ -143,17 +143,17 @@ def test_half_precision_is_not_replaced_in_silence():
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        (lambda: Classes(2.5), "num_classes: got 2.5; accepted are 2, 3"),
+        (lambda: Classes(2.5), "num_classes: got 2.5; expected an integer from 2 up"),
         (lambda: Classes("3"), "num_classes: got '3'"),
-        (lambda: small(M2, Classes(3), z=2.5), "z: got 2.5; accepted are 1, 2"),
-        (lambda: small(CCVAE, Classes(3), z_s=True), "z_s: got True; accepted are 0, 1"),
+        (lambda: small(M2, Classes(3), z=2.5), "z: got 2.5; expected a positive integer"),
+        (lambda: small(CCVAE, Classes(3), z_s=True), "z_s: got True; expected a non-negative integer"),
         (lambda: small(M2, Classes(3), prior="a"), "prior: got str"),
         (lambda: small(CCVAE, Binary(2), prior=None).labels.prior("a"), "prior: got str"),
-        (lambda: small(CCVAE, Classes(3)).elbo(beta="a"), "beta: got 'a'; accepted is a finite number from 0"),
-        (lambda: small(M2, Classes(3)).elbo(temperature=None), "temperature: got None; accepted is a finite number"),
+        (lambda: small(CCVAE, Classes(3)).elbo(beta="a"), "beta: got 'a'; expected a finite number from 0"),
+        (lambda: small(M2, Classes(3)).elbo(temperature=None), "temperature: got None; expected a finite number"),
         (lambda: small(MVAE, Classes(3)).elbo(label_weight="a"), "label_weight: got 'a'"),
         (lambda: small(InvertedVAE, Classes(3)).elbo(image_weight="a"), "image_weight: got 'a'"),
-        (lambda: EarlyStopping("elbo", maximise="no"), "maximise: got 'no'; accepted are True, False"),
+        (lambda: EarlyStopping("elbo", maximise="no"), "maximise: got 'no'; expected True, False"),
     ],
 )
 def test_options_of_another_type_are_named(run, message):
@@ -165,7 +165,7 @@ def test_options_of_another_type_are_named(run, message):
 @pytest.mark.parametrize("model", [CCVAE, M2, MVAE])
 def test_tasks_without_images_say_so(task, model):
     if model is not MVAE or task is tasks.classify:  # whose labels are evidence enough
-        with pytest.raises(InputError, match=r"x: got .*; accepted"):
+        with pytest.raises(InputError, match=r"x: got .*; expected"):
             task(small(model, Classes(3)), None)
     else:
         task(small(model, Classes(3)), None, torch.tensor([1, 2]))
@@ -185,7 +185,7 @@ def test_frozen_parameters_stay_and_the_others_train():
     x, y, _ = rows()
     vae, start = make(), make()
     vae.p_x.requires_grad_(False)
-    fit(vae, x, y, **options(epochs=1, average=0.5), clip=partial(torch.nn.utils.clip_grad_norm_, max_norm=1.0))
+    fit(vae, x, y, **options(epochs=1, ema_decay=0.5), clip=partial(torch.nn.utils.clip_grad_norm_, max_norm=1.0))
     assert same_weights(vae.p_x, start.p_x) and not same_weights(vae.q_z, start.q_z)
 
 
@@ -230,7 +230,7 @@ def test_a_callback_changes_nothing():
     for draws, on_epoch in ((0, None), (7, callback)):
         vae = make()
         torch.rand(draws)
-        runs.append((vae, untimed(fit(vae, x, y, **options(average=0.5), on_epoch=on_epoch))))
+        runs.append((vae, untimed(fit(vae, x, y, **options(ema_decay=0.5), on_epoch=on_epoch))))
     assert same_weights(runs[0][0], runs[1][0]) and runs[0][1] == runs[1][1]
 
 
@@ -243,7 +243,7 @@ def test_an_average_that_is_not_finite_is_named(tmp_path):
             vae.q_z.net.layers[0].bias[0] = torch.nan
 
     with pytest.raises(FloatingPointError, match=r"average of q_z.net.layers.0.bias: not finite after epoch 1"):
-        fit(vae, x, y, **options(average=0.5), checkpoint=tmp_path / "c.pt", on_epoch=spoil)
+        fit(vae, x, y, **options(ema_decay=0.5), checkpoint=tmp_path / "c.pt", on_epoch=spoil)
     assert not (tmp_path / "c.pt").exists()
 
 
@@ -257,8 +257,8 @@ def test_ctrl_c_keeps_the_history_and_leaves_the_averages(ctrl_c):
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt) as stopped:
-        fit(vae, x, y, **options(average=0.9), on_epoch=stop)
-    history = fit(whole, x, y, **options(average=0.9, epochs=4))
+        fit(vae, x, y, **options(ema_decay=0.9), on_epoch=stop)
+    history = fit(whole, x, y, **options(ema_decay=0.9, epochs=4))
     assert isinstance(stopped.value, Interrupted) and untimed(stopped.value.history) == untimed(history[:2])
     assert all(torch.equal(seen[1][name], value) for name, value in vae.state_dict().items())
 
@@ -323,7 +323,7 @@ def test_a_scaler_goes_on_where_it_was(scaled, tmp_path):
     """Its scale has grown by then; with the one it starts with the rounding would be another."""
     x, y, _ = rows()
     whole, parts, path = make(), make(), tmp_path / "c.pt"
-    given = {**options(average=0.5), "precision": "16-mixed"}
+    given = {**options(ema_decay=0.5), "precision": "16-mixed"}
     fit(whole, x, y, **{**given, "epochs": 4}, checkpoint=tmp_path / "whole.pt")
     for epochs in (2, 4):
         fit(parts, x, y, **{**given, "epochs": epochs}, checkpoint=path, resume=True)
@@ -428,7 +428,7 @@ def test_the_guide_sees_moved_images_unless_told_otherwise(model):
     assert model((1, 8, 8), Classes(3), networks=MLPs((3,))).corruption() is None
     assert model((1, 28, 28), Binary(3), networks=MLPs((3,))).corruption() is None
     assert MVAE((1, 28, 28), Classes(3), networks=MLPs((3,))).corruption() is None
-    with pytest.raises(InputError, match="corrupt: got 'noise'; accepted is a function"):
+    with pytest.raises(InputError, match="corrupt: got 'noise'; expected a function"):
         fit(vae, x, y, corrupt="noise")
 
 

@@ -66,7 +66,7 @@ def options(**more):
         "progress": False,
         "seed": 3,
     }
-    return {**fixed, "schedule": "constant", "average": 0.0, **more}
+    return {**fixed, "schedule": "constant", "ema_decay": 0.0, **more}
 
 
 @pytest.mark.parametrize("weight", [1.0, 3.0])
@@ -125,6 +125,6 @@ def test_labels_without_images_count_for_their_number(number):
         return -(rows + number / N_U * reverse)
 
     many = x.expand(N_U, *SHAPE).clone()
-    history = fit(vae, many, None, elbo=elbo, labels_alone=alone.repeat(number), **options(epochs=1))
+    history = fit(vae, many, None, elbo=elbo, unpaired_labels=alone.repeat(number), **options(epochs=1))
     assert_close([history[0]["objective"]], by_hand(plain, [loss] * 2, [LR] * 2, epochs=1))
     same(vae, plain)

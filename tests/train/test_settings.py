@@ -199,8 +199,8 @@ def test_what_cannot_be_compared_is_named(value):
 
 def test_readable():
     noise = partial(data.jitter, degrees=10.0, each_axis=True)
-    assert described(partial(data.in_turn, noises=[noise, cosine])) == (
-        "in_turn(noises [jitter(degrees 10.0, each_axis True), cosine])"
+    assert described(partial(data.alternate, noises=[noise, cosine])) == (
+        "alternate(noises [jitter(degrees 10.0, each_axis True), cosine])"
     )
     assert described({"a": None, "b": "x", 3: 1e-3}) == "(3 0.001, a None, b 'x')"
 

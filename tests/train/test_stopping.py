@@ -26,13 +26,13 @@ def scored(seen=None):
     return on_epoch
 
 
-@pytest.mark.parametrize("average", [0.0, 0.9])
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 @pytest.mark.parametrize(("patience", "epochs", "best"), [(2, 4, 1), (3, 5, 1), (4, 7, 5)])
-def test_training_ends_and_the_best_epochs_weights_stay(tmp_path, average, patience, epochs, best):
+def test_training_ends_and_the_best_epochs_weights_stay(tmp_path, ema_decay, patience, epochs, best):
     x, y, _ = rows()
     vae, seen, path = make(), [], tmp_path / "c.pt"
     stop = EarlyStopping("score", patience=patience)
-    given = options(epochs=7, average=average)
+    given = options(epochs=7, ema_decay=ema_decay)
     history = fit(vae, x, y, early_stopping=stop, on_epoch=scored(seen), checkpoint=path, **given)
     assert len(history) == len(seen) == epochs
     assert all(torch.equal(value, seen[best][name]) for name, value in vae.state_dict().items())
@@ -47,7 +47,7 @@ def test_a_resumed_run_stops_where_the_whole_one_does(tmp_path, done):
     x, y, _ = rows()
     whole, parts, path = make(), make(), tmp_path / "c.pt"
     stop = EarlyStopping("score", patience=4)
-    given = options(average=0.9)
+    given = options(ema_decay=0.9)
     history = fit(whole, x, y, early_stopping=stop, on_epoch=scored(), **{**given, "epochs": 7})
     for epochs in (done, 7):
         again = {**given, "epochs": epochs, "checkpoint": path, "resume": True}
@@ -78,9 +78,9 @@ def test_without_a_finite_value_the_last_weights_stay():
 
 def test_what_cannot_be_monitored_is_named():
     x, y, _ = rows()
-    with pytest.raises(InputError, match="got the monitor 'accuracy'; accepted are 'epoch', 'objective'"):
+    with pytest.raises(InputError, match="got the monitor 'accuracy'; expected 'epoch', 'objective'"):
         fit(make(), x, y, early_stopping=EarlyStopping("accuracy"), **options())
-    with pytest.raises(InputError, match="early_stopping: got 3; accepted is an EarlyStopping"):
+    with pytest.raises(InputError, match="early_stopping: got 3; expected an EarlyStopping"):
         fit(make(), x, y, early_stopping=3, **options())
     for bad in ({"patience": 0}, {"least_gain": -1.0}, {"monitor": 3}):
         with pytest.raises(InputError, match=f"{next(iter(bad))}: got"):

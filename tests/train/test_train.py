@@ -72,7 +72,7 @@ def test_averaged_weights_are_the_moving_average_of_the_steps(monkeypatch):
         seen.append([p.detach().clone() for p in vae.parameters()])
 
     start = [p.detach().clone() for p in averaged.parameters()]
-    fit(averaged, x, y, **options(average=0.8), on_epoch=on_epoch)
+    fit(averaged, x, y, **options(ema_decay=0.8), on_epoch=on_epoch)
     expected = start
     for step, weights in enumerate(trail, 1):
         decay = min(0.8, step / (step + 9))
@@ -82,8 +82,8 @@ def test_averaged_weights_are_the_moving_average_of_the_steps(monkeypatch):
     assert_close([p.detach() for p in averaged.parameters()], expected)
     assert_close(seen[-1], expected)
     assert not same_weights(plain, averaged)
-    with pytest.raises(ValueError, match="average: got 1; accepted is"):
-        fit(make(), x, y, **options(average=1))
+    with pytest.raises(ValueError, match="ema_decay: got 1; expected"):
+        fit(make(), x, y, **options(ema_decay=1))
 
 
 def test_a_term_that_is_not_finite_stops_training_and_keeps_the_checkpoint(tmp_path):
@@ -158,13 +158,13 @@ def test_images_take_the_models_dtype(dtype, image_dtype):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 0}, "epochs: got 0; accepted are 1, 2"),
+        ({"epochs": 0}, "epochs: got 0; expected a positive integer"),
         ({"lr": float("nan")}, "lr: got nan"),
         ({"batch_size": 0}, "batch_size: got 0"),
         ({"labelled_batch_size": 0}, "labelled_batch_size: got 0"),
         ({"labelled_weight": -1.0}, "labelled_weight: got -1.0"),
         ({"seed": 2**60}, "seed: got"),
-        ({"elbo": pyro.infer.Trace_ELBO()}, "elbo: got Trace_ELBO; accepted are this library's"),
+        ({"elbo": pyro.infer.Trace_ELBO()}, "elbo: got Trace_ELBO; expected this library's"),
         ({"checkpoint": "/tmp"}, "checkpoint: got the folder /tmp"),
         ({"checkpoint": "/proc/nowhere/c.pt"}, "checkpoint: cannot write to /proc/nowhere"),
     ],
@@ -180,7 +180,7 @@ def test_bad_options_are_named(change, message):
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (torch.rand(6, 1, 4, 7) + 0.5, None, r"x: got pixels from .* accepted is .*\[0, 1\]"),
+        (torch.rand(6, 1, 4, 7) + 0.5, None, r"x: got pixels from .* expected .*\[0, 1\]"),
         (torch.full((6, 1, 4, 7), float("nan")), None, r"x: got NaN in rows \[0, 1, 2, 3, 4\]"),
         (torch.rand(6, 4, 7), None, r"x: got shape \(6, 4, 7\)"),
         (torch.rand(6, 3, 4, 7), None, r"x: got shape \(6, 3, 4, 7\)"),
@@ -309,7 +309,7 @@ def test_gradients_are_clipped_before_a_step():
     assert len(seen) == len([*after.parameters()]) and max(g.abs().max() for g in seen) == 1e-3
     for old, new, g in zip(before.parameters(), after.parameters(), seen, strict=True):
         torch.testing.assert_close(new, old - 1e-2 * g / (g.abs() + 10.0))
-    with pytest.raises(ValueError, match="optimiser: got 3; accepted is a function"):
+    with pytest.raises(ValueError, match="optimiser: got 3; expected a function"):
         fit(before, x, y, **options(), optimiser=3)
-    with pytest.raises(ValueError, match="optimiser: returned NoneType; accepted is a function of parameters and lr="):
+    with pytest.raises(ValueError, match="optimiser: returned NoneType; expected a function of parameters and lr="):
         fit(before, x, y, **options(), optimiser=lambda parameters, lr: None)

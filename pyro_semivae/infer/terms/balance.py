@@ -29,16 +29,16 @@ class BalanceTerm(Term):
         total: Tensor | float = 0.0
         discrete = [label for label in run.labels if label not in run.continuous]
         if not discrete:
-            raise InputError("BalanceTerm: the guide has no discrete label; accepted is a classifier of one or more")
+            raise InputError("BalanceTerm: the guide has no discrete label; expected a classifier of one or more")
         for label in discrete:
             if label not in run.model.nodes:
-                raise InputError(f"BalanceTerm: label '{label}' is not in the model; accepted are labels with a prior")
+                raise InputError(f"BalanceTerm: label '{label}' is not in the model; expected labels with a prior")
             log_q, site = run.first_classifier(label), run.guide.nodes[label]
             rows, of_model = row_dim(site), run.model.nodes[label]
             log_p = of_model["fn"].log_prob(of_model["value"])
             if others := [other for other in run.labels_of(log_p) if other != label]:
                 raise InputError(
-                    f"BalanceTerm: label '{label}' depends on {others} in the model; accepted is a prior alone"
+                    f"BalanceTerm: label '{label}' depends on {others} in the model; expected a prior alone"
                 )
             prior = log_p.narrow(rows, 0, 1)  # (C, 1, 1 [, L]), as in every row
             missing = masked(run.where_missing(label, torch.ones_like(log_q[:1])), site)

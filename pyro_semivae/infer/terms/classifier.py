@@ -24,7 +24,7 @@ class ClassifierTerm(Term):
 
     Args:
         labels: which labels; default: all. Of labels that depend on each other in the guide it is the joint probability
-            of those that are observed, the missing ones summed out.
+            of those that are observed, the missing ones marginalised.
 
     Raises:
         InputError: when evaluated: there is no such label; it depends on others, that are not among those named.
@@ -38,15 +38,15 @@ class ClassifierTerm(Term):
     def values(self, run: Run) -> Mapping[str, Tensor]:
         if unknown := [label for label in self.labels if label not in run.labels]:
             accepted = ", ".join(run.labels) or "those of the guide, which has none"
-            raise InputError(f"ClassifierTerm: got {unknown}; accepted are labels: {accepted}")
+            raise InputError(f"ClassifierTerm: got {unknown}; expected labels: {accepted}")
         if not run.labels:
-            raise InputError("ClassifierTerm: the guide has no label; accepted is a classifier of one or more")
+            raise InputError("ClassifierTerm: the guide has no label; expected a classifier of one or more")
         if not run.observed:
             return {}
         if run.particles > 1:
             if self.labels and set(self.labels) != set(run.observed):
                 accepted = f"all observed labels together, {list(run.observed)}"
-                raise InputError(f"ClassifierTerm: got {list(self.labels)}; accepted with this bound are {accepted}")
+                raise InputError(f"ClassifierTerm: got {list(self.labels)}; expected with this bound are {accepted}")
             return {f"log q({_observed(run.observed)}|x)": run.log_q_given_data}
         found = {}
         for group in run.groups:
@@ -54,7 +54,7 @@ class ClassifierTerm(Term):
                 found[f"log q({_observed(group)})"] = run.log_q_observed(group)
             elif set(group) & set(self.labels):
                 accepted = f"{list(group)}, which depend on each other in the guide, all of them or none"
-                raise InputError(f"ClassifierTerm: got {list(self.labels)}; accepted are of {accepted}")
+                raise InputError(f"ClassifierTerm: got {list(self.labels)}; expected of {accepted}")
         return found
 
 

@@ -24,7 +24,7 @@ class ConsistencyTerm(Term):
         -\sum_{i \in m} KL(r(y_i) \Vert q(y_i|z)), \qquad r(y_i) = \tfrac{1}{K} \sum_k q(y_i|z_k), \; z_k \sim q(z|x')
 
     where the other run is under other noise: a corrupted image x' (`fit`'s `corrupt`), dropout, z. It asks of examples
-    without labels that the classifier not mind the noise. It costs a second run of the guide.
+    without labels that the classifier does not depend on the noise. It costs a second run of the guide.
 
     Args:
         num_samples: K; default: as many as the bound has for q(y|x).

@@ -29,7 +29,7 @@ class ImageTerm(Term):
 
     def values(self, run: Run) -> Mapping[str, Tensor]:
         if not run.labels:
-            raise InputError("ImageTerm: there is no label; accepted is a model with one")
+            raise InputError("ImageTerm: there is no label; expected a model with one")
         if not run.observed:
             return {}
         step = run.step.parts()[0]  # the rows with labels, where it is known which
@@ -37,7 +37,7 @@ class ImageTerm(Term):
         data = [site for name, site in sample_sites(trace) if site["is_observed"] and name not in run.observed]
         if len(data) != 1 or len(run.observed) != 1:
             got = f"{len(data)} sites of data and the labels {list(run.observed)}"
-            raise InputError(f"ImageTerm: got {got}; accepted is one of each")
+            raise InputError(f"ImageTerm: got {got}; expected one of each")
         (site,), (y,) = data, run.observed.values()
         distance = (site["value"] - site["fn"].mean).square().flatten(1).sum(1)
         known = ~is_missing(y).reshape(len(y), -1).any(1)

@@ -36,7 +36,7 @@ class NearestLabelTerm(Term):
     def values(self, run: Run) -> Mapping[str, Tensor]:
         entries = any(len(plate_dims(run.model.nodes[label])) > 1 for label in run.roles.labels)
         if len(run.roles.labels) != 1 or entries:
-            raise InputError(f"NearestLabelTerm: got the labels {run.roles.labels}; accepted is one class label")
+            raise InputError(f"NearestLabelTerm: got the labels {run.roles.labels}; expected one class label")
         (label,) = run.roles.labels
         if label not in run.observed:
             return {}
@@ -51,8 +51,8 @@ class NearestLabelTerm(Term):
                 z = z.reshape(z.shape[:1] + z.shape[-1 - fn.event_dim :])  # (C, B, D)
                 draws[name] = z[drawn, torch.arange(len(y), device=y.device)]  # (B, D)
         if not draws:
-            raise InputError(f"NearestLabelTerm: no latent of the model depends on '{label}'; accepted is one or more")
-        log_q_z = sum(  # log q(z'_b | x_r) of every draw b under every row r, (B, B)
+            raise InputError(f"NearestLabelTerm: no latent of the model depends on '{label}'; expected one or more")
+        log_q_z = sum(  # log q(z'_b | x_r) of every sample b under every row r, (B, B)
             run.guide.nodes[name]["fn"].log_prob(z.unsqueeze(1)) for name, z in draws.items()
         )
         nearest = log_q_z.masked_fill(is_missing(y), -math.inf).argmax(1)

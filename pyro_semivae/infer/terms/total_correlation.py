@@ -72,13 +72,11 @@ class TotalCorrelation(Term):
         names = self.latents or run.latents
         unknown = [name for name in names if name not in run.latents]
         if unknown or not names:
-            raise InputError(
-                f"TotalCorrelation: got {unknown or 'none'}; accepted are latents, {', '.join(run.latents)}"
-            )
+            raise InputError(f"TotalCorrelation: got {unknown or 'none'}; expected latents, {', '.join(run.latents)}")
         z = torch.cat([run.value(name) for name in names], 1)
         if len(z) < 2 or z.shape[1] < 2:
             got = f"a batch of {len(z)} rows and {z.shape[1]} dimensions of {', '.join(names)}"
-            raise InputError(f"TotalCorrelation: got {got}; accepted are two or more of each")
+            raise InputError(f"TotalCorrelation: got {got}; expected two or more of each")
         if any(isinstance(parameter, nn.UninitializedParameter) for parameter in self.critic.parameters()):
             with torch.no_grad():
                 self.critic.to(z.device, z.dtype)(z)
