@@ -55,7 +55,7 @@ class Settings(cli.Common):
     DEFAULTS: ClassVar = {"labelled": {"own": "all", "*": "1.0"}}
 
     dataset: str = cli.dataset_flag([name for name in NAMES if name in ("digits", "mnist", "fashionmnist")])
-    classes: int = flag(5, "how many classes, the first ones, have labels", count())
+    classes: int = flag({"own": 0, "*": 5}, "how many classes, the first ones, have labels; 0: half", count(0))
     unpaired_labels: int = flag(10_000, "number of labels without images", count())
     no_reverse: bool = flag(
         False,
@@ -170,6 +170,7 @@ def run() -> None:
     job = ExampleRun(Settings.parse(__doc__), preferred="mnist")
     args = job.args
     check(args)
+    args.classes = args.classes or len(job.data.label_names) // 2
     job.keep_classes(args.classes)
     vae = make(job)
     y_alone = vae.p_y().sample((args.unpaired_labels,))  # before any training, so that a resumed run draws the same

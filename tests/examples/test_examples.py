@@ -155,7 +155,7 @@ def test_ccvae_with_one_label_a_class(run, tmp_path):
             ["--num-samples", "99999999999999999999"],
             "--num-samples: got 99999999999999999999; expected an integer from 1 to 2147483647",
         ),
-        (["--seed", "9" * 20], f"--seed: got {'9' * 20}; expected 0 to 4294967295"),
+        (["--seed", "9" * 20], f"--seed: got {'9' * 20}; expected an integer from 0 to"),
         (["--dataset", "cifar"], "--dataset: got 'cifar'; expected auto, mnist"),
         (["--wrong"], "unrecognized arguments: --wrong"),
         (["--epochs", "0"], "--epochs: got 0"),

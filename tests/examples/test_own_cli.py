@@ -36,7 +36,6 @@ def draw_folder(folder, tone=False, number=60, size=16):
     return folder
 
 
-CLASSES = {"inverted_vae.py": ("--classes", 1)}
 SCRIPTS = [pytest.param(name, marks=() if name == "ccvae.py" else pytest.mark.slow) for name in EXAMPLES]
 
 
@@ -44,7 +43,6 @@ SCRIPTS = [pytest.param(name, marks=() if name == "ccvae.py" else pytest.mark.sl
 def test_every_example_takes_a_folder(script, run, tmp_path):
     draw_folder(tmp_path / "squares")
     flags = ("--smoke-test", "--dataset", "squares", "--label", "Kind", "--size", 18, "--out", "out")
-    flags += CLASSES.get(script, ())
     code, out, err = run(script, *flags)
     assert code == 0, err
     assert "kind    class: bright one, dim one; known in" in out
