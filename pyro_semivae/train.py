@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,19 +18,18 @@ from pyro_semivae.checkpoints import Checkpoint, History
 from pyro_semivae.contract import check_sites, check_terms
 from pyro_semivae.data.batches import Batches
 from pyro_semivae.data.noise import Corruption
+from pyro_semivae.epochs import Loop
 from pyro_semivae.errors import InputError, check_choice, check_count, check_number
 from pyro_semivae.files import check_plain, writable_file
 from pyro_semivae.infer import Objective
 from pyro_semivae.models import SemiVAE
-from pyro_semivae.progress import epoch_bar, epoch_line, show_terms
 from pyro_semivae.settings import setting
 from pyro_semivae.spaces import is_missing
 from pyro_semivae.spaces.base import absent_rows, rows_of
 from pyro_semivae.stopping import EarlyStopping
 from pyro_semivae.streams import RandomStreams
-from pyro_semivae.tally import Tally
 from pyro_semivae.trainer import Optimiser, Trainer
-from pyro_semivae.watch import check_weights, signs_of_failure
+from pyro_semivae.watch import signs_of_failure
 
 
 def constant(progress: float) -> float:
@@ -185,7 +183,6 @@ def fit(
         if elbo.needs_labels and not len(batches.labelled):
             raise InputError(f"y: got no labelled row; {_needing(elbo)} needs some")
         epochs = max(LEAST_EPOCHS, round(STEPS / batches.steps)) if epochs is None else check_count("epochs", epochs)
-        steps, total = batches.steps, max(1, epochs * batches.steps)
         vae.to(fabric.device)
         some = vae.inputs({name: values[:3] for name, values in table.items()})
         missing = len(labels) < len(vae.label_sites) or any(is_missing(values).any() for values in labels.values())
@@ -210,39 +207,18 @@ def fit(
         kept = {} if checkpoint is None else setting(vae, elbo, given, batches, of_batches, of_optimiser)
         state = Checkpoint(trainer, batches, kept, config)
         history, streams = _taken_up(state, checkpoint if resume else None, epochs, seed, early_stopping)
-        trainer.start(lambda step: schedule(step / total), len(history) * steps)
+        total = max(1, epochs * batches.steps)
+        trainer.start(lambda step: schedule(step / total), len(history) * batches.steps)
 
         # 4. Epochs of steps.
-        averaged = trainer.averaged
+        loop = Loop(vae, trainer, batches, state, streams, epochs, on_epoch, early_stopping, checkpoint, progress)
         try:
-            with pyro.validation_enabled(False), _training(vae), streams:
-                for epoch in range(len(history), epochs):
-                    if early_stopping is not None and early_stopping.is_over(history):
-                        break
-                    tally = Tally(vae)
-                    with epoch_bar(steps, epoch, epochs, progress) as bar:
-                        for i, batch in enumerate(batches.epoch(epoch)):
-                            where = f"epoch {epoch + 1}, step {i + 1}"
-                            tally.add(trainer.learn(batch, (epoch * steps + i) / total, where), batch)
-                            show_terms(bar, tally.so_far)
-                        trainer.watch.check()
-                        history.append(tally.record(epoch))
-                        if on_epoch is not None:
-                            with _evaluating(vae), averaged.in_place(), streams.outside():
-                                history[-1].update(_values(on_epoch(epoch + 1, vae)))
-                    every = -(-epochs // 20)  # at most twenty lines
-                    if progress and not sys.stderr.isatty() and ((epoch + 1) % every == 0 or epoch + 1 == epochs):
-                        print(epoch_line(history[-1], epochs), file=sys.stderr, flush=True)
-                    check_weights(vae, averaged.values, epoch + 1)
-                    if early_stopping is not None and early_stopping.best(history) == epoch:
-                        with averaged.in_place():
-                            state.best = {name: value.clone() for name, value in vae.state_dict().items()}
-                    if checkpoint is not None:
-                        state.save(checkpoint, history, streams.now())
+            with pyro.validation_enabled(False), loop.training():
+                loop.run(history)
         except KeyboardInterrupt as stop:
             raise Interrupted(history) from stop
         finally:
-            averaged.exchange()
+            trainer.averaged.exchange()
 
         # 5. The weights to keep, and whether anything was learnt.
         if early_stopping is not None and early_stopping.best(history) is not None:
@@ -371,14 +347,6 @@ def _fabric(accelerator: str | torch.device, precision: str | None, elbo: Object
     return Fabric(accelerator=accelerator, devices=devices, precision=precision)
 
 
-def _values(said: Any) -> dict[str, float]:
-    """What a callback says, as numbers."""
-    try:
-        return {name: float(value) for name, value in ({} if said is None else said).items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"on_epoch: returned {said!r:.50}; expected None, or a dict of numbers by name") from error
-
-
 def _check_callables(**values: Any) -> None:
     for name, value in values.items():
         if name == "corrupt" and isinstance(value, Mapping) and all(map(callable, value.values())):
@@ -386,22 +354,3 @@ def _check_callables(**values: Any) -> None:
         if value is not None and not callable(value):
             example = ", e.g. partial(torch.nn.utils.clip_grad_norm_, max_norm=1.0)" if name == "clip" else ""
             raise InputError(f"{name}: got {value!r}; expected a function{example}")
-
-
-@contextmanager
-def _training(vae: SemiVAE) -> Iterator[None]:
-    vae.train()
-    try:
-        yield
-    finally:
-        vae.eval()
-
-
-@contextmanager
-def _evaluating(vae: SemiVAE) -> Iterator[None]:
-    vae.eval()
-    try:
-        with torch.enable_grad():  # what is switched off inside is on again outside
-            yield
-    finally:
-        vae.train()

@@ -1,0 +1,110 @@
+"""The loop over epochs: steps, what is reported of them, callbacks, checkpoints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyro_semivae.checkpoints import Checkpoint, History
+from pyro_semivae.data.batches import Batches
+from pyro_semivae.errors import InputError
+from pyro_semivae.models import SemiVAE
+from pyro_semivae.progress import epoch_bar, epoch_line, show_terms
+from pyro_semivae.stopping import EarlyStopping
+from pyro_semivae.streams import RandomStreams
+from pyro_semivae.tally import Tally
+from pyro_semivae.trainer import Trainer
+from pyro_semivae.watch import check_weights
+
+
+@dataclass
+class Loop:
+    """What is done in every epoch of training.
+
+    Attributes:
+        vae, trainer, batches: what learns, how, from what. state: what a checkpoint has. streams: the random streams.
+        epochs: how many there are. on_epoch, early_stopping, checkpoint, progress: see `fit`.
+    """
+
+    vae: SemiVAE
+    trainer: Trainer
+    batches: Batches
+    state: Checkpoint
+    streams: RandomStreams
+    epochs: int
+    on_epoch: Callable[[int, SemiVAE], dict[str, float] | None] | None
+    early_stopping: EarlyStopping | None
+    checkpoint: Path | None
+    progress: bool
+
+    def run(self, history: History) -> None:
+        """The epochs that the history does not have yet, each of which adds its record to it."""
+        for epoch in range(len(history), self.epochs):
+            if self.early_stopping is not None and self.early_stopping.is_over(history):
+                break
+            with epoch_bar(self.batches.steps, epoch, self.epochs, self.progress) as bar:
+                history.append(self._learn(epoch, bar))
+                if self.on_epoch is not None:
+                    with self._evaluating():
+                        history[-1].update(_values(self.on_epoch(epoch + 1, self.vae)))
+            self._report(epoch, history)
+            check_weights(self.vae, self.trainer.averaged.values, epoch + 1)
+            self._keep(epoch, history)
+
+    def _learn(self, epoch: int, bar: Any) -> dict[str, float]:
+        """The steps of an epoch; returns its record."""
+        tally, steps = Tally(self.vae), self.batches.steps
+        for i, batch in enumerate(self.batches.epoch(epoch)):
+            done = (epoch * steps + i) / max(1, self.epochs * steps)
+            tally.add(self.trainer.learn(batch, done, f"epoch {epoch + 1}, step {i + 1}"), batch)
+            show_terms(bar, tally.so_far)
+        self.trainer.watch.check()
+        return tally.record(epoch)
+
+    def _report(self, epoch: int, history: History) -> None:
+        """A line for the epoch, where there is no bar; at most twenty lines in all."""
+        every = -(-self.epochs // 20)
+        if self.progress and not sys.stderr.isatty() and ((epoch + 1) % every == 0 or epoch + 1 == self.epochs):
+            print(epoch_line(history[-1], self.epochs), file=sys.stderr, flush=True)
+
+    def _keep(self, epoch: int, history: History) -> None:
+        """The weights of the best epoch so far, and the checkpoint."""
+        if self.early_stopping is not None and self.early_stopping.best(history) == epoch:
+            with self.trainer.averaged.in_place():
+                self.state.best = {name: value.clone() for name, value in self.vae.state_dict().items()}
+        if self.checkpoint is not None:
+            self.state.save(self.checkpoint, history, self.streams.now())
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """The model is in training mode, afterwards in evaluation mode; random numbers are of the streams."""
+        self.vae.train()
+        try:
+            with self.streams:
+                yield
+        finally:
+            self.vae.eval()
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """The model is as callbacks get it, in evaluation mode with its averaged weights; random numbers are theirs."""
+        self.vae.eval()
+        try:
+            with torch.enable_grad(), self.trainer.averaged.in_place(), self.streams.outside():
+                yield  # gradients that are switched off inside are on again outside
+        finally:
+            self.vae.train()
+
+
+def _values(said: Any) -> dict[str, float]:
+    """What a callback says, as numbers."""
+    try:
+        return {name: float(value) for name, value in ({} if said is None else said).items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"on_epoch: returned {said!r:.50}; expected None, or a dict of numbers by name") from error
