@@ -24,9 +24,9 @@ from torch import Tensor
 from pyro_semivae import CCVAE, data
 from pyro_semivae.conditionals import LaplaceLikelihood
 from pyro_semivae.data import Batches
-from pyro_semivae.example_run import versions
 from pyro_semivae.files import writable_folder, write_json
 from pyro_semivae.nn import Convs
+from pyro_semivae.runs import versions
 from pyro_semivae.spaces import Binary
 
 PARTS = {"encoder": "q_z", "classifier": "q_y", "conditional prior": "p_z_c"}

@@ -27,11 +27,11 @@ from torch.nn import functional as F
 from pyro_semivae import CCVAE
 from pyro_semivae.conditionals import LaplaceLikelihood
 from pyro_semivae.data import Batch, Batches, hide
-from pyro_semivae.example_run import versions
 from pyro_semivae.files import write_json
 from pyro_semivae.infer import Objective
 from pyro_semivae.models import M2, SemiVAE
 from pyro_semivae.nn import Convs
+from pyro_semivae.runs import versions
 from pyro_semivae.spaces import Binary, Classes
 from pyro_semivae.train import fit
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 
 from pyro_semivae import CCVAE, data, metrics, tasks
-from pyro_semivae.example_run import versions
 from pyro_semivae.files import write_json
 from pyro_semivae.models import M2
 from pyro_semivae.nn import MLPs
+from pyro_semivae.runs import versions
 from pyro_semivae.train import fit
 
 MODELS = {"m2": M2, "ccvae": CCVAE}

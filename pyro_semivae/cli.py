@@ -14,11 +14,12 @@ import torch
 
 from pyro_semivae import data, flags
 from pyro_semivae.data.chexpert import POLICIES
+from pyro_semivae.data.styled import SIZES
 from pyro_semivae.defaults import by_label, by_networks
 from pyro_semivae.errors import InputError
-from pyro_semivae.example_run import device_of
 from pyro_semivae.flags import Flags, count, flag, number
 from pyro_semivae.models.parts import ALPHA, BETA
+from pyro_semivae.runs import device_of
 from pyro_semivae.train import SCHEDULES
 
 
@@ -72,11 +73,41 @@ OWN, CHEXPERT = "data of your own (--dataset PATH)", "labels of CheXpert"
 
 
 @dataclass(kw_only=True)
-class Common(Flags):
-    """The flags that all examples have. See `flags.Flags` for how their defaults depend on presets and on data."""
+class Trained(Flags):
+    """The flags of every script that trains. See `flags.Flags` for how their defaults depend on presets and on data."""
+
+    data_dir: str | None = flag(None, f"root of the data sets (default: ${data.sets.DATA_ENV}, else ./data)")
+    epochs: int | None = flag(None, "passes through the unlabelled rows", count())
+    batch_size: int = flag(
+        {"faces": 64, "own conv": 64, "*": 200}, "unlabelled rows a step; half as many labelled ones", count()
+    )
+    lr: float = flag(1e-3, "Adam's learning rate", number(above=0))
+    schedule: str = flag("cosine", "of the learning rate", choices=list(SCHEDULES))
+    warm_up: float = flag(0.0, "fraction of training over which beta rises from 0", number(least=0, most=1))
+    ema_decay: float = flag(0.0, "decay of the weights' exponential moving average; 0: none", number(least=0, below=1))
+    seed: int = flag(0, "fixes split, initialisation, batches and noise", count(0, 2**32 - 1))
+    hold_out: int = flag(
+        0,
+        "use the last N training rows as validation set, in the place of the test set; 0: the test set",
+        count(0),
+    )
+    cuda: bool = flag(False, "train on the GPU")
+    precision: str = flag(
+        "32-true",
+        "of the networks' layers; bf16-mixed is faster where the processor has it",
+        choices=["32-true", "bf16-mixed"],
+    )
+    out: str | None = flag(None, "output folder (default: runs/<script>-<dataset>[-<preset>])")
+    resume: bool = flag(False, "continue from the checkpoint in the output folder")
+    overwrite: bool = flag(False, "remove the run in the output folder and start afresh")
+    smoke_test: bool = flag(False, "quick end-to-end check, in seconds")
+
+
+@dataclass(kw_only=True)
+class Common(Trained):
+    """The flags of the examples on images with labels."""
 
     dataset: str = dataset_flag(data.NAMES)
-    data_dir: str | None = flag(None, f"root of the data sets (default: ${data.sets.DATA_ENV}, else ./data)")
     csv: str | None = flag(
         None, "the labels of the images (default: the one csv in the folder)", group=OWN, metavar="FILE"
     )
@@ -99,36 +130,31 @@ class Common(Flags):
     blank: str = flag("negative", "what a finding that is not mentioned is", group=CHEXPERT, choices=POLICIES)
     uncertain: str = flag("missing", "what an uncertain one is", group=CHEXPERT, choices=POLICIES)
     views: str = flag("frontal", "which images", group=CHEXPERT, choices=("frontal", "all"))
-    epochs: int | None = flag(None, "passes through the unlabelled rows", count())
-    batch_size: int = flag(
-        {"faces": 64, "own conv": 64, "*": 200}, "unlabelled rows a step; half as many labelled ones", count()
-    )
-    lr: float = flag(1e-3, "Adam's learning rate", number(above=0))
-    schedule: str = flag("cosine", "of the learning rate", choices=list(SCHEDULES))
-    warm_up: float = flag(0.0, "fraction of training over which beta rises from 0", number(least=0, most=1))
-    ema_decay: float = flag(0.0, "decay of the weights' exponential moving average; 0: none", number(least=0, below=1))
     labelled: str = flag(
         {"digits": "100", "own": "all", "*": "0.004"},
         "how many training rows keep their labels: with a point a fraction of all, else a count; all: those that are "
         "known",
         flags.labelled,
     )
-    seed: int = flag(0, "fixes split, initialisation, batches and noise", count(0, 2**32 - 1))
-    hold_out: int = flag(
-        0,
-        "use the last N training rows as validation set, in the place of the test set; 0: the test set",
+
+
+@dataclass(kw_only=True)
+class Reference(Trained):
+    """The flags of the models that learn from reference images."""
+
+    DEFAULTS: ClassVar = {"epochs": {"digits": 40, "*": 4}, "batch_size": 32}
+
+    dataset: str = flag(
+        "auto",
+        "what the images are made of; auto: mnist (falls back on the built-in digits)",
+        choices=["auto", "mnist", "fashionmnist", "digits"],
+    )
+    image_size: int = flag(32, "pixels of the sides; the paper's: 64", int, choices=list(SIZES))
+    images: int = flag(
+        16_000,
+        "take the first N training images: half of them are references, each other one has two styles; 0: all",
         count(0),
     )
-    cuda: bool = flag(False, "train on the GPU")
-    precision: str = flag(
-        "32-true",
-        "of the networks' layers; bf16-mixed is faster where the processor has it",
-        choices=["32-true", "bf16-mixed"],
-    )
-    out: str | None = flag(None, "output folder (default: runs/<script>-<dataset>[-<preset>])")
-    resume: bool = flag(False, "continue from the checkpoint in the output folder")
-    overwrite: bool = flag(False, "remove the run in the output folder and start afresh")
-    smoke_test: bool = flag(False, "quick end-to-end check, in seconds")
 
 
 @dataclass(kw_only=True)

@@ -191,7 +191,12 @@ def _check_kinds(vae: SemiVAE, sites: dict[str, Sites]) -> None:
                     f"{where}: label '{name}' has the event shape {event}, one value for a whole row: leave .to_event "
                     f"out, its entries are a plate, `with self.entries('{name}'):`"
                 )
-            if space.num_values is not None and not enumerates(site):
+            if space.always_known and (enumerates(site) or where == "guide"):
+                raise ContractError(
+                    f"{where}: label '{name}', {space}, is known of every row: pyro.sample('{name}', .., obs={name}) "
+                    f"in the model alone, which the guide takes as an argument"
+                )
+            if space.num_values is not None and not (space.always_known or enumerates(site)):
                 mend = f"pyro.sample('{name}', .., obs={name}, infer={{'enumerate': 'parallel'}})"
                 raise ContractError(f"{where}: label '{name}', {space}, is not enumerated: {mend}")
 

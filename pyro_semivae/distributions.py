@@ -149,3 +149,55 @@ class RelaxedLogits(LogitRelaxedBernoulli):
 
     def expand(self, batch_shape: torch.Size, _instance: RelaxedLogits | None = None) -> RelaxedLogits:
         return super().expand(batch_shape, self._get_checked_instance(RelaxedLogits, _instance))
+
+
+class KnownWhere(dist.TorchDistribution):
+    """A distribution of vectors that is a fixed vector in some rows, where its log-density is set to 0.
+
+    The density of a point mass is infinite; in a bound it stands in the model and, the same, in the guide, and cancels.
+    `log_prob` does not look at the value in these rows.
+
+    Args:
+        base: over vectors, batch shape `(..., B)` or `()`. known: `(B,)`, where the vector is `value`, `(D,)`.
+
+    >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+    >>> d = KnownWhere(base, torch.tensor([True, False]), torch.tensor([5.0, 7.0]))
+    >>> d.rsample()[0], d.log_prob(torch.zeros(2, 2))
+    (tensor([5., 7.]), tensor([ 0.0000, -1.8379]))
+    """
+
+    has_rsample = True
+    arg_constraints: ClassVar[dict] = {}
+
+    def __init__(self, base: dist.TorchDistribution, known: Tensor, value: Tensor):
+        self.base, self.known, self.value = base, known, value
+        batch_shape = torch.broadcast_shapes(base.batch_shape, known.shape)
+        super().__init__(batch_shape, base.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return self.base.support
+
+    def expand(self, batch_shape: torch.Size, _instance: KnownWhere | None = None) -> KnownWhere:
+        return KnownWhere(self.base.expand(batch_shape), self.known.expand(batch_shape), self.value)
+
+    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
+        return self._put_in(self.base.expand(self.batch_shape).rsample(sample_shape))
+
+    def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return torch.where(self.known, 0.0, self.base.log_prob(value))
+
+    @property
+    def mean(self) -> Tensor:
+        return self._put_in(self.base.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.where(self.known.unsqueeze(-1), 0.0, self.base.variance)
+
+    def _put_in(self, drawn: Tensor) -> Tensor:
+        return torch.where(self.known.unsqueeze(-1), self.value, drawn)

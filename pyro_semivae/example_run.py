@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import platform
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from pyro_semivae import data, report
@@ -20,14 +13,15 @@ from pyro_semivae.checkpoints import replace_weights
 from pyro_semivae.data import ImageData
 from pyro_semivae.defaults import keys_of_own
 from pyro_semivae.errors import InputError, check_number
-from pyro_semivae.files import FolderLock, check_fields, load_checkpoint, user_path, writable_folder, write_json
+from pyro_semivae.files import user_path, write_json
 from pyro_semivae.flags import naming, parse_kinds
 from pyro_semivae.infer import Objective
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.models.parts import classifier_weight, is_large, likelihood_for
 from pyro_semivae.nn import Convs, MLPs
+from pyro_semivae.runs import Run
 from pyro_semivae.spaces import Images, any_known
-from pyro_semivae.train import SCHEDULES, fit
+from pyro_semivae.train import fit
 from pyro_semivae.watch import signs_of_failure
 
 if TYPE_CHECKING:
@@ -35,46 +29,26 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound="Common")
 
-# What a run writes into its folder beside figures; m1.pt is the first stage of M1+M2.
-FILES = ("checkpoint.pt", "m1.pt", "config.json", "labelled_rows.json", "metrics.json")
 
-
-def device_of(cuda: bool) -> torch.device:
-    """Where a script computes.
-
-    Raises:
-        InputError: a GPU is asked for, and there is none.
-    """
-    if cuda and not torch.cuda.is_available():
-        raise InputError("--cuda: this machine has no GPU that torch can use; leave the flag out to run on the CPU")
-    return torch.device("cuda" if cuda else "cpu")
-
-
-class ExampleRun(Generic[S]):
-    """One run of an example: device, seed, data with its labelled rows, output folder.
+class ExampleRun(Run[S]):
+    """One run of an example on images with labels, some of which are hidden.
 
     Attributes:
-        args: the settings, with the defaults of these data. out: the output folder.
+        args: the settings, with the defaults of these data.
         data: the data set. y: its training labels, hidden (-1) except for the `labelled_rows`.
-        fallback: a sentence, if `auto` did not get the preferred data set.
 
     Args:
-        writes: whether it is a new run, which locks its folder and does not write over another one's files unless
-            `--resume` or `--overwrite` says so; or one that is there, to be read.
+        preferred: the data set that `--dataset auto` is, where it can be had. writes: see `Run.open_folder`.
     """
 
     def __init__(self, args: S, preferred: str, *, writes: bool = True):
-        self.args, self.start = args, time.perf_counter()
-        self.device = device_of(args.cuda)
-        torch.manual_seed(args.seed)
+        super().__init__(args)
         self.data, self.fallback = self._load(preferred)
         self.args = args = args.for_data(keys_of_own(self.data) if self.is_own else self.data.name)
         if args.hold_out:
             with naming("--hold-out", "num_rows"):
                 self.data = self.data.hold_out(args.hold_out)
         self._check_rows("--hold-out" if args.hold_out else "--dataset")
-        if self.fallback:
-            print(f"NOTE: {self.fallback}", flush=True)
         with naming("--labelled", "labelled"):
             self.labelled_rows = (
                 any_known(self.data.y).nonzero()[:, 0]
@@ -84,15 +58,8 @@ class ExampleRun(Generic[S]):
         self.y: Tensor = data.hide(self.data.y, self.labelled_rows)
         for name in {"shift", "shear"} & {*vars(args)}:  # the longer side of an image: all of it is out of sight then
             check_number(f"--{name}", vars(args)[name], least=0, most=max(self.data.x_shape[1:]))
-        name = f"{Path(sys.argv[0]).stem}-{self.data.name}" + (f"-{args.preset}" if args.preset != "demo" else "")
-        self.out = writable_folder(args.out or Path("runs") / name, "--out")
-        self.checkpoint = self.out / "checkpoint.pt"
-        self.before_training = self.in_training = 0.0  # seconds spent before resuming
-        if args.resume and args.overwrite:
-            raise InputError("--overwrite: got --resume too; expected one of the two")
-        if writes:
-            self._lock = FolderLock(self.out, "--out")  # as long as there is this run
-            self._take_folder()
+        self.dataset = self.data.name
+        self.open_folder(writes=writes)
         labelled = f"{len(self.data.x)} training rows, {len(self.labelled_rows)} of them labelled"
         doing = "writing to" if writes else "reading"
         print(f"{self.data.name}: {labelled}; {self.device}; {doing} {self.out}", flush=True)
@@ -134,54 +101,17 @@ class ExampleRun(Generic[S]):
         options = {"blank": args.blank, "uncertain": args.uncertain, "views": args.views}
         return data.load(args.dataset, args.data_dir, **(options if args.dataset == "chexpert" else {})), None
 
-    def _take_folder(self) -> None:
-        """Looks for a run that is in the output folder already.
-
-        Raises:
-            InputError: there is one, finished or begun, and neither `--resume` nor `--overwrite`; or its checkpoint is
-                damaged.
-        """
-        there = [self.out / name for name in FILES if (self.out / name).exists()]
-        names = ", ".join(path.name for path in there)
-        if self.args.resume and self.checkpoint.exists():
-            state = load_checkpoint(self.checkpoint)
-            check_fields(state, self.checkpoint, {"config": dict, "history": list, "epoch": int})
-            self.before_training = state["config"].get("seconds_before_training", 0.0)
-            epochs = state["history"]
-            check_fields(epochs, self.checkpoint, dict.fromkeys(range(len(epochs)), dict), "history")
-            self.in_training = sum(record.get("seconds", 0.0) for record in epochs)
-            print(f"NOTE: --resume: goes on after epoch {state['epoch']} of {self.checkpoint}", flush=True)
-        elif self.args.overwrite and there:
-            print(f"NOTE: --overwrite: removes {names} of the run in {self.out}", flush=True)
-            for path in there:
-                path.unlink()
-        elif there and not self.args.resume:
-            raise InputError(
-                f"--out: {self.out} has a run already ({names}): go on with it (--resume), replace it (--overwrite), "
-                f"or name another folder"
-            )
-
     def fit_options(self) -> dict[str, Any]:
         """The arguments of `fit` that the common flags decide."""
-        return {
-            "epochs": self.args.epochs,
-            "batch_size": self.args.batch_size,
-            "labelled_batch_size": max(1, self.args.batch_size // 2),
-            "lr": self.args.lr,
-            "schedule": SCHEDULES[self.args.schedule],
-            "warm_up": self.args.warm_up,
-            "ema_decay": self.args.ema_decay,
-            "seed": self.args.seed,
-            "accelerator": self.device.type,
-            "precision": self.args.precision,
-            "checkpoint": self.checkpoint,
-            "resume": self.args.resume,
-            "config": {**self.config(), "seconds_before_training": self.before_training + self.elapsed()},
-        }
+        return {**super().fit_options(), "labelled_batch_size": max(1, self.args.batch_size // 2)}
 
-    def elapsed(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self.start
+    def about(self) -> dict[str, Any]:
+        return {**super().about(), "labelled": len(self.labelled_rows)}
+
+    def finish(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """As `Run.finish`, and `labelled_rows.json`."""
+        write_json(self.out / "labelled_rows.json", self.labelled_rows.tolist(), indent=None)
+        return super().finish(metrics)
 
     def parts(self) -> dict[str, Any]:
         """What models of such data are built of, `networks` and `likelihood`: see `models.parts`."""
@@ -237,49 +167,3 @@ class ExampleRun(Generic[S]):
         notes = signs_of_failure(vae, vae.table(self.data.x, self.y), seed=self.args.seed)
         self.finish({**report.measure(vae, self.data, **how), **({"notes": notes} if notes else {})})
         report.draw(vae, self.data, history, self.out)
-
-    def config(self) -> dict[str, Any]:
-        """The flags and the data set used, as plain values."""
-        return {**vars(self.args), "dataset_used": self.data.name}
-
-    def finish(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        """Writes `config.json`, `labelled_rows.json` and `metrics.json`, prints the metrics and returns them."""
-        metrics = {
-            "dataset": self.data.name,
-            "fallback": self.fallback,
-            "labelled": len(self.labelled_rows),
-            "seed": self.args.seed,
-            "epochs": self.args.epochs or load_checkpoint(self.checkpoint)["epoch"],
-            **_finite(metrics),
-            "measures": report.MEASURES,
-            "seconds": round(self.before_training + self.in_training + self.elapsed(), 1),
-            "device": torch.cuda.get_device_name() if self.args.cuda else f"{platform.machine()} CPU",
-            "versions": versions(),
-        }
-        write_json(self.out / "config.json", self.config())
-        write_json(self.out / "labelled_rows.json", self.labelled_rows.tolist(), indent=None)
-        write_json(self.out / "metrics.json", metrics)
-        shown = {k: v for k, v in metrics.items() if not isinstance(v, dict | list)}
-        shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in shown.items()}
-        print("\n".join(f"{name:>24}  {value}" for name, value in shown.items()), flush=True)
-        if self.checkpoint.exists():
-            print(f'go on with it: vae = pyro_semivae.load("{self.checkpoint}")', flush=True)
-        return metrics
-
-
-def _finite(value: Any, name: str = "") -> Any:
-    """The same with None for numbers that are not finite, which JSON has not; a note in print says which."""
-    if isinstance(value, dict):
-        return {key: _finite(part, f"{name}/{key}".strip("/")) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part, name) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        print(f"NOTE: {name} is {value}; metrics.json has null", flush=True)
-        return None
-    return value
-
-
-def versions() -> dict[str, str]:
-    """Versions of what numbers depend on."""
-    packages = ("pyro-semivae", "pyro-ppl", "torch", "torchvision", "numpy", "scikit-learn", "lightning-fabric")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

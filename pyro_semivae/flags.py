@@ -20,13 +20,16 @@ def flag(default: Any, meaning: str, kind: Callable[[str], Any] = str, *, group:
     """A field of `Flags`.
 
     Args:
-        default: the value without the flag; of False the flag is a switch. A dict depends on the data: see `defaults`.
+        default: the value without the flag; of False the flag is a switch, of True there is
+            `--no-flag` too. A dict depends on the data: see `defaults`.
         meaning: what it does, for `--help`.
         kind: makes the value of the word that is given, or raises `argparse.ArgumentTypeError`.
         group: the heading of `--help` under which it stands.
         options: others of `ArgumentParser.add_argument`, as `choices` and `nargs`.
     """
-    about = {"action": "store_true"} if default is False else {"type": kind}
+    about: dict[str, Any] = {"type": kind}
+    if isinstance(default, bool):
+        about = {"action": argparse.BooleanOptionalAction if default else "store_true"}
     return field(default_factory=lambda: default, metadata={"help": meaning, "group": group, **about, **options})
 
 

@@ -104,7 +104,8 @@ def fit(
         elbo: the objective (default: `vae.elbo_for(y)`, the recipe's; the paper's is `vae.elbo()`).
         epochs: the number of passes through the unlabelled rows, or the labelled ones if that takes more steps;
             default: as many as make 3,000 steps, ten at least.
-        batch_size, labelled_batch_size, labelled_weight, also_unlabelled, device_budget: see `data.Batches`.
+        batch_size, labelled_batch_size, labelled_weight, also_unlabelled, device_budget: see `data.Batches`; its
+            `stratify` is the model's.
         lr, schedule: the learning rate, and its factor as a function of the fraction of training done, or the name of
             one, "constant" or "cosine".
         optimiser: called with the model's parameters and `lr=...`, returns a torch optimiser: a class, or e.g.
@@ -179,6 +180,7 @@ def fit(
             seed=seed,
             unpaired_labels=alone,
             also_unlabelled=also_unlabelled,
+            stratify=vae.stratify,
         )
         if elbo.needs_labels and not len(batches.labelled):
             raise InputError(f"y: got no labelled row; {_needing(elbo)} needs some")
@@ -201,6 +203,7 @@ def fit(
             trainer.prepare(next(batches.epoch(0)))
         of_batches = f"{batches.sizes}, labelled_weight {labelled_weight}, seed {seed}"
         of_batches += ", labelled rows also unlabelled" if also_unlabelled else ""
+        of_batches += f", by {vae.stratify}" if vae.stratify else ""
         of_optimiser = {"lr": lr, "schedule": schedule, "warm_up": warm_up, "corrupt": corrupt, "ema_decay": ema_decay}
         of_optimiser |= {"precision": precision, "optimiser": optimiser, "clip": clip}
         of_optimiser |= {"early_stopping": str(early_stopping)}

@@ -138,6 +138,7 @@ class Trainer:
         for part in parts:
             values = map(part.values.get, self.sites)
             how = {"scale": part.scale, "labelled": part.labelled, "data_complete": self.data_complete}
+            how["strata"] = part.strata
             found = self.objective.evaluate(*values, done=done, **how)
             total = found.total()
             objective = objective + total.detach()

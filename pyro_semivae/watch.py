@@ -86,7 +86,8 @@ def signs_of_failure(vae: SemiVAE, table: Mapping[str, Tensor], *, seed: int = 0
         if vae.characteristic and (tasks.classifies(vae) or tasks.infers_from_labels(vae)):
             for name in vae.label_sites:
                 notes += _classifier_at_chance(vae, name, table)
-        rows = vae.inputs({name: values[:500] for name, values in table.items() if name in vae.data_sites})
+        given = [*vae.data_sites, *(name for name in vae.label_sites if vae.spaces[name].always_known)]
+        rows = vae.inputs({name: values[:500] for name, values in table.items() if name in given})
         latents = inspect_model(vae).latents
         values = vae.elbo().bound.evaluate(Step(vae.model, vae.guide, rows)).values
         own = [name for latent in latents for name in (f"log p({latent})", f"-log q({latent})")]

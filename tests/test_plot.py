@@ -58,11 +58,11 @@ def test_curves_have_a_panel_each_with_its_unit():
     ]
     axes = [axis for axis in training_curves(history).axes if axis.get_visible()]
     curves = {axis.get_title(): axis.lines[0].get_xydata().tolist() for axis in axes}
-    shown = {f"{name} (nats a row)" for name in ("objective", "elbo", "log p(x|z)")}
+    shown = {f"{name} (nats per example)" for name in ("objective", "elbo", "log p(x|z)")}
     assert set(curves) == {*shown, "ess"}, "log p(y) never changes"
-    assert curves["log p(x|z) (nats a row)"] == [[1, -4], [2, -8], [3, -12]]
-    assert curves["elbo (nats a row)"] == [[1, -5], [2, -4], [3, -3]]
-    assert curves["objective (nats a row)"] == [[1, -4], [2, -3], [3, -2]]
+    assert curves["log p(x|z) (nats per example)"] == [[1, -4], [2, -8], [3, -12]]
+    assert curves["elbo (nats per example)"] == [[1, -5], [2, -4], [3, -3]]
+    assert curves["objective (nats per example)"] == [[1, -4], [2, -3], [3, -2]]
 
 
 def test_graphs_point_from_parents_to_children_in_the_colours_of_what_happens_there(capsys):

@@ -14,6 +14,7 @@ from pyro_semivae.conditionals.entries import (
     PerLabelNormal,
 )
 from pyro_semivae.conditionals.flows import Flow
+from pyro_semivae.conditionals.groups import KnownIn
 from pyro_semivae.conditionals.labels import BayesLabel, Label, LabelPrior
 from pyro_semivae.conditionals.latents import (
     Gaussian,
@@ -46,6 +47,7 @@ __all__ = [
     "GaussianExperts",
     "GaussianLikelihood",
     "HeteroscedasticGaussianLikelihood",
+    "KnownIn",
     "Label",
     "LabelPrior",
     "LaplaceLikelihood",

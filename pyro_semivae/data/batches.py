@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ class Batch:
         values: site name -> values of the rows, data as floats, labels with missing entries.
         scale, rows: the scale and the index of each row, `(B,)`.
         labelled: how many rows at the beginning have any label; with one class label none of theirs is missing.
+        strata: label -> how many rows have each of its values, in the order of the rows; empty where they are mixed.
         alone: rows of labels without data, in a batch of their own.
     """
 
@@ -32,6 +33,7 @@ class Batch:
     rows: Tensor
     labelled: int = 0
     alone: Batch | None = None
+    strata: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def x(self) -> Tensor | None:
@@ -64,6 +66,8 @@ class Batches:
             stays uint8); a larger one stays where it was, e.g. memory-mapped, and the rows of many steps at a time are
             gathered and moved.
         seed: seeds the order of every epoch, together with the epoch's number.
+        stratify: the name of a class label that every row has: a step then has `batch_size` rows of each of its values,
+            sorted by it, and each value the same weight, whatever their numbers in the data.
         also_unlabelled: whether labelled rows are unlabelled ones too, without their labels: N_u and N are then larger
             by N_l, and no row is copied.
         unpaired_labels: N_a labels without images. A step has `batch_size` of them, with the scale N_a / B_a / N, in a
@@ -88,6 +92,7 @@ class Batches:
         seed: int = 0,
         unpaired_labels: Tensor | None = None,
         also_unlabelled: bool = False,
+        stratify: str | None = None,
     ):
         data = {name: _data(name, values) for name, values in (x if isinstance(x, Mapping) else {"x": x}).items()}
         given = y if isinstance(y, Mapping) else {} if y is None else {"y": y}
@@ -119,8 +124,17 @@ class Batches:
         n_alone = 0 if unpaired_labels is None else len(unpaired_labels)
         b_u = min(batch_size, n_u)
         b_l = min(labelled_batch_size if labelled_batch_size and n_u else batch_size, n_l)
-        self.steps = max(size // batch for size, batch in ((n_u, b_u), (n_l, b_l)) if batch)
-        self.sizes = b_l, b_u
+        self.strata: dict[str, tuple[int, ...]] = {}
+        if stratify is None:
+            self.streams = [self.labelled, self.unlabelled]  # rows, a stream for each part of a batch
+            self.sizes: tuple[int, ...] = b_l, b_u
+            scales = labelled_weight * n_l / max(b_l, 1) / n, n_u / max(b_u, 1) / n
+        else:
+            self.streams = _strata(labels, stratify, also_unlabelled)
+            self.sizes = tuple(min(batch_size, len(rows)) for rows in self.streams)
+            scales = tuple(1 / size / len(self.sizes) for size in self.sizes)
+            self.strata = {stratify: self.sizes}
+        self.steps = max(len(rows) // size for rows, size in zip(self.streams, self.sizes, strict=True) if size)
         keep = sum(values.numel() * values.element_size() for values in data.values()) <= device_budget
         self.staged = not keep
         self.data = {name: values.to(device) if keep else values for name, values in data.items()}
@@ -129,21 +143,19 @@ class Batches:
         self.unpaired_labels = None if unpaired_labels is None else unpaired_labels.to(device)
         b_a = 0 if unpaired_labels is None else min(batch_size, len(unpaired_labels))
         self.scale_alone = torch.full((b_a,), n_alone / max(b_a, 1) / n, device=device, dtype=dtype)
-        scale_l = labelled_weight * n_l / max(b_l, 1) / n
-        scale_u = n_u / max(b_u, 1) / n
-        self.scale = torch.tensor([scale_l] * b_l + [scale_u] * b_u, device=device, dtype=dtype)
+        each = [scale for scale, size in zip(scales, self.sizes, strict=True) for _ in range(size)]
+        self.scale = torch.tensor(each, device=device, dtype=dtype)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch `number`; the same for the same seed and number."""
         generator = torch.Generator().manual_seed((self.seed << 20) + number)
-        (b_l, b_u), steps = self.sizes, self.steps
-        parts = []
-        for rows, size in ((self.labelled, b_l), (self.unlabelled, b_u)):
+        steps, parts, b_l = self.steps, [], 0 if self.strata else self.sizes[0]
+        for rows, size in zip(self.streams, self.sizes, strict=True):
             passes = -(-steps * size // max(len(rows), 1))
             order = [torch.randperm(len(rows), generator=generator) for _ in range(passes)]
             order = torch.cat([rows.new_empty(0), *order])[: steps * size]
             parts.append(rows[order].reshape(steps, size))
-        rows = torch.cat(parts, 1)  # (steps, B_l + B_u)
+        rows = torch.cat(parts, 1)  # (steps, B_l + B_u), or (steps, B_0 + B_1 + ...)
         alone = self._alone(generator)
         at = next(iter(self.data.values())).device
         for index, data in self._staged(rows) if self.staged else self._resident(rows.to(at)):
@@ -151,7 +163,7 @@ class Batches:
             for name, part in self.labels.items():
                 y = part[index.to(self.device)]
                 values[name] = torch.cat([y[:b_l], all_missing(y[b_l:])]) if self.also_unlabelled else y
-            yield Batch(values, self.scale, index, b_l, next(alone))
+            yield Batch(values, self.scale, index, b_l, next(alone), self.strata)
 
     def _alone(self, generator: torch.Generator) -> Iterator[Batch | None]:
         """Batches of the labels without images, in an order of the epoch; endless."""
@@ -178,6 +190,19 @@ class Batches:
             chunks = {name: chunk.to(self.device, non_blocking=True) for name, chunk in chunks.items()}
             for index, position in zip(part, back.reshape(part.shape).to(self.device), strict=True):
                 yield index, {name: chunk[position] for name, chunk in chunks.items()}
+
+
+def _strata(labels: Mapping[str, Tensor], name: str, also_unlabelled: bool) -> list[Tensor]:
+    """The rows of each value of a label."""
+    if also_unlabelled:
+        raise InputError("also_unlabelled: got True; expected False with stratify, which takes every row as it is")
+    y = labels.get(name)
+    if y is None or y.dim() != 1 or y.is_floating_point() or (y < 0).any():
+        raise InputError(f"stratify: got {name!r}; expected the name of a class label that every row has")
+    found = [(y.cpu() == value).nonzero()[:, 0] for value in range(int(y.max()) + 1)]
+    if empty := [value for value, rows in enumerate(found) if not len(rows)]:
+        raise InputError(f"{name}: got no row of the values {empty[:5]}; expected some of each, for stratify")
+    return found
 
 
 def _data(name: str, value: Any) -> Tensor:

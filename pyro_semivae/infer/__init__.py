@@ -3,6 +3,7 @@
 from pyro_semivae.infer.base import Bound, Objective, Sum, Term
 from pyro_semivae.infer.ccvae import TraceCCVAE_ELBO
 from pyro_semivae.infer.evaluation import Evaluation, Value
+from pyro_semivae.infer.generation import Generate
 from pyro_semivae.infer.handlers import LocalParameters, Mean, Particles, Until
 from pyro_semivae.infer.hidden import Hidden
 from pyro_semivae.infer.inverted import TraceInverted_ELBO
@@ -13,12 +14,16 @@ from pyro_semivae.infer.reverse import TraceReverse_ELBO
 from pyro_semivae.infer.roles import Roles, assign_roles, sample_sites
 from pyro_semivae.infer.run import Run
 from pyro_semivae.infer.step import Step
+from pyro_semivae.infer.symmetric import TraceSymmetricKL_ELBO
 from pyro_semivae.infer.terms import (
     BalanceTerm,
     ClassifierTerm,
     ConsistencyTerm,
+    DensityRatio,
     EntropyTerm,
     ImageTerm,
+    LatentReconstruction,
+    MultiScaleTerm,
     NearestLabelTerm,
     TotalCorrelation,
 )
@@ -29,12 +34,16 @@ __all__ = [
     "Bound",
     "ClassifierTerm",
     "ConsistencyTerm",
+    "DensityRatio",
     "EntropyTerm",
     "Evaluation",
+    "Generate",
     "Hidden",
     "ImageTerm",
+    "LatentReconstruction",
     "LocalParameters",
     "Mean",
+    "MultiScaleTerm",
     "NearestLabelTerm",
     "Objective",
     "ObjectiveModule",
@@ -50,6 +59,7 @@ __all__ = [
     "TraceLabels_ELBO",
     "TraceMVAE_ELBO",
     "TraceReverse_ELBO",
+    "TraceSymmetricKL_ELBO",
     "Until",
     "Value",
     "WarmUp",

@@ -12,7 +12,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -106,6 +106,10 @@ class Term(Summand):
         """
         raise InputError(f"{type(self).__name__}: got a module and no loss; expected a term that has both")
 
+    def monitors(self, run: Run) -> dict[str, Tensor]:
+        """Diagnostics, asked for after `values` and `loss`."""
+        return {}
+
     def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of its own module."""
         return torch.optim.Adam(parameters, 1e-4)
@@ -119,7 +123,8 @@ class Term(Summand):
             return self is other
         mine, theirs = self.configuration(), other.configuration()
         plain = (bool, int, float, str, tuple, type(None))
-        return all(isinstance(value, plain) for value in mine.values()) and mine == theirs
+        told = all(isinstance(value, plain) or is_dataclass(value) for value in mine.values())
+        return told and mine == theirs
 
 
 class Objective(ELBO, Summand):

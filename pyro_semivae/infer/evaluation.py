@@ -114,6 +114,7 @@ def evaluated(run: Run, part: Part, terms: Sequence[Part], first: bool) -> Evalu
         owned = term.what.module()
         if owned is not None:
             found.losses[owned[0]] = term.what.loss(run)
+        found.monitors.update(term.what.monitors(run))
     surrogates = bound.surrogates(run, [value for value in values if not value.removed])
     values += surrogates if first else [replace(value, in_elbo=False) for value in surrogates]
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -50,10 +50,12 @@ class ObjectiveModule(nn.Module):
         labelled: int = 0,
         done: float = 1.0,
         data_complete: bool = False,
+        strata: Mapping[str, tuple[int, ...]] | None = None,
     ) -> Evaluation:
         """The objective's terms on a batch; see `Step` for the arguments."""
         with LocalParameters():
-            return self.objective.evaluate(Step(*self._pair, args, {}, scale, labelled, done, data_complete))
+            step = Step(*self._pair, args, {}, scale, labelled, done, data_complete, strata=dict(strata or {}))
+            return self.objective.evaluate(step)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         with LocalParameters():

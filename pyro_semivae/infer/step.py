@@ -17,7 +17,7 @@ from pyro_semivae.infer.graph import Graph, argument_names, graphs_of
 from pyro_semivae.infer.handlers import Particles
 from pyro_semivae.infer.roles import assign_roles
 from pyro_semivae.infer.run import Run
-from pyro_semivae.infer.tables import first_particle
+from pyro_semivae.infer.tables import first_particle, without_gradients
 
 
 @dataclass(eq=False)
@@ -33,6 +33,7 @@ class Step:
         done: the fraction of training done, by which schedules go; 1 outside of training.
         data_complete: whether it is known that no row of data is missing.
         without_labels: whether it is known that no row has labels.
+        strata: label -> how many rows have each of its values, where they are sorted by it; empty where they are not.
         names: of the arguments (default: the model's own names of them).
     """
 
@@ -46,6 +47,7 @@ class Step:
     data_complete: bool = False
     without_labels: bool = False
     names: Sequence[str] | None = None
+    strata: dict[str, tuple[int, ...]] = field(default_factory=dict)
     _runs: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def named(self) -> dict[str, Any]:
@@ -70,6 +72,7 @@ class Step:
         fully_observed: bool = False,
         missing_labels: Literal["enumerate", "reinforce", "gumbel"] = "enumerate",
         temperature: float = 0.5,
+        detached: bool = False,
     ) -> Run:
         """One run of the guide, with `particles`, and one of the model against the first of them; asked for again, the
         same one.
@@ -82,8 +85,9 @@ class Step:
             particles: how many values latents have. detach_first: one more, the first one detached.
             fully_observed: no entry of a discrete label is missing.
             missing_labels: `"enumerate"`, or sampled: `"reinforce"`, or `"gumbel"` with a `temperature`.
+            detached: the model has the latents' values without their gradient.
         """
-        key = (nesting, particles, detach_first, fully_observed, missing_labels, temperature)
+        key = (nesting, particles, detach_first, fully_observed, missing_labels, temperature, detached)
         if key not in self._runs:
             self._runs[key] = self._run(*key)
         return self._runs[key]
@@ -96,6 +100,7 @@ class Step:
         fully_observed: bool,
         missing_labels: str,
         temperature: float,
+        detached: bool,
     ) -> Run:
         dim = -1 - int(nesting)
         if missing_labels == "enumerate":
@@ -108,6 +113,7 @@ class Step:
             with Particles(particles, dim, detach_first) if many else nullcontext():
                 guide_trace = poutine.trace(evidence(self.guide)).get_trace(*self.args, **self.kwargs)
             values = first_particle(guide_trace, dim) if many else guide_trace
+            values = without_gradients(values) if detached else values
             model = poutine.replay(evidence.then_model()(self.model), trace=values)
             model_trace = poutine.trace(model).get_trace(*self.args, **self.kwargs)
         roles, continuous = assign_roles(model_trace, guide_trace), tuple(evidence.continuous)
@@ -132,7 +138,7 @@ class Step:
             rows = (slice(self.labelled), slice(self.labelled, None))
             steps = [replace(self, args=_rows_of(self.args, part), kwargs=_rows_of(self.kwargs, part)) for part in rows]
             sizes = [len(next(value for value in s.named().values() if isinstance(value, Tensor))) for s in steps]
-            known, rest = (replace(part, scale=1.0, labelled=0) for part in steps)
+            known, rest = (replace(part, scale=1.0, labelled=0, strata={}) for part in steps)
             rest = replace(rest, without_labels=True)
             self._runs["parts"] = [part for part, size in zip((known, rest), sizes, strict=True) if size]
         return self._runs["parts"]

@@ -94,3 +94,11 @@ def first_particle(trace: Trace, dim: int) -> Trace:
         if not enumerates(site) and value.dim() >= -axis and value.shape[axis] > 1:
             first.nodes[name] = {**site, "value": value.select(axis, 0)}
     return first
+
+
+def without_gradients(trace: Trace) -> Trace:
+    """A copy of a guide's trace whose values have no gradient; its densities have."""
+    copied = trace.copy()
+    for name, site in sample_sites(trace):
+        copied.nodes[name] = {**site, "value": site["value"].detach()}
+    return copied

@@ -5,6 +5,7 @@ from pyro_semivae.metrics.calibration import calibration_error
 from pyro_semivae.metrics.capture import Capture, characteristic_capture
 from pyro_semivae.metrics.diversity import class_precision_recall, precision_recall, variance_share
 from pyro_semivae.metrics.extraction import Extraction, assign, distinct_classes, extraction
+from pyro_semivae.metrics.factors import linear_errors, median_errors, principal_components
 from pyro_semivae.metrics.frechet import frechet_distance
 from pyro_semivae.metrics.generation import generation_accuracy
 from pyro_semivae.metrics.interventions import (
@@ -40,10 +41,13 @@ __all__ = [
     "intervention_pairs",
     "kept",
     "label_accuracy",
+    "linear_errors",
     "log_prob_of_labels",
     "mean_accuracy",
+    "median_errors",
     "mutual_information",
     "precision_recall",
+    "principal_components",
     "rest_explained",
     "selectivity",
     "swap_difference",

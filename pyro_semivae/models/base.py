@@ -59,6 +59,7 @@ class SemiVAE(nn.Module, ABC):
         characteristic: names of the sites that carry the labels' characteristics.
         states_graph: whether the class's docstring has its factorisations, which `check_model` compares with the code.
         warm_up: the fraction of training over which `fit` lets the objective's beta rise from 0, unless it is told.
+        stratify: the name of a label of which `fit` takes as many rows of each value in a step, see `data.Batches`.
 
     Raises:
         InputError: a space is something else.
@@ -67,6 +68,7 @@ class SemiVAE(nn.Module, ABC):
     spaces: dict[str, Space]
     characteristic: tuple[str, ...] = ()
     warm_up: float = 0.0
+    stratify: str | None = None
     states_graph: bool = True
 
     def __new__(cls, *args: Any, **kwargs: Any) -> SemiVAE:

@@ -5,18 +5,21 @@ its weights' own again: densities are never summed in half precision.
 """
 
 from pyro_semivae.nn.mlp import MLP, Coded, Entries, Joined, Noisy, Shape, positive
-from pyro_semivae.nn.networks import Convs, Custom, MLPs, Networks
+from pyro_semivae.nn.networks import Convs, Custom, Discriminator, MLPs, Networks
+from pyro_semivae.nn.pixel_norm import PixelNormConvs
 
 __all__ = [
     "MLP",
     "Coded",
     "Convs",
     "Custom",
+    "Discriminator",
     "Entries",
     "Joined",
     "MLPs",
     "Networks",
     "Noisy",
+    "PixelNormConvs",
     "Shape",
     "positive",
 ]

@@ -31,7 +31,7 @@ class ConvEncoder(Encoder):
     """
 
     def __init__(self, x_shape: Shape, out_size: int, extra: Sequence[int | Coded] = (), dropout: float = 0.0):
-        sides, channels = _sides(x_shape), _channels(x_shape)
+        sides, channels = sides_of(x_shape), _channels(x_shape)
 
         def after() -> nn.Module:  # the same names of parameters with and without dropout
             return nn.Sequential(nn.ReLU(), nn.Dropout(dropout)) if dropout else nn.ReLU()
@@ -54,7 +54,7 @@ class ConvDecoder(Decoder):
     """
 
     def __init__(self, in_sizes: Sequence[int | Coded], x_shape: Shape):
-        sides, channels = _sides(x_shape)[::-1], _channels(x_shape)[::-1]
+        sides, channels = sides_of(x_shape)[::-1], _channels(x_shape)[::-1]
         size = sum(size_of(parent_of(part)) for part in in_sizes)
         layers: list[nn.Module] = [nn.Linear(size, 256), nn.Unflatten(1, (256, 1, 1))]
         layers += [nn.ReLU(), nn.ConvTranspose2d(256, channels[0], sides[0])]
@@ -65,10 +65,10 @@ class ConvDecoder(Decoder):
         super().__init__(nn.Sequential(*layers).apply(_keep_scale), in_sizes, x_shape)
 
 
-def _sides(x_shape: Shape) -> list[tuple[int, int]]:
+def sides_of(x_shape: Shape) -> list[tuple[int, int]]:
     """(H, W) of an image and after each halving, until the shorter side is 4 to 7.
 
-    >>> _sides((3, 45, 64))
+    >>> sides_of((3, 45, 64))
     [(45, 64), (22, 32), (11, 16), (5, 8)]
     """
     if len(x_shape) != 3 or min(x_shape[1:]) < LEAST:
@@ -86,7 +86,7 @@ def _channels(x_shape: Shape) -> list[int]:
     >>> _channels((3, 64, 64)), _channels((1, 28, 20))
     ([3, 32, 32, 64, 128], [1, 64, 128])
     """
-    halvings = len(_sides(x_shape)) - 1
+    halvings = len(sides_of(x_shape)) - 1
     return [x_shape[0], *[32] * (halvings - 2), 64, 128]
 
 

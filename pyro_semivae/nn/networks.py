@@ -8,12 +8,37 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pyro_semivae.errors import InputError
 from pyro_semivae.nn.convs import ConvDecoder, ConvEncoder
 from pyro_semivae.nn.ends import Decoder, Encoder, shape_from
 from pyro_semivae.nn.mlp import MLP, Coded, Shape, parent_of, size_of
+
+
+class Discriminator(nn.Module):
+    """Data `(B, *x_shape)` and latents `(B, D)` to a number each, `(B,)`: features and latents through linear layers.
+
+    Args:
+        trunk: from data to features, `(B, ...)`. x_shape: of a row. features: how many a row has.
+        sizes: D of each latent. hidden: units of each of the two layers that see features and latents together.
+    """
+
+    def __init__(self, trunk: nn.Module, x_shape: Shape, features: int, sizes: Sequence[int], hidden: int = 256):
+        super().__init__()
+        self.x_shape, self.trunk = tuple(x_shape), trunk
+        self.of_data = nn.Linear(features, hidden)
+        self.of_latents = nn.Sequential(nn.Linear(sum(sizes), hidden), nn.LeakyReLU(0.2)) if sizes else None
+        layers = [nn.Linear(hidden * (2 if sizes else 1), hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, 1)]
+        self.last = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor, *latents: Tensor) -> Tensor:
+        h = F.leaky_relu(self.of_data(self.trunk(x).flatten(1)), 0.2)
+        if self.of_latents is not None:
+            h = torch.cat([h, self.of_latents(torch.cat(latents, 1))], 1)
+        return self.last(h).squeeze(1)
 
 
 class Networks(ABC):
@@ -26,6 +51,10 @@ class Networks(ABC):
     @abstractmethod
     def decoder(self, in_sizes: Sequence[int | Coded], x_shape: Shape) -> nn.Module:
         """Vectors of these sizes (or labels of these spaces) to `batch + x_shape`."""
+
+    def discriminator(self, x_shape: Shape, sizes: Sequence[int]) -> Discriminator:
+        """Data `(B, *x_shape)` and latents `(B, D)` of these sizes to `(B,)`: an encoder to 256 features in front."""
+        return Discriminator(self.encoder(x_shape, 256), x_shape, 256, sizes)
 
 
 @dataclass(frozen=True)

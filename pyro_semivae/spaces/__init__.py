@@ -7,6 +7,7 @@ space              values of `B` rows                           missing         
 `Vectors(D)`       finite floats, `(B, D)`
 `Counts(D)`        whole numbers from 0, `(B, D)`
 `Classes(C)`       integers 0 to C - 1, `(B,)`                  -1, as in scikit-learn          one
+`Groups(C)`        integers 0 to C - 1, `(B,)`                  none can be                     one
 `Binary(L)`        floats, 0 or 1, `(B, L)`                     NaN, each entry on its own      L
 `Real(K)`          finite floats, `(B, K)`                      NaN, each entry on its own      K
 =================  ===========================================  ==============================  =================
@@ -20,7 +21,7 @@ entry may be missing by itself. `arranged` brings values into the layout that th
 
 from pyro_semivae.spaces.base import Data, Labels, Space
 from pyro_semivae.spaces.data import Counts, Images, Vectors, check_images, to_unit
-from pyro_semivae.spaces.labels import Binary, Classes, Real, as_binary, label_space
+from pyro_semivae.spaces.labels import Binary, Classes, Groups, Real, as_binary, label_space
 from pyro_semivae.spaces.missing import MISSING, all_missing, any_known, as_labels, entry_by_entry, is_missing
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Classes",
     "Counts",
     "Data",
+    "Groups",
     "Images",
     "Labels",
     "Real",

@@ -95,6 +95,7 @@ class Labels(Space):
         code_size: the size of a row's label as a vector, which networks take.
         raw_size: the number of outputs that a network needs to say a distribution of it.
         report: which measures and figures make sense: "classes", "attributes" or "values".
+        always_known: whether every row has it, so that it is observed in the model and nowhere enumerated.
     """
 
     entries: int | None
@@ -103,6 +104,7 @@ class Labels(Space):
     raw_size: int
     report: ClassVar[str]
     is_label: ClassVar[bool] = True
+    always_known: ClassVar[bool] = False
 
     @property
     def nesting(self) -> int:

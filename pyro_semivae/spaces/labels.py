@@ -124,6 +124,36 @@ class Classes(Labels):
 
 
 @dataclass(frozen=True)
+class Groups(Classes):
+    """Which of `num_classes` sets a row is of: a class label that every row has, observed in the model alone.
+
+    A site of it is not enumerated, for there is nothing to sum. `fit` can take as many rows of each group in a step
+    (`stratify`).
+
+    >>> Groups(2).validate([0, 1, 0])
+    tensor([0, 1, 0])
+    """
+
+    always_known: ClassVar[bool] = True
+
+    def validate(self, values: Any, name: str = "y") -> Tensor:
+        """The groups as int64 `(B,)`.
+
+        Raises:
+            InputError: as of `Classes`; or some are missing.
+        """
+        y = super().validate(values, name)
+        if (unknown := is_missing(y)).any():
+            got = f"missing ones (-1) at rows {rows_of(unknown)}"
+            raise InputError(f"{name}: got {got}; expected a group, 0 to {self.num_classes - 1}, of every row")
+        return y
+
+    def missing(self, num_rows: int, device: torch.device | None = None) -> Tensor:
+        """`num_rows` rows of the first group, for none can be missing."""
+        return torch.zeros(num_rows, dtype=torch.long, device=device)
+
+
+@dataclass(frozen=True)
 class Binary(Labels):
     """`num_labels` binary labels: float tensors `(B, num_labels)` of 0, 1, and NaN for missing.
 

@@ -16,7 +16,7 @@ from pyro_semivae import cli, data
 from pyro_semivae.caches import cache_folder
 from pyro_semivae.digests import BLOCK, blocks, digest
 from pyro_semivae.errors import InputError
-from pyro_semivae.example_run import FILES, ExampleRun
+from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.files import (
     FolderLock,
     atomic_open,
@@ -27,6 +27,7 @@ from pyro_semivae.files import (
     writable_folder,
     write_json,
 )
+from pyro_semivae.runs import FILES
 
 STATE = {"model": "Some", "weights": {"a": torch.arange(40.0), "b": torch.tensor(2)}, "more": [1, None, "x", 0.5, True]}
 

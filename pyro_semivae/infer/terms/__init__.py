@@ -3,8 +3,11 @@
 from pyro_semivae.infer.terms.balance import BalanceTerm
 from pyro_semivae.infer.terms.classifier import ClassifierTerm
 from pyro_semivae.infer.terms.consistency import ConsistencyTerm
+from pyro_semivae.infer.terms.density_ratio import DensityRatio
 from pyro_semivae.infer.terms.entropy import EntropyTerm
 from pyro_semivae.infer.terms.image import ImageTerm
+from pyro_semivae.infer.terms.latents import LatentReconstruction
+from pyro_semivae.infer.terms.multi_scale import MultiScaleTerm
 from pyro_semivae.infer.terms.nearest import NearestLabelTerm
 from pyro_semivae.infer.terms.total_correlation import TotalCorrelation
 
@@ -12,8 +15,11 @@ __all__ = [
     "BalanceTerm",
     "ClassifierTerm",
     "ConsistencyTerm",
+    "DensityRatio",
     "EntropyTerm",
     "ImageTerm",
+    "LatentReconstruction",
+    "MultiScaleTerm",
     "NearestLabelTerm",
     "TotalCorrelation",
 ]

@@ -1,0 +1,155 @@
+"""Outlines of digits in random styles, beside outlines without: the reference-based VAE's task (Ruiz et al., A.3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pyro_semivae.data.image_data import ImageData
+from pyro_semivae.errors import InputError, check_count
+
+FACTORS = ("scale", "width", "red", "green", "blue")
+SIZES = (32, 64)
+SMALL = 16  # pixels
+
+
+@dataclass(frozen=True)
+class Styled:
+    """Images with the style that each was given, and what they show.
+
+    Attributes:
+        x: uint8 `(N, 3, S, S)`. factors: `(N, 5)`, see `style`. classes: `(N,)`, of what is in the image.
+    """
+
+    x: Tensor
+    factors: Tensor
+    classes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class ReferenceData:
+    """A pool of unlabelled images, a set of reference images whose target factors are constant, and images to measure.
+
+    Attributes:
+        name: of the data set. factor_names, class_names: of the target factors, and of what else is in an image.
+        x, y: training images, uint8 `(N, C, H, W)`, and 0 of unlabelled ones, 1 of references. The former come first.
+        pool: the unlabelled images with their factors and classes, on which no model is trained.
+        probing: images with factors to learn how to read features, in the pool's style. test: others, to measure.
+    """
+
+    name: str
+    factor_names: tuple[str, ...]
+    class_names: tuple[str, ...]
+    x: Tensor
+    y: Tensor
+    pool: Styled
+    probing: Styled
+    test: Styled
+
+    @property
+    def x_shape(self) -> tuple[int, int, int]:
+        return tuple(self.x.shape[1:])
+
+
+def styled(base: ImageData, size: int = 64, *, styles: int = 2, images: int = 0, seed: int = 0) -> ReferenceData:
+    """The paper's sets, made of grey images with class labels, such as MNIST's.
+
+    The first half of the training images are references: outlines, white on black. The other half has `styles` random
+    styles each and is the unlabelled pool. The test images have one style each; half of them are for probing.
+
+    Args:
+        base: grey images. size: of the sides, 64 as in the paper, or 32. images: take the first so many training
+            images, 2 or more; 0: all. seed: of the styles.
+
+    Raises:
+        InputError: the images have colours or no classes; `size` is another; `styles` is no whole number from 1.
+    """
+    check_count("styles", styles)
+    if size not in SIZES:
+        raise InputError(f"size: got {size!r}; expected {', '.join(map(str, SIZES))}")
+    if base.x_shape[0] != 1 or base.labels.num_values is None or base.labels.entries is not None:
+        raise InputError(f"base: got {base.name}; expected grey images with class labels")
+    generator = torch.Generator().manual_seed(seed)
+    number = min(images, len(base.x)) if check_count("images", images, 0) else len(base.x)
+    half = number // 2
+    if not half:
+        raise InputError(f"images: got {images} of {len(base.x)}; expected two or more")
+    reference = outlines(base.x[:half], size).expand(-1, 3, -1, -1)
+    shown, factors = style(outlines(base.x[half:number], size).repeat(styles, 1, 1, 1), generator)
+    pool = Styled(shown, factors, base.y[half:number].repeat(styles))
+    found, factors = style(outlines(base.x_test, size), generator)
+    measured = Styled(found, factors, base.y_test)
+    middle = len(measured) // 2
+    parts = [
+        Styled(measured.x[rows], measured.factors[rows], measured.classes[rows])
+        for rows in (slice(middle), slice(middle, None))
+    ]
+    y = torch.cat([torch.zeros(len(pool), dtype=torch.long), torch.ones(len(reference), dtype=torch.long)])
+    x = torch.cat([pool.x, reference])
+    pool = Styled(x[: len(pool)], pool.factors, pool.classes)  # the same memory
+    return ReferenceData(f"styled-{base.name}-{size}", FACTORS, base.label_names, x, y, pool, *parts)
+
+
+def outlines(x: Tensor, size: int) -> Tensor:
+    """The boundaries of what is brighter than half, `(N, 1, S, S)` of 0 and 255, from grey images `(N, 1, H, W)`.
+
+    Images are enlarged first, linearly. An outline is what an erosion by 3x3 pixels takes away, which gives closed
+    lines of one pixel; the paper does not say which detector it has. Images of fewer than 16 pixels, which have no
+    margin, get one of a quarter of their side.
+    """
+    return torch.cat([_outlines(part, size) for part in x.split(2000)])
+
+
+def _outlines(x: Tensor, size: int) -> Tensor:
+    x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+    if max(x.shape[2:]) < SMALL:
+        x = F.pad(x, (x.shape[3] // 4,) * 2 + (x.shape[2] // 4,) * 2)
+    inside = (F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False) > 0.5).float()
+    eroded = 1 - F.max_pool2d(F.pad(1 - inside, (1, 1, 1, 1), value=1.0), 3, 1)
+    return (255 * (inside - eroded)).to(torch.uint8)
+
+
+def style(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Images in a random style each, and the styles.
+
+    Lines are widened by a square of w pixels, w uniform in 1 to 10 at 64x64 pixels (1 to 5 at 32x32); coloured by
+    c / |c|_1, c uniform in [0, 1]^3; and made smaller by s, uniform in [.5, 1], around the middle.
+
+    Args:
+        x: uint8 `(N, 1, S, S)`. generator: of the styles.
+
+    Returns uint8 `(N, 3, S, S)`, and `(N, 5)` numbers in [0, 1]: s, (w - 1) / (most - 1), and the colour's three parts.
+    """
+    n, size = len(x), x.shape[-1]
+    most = 10 * size // 64
+    width = torch.randint(1, most + 1, (n,), generator=generator)
+    colour = F.normalize(torch.rand(n, 3, generator=generator), p=1, dim=1)
+    scale = 0.5 + 0.5 * torch.rand(n, generator=generator)
+    out = torch.zeros(n, 3, size, size, dtype=torch.uint8)
+    for w, rows in _groups(width):
+        wide = _widened(x[rows].float(), w)
+        for small, some in _groups((size * scale[rows]).round().long()):
+            grey = F.interpolate(wide[some], size=(small, small), mode="bilinear", antialias=True, align_corners=False)
+            before = (size - small) // 2
+            grey = F.pad(grey, (before, size - small - before) * 2)
+            out[rows[some]] = (grey * colour[rows[some], :, None, None]).round().clamp(0, 255).to(torch.uint8)
+    return out, torch.cat([scale[:, None], ((width - 1) / (most - 1))[:, None], colour], 1)
+
+
+def _widened(x: Tensor, width: int) -> Tensor:
+    """Grey-level dilation by a square."""
+    before = (width - 1) // 2
+    return F.max_pool2d(F.pad(x, (before, width - 1 - before) * 2), width, 1)
+
+
+def _groups(values: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Each value, and the rows that have it."""
+    for value in values.unique().tolist():
+        yield value, (values == value).nonzero()[:, 0]

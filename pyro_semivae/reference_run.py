@@ -1,0 +1,68 @@
+"""A run of the reference-based models' example: its images, and what it measures of a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyro_semivae import data, report
+from pyro_semivae.data.styled import ReferenceData, styled
+from pyro_semivae.flags import naming
+from pyro_semivae.infer import Objective
+from pyro_semivae.models import SemiVAE
+from pyro_semivae.runs import Run, S
+from pyro_semivae.train import fit
+from pyro_semivae.watch import signs_of_failure
+
+if TYPE_CHECKING:
+    from pyro_semivae.cli import Reference
+
+
+class ReferenceRun(Run[S]):
+    """One run on a pool of unlabelled images and a set of references.
+
+    Attributes:
+        args: the settings, with the defaults of these data. data: the images.
+
+    Args:
+        preferred: the data set that `--dataset auto` is made of, where it can be had.
+    """
+
+    args: Reference
+
+    def __init__(self, args: S, preferred: str = "mnist"):
+        super().__init__(args)
+        if args.smoke_test:
+            base = data.load_small("digits")
+        elif args.dataset == "auto":
+            base, self.fallback = data.load_auto(preferred, args.data_dir)
+        else:
+            base = data.load(args.dataset, args.data_dir)
+        self.args = args = args.for_data(base.name)
+        if args.hold_out:
+            with naming("--hold-out", "num_rows"):
+                base = base.hold_out(args.hold_out)
+        with naming("--images", "images"):
+            self.data: ReferenceData = styled(base, args.image_size, images=args.images, seed=args.seed)
+        self.dataset = self.data.name
+        self.open_folder()
+        pool, references = len(self.data.pool), int((self.data.y == 1).sum())
+        print(
+            f"{self.dataset}: {pool} unlabelled images, {references} references; {self.device}; writing to {self.out}",
+            flush=True,
+        )
+
+    def train(self, vae: SemiVAE, elbo: Objective, **options: Any) -> None:
+        """Trains, measures, writes, draws figures. Signs of failure are said in print and in `metrics.json`.
+
+        Args:
+            options: those of `fit` that the common flags leave open.
+        """
+        rows = {"x": self.data.x} | ({"y": self.data.y} if "y" in vae.spaces else {})
+        history = fit(vae, rows, elbo=elbo, **{**self.fit_options(), "corrupt": None, **options})
+        measured = report.measure_reference(vae, self.data, seed=self.args.seed, quick=self.args.smoke_test)
+        notes = signs_of_failure(vae, vae.table(rows), seed=self.args.seed)
+        notes += report.signs_of_collapse(measured, history)
+        for note in notes:
+            print(f"NOTE: {note}", flush=True)
+        self.finish({**measured, **({"notes": notes} if notes else {})})
+        report.draw_reference(vae, self.data, history, self.out)

@@ -1,0 +1,167 @@
+"""A run of a script: its device and seed, its folder and what it writes there."""
+
+from __future__ import annotations
+
+import math
+import platform
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
+
+from pyro_semivae import report
+from pyro_semivae.errors import InputError
+from pyro_semivae.files import FolderLock, check_fields, load_checkpoint, writable_folder, write_json
+from pyro_semivae.train import SCHEDULES
+
+if TYPE_CHECKING:
+    from pyro_semivae.cli import Trained
+
+S = TypeVar("S", bound="Trained")
+
+# What a run writes into its folder beside figures; m1.pt is the first stage of M1+M2.
+FILES = ("checkpoint.pt", "m1.pt", "config.json", "labelled_rows.json", "metrics.json")
+
+
+def device_of(cuda: bool) -> torch.device:
+    """Where a script computes.
+
+    Raises:
+        InputError: a GPU is asked for, and there is none.
+    """
+    if cuda and not torch.cuda.is_available():
+        raise InputError("--cuda: this machine has no GPU that torch can use; leave the flag out to run on the CPU")
+    return torch.device("cuda" if cuda else "cpu")
+
+
+class Run(Generic[S]):
+    """One run of a script.
+
+    Attributes:
+        args: the settings. device: where it computes. out: the output folder.
+        dataset: the name of the data set. fallback: a sentence, if `auto` did not get the preferred one.
+    """
+
+    def __init__(self, args: S):
+        self.args, self.start = args, time.perf_counter()
+        self.device = device_of(args.cuda)
+        self.dataset, self.fallback = "", None
+        torch.manual_seed(args.seed)
+        if args.resume and args.overwrite:
+            raise InputError("--overwrite: got --resume too; expected one of the two")
+
+    def open_folder(self, *, writes: bool = True) -> None:
+        """Takes the output folder, as long as there is this run.
+
+        Args:
+            writes: whether it is a new run, which locks its folder and does not write over another one's files unless
+                `--resume` or `--overwrite` says so; or one that is there, to be read.
+        """
+        preset = f"-{self.args.preset}" if self.args.preset != "demo" else ""
+        name = f"{Path(sys.argv[0]).stem}-{self.dataset}{preset}"
+        self.out = writable_folder(self.args.out or Path("runs") / name, "--out")
+        self.checkpoint = self.out / "checkpoint.pt"
+        self.before_training = self.in_training = 0.0  # seconds spent before resuming
+        if self.fallback:
+            print(f"NOTE: {self.fallback}", flush=True)
+        if writes:
+            self._lock = FolderLock(self.out, "--out")
+            self._take_folder()
+
+    def _take_folder(self) -> None:
+        """Looks for a run that is in the output folder already.
+
+        Raises:
+            InputError: there is one, finished or begun, and neither `--resume` nor `--overwrite`; or its checkpoint is
+                damaged.
+        """
+        there = [self.out / name for name in FILES if (self.out / name).exists()]
+        names = ", ".join(path.name for path in there)
+        if self.args.resume and self.checkpoint.exists():
+            state = load_checkpoint(self.checkpoint)
+            check_fields(state, self.checkpoint, {"config": dict, "history": list, "epoch": int})
+            self.before_training = state["config"].get("seconds_before_training", 0.0)
+            epochs = state["history"]
+            check_fields(epochs, self.checkpoint, dict.fromkeys(range(len(epochs)), dict), "history")
+            self.in_training = sum(record.get("seconds", 0.0) for record in epochs)
+            print(f"NOTE: --resume: goes on after epoch {state['epoch']} of {self.checkpoint}", flush=True)
+        elif self.args.overwrite and there:
+            print(f"NOTE: --overwrite: removes {names} of the run in {self.out}", flush=True)
+            for path in there:
+                path.unlink()
+        elif there and not self.args.resume:
+            raise InputError(
+                f"--out: {self.out} has a run already ({names}): go on with it (--resume), replace it (--overwrite), "
+                f"or name another folder"
+            )
+
+    def fit_options(self) -> dict[str, Any]:
+        """The arguments of `fit` that the common flags decide."""
+        return {
+            "epochs": self.args.epochs,
+            "batch_size": self.args.batch_size,
+            "lr": self.args.lr,
+            "schedule": SCHEDULES[self.args.schedule],
+            "warm_up": self.args.warm_up,
+            "ema_decay": self.args.ema_decay,
+            "seed": self.args.seed,
+            "accelerator": self.device.type,
+            "precision": self.args.precision,
+            "checkpoint": self.checkpoint,
+            "resume": self.args.resume,
+            "config": {**self.config(), "seconds_before_training": self.before_training + self.elapsed()},
+        }
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.start
+
+    def config(self) -> dict[str, Any]:
+        """The flags and the data set used, as plain values."""
+        return {**vars(self.args), "dataset_used": self.dataset}
+
+    def about(self) -> dict[str, Any]:
+        """What the metrics begin with."""
+        return {"dataset": self.dataset, "fallback": self.fallback}
+
+    def finish(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """Writes `config.json` and `metrics.json`, prints the metrics and returns them."""
+        metrics = {
+            **self.about(),
+            "seed": self.args.seed,
+            "epochs": self.args.epochs or load_checkpoint(self.checkpoint)["epoch"],
+            **_finite(metrics),
+            "measures": report.MEASURES,
+            "seconds": round(self.before_training + self.in_training + self.elapsed(), 1),
+            "device": torch.cuda.get_device_name() if self.args.cuda else f"{platform.machine()} CPU",
+            "versions": versions(),
+        }
+        write_json(self.out / "config.json", self.config())
+        write_json(self.out / "metrics.json", metrics)
+        shown = {k: v for k, v in metrics.items() if not isinstance(v, dict | list)}
+        shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in shown.items()}
+        print("\n".join(f"{name:>24}  {value}" for name, value in shown.items()), flush=True)
+        if self.checkpoint.exists():
+            print(f'go on with it: vae = pyro_semivae.load("{self.checkpoint}")', flush=True)
+        return metrics
+
+
+def _finite(value: Any, name: str = "") -> Any:
+    """The same with None for numbers that are not finite, which JSON has not; a note in print says which."""
+    if isinstance(value, dict):
+        return {key: _finite(part, f"{name}/{key}".strip("/")) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part, name) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        print(f"NOTE: {name} is {value}; metrics.json has null", flush=True)
+        return None
+    return value
+
+
+def versions() -> dict[str, str]:
+    """Versions of what numbers depend on."""
+    packages = ("pyro-semivae", "pyro-ppl", "torch", "torchvision", "numpy", "scikit-learn", "lightning-fabric")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
