@@ -53,12 +53,13 @@ def inspect_model(vae: SemiVAE, x: Any = None, y: Any = None) -> Report:
         model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*values)
     roles, given = assign_roles(model_trace, guide_trace), vae.by_site(values)
     continuous = [name for name in roles.latents if name in vae.continuous_labels]
+    known = [name for name in roles.data if name in vae.label_sites]
     return Report(
         graph(vae.model, given, impute),
         graph(vae.guide, given, impute),
-        (*roles.labels, *continuous),
+        (*roles.labels, *known, *continuous),
         tuple(name for name in roles.latents if name not in continuous),
-        roles.data,
+        tuple(name for name in roles.data if name not in known),
     )
 
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pyro_semivae.cli import Reference
 
 
+SMOKE_IMAGES = 300
+
+
 class ReferenceRun(Run[S]):
     """One run on a pool of unlabelled images and a set of references.
 
@@ -42,7 +45,8 @@ class ReferenceRun(Run[S]):
             with naming("--hold-out", "num_rows"):
                 base = base.hold_out(args.hold_out)
         with naming("--images", "images"):
-            self.data: ReferenceData = styled(base, args.image_size, images=args.images, seed=args.seed)
+            images = SMOKE_IMAGES if args.smoke_test else args.images
+            self.data: ReferenceData = styled(base, args.image_size, images=images, seed=args.seed)
         self.dataset = self.data.name
         self.open_folder()
         pool, references = len(self.data.pool), int((self.data.y == 1).sum())

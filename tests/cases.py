@@ -22,9 +22,9 @@ from pyro_semivae.infer import (
     Objective,
     TotalCorrelation,
 )
-from pyro_semivae.models import DIVA, M1, M1M2, M2, M3, MVAE, VAE, InvertedVAE
+from pyro_semivae.models import DIVA, M1, M1M2, M2, M3, MVAE, VAE, InvertedVAE, RbVAE
 from pyro_semivae.nn import Convs, MLPs
-from pyro_semivae.spaces import MISSING, Binary, Classes
+from pyro_semivae.spaces import MISSING, Binary, Classes, Groups
 
 
 def weighed(vae: CCVAE, *, classifier_weight: float = 1.0, added: tuple = (), **options) -> Objective:
@@ -55,7 +55,9 @@ class Case:
     def batch(self, seed: int = 1) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(seed)
         vae = self.build()
-        if isinstance(vae.labels, Classes):
+        if isinstance(vae.labels, Groups):
+            y = torch.tensor([1, 0, 0, 1, 1, 0, 1, 0, 0])
+        elif isinstance(vae.labels, Classes):
             y = torch.tensor([2, MISSING, 0, 4, MISSING, 2, 1, 3, MISSING])
         else:
             y = torch.tensor([[1, 0, 1], [N, N, N], [0, N, 1], [N, 1, N], [N, N, N], [1, 1, 0], [0, 0, 0]])
@@ -85,6 +87,10 @@ def m1m2(m1: Callable[[], SemiVAE], z: int) -> Callable[[], SemiVAE]:
 def inverted(labels: Classes | Binary, **options) -> Callable[[], SemiVAE]:
     hidden = {"classifier_hidden": (6,), "encoder_hidden": (5,), "decoder_hidden": (11,)}
     return lambda: InvertedVAE((1, 4, 7), labels, z=8, **hidden, **options)
+
+
+def reference() -> SemiVAE:
+    return RbVAE((1, 4, 7), z=3, e=2, networks=MLPs((11,)))
 
 
 def convolutional() -> SemiVAE:
@@ -149,5 +155,13 @@ CASES = [
     ),
     Case("m2-hidden", classes(M2, z=3), lambda vae: vae.elbo() + 0.5 * Hidden(vae.elbo().bound, "y")),
     Case("factor-vae", classes(VAE, z=3), lambda vae: vae.elbo() + 6.0 * TotalCorrelation(hidden=(7,))),
+    Case("rbvae", reference, lambda vae: vae.elbo(beta=2.0), "rbvae.py"),
+    Case("rbvae-symmetric", reference, lambda vae: vae.symmetric(r1=0.5), "rbvae.py"),
+    Case(
+        "rbvae-recipe",
+        reference,
+        lambda vae: vae.elbo(scales=2, adversarial=3.0, latents=0.5, crossed=0.5, r1=1.0),
+        "rbvae.py",
+    ),
     Case("binary-bayes", binary(CCVAE, z_s=4, classifier="bayes"), lambda vae: vae.elbo(num_samples=4), "ccvae.py"),
 ]

@@ -9,7 +9,7 @@ from cases import CASES
 
 from pyro_semivae import tasks
 from pyro_semivae.models import M3
-from pyro_semivae.spaces import Binary, Classes, Images, Real, is_missing
+from pyro_semivae.spaces import Binary, Classes, Groups, Images, Real, is_missing
 
 META = torch.device("meta")
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -25,7 +25,7 @@ def without_values(monkeypatch):
 
         return checked
 
-    for kind in (Classes, Binary, Real, Images):
+    for kind in (Classes, Groups, Binary, Real, Images):
         monkeypatch.setattr(kind, "validate", unread(kind.validate))
     monkeypatch.setattr("pyro_semivae.infer.graph.as_it_is", lambda owner: nullcontext())  # it compares buffers
     monkeypatch.setattr(torch, "autocast", lambda *args, **how: nullcontext())  # which has no such device

@@ -212,7 +212,7 @@ class Objective(ELBO, Summand):
         # Labels without data are scored by bounds that can, and such bounds score nothing else where there are others.
         alone = [bound for bound in every if bound.what.scores_unpaired_labels]
         bounds = (alone if step.without_data else [bound for bound in every if bound not in alone]) or every
-        if any(term.what.whole_batch or term.what.module() is not None for term in terms):
+        if step.labelled and any(term.what.whole_batch or term.what.module() is not None for term in terms):
             step = replace(step, labelled=0)
         found: Evaluation | None = None
         any_label = False

@@ -18,7 +18,7 @@ from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.nn import Convs, MLPs
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py") if path.name != "rbvae.py")
 
 
 def draw_folder(folder, tone=False, number=60, size=16):

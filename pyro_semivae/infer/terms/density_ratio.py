@@ -123,7 +123,14 @@ class DensityRatio(Term):
         if unknown := [name for name in self.latents if name not in run.latents]:
             raise InputError(f"DensityRatio: got {unknown}; expected latents, {', '.join(run.latents)}")
         (x,) = (run.model.nodes[name]["value"] for name in generated_sites(run))
+        self._place(x)
         return x, *(run.guide.nodes[name]["value"] for name in self.latents)
+
+    def _place(self, x: Tensor) -> None:
+        """Moves the discriminator to where the data are, in their type, the first time."""
+        parameter = next(self.net.parameters(), None)
+        if parameter is not None and (parameter.dtype, parameter.device) != (x.dtype, x.device):
+            self.net.to(x.device, x.dtype)
 
     def _of_model(self, generated: Generation) -> tuple[Tensor, ...]:
         (x,) = (generated.value(name) for name in generated.data)

@@ -1,0 +1,151 @@
+"""The reference-based example: what it writes, its objectives, its flags, the figures' arrangement."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import pyro_semivae
+from pyro_semivae import data, metrics, report, tasks
+from pyro_semivae.data.styled import styled
+from pyro_semivae.infer import DensityRatio, LatentReconstruction, MultiScaleTerm, TraceSymmetricKL_ELBO
+from pyro_semivae.report import reference
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "rbvae.py"
+KEYS = {"mean_absolute_error", "error_scale", "error_width", "error_red", "style_from_common", "transfer_error"}
+KEYS |= {"transfer_error_scale", "digit_kept", "class_from_target", "class_from_common", "kl_common_reference"}
+KEYS |= {"error_median", "error_pixels", "error_components", "probe_error", "probe_accuracy", "bound_per_row"}
+
+
+@pytest.mark.parametrize("flags", [(), ("--no-symmetric",), ("--preset", "paper", "--width", 4, "--batch-size", 20)])
+def test_it_writes_what_it_promises_and_resumes(flags, run, tmp_path):
+    flags = ("--smoke-test", "--out", "out", "--width", 4, *flags)
+    code, _, err = run("rbvae.py", *flags)
+    assert code == 0, err
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert {*found} >= KEYS and found["dataset"] == "styled-digits-32" and found["epochs"] == 2
+    made = {path.stem for path in (tmp_path / "out").glob("*.png")}
+    assert made == {"transfer", "synthesis", "interpolation", "reconstructions", "training"}
+    vae = pyro_semivae.load(tmp_path / "out" / "checkpoint.pt")
+    assert tasks.infer(vae, torch.rand(2, 3, 32, 32))["e"].shape == (2, 32)
+    code, _, err = run("rbvae.py", *flags, "--resume", "--epochs", 3)
+    assert code == 0, err
+
+
+def test_the_presets_are_what_they_say():
+    names = runpy.run_path(str(SCRIPT))
+    settings, make = names["Settings"], names["objective"]
+    vae = pyro_semivae.models.RbVAE((1, 8, 8), z=3, e=2)
+
+    def kinds(*flags):
+        parts = make(vae, settings.parse(None, flags).for_data("mnist")).parts()
+        return [type(part.what).__name__ for part in parts], [part.weights for part in parts], parts
+
+    names, weights, parts = kinds()
+    assert names == ["TraceLabels_ELBO", "MultiScaleTerm", "DensityRatio", "DensityRatio", "LatentReconstruction"]
+    assert weights[2:] == [(30.0,), (30.0,), (1.0,)] and parts[2].what.generate.crossed == 0.5
+    assert parts[2].what.r1 == 1.0 and parts[1].what.scales == 3
+    assert kinds("--no-symmetric")[0] == ["TraceLabels_ELBO", "MultiScaleTerm"]
+    paper = make(vae, settings.parse(None, ["--preset", "paper"]).for_data("mnist"))
+    assert isinstance(paper, TraceSymmetricKL_ELBO)
+    generate = [p.what.generate for p in paper.parts() if isinstance(p.what, DensityRatio | LatentReconstruction)]
+    assert len(generate) == 3 and not any(how.crossed for how in generate)
+    assert not any(isinstance(part.what, MultiScaleTerm) for part in paper.parts())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--image-size", "48"), "--image-size: invalid choice: 48"),
+        (("--images", "1"), "--images: got 1 of 1438; expected two or more"),
+        (("--crossed", "1.5"), "--crossed: got 1.5"),
+        (("--labelled", "3"), "unrecognized arguments: --labelled 3"),
+        (("--dataset", "faces"), "--dataset: invalid choice: 'faces'"),
+    ],
+)
+def test_bad_flags_are_one_line(flags, message, run):
+    code, _, err = run("rbvae.py", "--dataset", "digits", *flags)
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and last.startswith("error: ") and message in last
+
+
+@pytest.fixture
+def small():
+    torch.set_default_dtype(torch.float32)
+    return styled(data.load("digits"), 32, images=300)
+
+
+def test_the_features_are_those_of_e_and_the_lines_are_fitted_on_the_probing_images(small, monkeypatch):
+    """Latents that are the factors, but noise in the probing images' own: an error of 0 would be a leak of the test."""
+    vae = pyro_semivae.models.RbVAE(small.x_shape, z=3, e=5, networks=pyro_semivae.nn.MLPs((8,)))
+    known = {part.x.data_ptr(): part for part in (small.probing, small.test)}
+    shift = {small.probing.x.data_ptr(): 0.0, small.test.x.data_ptr(): 0.5}
+
+    def latents(of, images):
+        part = known[images.x.data_ptr()]
+        return {"z": torch.zeros(len(part), 3), "e": part.factors + shift[images.x.data_ptr()]}
+
+    monkeypatch.setattr(reference, "_latents", latents)
+    found = report.measure_reference(vae, small, quick=True, progress=False)
+    # The colour's parts sum to 1, so that lines do not see what is added to all three: .5 of two factors of five.
+    assert found["mean_absolute_error"] == pytest.approx(0.2, abs=1e-5)
+    assert found["error_scale"] == pytest.approx(0.5, abs=1e-5)
+    constant = (small.test.factors - small.probing.factors.mean(0)).abs().mean(0)
+    assert found["style_from_common"] == pytest.approx(constant[0].item(), abs=1e-5)
+    assert found["error_median"] == pytest.approx(
+        metrics.median_errors(small.probing.factors, small.test.factors).mean().item()
+    )
+
+
+def test_transfer_takes_e_of_one_image_and_z_of_the_other(small, monkeypatch):
+    vae = pyro_semivae.models.RbVAE(small.x_shape, z=1, e=5, networks=pyro_semivae.nn.MLPs((8,)))
+
+    def decode(of, latents):
+        """An "image" that holds its latents."""
+        return torch.cat([latents["e"], latents["z"]], 1)
+
+    class Probe:
+        errors, accuracy = torch.zeros(5), 1.0
+
+        def factors(self, x):
+            return x[:, :5]
+
+        def classes(self, x):
+            return x[:, 5].long()
+
+    test = small.test
+    found = {"e": test.factors, "z": test.classes.unsqueeze(1).float()}
+    monkeypatch.setattr(reference.tasks, "decode", decode)
+    measured = reference._transfer(vae, small, found, ["e"], ["z"], Probe())
+    assert measured["transfer_error"] == pytest.approx(0.0, abs=1e-6) and measured["digit_kept"] == 1.0
+    swapped = reference._transfer(vae, small, {**found, "e": test.factors.flip(0)}, ["e"], ["z"], Probe())
+    assert swapped["transfer_error"] > 0.1
+
+
+def test_signs_of_collapse_are_said():
+    quiet = {"monitor/loss of d(x,z|y=1)": 0.9}
+    assert report.signs_of_collapse({"kl_common_reference": 30.0}, [quiet]) == []
+    (note,) = report.signs_of_collapse({"kl_common_reference": 0.4}, [quiet])
+    assert "KL of the common factors on reference images is 0.40 nats" in note
+    blind, all_seeing = ({"monitor/loss of d(x,z|y=1)": loss} for loss in (1.38, 0.05))
+    assert "tells nothing" in report.signs_of_collapse({}, [blind])[0]
+    assert "tells everything" in report.signs_of_collapse({}, [all_seeing])[0]
+
+
+def test_the_transfer_figure_has_rows_of_content_and_columns_of_style(small, monkeypatch, tmp_path):
+    vae = pyro_semivae.models.RbVAE(small.x_shape, z=2, e=2, networks=pyro_semivae.nn.MLPs((8,))).eval()
+    drawn = {}
+    monkeypatch.setattr(reference, "image_grid", lambda images, path, **how: drawn.update({path.stem: images}))
+    monkeypatch.setattr(reference, "training_curves", lambda history, path: None)
+    report.draw_reference(vae, small, [{}], tmp_path)
+    x = vae.images(small.test.x[: reference.SHOWN])
+    latents, figure = tasks.infer(vae, x), drawn["transfer"]
+    assert_close(figure[0, 1:], x)
+    assert_close(figure[1:, 0], x)
+    assert_close(figure[3, 6], tasks.decode(vae, {"z": latents["z"][2:3], "e": latents["e"][5:6]})[0])
+    synthesis = drawn["synthesis"]
+    assert synthesis.shape[0] == 8 and not torch.equal(synthesis[0, 1], synthesis[0, 2])
+    assert_close(drawn["interpolation"][0, 0], tasks.reconstruct(vae, x)[0], rtol=0.2, atol=0.2)
