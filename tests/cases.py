@@ -14,13 +14,17 @@ from pyro_semivae.conditionals import LaplaceLikelihood
 from pyro_semivae.data import jitter
 from pyro_semivae.infer import (
     BalanceTerm,
+    BatchTotalCorrelation,
     ClassifierTerm,
     ConsistencyTerm,
+    DensityRatio,
+    DIPTerm,
     EntropyTerm,
     Hidden,
     NearestLabelTerm,
     Objective,
     TotalCorrelation,
+    TraceSymmetricKL_ELBO,
 )
 from pyro_semivae.models import DIVA, M1, M1M2, M2, M3, MVAE, VAE, InvertedVAE, RbVAE
 from pyro_semivae.nn import Convs, MLPs
@@ -93,6 +97,12 @@ def reference() -> SemiVAE:
     return RbVAE((1, 4, 7), z=3, e=2, networks=MLPs((11,)))
 
 
+def symmetric(vae: VAE) -> Objective:
+    """sVAE (Pu et al. 2018)."""
+    torch.manual_seed(0)
+    return TraceSymmetricKL_ELBO(DensityRatio("z", net=MLPs((11,)).discriminator((1, 4, 7), [3])))
+
+
 def convolutional() -> SemiVAE:
     return CCVAE((2, 64, 64), Binary(3), z_s=4, networks=Convs(), likelihood=LaplaceLikelihood)
 
@@ -155,6 +165,9 @@ CASES = [
     ),
     Case("m2-hidden", classes(M2, z=3), lambda vae: vae.elbo() + 0.5 * Hidden(vae.elbo().bound, "y")),
     Case("factor-vae", classes(VAE, z=3), lambda vae: vae.elbo() + 6.0 * TotalCorrelation(hidden=(7,))),
+    Case("beta-tcvae", classes(VAE, z=3), lambda vae: vae.elbo() + 5.0 * BatchTotalCorrelation(99)),
+    Case("dip-vae", classes(VAE, z=3), lambda vae: vae.elbo() + 2.0 * DIPTerm("II")),
+    Case("svae", classes(VAE, z=3), symmetric),
     Case("rbvae", reference, lambda vae: vae.elbo(beta=2.0), "rbvae.py"),
     Case("rbvae-symmetric", reference, lambda vae: vae.symmetric(r1=0.5), "rbvae.py"),
     Case(

@@ -17,9 +17,11 @@ from pyro_semivae.infer.step import Step
 from pyro_semivae.infer.symmetric import TraceSymmetricKL_ELBO
 from pyro_semivae.infer.terms import (
     BalanceTerm,
+    BatchTotalCorrelation,
     ClassifierTerm,
     ConsistencyTerm,
     DensityRatio,
+    DIPTerm,
     EntropyTerm,
     ImageTerm,
     LatentReconstruction,
@@ -31,9 +33,11 @@ from pyro_semivae.infer.weights import WarmUp
 
 __all__ = [
     "BalanceTerm",
+    "BatchTotalCorrelation",
     "Bound",
     "ClassifierTerm",
     "ConsistencyTerm",
+    "DIPTerm",
     "DensityRatio",
     "EntropyTerm",
     "Evaluation",

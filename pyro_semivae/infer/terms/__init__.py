@@ -1,9 +1,11 @@
 """What may be added to a bound, one file each: its equation, its source, and a function of the bound's run."""
 
 from pyro_semivae.infer.terms.balance import BalanceTerm
+from pyro_semivae.infer.terms.batch_total_correlation import BatchTotalCorrelation
 from pyro_semivae.infer.terms.classifier import ClassifierTerm
 from pyro_semivae.infer.terms.consistency import ConsistencyTerm
 from pyro_semivae.infer.terms.density_ratio import DensityRatio
+from pyro_semivae.infer.terms.dip import DIPTerm
 from pyro_semivae.infer.terms.entropy import EntropyTerm
 from pyro_semivae.infer.terms.image import ImageTerm
 from pyro_semivae.infer.terms.latents import LatentReconstruction
@@ -13,8 +15,10 @@ from pyro_semivae.infer.terms.total_correlation import TotalCorrelation
 
 __all__ = [
     "BalanceTerm",
+    "BatchTotalCorrelation",
     "ClassifierTerm",
     "ConsistencyTerm",
+    "DIPTerm",
     "DensityRatio",
     "EntropyTerm",
     "ImageTerm",

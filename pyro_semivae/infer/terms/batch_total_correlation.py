@@ -1,0 +1,90 @@
+"""The total correlation of latents from the densities of a batch: beta-TCVAE (Chen et al., NeurIPS 2018)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pyro_semivae.errors import InputError, check_choice, check_count
+from pyro_semivae.infer.base import Term
+from pyro_semivae.infer.run import Run
+
+
+Sampling = Literal["weighted", "stratified", "uniform"]
+
+
+class BatchTotalCorrelation(Term):
+    r"""-TC(z), the total correlation of the aggregate posterior, its density estimated from a batch of M of N rows.
+
+    .. math::
+        TC(z) = E_{q(z)}\Big[\log q(z) - \sum_l \log q(z_l)\Big], \qquad
+        q(z_i) \approx \sum_j w_{ij} q(z_i | x_j)
+
+    `vae.elbo() + 5 * BatchTotalCorrelation(N)` is beta-TCVAE with beta = 6. With `"weighted"` sampling every w is
+    1 / (N M), which falls short of 1 in the sum; with `"stratified"` sampling w_ii is 1 / N, one other entry of a row
+    (N - M + 1) / (N (M - 1)), the others 1 / (M - 1), so that rows sum to 1 (Chen et al., Appendix C). `"uniform"` is
+    ours: all others have (N - 1) / (N (M - 1)), and the estimate of q(z_i) is that of the mixture where M = N.
+
+    Differs from public code: the constants are there (they are dropped in `disentanglement_lib`, which does not change
+    the gradient), and the diagonal of the stratified weights is the diagonal (in `beta-tcvae` and in pythae 1 / N
+    stands in the first column).
+
+    Args:
+        num_rows: N, of the training set.
+        latents: names of the sites (default: all), as vectors, after one another: diagonal densities.
+        sampling: see above.
+
+    Raises:
+        InputError: when evaluated: a site is no latent, a latent's density is not diagonal, a batch has one row.
+    """
+
+    whole_batch = True
+
+    def __init__(
+        self, num_rows: int, *latents: str, sampling: Literal["weighted", "stratified", "uniform"] = "weighted"
+    ):
+        self.num_rows, self.latents = check_count("num_rows", num_rows, 2), latents
+        self.sampling = check_choice("sampling", sampling, ("weighted", "stratified", "uniform"))
+
+    def values(self, run: Run) -> Mapping[str, Tensor]:
+        names = self.latents or run.latents
+        if unknown := [name for name in names if name not in run.latents]:
+            raise InputError(f"BatchTotalCorrelation: got {unknown}; expected latents, {', '.join(run.latents)}")
+        log_q = torch.cat([self._densities(run, name) for name in names], 2)  # (B, B, D), of z_i given x_j
+        number = len(log_q)
+        if not 2 <= number <= self.num_rows:
+            got = f"a batch of {number} rows"
+            raise InputError(f"BatchTotalCorrelation: got {got}; expected two up to num_rows={self.num_rows}")
+        log_w = self._log_weights(number, log_q)
+        joint = (log_q.sum(2) + log_w).logsumexp(1)
+        each = (log_q + log_w.unsqueeze(2)).logsumexp(1).sum(1)
+        return {f"-TC({','.join(names)})": each - joint}
+
+    def _densities(self, run: Run, name: str) -> Tensor:
+        fn = run.guide.nodes[name]["fn"]
+        base = getattr(fn, "base_dist", None)
+        if fn.event_dim != 1 or base is None or base.event_shape:
+            got = f"{type(fn).__name__} of '{name}'"
+            raise InputError(f"BatchTotalCorrelation: got {got}; expected independent entries, as of Gaussian")
+        z = run.value(name)  # (B, D)
+        base = base.expand((len(z), *base.batch_shape[1:]))
+        left = base.batch_shape[1:-1]  # the dimension of a label's entries, of size 1
+        return base.log_prob(z.view(len(z), 1, *(1,) * len(left), z.shape[1])).flatten(2)
+
+    def _log_weights(self, number: int, like: Tensor) -> Tensor:
+        """log w, `(B, B)`."""
+        if self.sampling == "weighted":
+            return like.new_full((number, number), -math.log(number * self.num_rows))
+        others, n = number - 1, self.num_rows
+        rows = torch.arange(number, device=like.device)
+        if self.sampling == "uniform":
+            weights = like.new_full((number, number), (n - 1) / (n * others))
+        else:
+            weights = like.new_full((number, number), 1 / others)
+            weights[rows, (rows + 1) % number] = (n - others) / (n * others)
+        weights[rows, rows] = 1 / n
+        return weights.log()
