@@ -1,7 +1,8 @@
-"""Reference-based VAEs (Ruiz et al. 2019): what plain outlines tell about the style of other digits.
+"""Reference-based VAEs (Ruiz et al. 2019), and what they are compared with: the style of digits, from plain outlines.
 
 python examples/rbvae.py                    # MNIST at 32x32, sRb-VAE by our recipe (ten minutes on two cores)
 python examples/rbvae.py --no-symmetric     # Rb-VAE: the ELBO alone
+python examples/rbvae.py --method dip-vae-1 # a baseline on the same networks
 python examples/rbvae.py --preset paper --image-size 64 --cuda      # the paper's setting
 """
 
@@ -13,16 +14,26 @@ from typing import ClassVar
 
 import torch
 
-from pyro_semivae import cli
+from pyro_semivae import SemiVAE, cli
 from pyro_semivae.conditionals import LaplaceLikelihood
 from pyro_semivae.flags import count, flag, number
-from pyro_semivae.infer import Objective
-from pyro_semivae.models import RbVAE
+from pyro_semivae.infer import (
+    BatchTotalCorrelation,
+    DensityRatio,
+    DIPTerm,
+    Generate,
+    LatentReconstruction,
+    MultiScaleTerm,
+    Objective,
+)
+from pyro_semivae.models import VAE, RbVAE, SwapVAE
 from pyro_semivae.nn import PixelNormConvs
 from pyro_semivae.reference_run import ReferenceRun
+from pyro_semivae.spaces import Groups
 
-OURS = {"adversarial": 30.0, "latents": 1.0, "crossed": 0.5, "r1": 1.0, "scales": 3, "scale": 0.3, "warm_up": 0.2}
+OURS = {"adversarial": 30.0, "latents": 1.0, "crossed": 0.5, "r1": 0.125, "scales": 3, "scale": 0.3, "warm_up": 0.2}
 PAPER = {"lr": 1e-4, "schedule": "constant", "width": 32, "strided": False, "batch_size": 64, "images": 0, "epochs": 50}
+METHODS = ("rb-vae", "vae", "beta-vae", "beta-tcvae", "dip-vae-1", "dip-vae-2", "svae", "swap-vae")
 
 
 @dataclass(kw_only=True)
@@ -31,8 +42,9 @@ class Settings(cli.Reference):
 
     PRESETS: ClassVar = {"demo": OURS, "paper": PAPER}
 
+    method: str = flag("rb-vae", "the model and its objective; swap-vae: Mathieu et al. 2016, adapted", choices=METHODS)
     z: int = flag(32, "size of the common factors", count())
-    e: int = flag(32, "size of the target factors", count())
+    e: int = flag(32, "size of the target factors; models without have z + e latents", count())
     symmetric: bool = flag(True, "sRb-VAE, the symmetric divergence; without it Rb-VAE, the ELBO alone")
     adversarial: float = flag(1.0, "weight of the discriminators' density ratios", number(least=0))
     latents: float = flag(1.0, "weight of log q(z, e|x~) of generated images", number(least=0))
@@ -41,30 +53,55 @@ class Settings(cli.Reference):
     scales: int = flag(1, "scales of the reconstruction; 1: Laplace pixels", count())
     scale: float = flag(0.1, "of the Laplace pixels", number(above=0))
     beta: float = flag(1.0, "weight of the latents' densities; 1: the bound", number(least=0))
+    strength: float = flag(
+        1.0, "of a baseline: beta of beta-vae, beta - 1 of beta-tcvae, lambda_od of dip-vae-1 and -2", number(least=0)
+    )
     width: int = flag(16, "channels of the networks' first layer", count())
     strided: bool = flag(True, "networks of strided convolutions, faster on a CPU; without them the paper's blocks")
 
 
-def make(job: ReferenceRun[Settings]) -> RbVAE:
+def networks(args: Settings) -> PixelNormConvs:
+    return PixelNormConvs(args.width, strided=args.strided, start=-2.0)
+
+
+def make(job: ReferenceRun[Settings]) -> SemiVAE:
     args = job.args
-    networks = PixelNormConvs(args.width, strided=args.strided, start=-2.0)
-    likelihood = partial(LaplaceLikelihood, scale=args.scale)
-    return RbVAE(job.data.x_shape, z=args.z, e=args.e, networks=networks, likelihood=likelihood)
+    built = {"networks": networks(args), "likelihood": partial(LaplaceLikelihood, scale=args.scale)}
+    if args.method in ("rb-vae", "swap-vae"):
+        return {"rb-vae": RbVAE, "swap-vae": SwapVAE}[args.method](job.data.x_shape, z=args.z, e=args.e, **built)
+    return VAE(job.data.x_shape, Groups(2), z=args.z + args.e, **built)
 
 
-def objective(vae: RbVAE, args: Settings) -> Objective:
-    if not args.symmetric:
-        return vae.elbo(beta=args.beta, scales=args.scales)
-    if args.preset == "paper":
+def objective(vae: SemiVAE, job: ReferenceRun[Settings]) -> Objective:
+    args = job.args
+    shared = {"r1": args.r1, "lr": args.lr}
+    if args.method == "rb-vae" and args.symmetric and args.preset == "paper":
         return vae.symmetric(lr=args.lr)
-    weights = {"adversarial": args.adversarial, "latents": args.latents, "crossed": args.crossed}
-    return vae.elbo(beta=args.beta, scales=args.scales, r1=args.r1, lr=args.lr, **weights)
+    if args.method == "rb-vae":
+        weights = {"adversarial": args.adversarial, "latents": args.latents, "crossed": args.crossed, **shared}
+        return vae.elbo(beta=args.beta, scales=args.scales, **(weights if args.symmetric else {}))
+    if args.method == "swap-vae":
+        elbo = vae.elbo(beta=args.beta, adversarial=args.adversarial, **shared)
+    else:
+        elbo = vae.elbo(beta=args.strength if args.method == "beta-vae" else args.beta)
+    if args.scales > 1:
+        elbo = elbo.replaced("log p(x)", MultiScaleTerm(args.scales, args.scale))
+    if args.method == "beta-tcvae":
+        elbo = elbo + args.strength * BatchTotalCorrelation(len(job.data.x), "z")
+    if args.method in ("dip-vae-1", "dip-vae-2"):
+        elbo = elbo + args.strength * DIPTerm("I" if args.method == "dip-vae-1" else "II", "z")
+    if args.method == "svae":
+        generate = Generate(mean=True)
+        net = networks(args).discriminator(job.data.x_shape, [args.z + args.e])
+        elbo = elbo + args.adversarial * DensityRatio("z", net=net, generate=generate, **shared)
+        elbo = elbo + args.latents * LatentReconstruction(generate)
+    return elbo
 
 
 def run() -> None:
     job = ReferenceRun(Settings.parse(__doc__))
     vae = make(job)
-    job.train(vae, objective(vae, job.args), optimiser=partial(torch.optim.Adam, betas=(0.5, 0.99)))
+    job.train(vae, objective(vae, job), optimiser=partial(torch.optim.Adam, betas=(0.5, 0.99)))
 
 
 if __name__ == "__main__":

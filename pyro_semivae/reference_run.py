@@ -61,7 +61,7 @@ class ReferenceRun(Run[S]):
         Args:
             options: those of `fit` that the common flags leave open.
         """
-        rows = {"x": self.data.x} | ({"y": self.data.y} if "y" in vae.spaces else {})
+        rows = {"x": self.data.x, "y": self.data.y}
         history = fit(vae, rows, elbo=elbo, **{**self.fit_options(), "corrupt": None, **options})
         measured = report.measure_reference(vae, self.data, seed=self.args.seed, quick=self.args.smoke_test)
         notes = signs_of_failure(vae, vae.table(rows), seed=self.args.seed)

@@ -80,7 +80,8 @@ def classifies(vae: SemiVAE) -> bool:
 
 def infers_from_labels(vae: SemiVAE) -> bool:
     """Whether labels are evidence on the latents (MVAE): leaves of the model, and of the guide an input only."""
-    return has_label(vae) and not classifies(vae) and not descendants(vae)
+    unknown = any(not vae.spaces[name].always_known for name in vae.label_sites)
+    return unknown and has_label(vae) and not classifies(vae) and not descendants(vae)
 
 
 def available(vae: SemiVAE) -> dict[str, str | None]:

@@ -26,7 +26,7 @@ from pyro_semivae.infer import (
     TotalCorrelation,
     TraceSymmetricKL_ELBO,
 )
-from pyro_semivae.models import DIVA, M1, M1M2, M2, M3, MVAE, VAE, InvertedVAE, RbVAE
+from pyro_semivae.models import DIVA, M1, M1M2, M2, M3, MVAE, VAE, InvertedVAE, RbVAE, SwapVAE
 from pyro_semivae.nn import Convs, MLPs
 from pyro_semivae.spaces import MISSING, Binary, Classes, Groups
 
@@ -175,6 +175,12 @@ CASES = [
         reference,
         lambda vae: vae.elbo(scales=2, adversarial=3.0, latents=0.5, crossed=0.5, r1=1.0),
         "rbvae.py",
+    ),
+    Case("swap-vae", lambda: SwapVAE((1, 4, 7), z=3, e=2, networks=MLPs((11,))), lambda vae: vae.elbo(), "rbvae.py"),
+    Case(
+        "swap-vae-adversarial",
+        lambda: SwapVAE((1, 4, 7), z=3, e=2, networks=MLPs((11,))),
+        lambda vae: vae.elbo(adversarial=2.0, r1=1.0, swap=0.5),
     ),
     Case("binary-bayes", binary(CCVAE, z_s=4, classifier="bayes"), lambda vae: vae.elbo(num_samples=4), "ccvae.py"),
 ]

@@ -14,7 +14,7 @@ from pyro_semivae.conditionals.entries import (
     PerLabelNormal,
 )
 from pyro_semivae.conditionals.flows import Flow
-from pyro_semivae.conditionals.groups import KnownIn
+from pyro_semivae.conditionals.groups import KnownIn, Point, WithoutDensity
 from pyro_semivae.conditionals.labels import BayesLabel, Label, LabelPrior
 from pyro_semivae.conditionals.latents import (
     Gaussian,
@@ -57,6 +57,7 @@ __all__ = [
     "PerLabelBernoulli",
     "PerLabelGaussian",
     "PerLabelNormal",
+    "Point",
     "PoissonLikelihood",
     "ProductOfExperts",
     "SplitGaussian",
@@ -64,4 +65,5 @@ __all__ = [
     "StandardNormal",
     "UniformBox",
     "UniformImage",
+    "WithoutDensity",
 ]

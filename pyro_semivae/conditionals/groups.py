@@ -1,8 +1,9 @@
-"""Conditionals of latents that are known in one group of rows."""
+"""Conditionals of latents that are known: in one group of rows, or everywhere."""
 
 from __future__ import annotations
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 
 from pyro_semivae.conditionals.base import Conditional
@@ -33,3 +34,36 @@ class KnownIn(Conditional):
         *others, y = parents
         density = self.otherwise(*others)
         return density if y is None else KnownWhere(density, y == self.group, self.vector)
+
+
+class Point(Conditional):
+    """q(e | parents) at a point: a function of the parents, whose density is set to 1 (see `WithoutDensity`).
+
+    Args:
+        net: maps the parents to `batch + (D,)`.
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, *parents: Tensor) -> dist.TorchDistribution:
+        value = self.net(*parents)
+        known = torch.ones(value.shape[:-1], dtype=torch.bool, device=value.device)
+        return KnownWhere(dist.Normal(torch.zeros_like(value), 1.0).to_event(1), known, value)
+
+
+class WithoutDensity(Conditional):
+    """A prior that is sampled and not scored: its log-density is 0, beside a `Point` in the guide.
+
+    Args:
+        sampled: what it samples from.
+    """
+
+    def __init__(self, sampled: Conditional):
+        super().__init__()
+        self.sampled = sampled
+
+    def forward(self, *parents: Tensor) -> dist.TorchDistribution:
+        fn = self.sampled(*parents)
+        return fn.mask(torch.zeros(fn.batch_shape, dtype=torch.bool, device=fn.mean.device))

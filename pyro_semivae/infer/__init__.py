@@ -27,6 +27,7 @@ from pyro_semivae.infer.terms import (
     LatentReconstruction,
     MultiScaleTerm,
     NearestLabelTerm,
+    SwapTerm,
     TotalCorrelation,
 )
 from pyro_semivae.infer.weights import WarmUp
@@ -56,6 +57,7 @@ __all__ = [
     "Run",
     "Step",
     "Sum",
+    "SwapTerm",
     "Term",
     "TotalCorrelation",
     "TraceCCVAE_ELBO",

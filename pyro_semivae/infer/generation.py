@@ -33,12 +33,14 @@ class Generate:
             stands for.
         latents: names of latents; they must not depend on the label in the model.
         by: the label.
+        kept: names of latents that are those of the row itself, as the guide has them.
     """
 
     mean: bool = False
     crossed: float = 0.0
     latents: tuple[str, ...] = ()
     by: str | None = None
+    kept: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.crossed and not (self.latents and self.by):
@@ -90,8 +92,11 @@ def _generation(run: Run, how: Generate) -> Generation:
     step = run.step
     given = step.named()
     names = generated_sites(run)
-    crossed = _crossed(run, how) if how.crossed else {}
-    with _Generating(names, crossed, how.mean):
+    given_latents = _crossed(run, how) if how.crossed else {}
+    for name in how.kept:
+        own = run.guide.nodes[name]["value"]
+        given_latents[name] = torch.ones(len(own), dtype=torch.bool, device=own.device), own
+    with _Generating(names, given_latents, how.mean):
         trace = poutine.trace(step.model).get_trace(*given.values())
     if unknown := [name for name in names if name not in given]:
         raise InputError(f"model: its data {unknown} are no arguments of that name; expected x=... for the site 'x'")

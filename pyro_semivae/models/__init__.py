@@ -10,6 +10,7 @@ from pyro_semivae.models.m2 import M2
 from pyro_semivae.models.m3 import M3
 from pyro_semivae.models.mvae import MVAE
 from pyro_semivae.models.rbvae import RbVAE
+from pyro_semivae.models.swapvae import SwapVAE
 from pyro_semivae.models.vae import VAE
 
-__all__ = ["CCVAE", "DIVA", "M1", "M1M2", "M2", "M3", "MVAE", "VAE", "InvertedVAE", "RbVAE", "SemiVAE"]
+__all__ = ["CCVAE", "DIVA", "M1", "M1M2", "M2", "M3", "MVAE", "VAE", "InvertedVAE", "RbVAE", "SemiVAE", "SwapVAE"]

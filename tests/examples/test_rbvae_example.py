@@ -3,6 +3,7 @@
 import json
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,14 @@ from torch.testing import assert_close
 import pyro_semivae
 from pyro_semivae import data, metrics, report, tasks
 from pyro_semivae.data.styled import styled
-from pyro_semivae.infer import DensityRatio, LatentReconstruction, MultiScaleTerm, TraceSymmetricKL_ELBO
+from pyro_semivae.infer import (
+    BatchTotalCorrelation,
+    DensityRatio,
+    DIPTerm,
+    LatentReconstruction,
+    MultiScaleTerm,
+    TraceSymmetricKL_ELBO,
+)
 from pyro_semivae.report import reference
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "rbvae.py"
@@ -20,40 +28,83 @@ KEYS |= {"transfer_error_scale", "digit_kept", "class_from_target", "class_from_
 KEYS |= {"error_median", "error_pixels", "error_components", "probe_error", "probe_accuracy", "bound_per_row"}
 
 
-@pytest.mark.parametrize("flags", [(), ("--no-symmetric",), ("--preset", "paper", "--width", 4, "--batch-size", 20)])
+OF_TARGET = {"style_from_common", "transfer_error", "transfer_error_scale", "digit_kept", "class_from_common"}
+OF_TARGET |= {"kl_common_reference"}
+METHODS = [(), ("--no-symmetric",), ("--preset", "paper", "--width", 4, "--batch-size", 20), ("--method", "swap-vae")]
+METHODS += [
+    pytest.param(("--method", name), marks=pytest.mark.slow) for name in ("vae", "svae", "beta-tcvae", "dip-vae-2")
+]
+
+
+@pytest.mark.parametrize("flags", METHODS)
 def test_it_writes_what_it_promises_and_resumes(flags, run, tmp_path):
     flags = ("--smoke-test", "--out", "out", "--width", 4, *flags)
     code, _, err = run("rbvae.py", *flags)
     assert code == 0, err
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert {*found} >= KEYS and found["dataset"] == "styled-digits-32" and found["epochs"] == 2
+    has_target = "--method" not in flags or "swap-vae" in flags
+    assert {*found} >= (KEYS if has_target else KEYS - OF_TARGET)
+    assert found["dataset"] == "styled-digits-32" and found["epochs"] == 2
     made = {path.stem for path in (tmp_path / "out").glob("*.png")}
-    assert made == {"transfer", "synthesis", "interpolation", "reconstructions", "training"}
+    of_target = {"transfer", "synthesis", "interpolation"} if has_target else set()
+    assert made == {"reconstructions", "training"} | of_target
     vae = pyro_semivae.load(tmp_path / "out" / "checkpoint.pt")
-    assert tasks.infer(vae, torch.rand(2, 3, 32, 32))["e"].shape == (2, 32)
+    latents = tasks.infer(vae, torch.rand(2, 3, 32, 32))
+    assert sum(value.shape[1] for value in latents.values()) == 64
     code, _, err = run("rbvae.py", *flags, "--resume", "--epochs", 3)
     assert code == 0, err
 
 
+def objective_of(*flags):
+    """The objective that flags make, of images of 16x16 pixels."""
+    script = runpy.run_path(str(SCRIPT))
+    job = SimpleNamespace(args=script["Settings"].parse(None, flags).for_data("mnist"))
+    job.data = SimpleNamespace(x_shape=(3, 16, 16), x=torch.zeros(99, 1))
+    return script["objective"](script["make"](job), job)
+
+
 def test_the_presets_are_what_they_say():
-    names = runpy.run_path(str(SCRIPT))
-    settings, make = names["Settings"], names["objective"]
-    vae = pyro_semivae.models.RbVAE((1, 8, 8), z=3, e=2)
-
-    def kinds(*flags):
-        parts = make(vae, settings.parse(None, flags).for_data("mnist")).parts()
-        return [type(part.what).__name__ for part in parts], [part.weights for part in parts], parts
-
-    names, weights, parts = kinds()
-    assert names == ["TraceLabels_ELBO", "MultiScaleTerm", "DensityRatio", "DensityRatio", "LatentReconstruction"]
-    assert weights[2:] == [(30.0,), (30.0,), (1.0,)] and parts[2].what.generate.crossed == 0.5
-    assert parts[2].what.r1 == 1.0 and parts[1].what.scales == 3
-    assert kinds("--no-symmetric")[0] == ["TraceLabels_ELBO", "MultiScaleTerm"]
-    paper = make(vae, settings.parse(None, ["--preset", "paper"]).for_data("mnist"))
+    parts = objective_of().parts()
+    assert [type(part.what).__name__ for part in parts] == [
+        "TraceLabels_ELBO",
+        "MultiScaleTerm",
+        "DensityRatio",
+        "DensityRatio",
+        "LatentReconstruction",
+    ]
+    assert [part.weights for part in parts[2:]] == [(30.0,), (30.0,), (1.0,)]
+    assert parts[2].what.generate.crossed == 0.5 and parts[2].what.r1 == 0.125 and parts[1].what.scales == 3
+    plain = objective_of("--no-symmetric").parts()
+    assert [type(part.what).__name__ for part in plain] == ["TraceLabels_ELBO", "MultiScaleTerm"]
+    paper = objective_of("--preset", "paper")
     assert isinstance(paper, TraceSymmetricKL_ELBO)
     generate = [p.what.generate for p in paper.parts() if isinstance(p.what, DensityRatio | LatentReconstruction)]
     assert len(generate) == 3 and not any(how.crossed for how in generate)
     assert not any(isinstance(part.what, MultiScaleTerm) for part in paper.parts())
+
+
+@pytest.mark.parametrize(
+    ("flags", "added"),
+    [
+        (("vae",), []),
+        (("beta-vae", "--strength", "4"), []),
+        (("beta-tcvae", "--strength", "5"), [("BatchTotalCorrelation", 5.0)]),
+        (("dip-vae-1", "--strength", "2"), [("DIPTerm", 2.0)]),
+        (("dip-vae-2",), [("DIPTerm", 1.0)]),
+        (("svae",), [("DensityRatio", 30.0), ("LatentReconstruction", 1.0)]),
+        (("swap-vae",), [("SwapTerm", 1.0), ("DensityRatio", 30.0), ("DensityRatio", 30.0)]),
+    ],
+)
+def test_the_baselines_are_what_they_say(flags, added):
+    bound, *parts = objective_of("--method", *flags).parts()
+    assert bound.what.beta == (4.0 if flags[0] == "beta-vae" else 1.0)
+    found = [(type(part.what).__name__, *part.weights) for part in parts]
+    assert [part for part in found if part[0] != "MultiScaleTerm"] == added
+    assert ("MultiScaleTerm",) in found, "every method has the same reconstruction"
+    kinds = {part.what.kind for part in parts if isinstance(part.what, DIPTerm)}
+    assert kinds == {"dip-vae-1": {"I"}, "dip-vae-2": {"II"}}.get(flags[0], set())
+    sizes = {part.what.num_rows for part in parts if isinstance(part.what, BatchTotalCorrelation)}
+    assert sizes <= {99}
 
 
 @pytest.mark.parametrize(

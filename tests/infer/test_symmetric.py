@@ -244,8 +244,8 @@ def test_what_is_wrong_is_said():
     with pytest.raises(InputError, match=r"DensityRatio: got \['w'\]; expected latents, z"):
         pair = Lines()
         TraceSymmetricKL_ELBO(DensityRatio("w", net=net)).evaluate(Step(pair.model, pair.guide, (torch.randn(7, X),)))
-    with pytest.raises(InputError, match="DensityRatio: got latents"):
-        DensityRatio(net=net)
+    with pytest.raises(InputError, match="net: got 3; expected a module"):
+        DensityRatio("z", net=3)
     with pytest.raises(InputError, match=r"crossed: got 0\.5 without"):
         Generate(crossed=0.5)
     assert LatentReconstruction().is_same(LatentReconstruction())

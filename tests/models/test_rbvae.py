@@ -16,7 +16,7 @@ from pyro_semivae import tasks
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import DensityRatio, Generate, LocalParameters, MultiScaleTerm, Step, TraceLabels_ELBO
 from pyro_semivae.infer.generation import generation
-from pyro_semivae.models import RbVAE
+from pyro_semivae.models import RbVAE, SwapVAE
 from pyro_semivae.nn import MLPs
 from pyro_semivae.spaces import Groups
 from pyro_semivae.train import fit
@@ -227,3 +227,50 @@ def test_what_is_wrong_is_said():
     with pytest.raises(InputError, match=r"MultiScaleTerm: got data of shape .* from 8 pixels up"):
         (vae.elbo() + MultiScaleTerm(3)).terms(vae.model, vae.guide, x, Y)
     assert Groups(2) == Groups(2) and copy.deepcopy(vae).spaces["y"] == Groups(2)
+
+
+def swapvae():
+    torch.manual_seed(0)
+    vae = SwapVAE(SHAPE, z=D_Z, e=D_E, networks=MLPs((11,)))
+    return vae, torch.rand(len(Y), *SHAPE)
+
+
+def test_the_swap_vae_by_hand():
+    """e has no density; a reference is decoded from another reference's e as well, each once; all gradients."""
+    vae, x = swapvae()
+    torch.manual_seed(3)
+    found, drawn, _ = recorded(vae, vae.elbo(beta=1.5, swap=0.5), x, Y)
+    values = {value.name: value for value in found.values}
+    z, e = drawn["z"], vae.q_e.net(x)
+    assert_close(drawn["e"], e)
+
+    def log_p(z, e):
+        return (-(x - vae.p_x.net(z, e).sigmoid()).abs() / 0.1 - math.log(0.2)).flatten(1).sum(1)
+
+    torch.manual_seed(3)
+    reference = (Y == 1).nonzero()[:, 0]
+    swapped = values["swap: log p(x)"].value
+    possible = {(i.item(), j.item()): log_p(z, e[j].expand_as(e))[i] for i in reference for j in reference if i != j}
+    partners = {}
+    for i in reference.tolist():
+        (partners[i],) = (j for (row, j), value in possible.items() if row == i and torch.equal(value, swapped[i]))
+    assert sorted(partners.values()) == reference.tolist(), "each reference's e is used once"
+    assert not swapped[Y == 0].any()
+    kl = log_normal(z, *gaussian(vae.q_z.net(x))) - log_normal(z, torch.zeros(()), torch.ones(()))
+    partner = torch.tensor([partners.get(i, i) for i in range(len(Y))])
+    expected = log_p(z, e) - 1.5 * kl + math.log(0.5) + torch.where(Y == 1, 0.5 * log_p(z, e[partner]), 0.0)
+    assert_equal_with_gradients(sum(value.summed() for value in found.values), expected, vae)
+
+
+def test_the_swap_vaes_discriminators_see_images_of_the_other_sets_z_and_their_own_e():
+    vae, x = swapvae()
+    elbo = vae.elbo(adversarial=1.0)
+    _, drawn, step = recorded(vae, elbo, x, Y)
+    ratios = [part.what for part in elbo.parts() if isinstance(part.what, DensityRatio)]
+    assert [ratio.group for ratio in ratios] == [("y", 0), ("y", 1)] and not any(ratio.latents for ratio in ratios)
+    made = generation(step.run(1), ratios[0].generate)
+    assert_close(made.value("e"), drawn["e"])
+    for i, z in enumerate(made.value("z")):
+        (j,) = (j for j in range(len(x)) if torch.equal(z, drawn["z"][j]))
+        assert Y[j] != Y[i]
+    assert_close(made.value("x"), vae.p_x.net(made.value("z"), drawn["e"]).sigmoid())

@@ -11,6 +11,7 @@ from pyro_semivae.infer.terms.image import ImageTerm
 from pyro_semivae.infer.terms.latents import LatentReconstruction
 from pyro_semivae.infer.terms.multi_scale import MultiScaleTerm
 from pyro_semivae.infer.terms.nearest import NearestLabelTerm
+from pyro_semivae.infer.terms.swap import SwapTerm
 from pyro_semivae.infer.terms.total_correlation import TotalCorrelation
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "LatentReconstruction",
     "MultiScaleTerm",
     "NearestLabelTerm",
+    "SwapTerm",
     "TotalCorrelation",
 ]

@@ -13,7 +13,6 @@ from pyro_semivae.errors import InputError, check_choice, check_count
 from pyro_semivae.infer.base import Term
 from pyro_semivae.infer.run import Run
 
-
 Sampling = Literal["weighted", "stratified", "uniform"]
 
 

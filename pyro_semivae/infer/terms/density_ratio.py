@@ -31,7 +31,7 @@ class DensityRatio(Term):
     `TraceSymmetricKL_ELBO`.
 
     Args:
-        latents: names of latents; the discriminator is called with x and these.
+        latents: names of latents; the discriminator is called with x and these. Without any it compares images.
         net: the discriminator, a module that maps data `(B, ...)` and latents `(B, D)` to `(B,)` or `(B, 1)`.
         group: a label and one of its values: rows with others have no part in it (default: all rows).
         generate: how the model generates.
@@ -58,8 +58,8 @@ class DensityRatio(Term):
         betas: tuple[float, float] = (0.5, 0.99),
         r1: float = 0.0,
     ):
-        if not latents or not isinstance(net, nn.Module):
-            raise InputError(f"DensityRatio: got latents {latents}, net {net!r:.50}; expected names, and a module")
+        if not isinstance(net, nn.Module):
+            raise InputError(f"net: got {net!r:.50}; expected a module")
         self.latents, self.net, self.group, self.generate = latents, net, group, generate or Generate()
         self.lr, self.betas, self.r1 = check_number("lr", lr, above=0), betas, check_number("r1", r1, least=0)
 

@@ -1,0 +1,56 @@
+"""The reconstruction of a row with another row's latent, where both are of a group that shares it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_semivae.errors import InputError
+from pyro_semivae.infer.base import Term
+from pyro_semivae.infer.generation import generated_sites
+from pyro_semivae.infer.run import Run
+from pyro_semivae.infer.tables import log_prob, to_rows
+
+
+class SwapTerm(Term):
+    r"""log p(x | z, e') of the rows of a group, e' being e of another row of it (Mathieu et al., NIPS 2016, Fig. 2).
+
+    .. math::
+        \log p(x_i | z_i, e_j), \qquad i, j \text{ of one group}, \quad z_i \sim q(z|x_i), \quad e_j \sim q(e|x_j)
+
+    It teaches that e is the same throughout the group, and that what tells its rows apart is in z. j follows i in the
+    group, in a random order. The term is `swap: log p(x)`.
+
+    Args:
+        latent: e. group: a label and one of its values; rows with others have no part in it.
+
+    Raises:
+        InputError: when evaluated: there is no such latent or label.
+    """
+
+    whole_batch = True
+
+    def __init__(self, latent: str, group: tuple[str, int]):
+        self.latent, self.group = latent, tuple(group)
+
+    def values(self, run: Run) -> Mapping[str, Tensor]:
+        label, value = self.group
+        if self.latent not in run.latents or label not in run.model.nodes:
+            got = f"the latent {self.latent!r} and the label {label!r}"
+            raise InputError(f"SwapTerm: got {got}; expected ones of the model, {', '.join(run.model.nodes)}")
+        rows = run.model.nodes[label]["value"] == value
+        # The rows of the group one after another, in a random order: each has the next one's, the last the first's.
+        order = torch.argsort(torch.rand(len(rows), device=rows.device) + (~rows).float())
+        number = rows.sum()
+        place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        partner = order[(place + 1) % number.clamp(min=1)]
+        own = {name: run.guide.nodes[name]["value"] for name in run.latents}
+        own[self.latent] = torch.where(rows.unsqueeze(-1), own[self.latent][partner], own[self.latent])
+        step = run.step
+        trace = poutine.trace(poutine.condition(step.model, data=own)).get_trace(*step.args, **step.kwargs)
+        (name,) = generated_sites(run)
+        density = to_rows(log_prob(trace.nodes[name]), trace.nodes[name])
+        return {f"swap: log p({name})": torch.where(rows, density, 0.0)}

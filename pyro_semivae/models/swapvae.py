@@ -1,0 +1,112 @@
+"""A weakly supervised baseline with a reference set: Mathieu et al., NIPS 2016, adapted."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pyro
+from torch import Tensor
+
+from pyro_semivae.conditionals import Gaussian, LabelPrior, LaplaceLikelihood, Point, StandardNormal, WithoutDensity
+from pyro_semivae.infer import DensityRatio, Generate, Objective, SwapTerm, TraceLabels_ELBO
+from pyro_semivae.infer.weights import Weight, check_weight
+from pyro_semivae.models import parts
+from pyro_semivae.models.base import SemiVAE
+from pyro_semivae.nn import Networks, PixelNormConvs
+from pyro_semivae.nn.convs import LEAST
+from pyro_semivae.spaces import Data, Groups
+
+
+class SwapVAE(SemiVAE):
+    """Target factors e without noise and common factors z, told apart by swaps and by discriminators of images.
+
+    ::
+
+        p(y) p(z) p(e) p(x | z, e)     generative model
+        q(z | x) q(e | x)              inference model
+
+    ====  ======  ============  ===========================================================
+    site  symbol  shape         role
+    ====  ======  ============  ===========================================================
+    y     y       (B,)          known of every row: 0 of the unlabelled set, 1 a reference
+    z     z       (B, D_z)      latent: the common factors, Gaussian
+    e     e       (B, D_e)      latent: the target factors, a function of x without density
+    x     x       (B, C, H, W)  data
+    ====  ======  ============  ===========================================================
+
+    Mathieu et al. have classes whose images share s, and pairs of one class. Adapted to a reference set, whose images
+    are one class: e is s; the swap of s within a class is that of e between references (`SwapTerm`); images of another
+    image's z are judged by two discriminators, of G(z of an unlabelled image, e of a reference) beside references and
+    of G(z of a reference, e of an unlabelled image) beside unlabelled images (`DensityRatio` without latents). There
+    is no label that a discriminator could be conditioned on.
+
+    Differs from the original beside this: the networks, D_e, D_z and likelihood of `RbVAE`; log-density ratios in the
+    place of the discriminator's cross-entropy; KL(z) of weight 1 times beta.
+
+    Args:
+        x_shape, z, e, networks, likelihood: see `RbVAE`.
+
+    >>> import torch
+    >>> from pyro_semivae.nn import MLPs
+    >>> vae = SwapVAE((1, 8, 8), z=3, e=2, networks=MLPs((16,)))
+    >>> x, y = torch.rand(4, 1, 8, 8), torch.tensor([0, 0, 1, 1])
+    >>> list(vae.elbo().terms(vae.model, vae.guide, x, y))[:2], list(vae.elbo().terms(vae.model, vae.guide, x, y))[-1]
+    (['log p(y)', 'log p(x|z,e)'], 'swap: log p(x|z,e)')
+
+    Reference: M. Mathieu, J. Zhao, P. Sprechmann, A. Ramesh, Y. LeCun, "Disentangling factors of variation in deep
+    representations using adversarial training", NIPS 2016.
+    """
+
+    characteristic = ("e",)
+    stratify = "y"
+
+    def __init__(
+        self,
+        x_shape: tuple[int, int, int] | Data,
+        *,
+        z: int = 32,
+        e: int = 32,
+        networks: Networks | None = None,
+        likelihood: parts.MakeLikelihood | None = None,
+    ):
+        super().__init__(x=x_shape, y=Groups(2))
+        parts.check_sizes(z=z, e=e)
+        if networks is None:
+            networks = PixelNormConvs() if min(self.x_shape[1:]) >= LEAST else parts.networks_for(self.spaces["x"])
+        likelihood = partial(LaplaceLikelihood, scale=0.1) if likelihood is None else likelihood
+        self.networks = networks
+        self.p_y = LabelPrior(self.spaces["y"])
+        self.p_z, self.p_e = StandardNormal(z), WithoutDensity(StandardNormal(e))
+        self.p_x = parts.decoder(likelihood, networks, [z, e], self.spaces["x"])
+        self.q_z = Gaussian(networks.encoder(self.x_shape, 2 * z))
+        self.q_e = Point(networks.encoder(self.x_shape, e))
+
+    def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        self.register()
+        with self.rows(x, y) as (x, y):
+            pyro.sample("y", self.p_y(), obs=y)
+            z = pyro.sample("z", self.p_z())
+            e = pyro.sample("e", self.p_e())
+            return pyro.sample("x", self.p_x(z, e), obs=x)
+
+    def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
+        with self.rows(x, y) as (x, y):
+            pyro.sample("z", self.q_z(x))
+            pyro.sample("e", self.q_e(x))
+
+    def elbo(
+        self, *, beta: Weight = 1.0, swap: Weight = 1.0, adversarial: Weight = 0.0, r1: float = 0.0, lr: float = 1e-3
+    ) -> Objective:
+        """log p(x|z,e) and the KL of z; the swap between references; with `adversarial` the discriminators.
+
+        Args:
+            beta: of the latents' densities. swap, adversarial: weights. r1, lr: see `DensityRatio`.
+        """
+        check_weight("adversarial", adversarial, least=0)
+        objective = TraceLabels_ELBO(beta=beta) + swap * SwapTerm("e", ("y", 1))
+        generate = Generate(mean=True, crossed=1.0, latents=("z",), by="y", kept=("e",))
+        for group in (0, 1) if adversarial != 0 else ():
+            net = self.networks.discriminator(self.x_shape, [])
+            ratio = DensityRatio(net=net, group=("y", group), generate=generate, r1=r1, lr=lr)
+            objective = objective + adversarial * ratio
+        return objective
