@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyro_semivae.data import ImageData
-from pyro_semivae.data.sets import SMALL
+from pyro_semivae.data.sets import CLASSES, SMALL
 from pyro_semivae.models import parts
 from pyro_semivae.spaces import Images
 
@@ -33,7 +33,7 @@ def for_data(default: Any, keys: str | Sequence[str]) -> Any:
     if not isinstance(default, dict):
         return default
     if isinstance(keys, str):
-        keys = (keys, *(("mlp", "classes") if keys in SMALL else ("conv", "attributes")))
+        keys = (keys, "mlp" if keys in SMALL else "conv", "classes" if keys in CLASSES else "attributes")
     return default[next(key for key in (*keys, "*") if key in default)]
 
 

@@ -1,5 +1,6 @@
 """Readers of data sets, splits into labelled and unlabelled rows, and batches."""
 
+from pyro_semivae.data.affectnet import load_affectnet
 from pyro_semivae.data.batches import Batch, Batches
 from pyro_semivae.data.celeba import load_celeba
 from pyro_semivae.data.chexpert import load_chexpert
@@ -10,6 +11,7 @@ from pyro_semivae.data.own_dataset import load_dataset
 from pyro_semivae.data.own_folder import load_folder
 from pyro_semivae.data.sets import NAMES, data_root, load, load_auto, load_small
 from pyro_semivae.data.splits import drop_partly_labelled, hide, labelled_rows, lose_labels, parse_labelled
+from pyro_semivae.data.styled import ReferenceData, styled
 from pyro_semivae.data.table import Table
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "Batch",
     "Batches",
     "ImageData",
+    "ReferenceData",
     "Table",
     "adversarial",
     "alternate",
@@ -26,6 +29,7 @@ __all__ = [
     "jitter",
     "labelled_rows",
     "load",
+    "load_affectnet",
     "load_arrays",
     "load_auto",
     "load_celeba",
@@ -38,4 +42,5 @@ __all__ = [
     "only_with_grad",
     "parse_labelled",
     "shift",
+    "styled",
 ]

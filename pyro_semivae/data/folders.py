@@ -84,6 +84,7 @@ def image_array(
     threads: int = 4,
     where: str = "",
     stamp: str = "",
+    places: Sequence[tuple[float, ...]] | None = None,
 ) -> Tensor:
     """Images resized to H x W (bilinear with antialiasing, no crop), uint8 `(N, channels, H, W)`.
 
@@ -98,6 +99,8 @@ def image_array(
     Args:
         name: of the data set, for messages and the cache's name. channels: 3, or 1 for grey. size: H and W, each 1 to
             4096, or one number for both. where: a sentence on where to get the files, for when one is missing.
+        places: of each image the six numbers of an affine map from places in the new image to places in the file's, as
+            PIL's `Image.transform` takes them, in the place of the resizing; what is outside is black.
 
     Raises:
         FileNotFoundError: an image is missing. InputError: one cannot be decoded, is of another format or has more
@@ -111,14 +114,15 @@ def image_array(
             raise FileNotFoundError(f"dataset {name}: no image {path}{where}")
     stamps = [path.stat().st_mtime_ns for path in (paths[0], paths[-1])]
     named = str(height) if height == width else f"{height}x{width}"
-    text = "\n".join([*map(str, paths), f"{named} {channels} {stamps} {DECODING}{stamp}"])
+    text = "\n".join([*map(str, paths), f"{named} {channels} {stamps} {DECODING}{stamp}{places or ''}"])
     found = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]
     cache = cache_folder() / f"{name}-{named}-{found}.npy"
     shape = (len(paths), channels, height, width)
     array = read_array(cache, shape)
     if array is None:
         writable_folder(cache.parent, CACHE_ENV)
-        write_array(cache, shape, np.uint8, _decoded(paths, name, channels, (height, width), threads, where))
+        decoded = _decoded(paths, name, channels, (height, width), threads, where, places)
+        write_array(cache, shape, np.uint8, decoded)
         array = np.load(cache, mmap_mode="c")
     return torch.from_numpy(array)
 
@@ -131,17 +135,26 @@ def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _decoded(
-    paths: Sequence[Path], name: str, channels: int, size: tuple[int, int], threads: int, where: str
+    paths: Sequence[Path],
+    name: str,
+    channels: int,
+    size: tuple[int, int],
+    threads: int,
+    where: str,
+    places: Sequence[tuple[float, ...]] | None,
 ) -> Iterator[np.ndarray]:
     """The images one after the other, decoded by several threads."""
     block = 1000
     with ThreadPoolExecutor(threads) as pool:
         for i in steps_of(-(-len(paths) // block), f"{name}: decoding {len(paths)} images, 1,000 a step"):
-            part = paths[i * block : (i + 1) * block]
-            yield from pool.map(lambda path: _decode(path, name, channels, size, where), part)
+            part = slice(i * block, (i + 1) * block)
+            at = [None] * len(paths[part]) if places is None else places[part]
+            yield from pool.map(lambda path, place: _decode(path, name, channels, size, where, place), paths[part], at)
 
 
-def _decode(path: Path, name: str, channels: int, size: tuple[int, int], where: str) -> np.ndarray:
+def _decode(
+    path: Path, name: str, channels: int, size: tuple[int, int], where: str, place: tuple[float, ...] | None = None
+) -> np.ndarray:
     from PIL import Image, ImageOps  # torchvision needs it too
 
     try:
@@ -150,7 +163,10 @@ def _decode(path: Path, name: str, channels: int, size: tuple[int, int], where: 
             if most is not None and image.width * image.height > most:
                 raise OSError(f"{image.width} x {image.height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS, {most}")
             image = in_mode(ImageOps.exif_transpose(image), channels)
-        image = image.resize(size[::-1], Image.Resampling.BILINEAR)
+        if place is None:
+            image = image.resize(size[::-1], Image.Resampling.BILINEAR)
+        else:
+            image = image.transform(size[::-1], Image.Transform.AFFINE, place, Image.Resampling.BILINEAR)
     except FileNotFoundError:
         raise FileNotFoundError(f"dataset {name}: no image {path}{where}") from None
     except Exception as error:  # PIL raises many kinds for a damaged file

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from pyro_semivae.caches import cache_folder, cached_array
+from pyro_semivae.data.affectnet import load_affectnet
 from pyro_semivae.data.celeba import load_celeba
 from pyro_semivae.data.chexpert import load_chexpert
 from pyro_semivae.data.idx import read_idx
@@ -37,9 +38,10 @@ FASHION = (
     "Ankle boot",
 )
 _TORCHVISION = {"mnist": ("MNIST", DIGITS), "fashionmnist": ("FashionMNIST", FASHION)}
-_FOLDERS = {"celeba": load_celeba, "chexpert": load_chexpert}
+_FOLDERS = {"celeba": load_celeba, "chexpert": load_chexpert, "affectnet": load_affectnet}
 NAMES = (*_TORCHVISION, "digits", "faces", *_FOLDERS)
-SMALL = (*_TORCHVISION, "digits")  # small images with class labels; the others are large ones with binary labels
+SMALL = (*_TORCHVISION, "digits")  # small images; the others are large ones
+CLASSES = (*SMALL, "affectnet")  # of class labels; the others have binary ones
 
 
 def data_root(data_dir: str | Path | None = None) -> Path:
@@ -50,7 +52,7 @@ def data_root(data_dir: str | Path | None = None) -> Path:
 def load(name: str, data_dir: str | Path | None = None, *, download: bool = True, **options: Any) -> ImageData:
     """Loads a data set by name: `mnist`, `fashionmnist`, or, built in, `digits` (1,797 real 8x8 images) and `faces`
     (22,000 rendered 64x64 faces with 18 binary attributes, see `data.faces`); or, from files that cannot be downloaded,
-    `celeba` and `chexpert`, with the `options` of `load_celeba` and `load_chexpert`.
+    `celeba`, `chexpert` and `affectnet`, with the `options` of `load_celeba` and the like.
 
     Raises:
         ValueError: the name is not one of those, it has no such options, or a file is damaged.
