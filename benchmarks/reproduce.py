@@ -9,6 +9,8 @@ python benchmarks/reproduce.py ccvae --preset consistency                   # wh
 python benchmarks/reproduce.py faces                                        # 18 labels, three bounds
 python benchmarks/reproduce.py labels                                       # CCVAE, M2, M3, DIVA, MVAE side by side
 python benchmarks/reproduce.py inverted                                     # ten trials with and without reverse
+python benchmarks/reproduce.py rbvae                                        # Rb-VAE, sRb-VAE and seven baselines
+python benchmarks/reproduce.py rbvae --preset ablation                      # the recipe without its parts
 python benchmarks/reproduce.py ccvae --table                                # the tables of what is there
 
 A run is an example with its flags; its metrics go to benchmarks/results/, one JSON file a run. A run that was stopped
@@ -20,10 +22,10 @@ from __future__ import annotations
 
 import argparse
 
-from studies import ccvae, faces, inverted, labels
+from studies import ccvae, faces, inverted, labels, rbvae
 from studies.job import RATES
 
-STUDIES = {"ccvae": ccvae, "faces": faces, "labels": labels, "inverted": inverted}
+STUDIES = {"ccvae": ccvae, "faces": faces, "labels": labels, "inverted": inverted, "rbvae": rbvae}
 
 
 def main() -> None:
@@ -33,7 +35,7 @@ def main() -> None:
     parser.add_argument("--rate", choices=[*RATES, "10"], help="10: images, one a class")
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--part", help="of a study's jobs: a marginal, a model ...")
-    presets = ["recipe", "paper", "reference-code", "demo", "plain", *ccvae.VARIANTS]
+    presets = ["recipe", "paper", "reference-code", "demo", "plain", "ablation", *ccvae.VARIANTS]
     parser.add_argument("--preset", choices=presets, help="ccvae: recipe, others: demo, unless it is said")
     parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--table", action="store_true", help="print the tables of recorded runs")

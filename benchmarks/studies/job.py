@@ -27,14 +27,15 @@ NO_SETTINGS = {"dataset", "labelled", "seed", "out", "data_dir", "cuda", "resume
 
 @dataclass(frozen=True)
 class Job:
-    """One run of an example: a study's data set, rate of labels and preset, a seed, and flags that change the preset.
+    """One run of an example: a study's data set, rate of labels (None: no such flag) and preset, a seed, and flags that
+    change the preset.
 
     `part` names what `changes` do to the preset, for the file.
     """
 
     study: str
     dataset: str
-    rate: str
+    rate: str | None
     preset: str
     seed: int
     part: str = ""
@@ -43,8 +44,8 @@ class Job:
 
     @property
     def path(self) -> Path:
-        part = f"-{self.part.replace(' ', '-')}" if self.part else ""
-        return RESULTS / self.study / f"{self.dataset}-{self.rate}-{self.preset}{part}-seed{self.seed}.json"
+        parts = [self.dataset, self.rate, self.preset, self.part.replace(" ", "-"), f"seed{self.seed}"]
+        return RESULTS / self.study / f"{'-'.join(filter(None, parts))}.json"
 
     @property
     def model(self) -> str:
@@ -53,7 +54,8 @@ class Job:
     @property
     def flags(self) -> list[str]:
         """The example's flags that make it this run."""
-        flags = {"dataset": self.dataset, "labelled": self.rate, "seed": self.seed, "preset": self.preset}
+        flags = {"dataset": self.dataset, "seed": self.seed, "preset": self.preset}
+        flags |= {} if self.rate is None else {"labelled": self.rate}
         flags |= {name.replace("_", "-"): value for name, value in self.changes.items()}
         return [word for name, value in flags.items() for word in _words(name, value)]
 
@@ -82,8 +84,9 @@ class Job:
 
 
 def _words(name: str, value: Any) -> list[str]:
-    values = [] if value is True else value if isinstance(value, list) else [value]
-    return [f"--{name}", *map(str, values)]
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
 
 
 def example(name: str) -> ModuleType:

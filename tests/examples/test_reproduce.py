@@ -48,6 +48,38 @@ def test_a_run_with_other_settings_is_missing(studies):
         assert (one.result() is not None) == counts
 
 
+def test_the_reference_based_study_runs_every_method_alike(studies, monkeypatch):
+    """The settings of all methods are those of sRb-VAE but for what makes them another method."""
+    from studies import rbvae
+
+    found = {job.part: job.settings for job in rbvae.jobs("demo", [4]) if job.dataset == "mnist"}
+    assert {*found} == {*rbvae.PAPER} and len(rbvae.jobs("demo", None)) == 2 * 3 * 9
+    for name, settings in found.items():
+        other = {key for key, value in settings.items() if value != found["srb-vae"][key]}
+        changes = {key for key, value in rbvae.METHODS[name].items() if value != found["srb-vae"][key]}
+        assert other == changes, name
+    paths = [job.path.name for preset in ("demo", "ablation") for job in rbvae.jobs(preset, None)]
+    assert len({*paths}) == len(paths) and "mnist-demo-no-crossing-seed0.json" in paths
+    held_out = {job.settings["hold_out"] for job in rbvae.jobs("ablation", None)}
+    assert held_out == {10_000}, "choices are not made on the test images"
+
+
+def test_the_reference_based_tables(studies, monkeypatch):
+    from studies import rbvae
+
+    values = {**dict.fromkeys(rbvae.BEYOND, 0.25), **dict.fromkeys(rbvae.ANCHORS, 0.125), "measures": 3}
+    for job in rbvae.jobs("demo", [0, 1]):
+        if job.part in ("vae", "srb-vae") and job.dataset == "mnist":
+            job.path.parent.mkdir(parents=True, exist_ok=True)
+            run = {**values, **dict.fromkeys(rbvae.ERRORS, 0.1 + 0.2 * job.seed), "settings": job.settings}
+            job.path.write_text(json.dumps(run))
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rbvae.table("demo").splitlines()[2:]]
+    assert [row[:3] for row in rows] == [["mnist", "vae", "2"], ["mnist", "srb-vae", "2"]]
+    assert rows[1][3] == "0.200 ± 0.100" and [row[-1] for row in rows] == ["0.085", "0.060"]
+    beyond = rbvae.beyond_table("demo")
+    assert "errors without a model: median 0.125, pixels 0.125, components 0.125" in beyond
+
+
 def test_a_preset_that_a_study_does_not_have_is_one_line():
     command = [sys.executable, str(BENCHMARKS / "reproduce.py"), "labels", "--preset", "split", "--dry-run"]
     done = subprocess.run(command, capture_output=True, text=True)
