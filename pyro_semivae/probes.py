@@ -44,7 +44,7 @@ class Probe:
 def independent_probe(
     data: ReferenceData,
     *,
-    steps: int = 1000,
+    steps: int = 2500,
     device: torch.device | str = "cpu",
     cache: str | Path | None = None,
     progress: bool = True,

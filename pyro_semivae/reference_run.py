@@ -62,7 +62,8 @@ class ReferenceRun(Run[S]):
             options: those of `fit` that the common flags leave open.
         """
         rows = {"x": self.data.x, "y": self.data.y}
-        history = fit(vae, rows, elbo=elbo, **{**self.fit_options(), "corrupt": None, **options})
+        options = {"corrupt": None, "on_epoch": self._watched, **options}
+        history = fit(vae, rows, elbo=elbo, **{**self.fit_options(), **options})
         measured = report.measure_reference(vae, self.data, seed=self.args.seed, quick=self.args.smoke_test)
         notes = signs_of_failure(vae, vae.table(rows), seed=self.args.seed)
         notes += report.signs_of_collapse(measured, history)
@@ -70,3 +71,10 @@ class ReferenceRun(Run[S]):
             print(f"NOTE: {note}", flush=True)
         self.finish({**measured, **({"notes": notes} if notes else {})})
         report.draw_reference(vae, self.data, history, self.out)
+
+    def _watched(self, epoch: int, vae: SemiVAE) -> dict[str, float]:
+        """The latents' divergences after an epoch, for the history; a note where references do not use theirs."""
+        found = report.divergences(vae, self.data)
+        for note in report.signs_of_collapse(found):
+            print(f"NOTE: after epoch {epoch}: {note}", flush=True)
+        return {f"monitor/{name.replace('_', ' ')}": value for name, value in found.items()}

@@ -28,9 +28,9 @@ class Generate:
         mean: data are the mean of p(x | .), and no sample: noise of the pixels, which a discriminator would look at, is
             left out. For a likelihood with a reparameterised sample both have a gradient.
         crossed: the fraction of the rows whose latents named in `latents` are no sample of the prior but one of
-            q(z | x) of a row with another value of the label `by`, without gradient. What is generated of these and of
-            the row's own label must look like the row's own data: this is what keeps a latent free of what the label
-            stands for.
+            q(z | x) of a row with another value of the label `by`. What is generated of these and of the row's own
+            label must look like the row's own data: this is what keeps a latent free of what the label stands for. The
+            gradient goes on through the latent to the guide, which learns to leave that out.
         latents: names of latents; they must not depend on the label in the model.
         by: the label.
         kept: names of latents that are those of the row itself, as the guide has them.
@@ -118,7 +118,7 @@ def _crossed(run: Run, how: Generate) -> dict[str, tuple[Tensor, Tensor]]:
     score = torch.rand(other.shape, device=y.device)
     partner = torch.where(other, score, -1.0).argmax(1)
     rows = other.any(1) & (torch.rand(len(y), device=y.device) < how.crossed)
-    return {name: (rows, run.guide.nodes[name]["value"].detach()[partner]) for name in how.latents}
+    return {name: (rows, run.guide.nodes[name]["value"][partner]) for name in how.latents}
 
 
 class _Generating(Messenger):

@@ -55,7 +55,7 @@ def measure_reference(
     found, found_test = _latents(vae, data.probing), _latents(vae, data.test)
     target = [name for name in found if name in vae.characteristic] or [*found]
     common = [name for name in found if name not in target]
-    probe = probes.independent_probe(data, steps=10 if quick else 1000, device=device, progress=progress)
+    probe = probes.independent_probe(data, steps=10 if quick else 2500, device=device, progress=progress)
     out = {**_errors(found, found_test, target, data, "error"), "mean_absolute_error_all": 0.0}
     out["mean_absolute_error_all"] = _errors(found, found_test, [*found], data, "all")["mean_absolute_error"]
     out |= _anchors(data)
@@ -69,13 +69,14 @@ def measure_reference(
             out |= _transfer(vae, data, found_test, target, common, probe)
     out |= {"probe_error": probe.errors.mean().item(), "probe_accuracy": probe.accuracy}
     with RandomStreams(seed, device):
-        return {**_on_groups(vae, data), **out}
+        bound = sum(_terms(vae, data.test.x, 0).values()).mean().item()
+        return {"bound_per_row": bound, **divergences(vae, data), **out}
 
 
-def _on_groups(vae: SemiVAE, data: ReferenceData, number: int = 500) -> dict[str, float]:
-    """The bound on test images, and KL(q || p) of the latents on unlabelled and on reference images, in nats."""
-    of_test, target = _terms(vae, data.test.x, 0), set(vae.characteristic)
-    out = {"bound_per_row": sum(of_test.values()).mean().item()}
+@torch.no_grad()
+def divergences(vae: SemiVAE, data: ReferenceData, number: int = 500) -> dict[str, float]:
+    """KL(q || p) of the latents on up to `number` unlabelled and reference images, nats: see `measure_reference`."""
+    out, target = {}, set(vae.characteristic)
     for group, end in ((0, ""), (1, "_reference")):
         values = _terms(vae, data.x[data.y == group][:number], group)
         latents = [*tasks.infer(vae, data.test.x[:1])]
@@ -152,11 +153,11 @@ def _transfer(
     return {"transfer_error": errors.mean().item(), **each, "digit_kept": kept}
 
 
-def signs_of_collapse(measured: dict[str, Any], history: History) -> list[str]:
+def signs_of_collapse(measured: dict[str, Any], history: History = ()) -> list[str]:
     """Whether references are drawn without their common factors, or discriminators tell nothing or everything.
 
     Args:
-        measured: by `measure_reference`. history: of `fit`; its last line is looked at.
+        measured: by `measure_reference` or `divergences`. history: of `fit`; its last line is looked at.
     """
     notes = []
     if (kl := measured.get("kl_common_reference", math.inf)) < LEAST_KL:
@@ -164,7 +165,8 @@ def signs_of_collapse(measured: dict[str, Any], history: History) -> list[str]:
             f"KL of the common factors on reference images is {kl:.2f} nats: their reconstruction ignores the image. "
             f"Try more scales of the reconstruction (thin lines are black in the median), or a warm-up of beta"
         )
-    for name, loss in ((n, v) for n, v in history[-1].items() if n.startswith("monitor/loss of d(")):
+    last = history[-1] if history else {}
+    for name, loss in ((n, v) for n, v in last.items() if n.startswith("monitor/loss of d(")):
         if abs(loss - 2 * math.log(2)) < 0.03:
             notes.append(f"the {name.removeprefix('monitor/')} is {loss:.2f}, 2 log 2: the discriminator tells nothing")
         if loss < 0.1:
