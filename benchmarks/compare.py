@@ -129,7 +129,7 @@ def main() -> None:
             raise InputError(f"runs: got {', '.join(kinds)}; expected InvertedVAE's alone, or the others")
         for flag in FACES:
             if getattr(args, flag) is not None:
-                raise InputError(f"--{flag}: got {getattr(args, flag)}; expected with InvertedVAE's runs is none")
+                raise InputError(f"--{flag}: got {getattr(args, flag)}; expected none with InvertedVAE's runs")
         draw_canonical(dict(zip(names, loaded, strict=True)), writable_folder(args.out, "--out"))
         return
     vars(args).update({flag: default for flag, default in FACES.items() if getattr(args, flag) is None})

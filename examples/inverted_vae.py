@@ -154,7 +154,7 @@ def first_stages(vae: InvertedVAE, job: ExampleRun[Settings], alone: dict[str, T
         for name, now in (("first_epochs", args.first_epochs), ("true_epochs", args.true_epochs)):
             if (was := before.get(name, 0)) != now:
                 name = f"--{name.replace('_', '-')}"
-                raise InputError(f"{name}: got {now}; expected with --resume is {was}, as before")
+                raise InputError(f"{name}: got {now}; expected {was} with --resume, as before")
         return
     options = {**fit_options(job), "schedule": constant, "checkpoint": None}
     if args.first_epochs:

@@ -8,6 +8,7 @@ python examples/rbvae.py --preset paper --image-size 64 --cuda      # the paper'
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -16,6 +17,7 @@ import torch
 
 from pyro_semivae import SemiVAE, cli
 from pyro_semivae.conditionals import LaplaceLikelihood
+from pyro_semivae.errors import InputError
 from pyro_semivae.flags import count, flag, number
 from pyro_semivae.infer import (
     BatchTotalCorrelation,
@@ -31,9 +33,21 @@ from pyro_semivae.nn import PixelNormConvs
 from pyro_semivae.reference_run import ReferenceRun
 from pyro_semivae.spaces import Groups
 
-OURS = {"adversarial": 30.0, "latents": 1.0, "crossed": 0.5, "r1": 0.125, "scales": 3, "scale": 0.3, "warm_up": 0.2}
+OURS = {"adversarial": 30.0, "latents": 1.0, "crossed": 0.5, "r1": 0.3, "scales": 3, "scale": 0.3, "warm_up": 0.2}
 PAPER = {"lr": 1e-4, "schedule": "constant", "width": 32, "strided": False, "batch_size": 64, "images": 0, "epochs": 50}
-METHODS = ("rb-vae", "vae", "beta-vae", "beta-tcvae", "dip-vae-1", "dip-vae-2", "svae", "swap-vae")
+# Flags of objectives, and those that each method reads.
+OF_OBJECTIVE = ("symmetric", "adversarial", "latents", "crossed", "r1", "beta", "strength", "scales")
+METHODS = {
+    "rb-vae": ("symmetric", "adversarial", "latents", "crossed", "r1", "beta", "scales"),
+    "vae": ("beta", "scales"),
+    "beta-vae": ("strength", "scales"),
+    "beta-tcvae": ("beta", "strength", "scales"),
+    "dip-vae-1": ("beta", "strength", "scales"),
+    "dip-vae-2": ("beta", "strength", "scales"),
+    "svae": ("adversarial", "latents", "r1", "beta", "scales"),
+    "swap-vae": ("adversarial", "r1", "beta", "scales"),
+}
+STRENGTHS = {"beta-vae": 4.0, "beta-tcvae": 5.0, "dip-vae-1": 0.5, "dip-vae-2": 0.5}
 
 
 @dataclass(kw_only=True)
@@ -42,7 +56,9 @@ class Settings(cli.Reference):
 
     PRESETS: ClassVar = {"demo": OURS, "paper": PAPER}
 
-    method: str = flag("rb-vae", "the model and its objective; swap-vae: Mathieu et al. 2016, adapted", choices=METHODS)
+    method: str = flag(
+        "rb-vae", "the model and its objective; swap-vae: Mathieu et al. 2016, adapted", choices=[*METHODS]
+    )
     z: int = flag(32, "size of the common factors", count())
     e: int = flag(32, "size of the target factors; models without have z + e latents", count())
     symmetric: bool = flag(True, "sRb-VAE, the symmetric divergence; without it Rb-VAE, the ELBO alone")
@@ -53,11 +69,24 @@ class Settings(cli.Reference):
     scales: int = flag(1, "scales of the reconstruction; 1: Laplace pixels", count())
     scale: float = flag(0.1, "of the Laplace pixels", number(above=0))
     beta: float = flag(1.0, "weight of the latents' densities; 1: the bound", number(least=0))
-    strength: float = flag(
-        1.0, "of a baseline: beta of beta-vae, beta - 1 of beta-tcvae, lambda_od of dip-vae-1 and -2", number(least=0)
+    strength: float | None = flag(
+        None,
+        "beta of beta-vae (default: 4), beta - 1 of beta-tcvae (5), lambda_od of dip-vae-1 and -2 (0.5)",
+        number(least=0),
     )
     width: int = flag(16, "channels of the networks' first layer", count())
     strided: bool = flag(True, "networks of strided convolutions, faster on a CPU; without them the paper's blocks")
+
+    def check_given(self, given: Collection[str]) -> None:
+        reads = set(METHODS[self.method])
+        if self.method == "rb-vae" and not self.symmetric:
+            reads -= {"adversarial", "latents", "crossed", "r1"}
+        elif self.method == "rb-vae" and self.preset == "paper":
+            reads -= {"adversarial", "latents", "beta", "scales"}
+        if unread := [f"--{name}" for name in OF_OBJECTIVE if name in given and name not in reads]:
+            what = f"--method {self.method}"
+            what += " --no-symmetric" if not self.symmetric and "symmetric" in reads else ""
+            raise InputError(f"{', '.join(unread)}: got with {what} --preset {self.preset}, which does not read it")
 
 
 def networks(args: Settings) -> PixelNormConvs:
@@ -69,27 +98,30 @@ def make(job: ReferenceRun[Settings]) -> SemiVAE:
     built = {"networks": networks(args), "likelihood": partial(LaplaceLikelihood, scale=args.scale)}
     if args.method in ("rb-vae", "swap-vae"):
         return {"rb-vae": RbVAE, "swap-vae": SwapVAE}[args.method](job.data.x_shape, z=args.z, e=args.e, **built)
-    return VAE(job.data.x_shape, Groups(2), z=args.z + args.e, **built)
+    vae = VAE(job.data.x_shape, Groups(2), z=args.z + args.e, **built)
+    vae.stratify = "y"  # as many images of both sets in a step, as the others have
+    return vae
 
 
 def objective(vae: SemiVAE, job: ReferenceRun[Settings]) -> Objective:
-    args = job.args
+    args, strength = job.args, job.args.strength
+    strength = STRENGTHS.get(args.method) if strength is None else strength
     shared = {"r1": args.r1, "lr": args.lr}
     if args.method == "rb-vae" and args.symmetric and args.preset == "paper":
-        return vae.symmetric(lr=args.lr)
+        return vae.symmetric(crossed=args.crossed, r1=args.r1, lr=args.lr)
     if args.method == "rb-vae":
         weights = {"adversarial": args.adversarial, "latents": args.latents, "crossed": args.crossed, **shared}
         return vae.elbo(beta=args.beta, scales=args.scales, **(weights if args.symmetric else {}))
     if args.method == "swap-vae":
         elbo = vae.elbo(beta=args.beta, adversarial=args.adversarial, **shared)
     else:
-        elbo = vae.elbo(beta=args.strength if args.method == "beta-vae" else args.beta)
+        elbo = vae.elbo(beta=strength if args.method == "beta-vae" else args.beta)
     if args.scales > 1:
         elbo = elbo.replaced("log p(x)", MultiScaleTerm(args.scales, args.scale))
     if args.method == "beta-tcvae":
-        elbo = elbo + args.strength * BatchTotalCorrelation(len(job.data.x), "z")
+        elbo = elbo + strength * BatchTotalCorrelation(len(job.data.x), "z")
     if args.method in ("dip-vae-1", "dip-vae-2"):
-        elbo = elbo + args.strength * DIPTerm("I" if args.method == "dip-vae-1" else "II", "z")
+        elbo = elbo + strength * DIPTerm("I" if args.method == "dip-vae-1" else "II", "z")
     if args.method == "svae":
         generate = Generate(mean=True)
         net = networks(args).discriminator(job.data.x_shape, [args.z + args.e])

@@ -142,8 +142,9 @@ class Common(Trained):
 class Reference(Trained):
     """The flags of the models that learn from reference images."""
 
-    DEFAULTS: ClassVar = {"epochs": {"digits": 40, "*": 4}, "batch_size": 32}
+    DEFAULTS: ClassVar = {"epochs": {"digits": 40, "*": 5}}
 
+    batch_size: int = flag(32, "images of each set, unlabelled and reference, in a step", count())
     dataset: str = flag(
         "auto",
         "what the images are made of; auto: mnist (falls back on the built-in digits)",
@@ -155,6 +156,11 @@ class Reference(Trained):
         "take the first N training images: half of them are references, each other one has two styles; 0: all",
         count(0),
     )
+
+    @classmethod
+    def defaults(cls, preset: str | None = None, *, quick: bool = False) -> dict[str, Any]:
+        """A quick run has few images, too."""
+        return {**super().defaults(preset, quick=quick), **({"images": 300} if quick else {})}
 
 
 @dataclass(kw_only=True)

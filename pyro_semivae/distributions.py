@@ -182,22 +182,24 @@ class KnownWhere(dist.TorchDistribution):
         return KnownWhere(self.base.expand(batch_shape), self.known.expand(batch_shape), self.value)
 
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
-        return self._put_in(self.base.expand(self.batch_shape).rsample(sample_shape))
+        return self.put_in(self.base.expand(self.batch_shape).rsample(sample_shape))
 
     def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
         with torch.no_grad():
             return self.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return torch.where(self.known, 0.0, self.base.log_prob(value))
+        seen = torch.where(self.known.unsqueeze(-1), torch.zeros_like(value), value)  # whose gradient is finite
+        return torch.where(self.known, 0.0, self.base.log_prob(seen))
 
     @property
     def mean(self) -> Tensor:
-        return self._put_in(self.base.mean)
+        return self.put_in(self.base.mean)
 
     @property
     def variance(self) -> Tensor:
         return torch.where(self.known.unsqueeze(-1), 0.0, self.base.variance)
 
-    def _put_in(self, drawn: Tensor) -> Tensor:
+    def put_in(self, drawn: Tensor) -> Tensor:
+        """Values with the known vector in its rows."""
         return torch.where(self.known.unsqueeze(-1), self.value, drawn)

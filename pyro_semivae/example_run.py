@@ -93,7 +93,7 @@ class ExampleRun(Run[S]):
             with naming("--label", "labelled_by"):
                 return table.labelled_by(*(args.label.split(",") if args.label else ())), None
         if given := [flag for flag, value in own.items() if value is not None]:
-            raise InputError(f"{', '.join(given)}: got {args.dataset} as --dataset; expected with these is a path")
+            raise InputError(f"{', '.join(given)}: got {args.dataset} as --dataset; expected a path with these")
         if args.smoke_test:
             return data.load_small(args.dataset), None
         if args.dataset == "auto":

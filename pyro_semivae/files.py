@@ -209,7 +209,7 @@ def check_plain(value: Any, name: str) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
             if type(key) not in (int, str):
-                raise InputError(f"{name}: got the key {key!r}; expected in a checkpoint are strings and integers")
+                raise InputError(f"{name}: got the key {key!r}; expected strings and integers in a checkpoint")
             check_plain(item, f"{name}[{key!r}]")
     elif isinstance(value, list | tuple):
         for i, item in enumerate(value):
@@ -219,7 +219,7 @@ def check_plain(value: Any, name: str) -> None:
             raise InputError(f"{name}: got a tensor of {value.layout}, {value.dtype}; expected a dense one")
     elif type(value) not in (int, float, str, bool, type(None)):
         raise InputError(
-            f"{name}: got {type(value).__module__}.{type(value).__name__}; expected in a checkpoint are tensors, "
+            f"{name}: got {type(value).__module__}.{type(value).__name__}; expected in a checkpoint: tensors, "
             f"numbers, strings, None, lists and dicts of them"
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -64,7 +64,19 @@ class Flags:
             groups.get(group, parser).add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **about)
         given = vars(parser.parse_args(argv))
         chosen = cls.defaults(given.get("preset"), quick=given.get("smoke_test", False))
-        return cls(**{**chosen, **given})
+        settings = cls(**{**chosen, **given})
+        try:
+            settings.check_given({*given})
+        except InputError as error:
+            parser.error(str(error))
+        return settings
+
+    def check_given(self, given: Collection[str]) -> None:
+        """Looks at which flags were given; a script refuses here those that would do nothing.
+
+        Raises:
+            InputError: one of them would.
+        """
 
     @classmethod
     def defaults(cls, preset: str | None = None, *, quick: bool = False) -> dict[str, Any]:
@@ -95,14 +107,14 @@ def _shown(defaults: dict[str, Any]) -> str:
         if value != first:
             presets.setdefault(value, []).append(preset)
     parts = [f"default: {first}"] if first else []
-    parts += [f"{', '.join(names)}: {value or 'not set'}" for value, names in presets.items()]
+    parts += [f"{', '.join(names)}: {value or 'off'}" for value, names in presets.items()]
     return f" ({'; '.join(parts)})".replace("%", "%%") if parts else ""
 
 
 def _default(value: Any) -> str:
     if isinstance(value, dict):
         return by_data_set(value)
-    return "" if value is None or value is False else str(value)
+    return "" if value is None or value is False else "on" if value is True else str(value)
 
 
 class _Parser(argparse.ArgumentParser):

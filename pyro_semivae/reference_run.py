@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyro_semivae import data, report
 from pyro_semivae.data.styled import ReferenceData, styled
+from pyro_semivae.errors import InputError
 from pyro_semivae.flags import naming
 from pyro_semivae.infer import Objective
 from pyro_semivae.models import SemiVAE
@@ -15,9 +16,6 @@ from pyro_semivae.watch import signs_of_failure
 
 if TYPE_CHECKING:
     from pyro_semivae.cli import Reference
-
-
-SMOKE_IMAGES = 300
 
 
 class ReferenceRun(Run[S]):
@@ -45,8 +43,8 @@ class ReferenceRun(Run[S]):
             with naming("--hold-out", "num_rows"):
                 base = base.hold_out(args.hold_out)
         with naming("--images", "images"):
-            images = SMOKE_IMAGES if args.smoke_test else args.images
-            self.data: ReferenceData = styled(base, args.image_size, images=images, seed=args.seed)
+            self.data: ReferenceData = styled(base, args.image_size, images=args.images, seed=args.seed)
+        self._check_numbers()
         self.dataset = self.data.name
         self.open_folder()
         pool, references = len(self.data.pool), int((self.data.y == 1).sum())
@@ -54,6 +52,18 @@ class ReferenceRun(Run[S]):
             f"{self.dataset}: {pool} unlabelled images, {references} references; {self.device}; writing to {self.out}",
             flush=True,
         )
+
+    def _check_numbers(self) -> None:
+        """What the measures at the end need is told before the training."""
+        data, least = self.data, 2 * report.SHOWN
+        for flag, what, number in (
+            ("--hold-out", "test images", len(data.probing) + len(data.test)),
+            ("--images", "references", int((data.y == 1).sum())),
+        ):
+            if number < least:
+                raise InputError(f"{flag}: got {number} {what}; expected {least} or more")
+        if min(len(part.classes.unique()) for part in (data.probing, data.test)) < 2:
+            raise InputError("--hold-out: got test images of one class; expected two or more")
 
     def train(self, vae: SemiVAE, elbo: Objective, **options: Any) -> None:
         """Trains, measures, writes, draws figures. Signs of failure are said in print and in `metrics.json`.

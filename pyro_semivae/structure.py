@@ -104,12 +104,18 @@ def available(vae: SemiVAE) -> dict[str, str | None]:
         no_classifier = "it has no labels"
     told = has_label(vae) or characteristic
     not_told = None if told else "no label is a site of its model, and it states no characteristic latents"
-    not_read = None
+    not_swapped, not_read = not_told, None
     if not characteristic or not characteristic <= latents:
         not_read = "its labels are not read off latents: its `characteristic` names none"
     not_below = not_read
     if not_read is None and not characteristic <= descendants(vae):
         not_below = "its characteristic latents do not depend on a label in its model"
+    no_prior = not_read
+    if not_read is None and not classifies(vae):
+        not_read = "its guide has no classifier of the label"
+    known = [name for name in vae.label_sites if vae.spaces[name].always_known and not descendants(vae, [name])]
+    if known and len(known) == len(vae.label_sites):
+        not_told = f"nothing in its model depends on '{known[0]}', which is known of every row"
     return {
         "infer": None,
         "decode": None,
@@ -119,11 +125,11 @@ def available(vae: SemiVAE) -> dict[str, str | None]:
         "classify": no_classifier,
         "generate": not_told,
         "intervene": not_told,
-        "swap": not_told,
+        "swap": not_swapped,
         "characterise": not_read,
         "closest_change": not_read,
         "vary_within": not_read,
-        "prior_of_characteristics": not_read,
+        "prior_of_characteristics": no_prior,
         "interpolate": not_below,
     }
 

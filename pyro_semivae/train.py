@@ -180,7 +180,7 @@ def fit(
             seed=seed,
             unpaired_labels=alone,
             also_unlabelled=also_unlabelled,
-            stratify=vae.stratify,
+            stratify=None if vae.stratify is None else (vae.stratify, vae.spaces[vae.stratify].num_values),
         )
         if elbo.needs_labels and not len(batches.labelled):
             raise InputError(f"y: got no labelled row; {_needing(elbo)} needs some")
@@ -334,7 +334,7 @@ def _fabric(accelerator: str | torch.device, precision: str | None, elbo: Object
         check_choice("precision", precision, PRECISIONS)
     if precision == "16-mixed" and elbo.modules():
         got = "got '16-mixed' with a term that has modules of its own"
-        raise InputError(f"precision: {got}; expected there is 'bf16-mixed', which scales no gradients")
+        raise InputError(f"precision: {got}; expected 'bf16-mixed' there, which scales no gradients")
     try:
         fabric = Fabric(
             accelerator=accelerator, devices=devices, precision=None if precision == "16-mixed" else precision
@@ -346,7 +346,7 @@ def _fabric(accelerator: str | torch.device, precision: str | None, elbo: Object
     if precision != "16-mixed":
         return fabric
     if fabric.device.type == "cpu":  # Fabric would take another one
-        raise InputError("precision: got '16-mixed' on the CPU, which has none; expected there is 'bf16-mixed'")
+        raise InputError("precision: got '16-mixed' on the CPU, which has none; expected 'bf16-mixed'")
     return Fabric(accelerator=accelerator, devices=devices, precision=precision)
 
 

@@ -56,7 +56,9 @@ class Job:
         """The example's flags that make it this run."""
         flags = {"dataset": self.dataset, "seed": self.seed, "preset": self.preset}
         flags |= {} if self.rate is None else {"labelled": self.rate}
-        flags |= {name.replace("_", "-"): value for name, value in self.changes.items()}
+        switched = example(self.model).Settings.defaults()  # a switch that is off has a flag where it is on by default
+        changes = {n: v for n, v in self.changes.items() if not (v is False and switched[n] is not True)}
+        flags |= {name.replace("_", "-"): value for name, value in changes.items()}
         return [word for name, value in flags.items() for word in _words(name, value)]
 
     @property

@@ -12,10 +12,10 @@ DATASETS = ("mnist", "fashionmnist")
 DEFAULT_PRESET = "demo"
 METHODS: dict[str, dict[str, Any]] = {
     "vae": {"method": "vae"},
-    "beta-vae": {"method": "beta-vae", "strength": 2.0},
-    "beta-tcvae": {"method": "beta-tcvae", "strength": 1.0},
-    "dip-vae-1": {"method": "dip-vae-1", "strength": 0.5},
-    "dip-vae-2": {"method": "dip-vae-2", "strength": 0.5},
+    "beta-vae": {"method": "beta-vae"},
+    "beta-tcvae": {"method": "beta-tcvae"},
+    "dip-vae-1": {"method": "dip-vae-1"},
+    "dip-vae-2": {"method": "dip-vae-2"},
     "svae": {"method": "svae"},
     "swap-vae": {"method": "swap-vae"},
     "rb-vae": {"symmetric": False},

@@ -66,8 +66,9 @@ class Batches:
             stays uint8); a larger one stays where it was, e.g. memory-mapped, and the rows of many steps at a time are
             gathered and moved.
         seed: seeds the order of every epoch, together with the epoch's number.
-        stratify: the name of a class label that every row has: a step then has `batch_size` rows of each of its values,
-            sorted by it, and each value the same weight, whatever their numbers in the data.
+        stratify: the name of a class label that every row has, and the number of its values: a step then has
+            `batch_size` rows of each value, sorted by it, and each value the same weight, whatever their numbers in the
+            data. `labelled_batch_size`, `labelled_weight` and `also_unlabelled` then have no meaning.
         also_unlabelled: whether labelled rows are unlabelled ones too, without their labels: N_u and N are then larger
             by N_l, and no row is copied.
         unpaired_labels: N_a labels without images. A step has `batch_size` of them, with the scale N_a / B_a / N, in a
@@ -92,7 +93,7 @@ class Batches:
         seed: int = 0,
         unpaired_labels: Tensor | None = None,
         also_unlabelled: bool = False,
-        stratify: str | None = None,
+        stratify: tuple[str, int] | None = None,
     ):
         data = {name: _data(name, values) for name, values in (x if isinstance(x, Mapping) else {"x": x}).items()}
         given = y if isinstance(y, Mapping) else {} if y is None else {"y": y}
@@ -130,10 +131,13 @@ class Batches:
             self.sizes: tuple[int, ...] = b_l, b_u
             scales = labelled_weight * n_l / max(b_l, 1) / n, n_u / max(b_u, 1) / n
         else:
-            self.streams = _strata(labels, stratify, also_unlabelled)
+            if labelled_batch_size is not None or labelled_weight != 1 or also_unlabelled:
+                got = f"stratify {stratify[0]!r} beside labelled_batch_size, labelled_weight or also_unlabelled"
+                raise InputError(f"stratify: got {got}; expected none of them, which it makes meaningless")
+            self.streams = _strata(labels, *stratify)
             self.sizes = tuple(min(batch_size, len(rows)) for rows in self.streams)
             scales = tuple(1 / size / len(self.sizes) for size in self.sizes)
-            self.strata = {stratify: self.sizes}
+            self.strata = {stratify[0]: self.sizes}
         self.steps = max(len(rows) // size for rows, size in zip(self.streams, self.sizes, strict=True) if size)
         keep = sum(values.numel() * values.element_size() for values in data.values()) <= device_budget
         self.staged = not keep
@@ -192,14 +196,14 @@ class Batches:
                 yield index, {name: chunk[position] for name, chunk in chunks.items()}
 
 
-def _strata(labels: Mapping[str, Tensor], name: str, also_unlabelled: bool) -> list[Tensor]:
-    """The rows of each value of a label."""
-    if also_unlabelled:
-        raise InputError("also_unlabelled: got True; expected False with stratify, which takes every row as it is")
+def _strata(labels: Mapping[str, Tensor], name: str, number: int) -> list[Tensor]:
+    """The rows of each of so many values of a label."""
     y = labels.get(name)
-    if y is None or y.dim() != 1 or y.is_floating_point() or (y < 0).any():
-        raise InputError(f"stratify: got {name!r}; expected the name of a class label that every row has")
-    found = [(y.cpu() == value).nonzero()[:, 0] for value in range(int(y.max()) + 1)]
+    if y is None:
+        raise InputError(f"{name}: got nothing; expected a value, 0 to {number - 1}, of every row")
+    if y.dim() != 1 or y.is_floating_point() or (y < 0).any() or (y >= number).any():
+        raise InputError(f"{name}: got {y.dtype} of shape {tuple(y.shape)}; expected 0 to {number - 1} of every row")
+    found = [(y.cpu() == value).nonzero()[:, 0] for value in range(number)]
     if empty := [value for value, rows in enumerate(found) if not len(rows)]:
         raise InputError(f"{name}: got no row of the values {empty[:5]}; expected some of each, for stratify")
     return found

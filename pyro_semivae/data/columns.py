@@ -238,7 +238,7 @@ def _column(
     kind = kind or ("class" if classes else _kind(name, values, found, int(known.sum()), elsewhere))
     if kind == "class":
         if values.ndim > 1:
-            raise InputError(f"{name}: got shape {values.shape}; expected as classes are (N,)")
+            raise InputError(f"{name}: got shape {values.shape}; expected classes (N,)")
         if classes:
             return _of_named_classes(name, values, found, classes)
         if not is_text and found[0] == MISSING and all(value == round(value) for value in found):

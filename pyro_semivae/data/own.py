@@ -210,7 +210,7 @@ def as_data(value: Any, name: str) -> tuple[Space, Tensor]:
         return Images(*x.shape[1:]), x
     if x.dim() != 2:
         got = f"shape {tuple(x.shape)}"
-        raise InputError(f"{name}: got {got}; expected as data are (N, C, H, W), (N, H, W, C), (N, H, W) and (N, D)")
+        raise InputError(f"{name}: got {got}; expected data (N, C, H, W), (N, H, W, C), (N, H, W) and (N, D)")
     counts = not x.is_floating_point() and x.dtype != torch.bool and x.numel() and x.min() >= 0
     return (Counts if counts else Vectors)(x.shape[1]), x
 

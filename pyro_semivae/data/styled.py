@@ -65,8 +65,8 @@ def styled(base: ImageData, size: int = 64, *, styles: int = 2, images: int = 0,
     styles each and is the unlabelled pool. The test images have one style each; half of them are for probing.
 
     Args:
-        base: grey images. size: of the sides, 64 as in the paper, or 32. images: take the first so many training
-            images, 2 or more; 0: all. seed: of the styles.
+        base: grey images. size: of the sides, 64 as in the paper, or 32. images: take the first N training images, 2
+            or more; 0: all. seed: of the styles.
 
     Raises:
         InputError: the images have colours or no classes; `size` is another; `styles` is no whole number from 1.

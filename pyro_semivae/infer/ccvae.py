@@ -106,7 +106,7 @@ class TraceCCVAE_ELBO(Bound):
         run = step.run(self.max_plate_nesting, **how)
         if run.continuous:
             got = f"labels {[*run.continuous]} are continuous"
-            raise InputError(f"{got}; expected by this bound are discrete ones")
+            raise InputError(f"{got}; expected discrete ones by this bound")
         return [run]
 
     def values(self, run: Run) -> list[Value]:
@@ -211,7 +211,7 @@ class TraceCCVAE_ELBO(Bound):
         if self.marginal != "exact":
             raise InputError(
                 f"marginal: got {self.marginal!r}, and the labels {[*group]}, which depend on each other or have a "
-                f"child in common; expected for them is 'exact'"
+                f"child in common; expected 'exact' for them"
             )
         sites = run.model.nodes
         outside = min((sites[name] for name in (*group, *children)), key=lambda site: len(plate_dims(site)))

@@ -13,7 +13,7 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_semivae.errors import InputError
+from pyro_semivae.errors import InputError, check_number
 from pyro_semivae.infer.tables import log_prob, to_rows
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Generate:
     kept: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_number("crossed", self.crossed, least=0, most=1)
         if self.crossed and not (self.latents and self.by):
             raise InputError(f"crossed: got {self.crossed} without `latents` and `by`; expected these, or 0")
 
@@ -92,6 +93,13 @@ def _generation(run: Run, how: Generate) -> Generation:
     step = run.step
     given = step.named()
     names = generated_sites(run)
+    if run.labels or run.continuous or run.particle_dim != -2:
+        got = f"a model with {', '.join(map(repr, (*run.labels, *run.continuous))) or 'entries of a label'}"
+        raise InputError(
+            f"generate: got {got}; expected one without labels that may be missing (known ones are Groups)"
+        )
+    if unknown := [name for name in (*how.latents, *how.kept) if name not in run.latents]:
+        raise InputError(f"generate: got the latents {unknown}; expected {', '.join(run.latents)}")
     given_latents = _crossed(run, how) if how.crossed else {}
     for name in how.kept:
         own = run.guide.nodes[name]["value"]

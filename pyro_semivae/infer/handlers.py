@@ -10,6 +10,7 @@ from pyro.params import module_from_param_with_module_name
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_semivae.distributions import KnownWhere
 from pyro_semivae.infer.evidence import enumerates
 
 ROW_PLATE = "data"
@@ -84,6 +85,14 @@ class Particles(Messenger):
             axis = self.dim - fn.event_dim
             value = torch.cat([value.narrow(axis, 0, self.size), value.narrow(axis, 0, 1).detach()], axis)
         return value
+
+
+class KnownVectors(Messenger):
+    """Where a model's `KnownWhere` knows a vector, the model has that one and not the guide's value of it."""
+
+    def _pyro_sample(self, msg) -> None:
+        if isinstance(msg["fn"], KnownWhere) and msg["value"] is not None:
+            msg["value"] = msg["fn"].put_in(msg["value"])
 
 
 class Mean(Messenger):

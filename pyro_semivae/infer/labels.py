@@ -79,7 +79,7 @@ class TraceLabels_ELBO(Bound):
         runs = [self._run(known, fully_observed=True), *map(self._run, rest)]
         if len(runs[0].labels) > 1:  # of which some may be missing in these rows
             raise InputError(
-                f"split_labelled: got True, and the labels {[*runs[0].labels]}; expected with several is False"
+                f"split_labelled: got True, and the labels {[*runs[0].labels]}; expected False with several"
             )
         return runs
 
@@ -136,7 +136,7 @@ class TraceLabels_ELBO(Bound):
             return []
         if batch := [value.name for value in values if not value.by_row]:
             raise InputError(
-                f"missing_labels: got 'reinforce', and {batch}, of the batch; expected with it are terms per example"
+                f"missing_labels: got 'reinforce', and {batch}, of the batch; expected terms per example with it"
             )
         total = sum(value.summed() for value in values if value.by_row)
         by_name, found = {value.name: value.summed() for value in values}, []

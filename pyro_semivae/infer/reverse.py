@@ -160,7 +160,7 @@ class _Labels(Impute):
         """Raises an error if labels were sampled for data that are given, which have theirs."""
         if data and self.drawn:
             label, site = self.drawn[0], sorted(data)[0]
-            raise InputError(f"{label}: got missing labels of given data '{site}'; expected in reverse are known ones")
+            raise InputError(f"{label}: got missing labels of given data '{site}'; expected known ones in reverse")
 
 
 class Imagine(Messenger):
@@ -186,7 +186,7 @@ class Imagine(Messenger):
             return
         if enumerates(msg) and self.gradient in ("relaxed", "mean"):
             got = f"gradient: got {self.gradient!r}"
-            raise InputError(f"{got}; expected for '{msg['name']}', a label that is latent, are 'reinforce', 'hard'")
+            raise InputError(f"{got}; expected 'reinforce' or 'hard' for '{msg['name']}', a label that is latent")
         if not msg["is_observed"]:  # it is the model that samples
             self.discrete.append(msg["name"])
         if self.gradient == "relaxed" and msg["name"] in self.discrete:
@@ -205,5 +205,5 @@ class Imagine(Messenger):
             fn = fn.base_dist
         if not isinstance(fn, Bernoulli):
             got = f"gradient: got {self.gradient!r}"
-            raise InputError(f"{got}; expected for '{name}', which is not binary, are 'reinforce', 'hard'")
+            raise InputError(f"{got}; expected 'reinforce' or 'hard' for '{name}', which is not binary")
         return fn

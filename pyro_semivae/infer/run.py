@@ -263,9 +263,7 @@ class Run:
         """
         discrete = [label for label in self.labels if label not in self.continuous]
         if not discrete:
-            raise InputError(
-                "labels: the guide has none that is discrete; expected here is a classifier of one or more"
-            )
+            raise InputError("labels: the guide has none that is discrete; expected a classifier of one or more here")
         total: Tensor | float = 0.0
         for label in discrete:
             if self.fully_observed:  # none is missing
@@ -298,7 +296,7 @@ class Run:
 
     def _check_alone(self, label: str, table: Tensor) -> None:
         if others := [other for other in self.labels_of(table) if other != label]:
-            raise InputError(f"label '{label}' depends on the labels {others} in the guide; expected here is none")
+            raise InputError(f"label '{label}' depends on the labels {others} in the guide; expected none here")
 
 
 def _left(dim: int | None, event_dim: int) -> int | None:
@@ -389,7 +387,7 @@ class Sums:
                 if plates_of_entries(self.run.guide.nodes[label], site):
                     raise InputError(
                         f"missing_labels: got 'enumerate', but site '{site['name']}' depends on all the labels "
-                        f"'{label}' at once, which makes 2^L terms; expected for this model are 'gumbel', 'reinforce'"
+                        f"'{label}' at once, which makes 2^L terms; expected 'gumbel' or 'reinforce' for this model"
                     )
                 table = (self.weights(label) * table).sum(self.dims[label], keepdim=True)
         return table

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_semivae.infer.evidence import DrawLabels, Evidence
 from pyro_semivae.infer.graph import Graph, argument_names, graphs_of
-from pyro_semivae.infer.handlers import Particles
+from pyro_semivae.infer.handlers import KnownVectors, Particles
 from pyro_semivae.infer.roles import assign_roles
 from pyro_semivae.infer.run import Run
 from pyro_semivae.infer.tables import first_particle, without_gradients
@@ -85,7 +85,8 @@ class Step:
             particles: how many values latents have. detach_first: one more, the first one detached.
             fully_observed: no entry of a discrete label is missing.
             missing_labels: `"enumerate"`, or sampled: `"reinforce"`, or `"gumbel"` with a `temperature`.
-            detached: the model has the latents' values without their gradient.
+            detached: the model has the guide's samples without their gradient; a vector that its own density knows (see
+                `KnownWhere`) is a parameter of the model and keeps its own.
         """
         key = (nesting, particles, detach_first, fully_observed, missing_labels, temperature, detached)
         if key not in self._runs:
@@ -115,6 +116,7 @@ class Step:
             values = first_particle(guide_trace, dim) if many else guide_trace
             values = without_gradients(values) if detached else values
             model = poutine.replay(evidence.then_model()(self.model), trace=values)
+            model = KnownVectors()(model) if detached else model
             model_trace = poutine.trace(model).get_trace(*self.args, **self.kwargs)
         roles, continuous = assign_roles(model_trace, guide_trace), tuple(evidence.continuous)
         how = (dim, particles, detach_first, fully_observed)

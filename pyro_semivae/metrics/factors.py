@@ -28,6 +28,9 @@ def linear_errors(
     tensor([1.0000], dtype=torch.float64)
     """
     (x, y), (x_test, y_test) = _rows(features, factors, ""), _rows(features_test, factors_test, "_test")
+    if x.shape[1] != x_test.shape[1] or y.shape[1] != y_test.shape[1]:
+        got = f"{x.shape[1]} and {x_test.shape[1]} features, {y.shape[1]} and {y_test.shape[1]} factors"
+        raise InputError(f"features_test, factors_test: got {got}; expected as many of each as in the others")
     lines = (Ridge(check_number("ridge", ridge, least=0)) if ridge else LinearRegression()).fit(x.numpy(), y.numpy())
     return (torch.from_numpy(lines.predict(x_test.numpy())) - y_test).abs().mean(0)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_semivae.conditionals import Gaussian, KnownIn, LabelPrior, LaplaceLikelihood, StandardNormal
-from pyro_semivae.errors import check_count, check_number
+from pyro_semivae.errors import InputError, check_count, check_number
 from pyro_semivae.infer import (
     DensityRatio,
     Generate,
@@ -126,7 +126,8 @@ class RbVAE(SemiVAE):
         adversarial: Weight = 0.0,
         latents: Weight = 0.0,
         crossed: float = 0.0,
-        **options,
+        r1: float = 0.0,
+        lr: float = 1e-3,
     ) -> Objective:
         r"""Eq. 1, the ELBO, minus whatever is added of the symmetric divergence's other half.
 
@@ -137,7 +138,7 @@ class RbVAE(SemiVAE):
             latents: weight of log q(z, e|x~), see `LatentReconstruction`, whose gradient stops at x~ and the latents.
             crossed: the fraction of generated rows whose z is that of an image of the other set, see `Generate`: what
                 is made of a reference's z and some e must look like an unlabelled image, and the reverse. (Ours.)
-            options: of `discriminators`: r1, lr.
+            r1, lr: of the discriminators, see `DensityRatio`.
 
         With `adversarial` 0 it is Rb-VAE's.
         """
@@ -146,25 +147,30 @@ class RbVAE(SemiVAE):
         check_number("crossed", crossed, least=0, most=1)
         objective: Objective = TraceLabels_ELBO(beta=beta)
         if check_count("scales", scales) > 1:
-            scale = getattr(self.p_x, "scale", 1.0)
-            objective = objective.replaced("log p(x)", MultiScaleTerm(scales, scale))
+            if not isinstance(self.p_x, LaplaceLikelihood):
+                raise InputError(
+                    f"scales: got {scales}; expected 1 with {type(self.p_x).__name__}, for it is Laplace's"
+                )
+            objective = objective.replaced("log p(x)", MultiScaleTerm(scales, self.p_x.scale))
         generate = self._generate(crossed)
         if adversarial != 0:
-            for ratio in self.discriminators(generate, **options):
+            for ratio in self.discriminators(generate, r1=r1, lr=lr):
                 objective = objective + adversarial * ratio
         return objective if latents == 0 else objective + latents * LatentReconstruction(generate)
 
-    def symmetric(self, *, crossed: float = 0.0, stop_gradients: bool = True, **options) -> Objective:
+    def symmetric(
+        self, *, crossed: float = 0.0, stop_gradients: bool = True, r1: float = 0.0, lr: float = 1e-4
+    ) -> Objective:
         """sRb-VAE as the paper has it: Eq. 3 and the reconstructions of Eqs. 1 and 2, all of weight 1.
 
         Args:
             crossed: as in `elbo`; the paper's 0. stop_gradients: see `TraceSymmetricKL_ELBO`.
-            options: of `discriminators`: r1, lr.
+            r1, lr: of the discriminators, see `DensityRatio`.
         """
-        ratios = self.discriminators(self._generate(crossed), **options)
+        ratios = self.discriminators(self._generate(crossed), r1=r1, lr=lr)
         return TraceSymmetricKL_ELBO(*ratios, stop_gradients=stop_gradients)
 
-    def discriminators(self, generate: Generate, *, r1: float = 0.0, lr: float = 1e-4) -> list[DensityRatio]:
+    def discriminators(self, generate: Generate, *, r1: float = 0.0, lr: float = 1e-3) -> list[DensityRatio]:
         """New discriminators d(x, z, e) of unlabelled rows and d(x, z) of references.
 
         Args:

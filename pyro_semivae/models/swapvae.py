@@ -103,6 +103,7 @@ class SwapVAE(SemiVAE):
             beta: of the latents' densities. swap, adversarial: weights. r1, lr: see `DensityRatio`.
         """
         check_weight("adversarial", adversarial, least=0)
+        check_weight("swap", swap, least=0)
         objective = TraceLabels_ELBO(beta=beta) + swap * SwapTerm("e", ("y", 1))
         generate = Generate(mean=True, crossed=1.0, latents=("z",), by="y", kept=("e",))
         for group in (0, 1) if adversarial != 0 else ():

@@ -73,8 +73,8 @@ def sides_of(x_shape: Shape) -> list[tuple[int, int]]:
     """
     if len(x_shape) != 3 or min(x_shape[1:]) < LEAST:
         raise InputError(
-            f"x_shape: got {tuple(x_shape)}; expected by Convs() are images (C, H, W) from {LEAST}x{LEAST} pixels up, "
-            f"and by MLPs() any shape"
+            f"x_shape: got {tuple(x_shape)}; expected images (C, H, W) from {LEAST}x{LEAST} pixels up by networks "
+            f"of convolutions; MLPs() take any shape"
         )
     height, width = x_shape[1:]
     return [(height >> i, width >> i) for i in range(min(height, width).bit_length() - 2)]

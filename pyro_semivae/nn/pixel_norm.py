@@ -53,7 +53,7 @@ class PixelNormConvs(Networks):
         width: channels at full size; 32 at 64x64 gives Karras et al.'s 32 to 256. depth: see above; theirs is 2.
         strided: halve and double sizes by 4x4 convolutions of stride 2, none of which is at full size (`width` channels
             at half of it): some eight times as fast on a CPU.
-        start: the decoder's outputs at the start, before the sigmoid, but for what weights add.
+        start: the decoder's outputs at the start, before the sigmoid, apart from what weights add.
 
     Raises:
         InputError: `width` or `depth` is no whole number from 1.

@@ -14,7 +14,7 @@ from pyro_semivae.report.attributes import draw_attributes, measure_attributes
 from pyro_semivae.report.classes import draw_classes, measure_classes
 from pyro_semivae.report.extraction import canonical_images, draw_extraction, measure_extraction
 from pyro_semivae.report.images import draw_images, measure_images
-from pyro_semivae.report.reference import divergences, draw_reference, measure_reference, signs_of_collapse
+from pyro_semivae.report.reference import SHOWN, divergences, draw_reference, measure_reference, signs_of_collapse
 from pyro_semivae.report.rows import draw_rows, measure_rows
 from pyro_semivae.train import History
 
@@ -24,6 +24,7 @@ MEASURES = 3
 
 __all__ = [
     "MEASURES",
+    "SHOWN",
     "canonical_images",
     "divergences",
     "draw",

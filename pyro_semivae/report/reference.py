@@ -210,11 +210,12 @@ def draw_reference(vae: SemiVAE, data: ReferenceData, history: History, out: str
     body = torch.cat([x.unsqueeze(1), mixed(of_x, of_style)], 1)
     title = "the row's image with the target factors of the column's"
     image_grid(torch.cat([head.unsqueeze(0), body]), title=title, path=out / "transfer.png")
+    rows = []
     with RandomStreams(seed, device):
         drawn = {name: torch.randn(SHOWN, of_x[name].shape[1], device=device).to(of_x[name]) for name in target}
     both = {name: torch.cat([of_x[name][:4], of_reference[name][:4]]) for name in of_x}
     body = torch.cat([torch.cat([x[:4], reference[:4]]).unsqueeze(1), mixed(both, drawn)], 1)
-    title = "the first image with target factors from p(e), the same down a column"
+    title = "the first image with target factors from N(0, I), the same down a column"
     image_grid(body, title=title, path=out / "synthesis.png")
     t = torch.linspace(0, 1, SHOWN, device=device).unsqueeze(1).to(x)
     rows = []

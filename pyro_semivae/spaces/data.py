@@ -176,7 +176,7 @@ def _check_levels(x: Tensor, name: str) -> None:
             return
     if top == 1:
         raise InputError(
-            f"{name}: got uint8 images of 0 and 1 alone; expected in uint8 are levels 0 to 255: {name} * 255 or "
+            f"{name}: got uint8 images of 0 and 1 alone; expected levels 0 to 255 in uint8: {name} * 255 or "
             f"{name}.float() where 1 is white, {name}.float() / 255 where they are that dark"
         )
 

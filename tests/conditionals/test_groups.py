@@ -47,3 +47,13 @@ def test_without_groups_all_rows_are_others_and_samples_on_the_left_broadcast():
     assert_close(q_e(x, None).log_prob(value), q_e.otherwise(x).log_prob(value))
     y = torch.arange(7) % 2
     assert q_e(torch.randn(2, 7, 4), y).batch_shape == (2, 7)
+
+
+def test_what_is_in_a_known_row_is_not_looked_at():
+    """Not even where it has no density: values and gradients are finite."""
+    base = dist.Normal(torch.zeros(4, 3, requires_grad=True), 1.0).to_event(1)
+    fn = KnownWhere(base, KNOWN, torch.zeros(3))
+    value = torch.full((4, 3), torch.inf).where(KNOWN[:, None], torch.tensor(0.5)).requires_grad_()
+    log_p = fn.log_prob(value)
+    (gradient,) = torch.autograd.grad(log_p.sum(), value)
+    assert log_p.isfinite().all() and gradient.isfinite().all() and not gradient[KNOWN].any()

@@ -311,3 +311,40 @@ def test_labelled_rows_are_unlabelled_ones_too_as_if_they_were_there_twice(budge
     partly = torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan], [0.0, 1.0]])
     batch = next(data.Batches(x[:3], {"y": partly}, batch_size=3, also_unlabelled=True).epoch(0))
     assert batch.y[2:].isnan().all() and batch.y[:2].isnan().sum() == 1 and len(batch.y) == 5
+
+
+@pytest.mark.parametrize("budget", [1 << 30, 0])
+def test_strata_have_as_many_rows_each_and_the_same_weight(budget):
+    """Three values of 20, 7 and 3 rows: batches of 5 each, or of all there are, sorted, of the total weight 1/3."""
+    y = torch.tensor([0] * 20 + [2] * 3 + [1] * 7)
+    x = torch.arange(30.0).view(30, 1).expand(30, 2).contiguous()
+    batches = data.Batches(x, y, batch_size=5, stratify=("y", 3), device_budget=budget, seed=2)
+    assert batches.sizes == (5, 5, 3) and batches.steps == 4
+    seen = []
+    for batch in batches.epoch(0):
+        assert batch.y.tolist() == [0] * 5 + [1] * 5 + [2] * 3 and batch.labelled == 0
+        assert batch.strata == {"y": (5, 5, 3)}
+        torch.testing.assert_close(batch.scale, torch.tensor([1 / 15] * 10 + [1 / 9] * 3))
+        assert torch.equal(batch.x[:, 0].long(), batch.rows.cpu()) and torch.equal(y[batch.rows.cpu()], batch.y)
+        seen += batch.rows[:5].tolist()
+    assert sorted(seen) == [*range(20)], "the longest stream defines an epoch"
+    again = [batch.rows.tolist() for batch in batches.epoch(0)]
+    assert again != [batch.rows.tolist() for batch in batches.epoch(1)] and again[0][:5] == seen[:5]
+
+
+@pytest.mark.parametrize(
+    ("y", "options", "message"),
+    [
+        (torch.tensor([0, 1, -1, 1]), {}, "y: got torch.int64 of shape .*; expected 0 to 2 of every row"),
+        (torch.tensor([0, 1, 3, 1]), {}, "expected 0 to 2 of every row"),
+        (torch.rand(4, 2).round(), {}, "expected 0 to 2 of every row"),
+        (None, {}, "y: got nothing; expected a value, 0 to 2, of every row"),
+        (torch.tensor([0, 2, 2, 0]), {}, r"y: got no row of the values \[1\]; expected some of each"),
+        (torch.tensor([0, 1, 1, 0]), {}, r"y: got no row of the values \[2\]"),
+        (torch.tensor([0, 1, 2, 0]), {"also_unlabelled": True}, "stratify: got .* beside labelled_batch_size"),
+        (torch.tensor([0, 1, 2, 0]), {"labelled_batch_size": 2}, "stratify: got .* beside labelled_batch_size"),
+    ],
+)
+def test_what_cannot_be_stratified_is_named(y, options, message):
+    with pytest.raises(InputError, match=message):
+        data.Batches(torch.rand(4, 3), y, stratify=("y", 3), **options)

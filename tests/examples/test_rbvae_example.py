@@ -30,7 +30,7 @@ KEYS |= {"error_median", "error_pixels", "error_components", "probe_error", "pro
 
 OF_TARGET = {"style_from_common", "transfer_error", "transfer_error_scale", "digit_kept", "class_from_common"}
 OF_TARGET |= {"kl_common_reference"}
-METHODS = [(), ("--no-symmetric",), ("--preset", "paper", "--width", 4, "--batch-size", 20), ("--method", "swap-vae")]
+METHODS = [(), ("--no-symmetric",), ("--preset", "paper", "--batch-size", 20), ("--method", "swap-vae")]
 METHODS += [
     pytest.param(("--method", name), marks=pytest.mark.slow) for name in ("vae", "svae", "beta-tcvae", "dip-vae-2")
 ]
@@ -60,7 +60,9 @@ def objective_of(*flags):
     script = runpy.run_path(str(SCRIPT))
     job = SimpleNamespace(args=script["Settings"].parse(None, flags).for_data("mnist"))
     job.data = SimpleNamespace(x_shape=(3, 16, 16), x=torch.zeros(99, 1))
-    return script["objective"](script["make"](job), job)
+    vae = script["make"](job)
+    assert vae.stratify == "y", "every method has as many images of both sets in a step"
+    return script["objective"](vae, job)
 
 
 def test_the_presets_are_what_they_say():
@@ -73,7 +75,7 @@ def test_the_presets_are_what_they_say():
         "LatentReconstruction",
     ]
     assert [part.weights for part in parts[2:]] == [(30.0,), (30.0,), (1.0,)]
-    assert parts[2].what.generate.crossed == 0.5 and parts[2].what.r1 == 0.125 and parts[1].what.scales == 3
+    assert parts[2].what.generate.crossed == 0.5 and parts[2].what.r1 == 0.3 and parts[1].what.scales == 3
     plain = objective_of("--no-symmetric").parts()
     assert [type(part.what).__name__ for part in plain] == ["TraceLabels_ELBO", "MultiScaleTerm"]
     paper = objective_of("--preset", "paper")
@@ -90,7 +92,8 @@ def test_the_presets_are_what_they_say():
         (("beta-vae", "--strength", "4"), []),
         (("beta-tcvae", "--strength", "5"), [("BatchTotalCorrelation", 5.0)]),
         (("dip-vae-1", "--strength", "2"), [("DIPTerm", 2.0)]),
-        (("dip-vae-2",), [("DIPTerm", 1.0)]),
+        (("dip-vae-2",), [("DIPTerm", 0.5)]),
+        (("beta-tcvae",), [("BatchTotalCorrelation", 5.0)]),
         (("svae",), [("DensityRatio", 30.0), ("LatentReconstruction", 1.0)]),
         (("swap-vae",), [("SwapTerm", 1.0), ("DensityRatio", 30.0), ("DensityRatio", 30.0)]),
     ],
@@ -112,6 +115,11 @@ def test_the_baselines_are_what_they_say(flags, added):
     [
         (("--image-size", "48"), "--image-size: invalid choice: 48"),
         (("--images", "1"), "--images: got 1 of 1438; expected two or more"),
+        (("--images", "14"), "--images: got 7 references; expected 16 or more"),
+        (("--hold-out", "9"), "--hold-out: got 9 test images; expected 16 or more"),
+        (("--method", "vae", "--r1", "1"), "--r1: got with --method vae --preset demo, which does not read it"),
+        (("--no-symmetric", "--crossed", "1"), "--crossed: got with --method rb-vae --no-symmetric --preset demo"),
+        (("--preset", "paper", "--scales", "2"), "--scales: got with --method rb-vae --preset paper"),
         (("--crossed", "1.5"), "--crossed: got 1.5"),
         (("--labelled", "3"), "unrecognized arguments: --labelled 3"),
         (("--dataset", "faces"), "--dataset: invalid choice: 'faces'"),

@@ -12,6 +12,7 @@ from torch.distributions import kl_divergence
 from torch.func import functional_call
 from torch.testing import assert_close
 
+from pyro_semivae.distributions import KnownWhere
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import DensityRatio, Generate, LatentReconstruction, Step, TraceSymmetricKL_ELBO
 
@@ -249,3 +250,58 @@ def test_what_is_wrong_is_said():
     with pytest.raises(InputError, match=r"crossed: got 0\.5 without"):
         Generate(crossed=0.5)
     assert LatentReconstruction().is_same(LatentReconstruction())
+
+
+class Reference(nn.Module):
+    """Rows whose e is known: z ~ N(0, 1), x ~ N(z + e_r, 1), q(z|x) = N(w x, t^2), the data N(m, s^2)."""
+
+    M, S = 1.3, 0.8
+
+    def __init__(self):
+        super().__init__()
+        self.e_r = nn.Parameter(torch.tensor([0.2]))
+        self.w, self.t = nn.Parameter(torch.tensor(0.4)), nn.Parameter(torch.tensor(0.7))
+
+    def known(self, number):
+        base = dist.Normal(torch.zeros(number, 1), 1.0).to_event(1)
+        return KnownWhere(base, torch.ones(number, dtype=torch.bool), self.e_r)
+
+    def model(self, x=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
+            e = pyro.sample("e", self.known(len(x)))
+            pyro.sample("x", dist.Normal(z + e, 1.0).to_event(1), obs=x)
+
+    def guide(self, x=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.w * x, self.t).to_event(1))
+            pyro.sample("e", self.known(len(x)))
+
+    def joint_q(self):
+        m, s = torch.tensor(self.M), torch.tensor(self.S)
+        cov = torch.stack(
+            [torch.stack([s**2, self.w * s**2]), torch.stack([self.w * s**2, (self.w * s) ** 2 + self.t**2])]
+        )
+        return MultivariateNormal(torch.stack([m, self.w * m]), cov)
+
+    def joint_p(self):
+        mean = torch.cat([self.e_r, torch.zeros(1)])
+        return MultivariateNormal(mean, torch.tensor([[2.0, 1.0], [1.0, 1.0]]))
+
+
+def test_a_vector_that_the_model_knows_is_its_parameter_and_has_the_divergences_gradient():
+    """Ruiz et al.'s e_r, through log p(x|z,e_r) and through what is generated; the guide's copy of it adds nothing."""
+    pair = Reference()
+    elbo = TraceSymmetricKL_ELBO(DensityRatio("z", net=Exact(pair)))
+    p, q = pair.joint_p(), pair.joint_q()
+    parameters = [*pair.parameters()]
+    expected = torch.autograd.grad(kl_divergence(q, p) + kl_divergence(p, q), parameters)
+    torch.manual_seed(0)
+    rows, gradients = 5000, []
+    for _ in range(60):
+        x = pair.M + pair.S * torch.randn(rows, 1)
+        found = elbo.evaluate(Step(pair.model, pair.guide, (x,), scale=1 / rows))
+        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(-found.total(), parameters)]))
+    gradients, expected = torch.stack(gradients), torch.cat([g.flatten() for g in expected])
+    error = gradients.std(0) / len(gradients) ** 0.5
+    assert (abs(gradients.mean(0) - expected) < 5 * error).all() and (error < 0.03 * expected.abs()).all()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from by_hand import assert_equal_with_gradients
 from ccvae_toy import gaussian, log_normal
+from pyro import poutine
 from torch.nn import functional as F
 from torch.testing import assert_close
 from training import options as options_of
@@ -14,11 +15,20 @@ from training import same_weights
 
 from pyro_semivae import tasks
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer import DensityRatio, Generate, LocalParameters, MultiScaleTerm, Step, TraceLabels_ELBO
+from pyro_semivae.infer import (
+    DensityRatio,
+    Generate,
+    LatentReconstruction,
+    LocalParameters,
+    MultiScaleTerm,
+    Step,
+    SwapTerm,
+    TraceLabels_ELBO,
+)
 from pyro_semivae.infer.generation import generation
-from pyro_semivae.models import RbVAE, SwapVAE
+from pyro_semivae.models import M2, RbVAE, SwapVAE
 from pyro_semivae.nn import MLPs
-from pyro_semivae.spaces import Groups
+from pyro_semivae.spaces import Classes, Groups
 from pyro_semivae.train import fit
 
 SHAPE, D_Z, D_E = (1, 4, 7), 3, 2
@@ -221,12 +231,26 @@ def test_what_is_wrong_is_said():
         fit(vae, {"x": x, "y": torch.tensor([0, -1, 1, 0, 0, 1, 0])})
     with pytest.raises(InputError, match=r"y: got no row of the values \[0\]; expected some of each"):
         fit(vae, {"x": x, "y": torch.ones(7, dtype=torch.long)})
-    with pytest.raises(InputError, match="stratify: got 'y'; expected the name of a class label that every row has"):
+    with pytest.raises(InputError, match=r"y: got no row of the values \[1\]; expected some of each"):
+        fit(vae, {"x": x, "y": torch.zeros(7, dtype=torch.long)})
+    with pytest.raises(InputError, match="y: got nothing; expected a value, 0 to 1, of every row"):
         fit(vae, {"x": x})
+    for options, message in ((("w", 0), "the label 'w'"), (("y", 5), "group: got 5 of 'y'; expected 0 to 1")):
+        ratio = DensityRatio("z", net=MLPs((4,)).discriminator(SHAPE, [D_Z]), group=options)
+        step = Step(vae.model, vae.guide, (x, Y.sort().values), strata={"y": (4, 3)})
+        with LocalParameters(), pytest.raises(InputError, match=message):
+            (vae.elbo() + ratio).evaluate(step)
+    with pytest.raises(InputError, match=r"generate: got the latents \['w'\]; expected z, e"):
+        ratio = DensityRatio("z", net=MLPs((4,)).discriminator(SHAPE, [D_Z]), generate=Generate(kept=("w",)))
+        (vae.elbo() + ratio).terms(vae.model, vae.guide, x, Y)
+    m2, y = M2(SHAPE, Classes(3), z=D_Z, networks=MLPs((6,))), torch.tensor([0, 1, -1, -1, 0, 2, 2])
+    for term in (LatentReconstruction(), SwapTerm("z", ("y", 1))):
+        with pytest.raises(InputError, match=r"expected .*known"):
+            (m2.elbo() + term).terms(m2.model, m2.guide, x, y)
     with pytest.raises(InputError, match="crossed: got 2"):
         vae.elbo(crossed=2.0)
     with pytest.raises(InputError, match=r"MultiScaleTerm: got data of shape .* from 8 pixels up"):
-        (vae.elbo() + MultiScaleTerm(3)).terms(vae.model, vae.guide, x, Y)
+        (vae.elbo() + MultiScaleTerm(4)).terms(vae.model, vae.guide, x, Y)
     assert Groups(2) == Groups(2) and copy.deepcopy(vae).spaces["y"] == Groups(2)
 
 
@@ -275,3 +299,54 @@ def test_the_swap_vaes_discriminators_see_images_of_the_other_sets_z_and_their_o
         (j,) = (j for j in range(len(x)) if torch.equal(z, drawn["z"][j]))
         assert Y[j] != Y[i]
     assert_close(made.value("x"), vae.p_x.net(made.value("z"), drawn["e"]).sigmoid())
+
+
+def test_masked_rows_have_no_part_in_any_term():
+    """`poutine.mask` leaves rows out: all terms are 0 there, and the discriminators' losses are those of the others."""
+    vae, x = make()
+    elbo = vae.elbo(scales=2, adversarial=3.0, latents=0.5)
+    keep = torch.tensor([True, True, False, True, False, True, True])
+
+    class Masked(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vae = vae
+
+        def model(self, x, y):
+            with poutine.mask(mask=keep):
+                return vae.model(x, y)
+
+        def guide(self, x, y):
+            with poutine.mask(mask=keep):
+                return vae.guide(x, y)
+
+    pair = Masked()
+    torch.manual_seed(2)
+    with LocalParameters():
+        found = elbo.evaluate(Step(pair.model, pair.guide, (x, Y)))
+    for value in found.values:
+        assert not value.value[~keep].any(), value.name
+    torch.manual_seed(2)
+    whole, _, _ = recorded(vae, elbo, x, Y)
+    for one, other in zip(found.values, whole.values, strict=True):
+        assert_close(one.value[keep], other.value[keep])
+    for name, loss in found.losses.items():
+        assert not torch.isclose(loss, whole.losses[name])
+
+
+@pytest.mark.parametrize("group", [0, 1])
+def test_the_penalty_is_of_rows_of_the_group_wherever_they_are(group):
+    """With mixed rows it is that of the same rows sorted: the first eighth of the group, not of the batch."""
+    vae, x = make()
+    y = torch.tensor([1, 1, 1, 0, 0, 0, 0])
+    net = MLPs((4,)).discriminator(SHAPE, [D_Z])
+    losses = {}
+    for r1 in (0.0, 2.0):
+        ratio = DensityRatio("z", net=net, group=("y", group), r1=r1)
+        torch.manual_seed(5)
+        found, drawn, _ = recorded(vae, TraceLabels_ELBO() + ratio, x, y)
+        (losses[r1],) = found.losses.values()
+    first = 0 if group == 1 else 3
+    pair = [x[first : first + 1].clone().requires_grad_(), drawn["z"][first : first + 1].detach().requires_grad_()]
+    gradients = torch.autograd.grad(net(*pair).sum(), pair)
+    assert_close(losses[2.0] - losses[0.0], sum(gradient.square().sum() for gradient in gradients))

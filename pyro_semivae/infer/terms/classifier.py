@@ -46,7 +46,7 @@ class ClassifierTerm(Term):
         if run.particles > 1:
             if self.labels and set(self.labels) != set(run.observed):
                 accepted = f"all observed labels together, {list(run.observed)}"
-                raise InputError(f"ClassifierTerm: got {list(self.labels)}; expected with this bound are {accepted}")
+                raise InputError(f"ClassifierTerm: got {list(self.labels)}; expected {accepted} with this bound")
             return {f"log q({_observed(run.observed)}|x)": run.log_q_given_data}
         found = {}
         for group in run.groups:

@@ -24,7 +24,8 @@ class DensityRatio(Term):
 
     The discriminator tells pairs of data and of the guide's latents from pairs of the model's latents and of what it
     generates of them; its loss (`loss`) is the cross-entropy of both, :math:`E_q[softplus(-d)] + E_p[softplus(d)]`,
-    which is 2 log 2 where it tells nothing. `fit` trains it with an optimiser of its own, in the same step.
+    which is 2 log 2 where it tells nothing. `fit` trains it with an optimiser of its own, whose learning rate stays as
+    it is, in the same step; elsewhere (plain SVI) it is not trained unless you do.
 
     The term's gradient goes through the latents (to the guide) and through the generated data (to the model), not to
     the discriminator; the loss's goes there alone. It is a part of the symmetric divergence's: see
@@ -37,7 +38,7 @@ class DensityRatio(Term):
         generate: how the model generates.
         lr: the discriminator's learning rate. betas: Adam's.
         r1: gamma of the penalty gamma / 2 |grad d|^2 on the guide's pairs, by data and latents (R1 of Mescheder et al.,
-            ICML 2018). It is estimated on an eighth of the rows in every step.
+            ICML 2018). It is estimated on an eighth of the rows that count, in every step.
 
     Monitors: the means of d over the guide's and over the model's pairs.
 
@@ -46,7 +47,7 @@ class DensityRatio(Term):
     """
 
     whole_batch = True
-    SHARE = 8  # of the rows, one in so many has the penalty
+    SHARE = 8  # the penalty is of 1 in 8 of the rows
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class DensityRatio(Term):
         run.kept["d", self.name] = d_q.detach(), d_p.detach()
         each = _weights(rows, d_q)
         loss = (each * (F.softplus(-d_q) + F.softplus(d_p))).sum()
-        if self.r1:
+        if self.r1 and not torch.is_inference_mode_enabled():
             share = max(1, math.ceil(len(d_q) / self.SHARE))
             loss = loss + self.r1 / 2 * self._penalty(of_q, rows, share)
         return loss
@@ -101,13 +102,14 @@ class DensityRatio(Term):
         return {f"d({self.name}) of {of}": (_weights(rows, d) * d).sum() for of, d in found}
 
     def _penalty(self, pair: tuple[Tensor, ...], rows: slice | Tensor, share: int) -> Tensor:
-        """The mean of |grad d|^2 over some of the rows that count."""
+        """The mean of |grad d|^2 over the first `share` of the rows that count."""
         if isinstance(rows, slice):
-            pair, weights = tuple(value[rows][:share] for value in pair), None
+            first, weights = slice(rows.start, min(rows.start + share, rows.stop)), None
         else:
-            pair, weights = tuple(value[:share] for value in pair), rows[:share]
+            first = torch.argsort(~rows, stable=True)[:share]
+            weights = rows[first]
         with torch.enable_grad():
-            pair = tuple(value.requires_grad_() for value in pair)
+            pair = tuple(value[first].requires_grad_() for value in pair)
             gradients = torch.autograd.grad(self.net(*pair).sum(), pair, create_graph=True)
         squared = sum(gradient.flatten(1).square().sum(1) for gradient in gradients)
         return squared.mean() if weights is None else (weights * squared).sum() / weights.sum().clamp(min=1)
@@ -138,17 +140,26 @@ class DensityRatio(Term):
 
     def _rows(self, run: Run) -> tuple[slice | Tensor, int]:
         """The rows that count, a slice where the step says it, else a mask `(B,)`; and B."""
-        (x, *_) = (run.model.nodes[name]["value"] for name in generated_sites(run))
+        (site,) = (run.model.nodes[name] for name in generated_sites(run))
+        number, mask = len(site["value"]), site["mask"]
+        sizes = None if self.group is None else run.step.strata.get(self.group[0])
+        if self.group is not None:
+            label, value = self.group
+            if label not in run.model.nodes:
+                raise InputError(f"group: got the label {label!r}; expected one of the model")
+            if sizes is not None and not 0 <= value < len(sizes):
+                raise InputError(f"group: got {value} of {label!r}; expected 0 to {len(sizes) - 1}")
+        if mask is None or mask is True:
+            if self.group is None:
+                return slice(0, number), number
+            if sizes is not None:
+                before = sum(sizes[: self.group[1]])
+                return slice(before, before + sizes[self.group[1]]), number
+            return run.model.nodes[self.group[0]]["value"] == self.group[1], number
+        there = torch.as_tensor(mask, device=site["value"].device).expand(number)
         if self.group is None:
-            return slice(None), len(x)
-        label, value = self.group
-        sizes = run.step.strata.get(label)
-        if sizes is not None:
-            before = sum(sizes[:value])
-            return slice(before, before + sizes[value]), len(x)
-        if label not in run.model.nodes:
-            raise InputError(f"group: got the label {label!r}; expected one of the model")
-        return run.model.nodes[label]["value"] == value, len(x)
+            return there, number
+        return there & (run.model.nodes[self.group[0]]["value"] == self.group[1]), number
 
 
 def _spread(values: Tensor, rows: slice | Tensor, size: int) -> Tensor:

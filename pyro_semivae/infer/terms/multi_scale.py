@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_semivae.errors import InputError, check_count, check_number
 from pyro_semivae.infer.base import Term
 from pyro_semivae.infer.run import Run
+from pyro_semivae.infer.tables import masked
 
 
 class MultiScaleTerm(Term):
@@ -19,8 +19,9 @@ class MultiScaleTerm(Term):
     .. math::
         -\frac{1}{K \lambda} \sum_{k=0}^{K-1} 4^k \lVert P_k(x) - P_k(E[x|z]) \rVert_1
 
-    P_k takes the mean of 2^k x 2^k pixels, and 4^k makes up for their smaller number. Up to a constant it is the
-    log-likelihood of a density of x whose entries depend on each other; with one scale, of independent Laplace pixels.
+    P_k takes the mean of 2^k x 2^k pixels (an odd row or column is left out), and 4^k makes up for their smaller
+    number. Up to a constant it is the log-likelihood of a density of x whose entries depend on each other; with one
+    scale, of independent Laplace pixels.
     It takes the place of log p(x|z) where thin lines matter: the median of a thin line that may lie anywhere is none at
     all, the mean of a patch sees it.
 
@@ -38,11 +39,12 @@ class MultiScaleTerm(Term):
         name = next(name for name in run.roles.data if run.model.nodes[name]["value"].is_floating_point())
         site = run.model.nodes[name]
         difference = site["value"] - site["fn"].mean
-        if difference.dim() != 4 or min(difference.shape[2:]) < 2**self.scales:
+        least = 2 ** (self.scales - 1)
+        if difference.dim() != 4 or min(difference.shape[2:]) < least:
             got = f"data of shape {tuple(difference.shape)}"
-            raise InputError(f"MultiScaleTerm: got {got}; expected images (B, C, H, W) from {2**self.scales} pixels up")
+            raise InputError(f"MultiScaleTerm: got {got}; expected images (B, C, H, W) from {least} pixels up")
         total: Tensor | float = 0.0
         for k in range(self.scales):
             total = total + 4**k * difference.abs().flatten(1).sum(1)
             difference = F.avg_pool2d(difference, 2) if k + 1 < self.scales else difference
-        return {f"-|{name} - E[{name}|.]|": torch.as_tensor(-total / (self.scales * self.scale))}
+        return {f"-|{name} - E[{name}|.]|": masked(-total / (self.scales * self.scale), site)}

@@ -41,6 +41,8 @@ class SwapTerm(Term):
         if self.latent not in run.latents or label not in run.model.nodes:
             got = f"the latent {self.latent!r} and the label {label!r}"
             raise InputError(f"SwapTerm: got {got}; expected ones of the model, {', '.join(run.model.nodes)}")
+        if run.labels or run.continuous or run.particle_dim != -2:
+            raise InputError("SwapTerm: got a model with labels that may be missing; expected known ones, of Groups")
         rows = run.model.nodes[label]["value"] == value
         # The rows of the group one after another, in a random order: each has the next one's, the last the first's.
         order = torch.argsort(torch.rand(len(rows), device=rows.device) + (~rows).float())
