@@ -28,7 +28,7 @@ from pyro_semivae.tasks.latents import (
 
 
 @task
-def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws: int = 1000) -> Latents:
+def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_proposals: int = 1000) -> Latents:
     """Characteristic latents for labels, where only the guide's classifier knows both: rejection (REVAE, Appendix A).
 
     Draws from the prior, entry by entry of several labels, until q(y | z) exceeds `confidence`; a missing label accepts
@@ -36,22 +36,22 @@ def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_draws:
 
     Args:
         y: labels, `(B,)` or `(B, L)`.
-        max_draws: the maximum number of proposals; an entry then takes the best one, and a warning counts such entries.
+        max_proposals: the maximum number of proposals; an entry then takes the best one, and a warning counts such entries.
 
     Returns the characteristic sites' values, by name.
 
     Raises:
         InputError: the model has no characteristic latents; `confidence` is not between 0 and
-            1; `max_draws` is below 1.
+            1; `max_proposals` is below 1.
     """
     check_available(vae, "characterise")
     check_confidence(confidence)
-    check_count("max_draws", max_draws)
+    check_count("max_proposals", max_proposals)
     y = vae.label_values(y)
     missing, best, found = is_missing(y), torch.full(y.shape, -1.0, device=y.device), {}
     (blank, _), at_once = vae.blank(len(y)), 50
     samples = pyro.plate("samples", at_once, dim=-1 - vae.max_plate_nesting)
-    for _ in range(-(-max_draws // at_once)):
+    for _ in range(-(-max_proposals // at_once)):
         with LocalParameters(), Impute(), Until(vae.characteristic) as prior, samples:
             vae.model(None, y)
         drawn = {name: site["value"] for name, site in prior.sites.items()}
@@ -179,7 +179,7 @@ def _closest_point(border: _Border, start: Tensor, steps: int) -> tuple[Tensor, 
 
 @task
 def vary_within(
-    vae: SemiVAE, x: Tensor, num_samples: int = 1, *, confidence: float = 0.5, max_draws: int = 1000
+    vae: SemiVAE, x: Tensor, num_samples: int = 1, *, confidence: float = 0.5, max_proposals: int = 1000
 ) -> Tensor:
     """Images whose characteristics are others of the same labels (REVAE, Appendix A), `(num_samples, B, C, H, W)`.
 
@@ -191,7 +191,7 @@ def vary_within(
     probs = classify(vae, x, mean=True)
     y = vae.labels.most_probable(probs)
     draws = range(check_count("num_samples", num_samples))
-    drawn = (characterise(vae, y, confidence=confidence, max_draws=max_draws) for _ in draws)
+    drawn = (characterise(vae, y, confidence=confidence, max_proposals=max_proposals) for _ in draws)
     return torch.stack([decode(vae, {**latents, **z}) for z in drawn])
 
 

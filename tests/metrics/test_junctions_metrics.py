@@ -17,7 +17,7 @@ from pyro_semivae.data import ImageData
 
 
 @pytest.mark.parametrize("binary", [False, True])
-def test_a_judge_learns_from_the_training_rows_and_is_measured_on_the_test_rows(binary, tmp_path):
+def test_an_evaluator_learns_from_the_training_rows_and_is_measured_on_the_test_rows(binary, tmp_path):
     """Test labels are all wrong: what learned from the training rows is never right, and what did not would be."""
     torch.set_default_dtype(torch.float32)
     y = torch.arange(240) % 3
@@ -36,7 +36,7 @@ def test_a_judge_learns_from_the_training_rows_and_is_measured_on_the_test_rows(
         assert accuracy == 0 and metrics.accuracy(regression(x), y) == 1
 
 
-def test_a_judge_learns_nothing_of_missing_labels(tmp_path):
+def test_an_evaluator_learns_nothing_of_missing_labels(tmp_path):
     """Two thirds of the labels that are on are missing: it still says that they are on."""
     torch.set_default_dtype(torch.float32)
     y = (torch.arange(240) % 2)[:, None].float()
@@ -47,7 +47,7 @@ def test_a_judge_learns_nothing_of_missing_labels(tmp_path):
     assert accuracy == 1
 
 
-def test_the_judges_learning_rate_is_half_a_cosine(monkeypatch, tmp_path):
+def test_the_evaluators_learning_rate_is_half_a_cosine(monkeypatch, tmp_path):
     rates = []
 
     class Recording(torch.optim.Adam):

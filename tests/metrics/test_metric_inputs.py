@@ -126,7 +126,7 @@ def known_and_half_known(binary):
 
 
 @pytest.mark.parametrize("binary", [False, True])
-def test_the_judge_learns_from_the_known_rows_and_is_tested_on_them(binary, tmp_path):
+def test_the_evaluator_learns_from_the_known_rows_and_is_tested_on_them(binary, tmp_path):
     """Bit for bit that of a set without the others."""
     torch.set_default_dtype(torch.float32)
     half, known = known_and_half_known(binary)

@@ -66,7 +66,7 @@ def test_m3_generates_by_rejection(labels):
     assert (chosen > 0.6).all()
     assert tasks.generate(vae, y[:4], 2).shape == (2, 4, *SHAPE)
     with pytest.warns(UserWarning, match=r"labels found no draw with q\(y\|z\) > 0.999"):
-        tasks.characterise(vae, y, confidence=0.9999999, max_draws=2)
+        tasks.characterise(vae, y, confidence=0.9999999, max_proposals=2)
 
     latents = tasks.infer(vae, x)
     y_new = torch.full((6, L), torch.nan) if several else torch.full((6,), MISSING)
@@ -170,7 +170,7 @@ def test_a_task_works_or_says_why_not_and_what_to_use(model, labels):
     [
         ({"confidence": 0.0}, "confidence: got 0.0; expected a number between 0 and 1"),
         ({"confidence": float("nan")}, "confidence: got nan"),
-        ({"max_draws": 0}, "max_draws: got 0"),
+        ({"max_proposals": 0}, "max_proposals: got 0"),
     ],
 )
 def test_rejection_checks_its_options(options, message):

@@ -68,7 +68,7 @@ def test_a_cache_on_a_full_disk_is_said_and_goes_without(tmp_path, capsys):
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("what", ["classifier", "posterior", "logistic"])
-def test_a_damaged_judge_is_trained_anew(what, tmp_path, capsys):
+def test_a_damaged_evaluator_is_trained_anew(what, tmp_path, capsys):
     torch.set_default_dtype(torch.float32)
     digits = data.load("digits")
     evaluator, _ = evaluators.independent_classifier(digits, steps=3, cache=tmp_path / "evaluator", progress=False)
@@ -105,7 +105,7 @@ def test_a_damaged_judge_is_trained_anew(what, tmp_path, capsys):
         assert torch.equal(again, probs) and same == accuracy and digest(load_checkpoint(path)) == digest(state)
 
 
-def test_the_cached_judge_of_other_images_is_another(tmp_path):
+def test_the_cached_evaluator_of_other_images_is_another(tmp_path):
     """The same sums, rows in another order: a posterior fitted to them is not the one that is there."""
     digits = data.load("digits")
     paths = {
