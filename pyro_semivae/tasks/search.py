@@ -36,7 +36,7 @@ def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_propos
 
     Args:
         y: labels, `(B,)` or `(B, L)`.
-        max_proposals: the maximum number of proposals; an entry then takes the best one, and a warning counts such entries.
+        max_proposals: how many are made at most; an entry then takes the best one, and a warning counts such entries.
 
     Returns the characteristic sites' values, by name.
 
