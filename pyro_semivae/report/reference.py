@@ -78,7 +78,7 @@ def divergences(vae: SemiVAE, data: ReferenceData, number: int = 500) -> dict[st
     """KL(q || p) of the latents on up to `number` unlabelled and reference images, nats: see `measure_reference`."""
     out, target = {}, set(vae.characteristic)
     for group, end in ((0, ""), (1, "_reference")):
-        values = _terms(vae, data.x[data.y == group][:number], group)
+        values = _terms(vae, data.x[(data.y == group).nonzero()[:number, 0]], group)
         latents = [*tasks.infer(vae, data.test.x[:1])]
         for what, names in (("common", set(latents) - target), ("target", set(latents) & target)):
             if names and not (group and what == "target"):
@@ -184,7 +184,7 @@ def draw_reference(vae: SemiVAE, data: ReferenceData, history: History, out: str
     `reconstructions` and `training`, as PNGs. Of a model without target factors of its own: the last two."""
     out, device = writable_folder(out, "out"), next(vae.parameters()).device
     x = vae.images(data.test.x[:SHOWN])
-    reference = vae.images(data.x[data.y == 1][:SHOWN])
+    reference = vae.images(data.x[(data.y == 1).nonzero()[:SHOWN, 0]])
     given = {} if "y" not in vae.spaces else {"y": torch.ones(len(reference), dtype=torch.long)}
     of_x, of_reference = tasks.infer(vae, x), tasks.infer(vae, {"x": reference, **given} if given else reference)
     rows = [x, tasks.decode(vae, of_x), reference, tasks.decode(vae, of_reference)]
