@@ -42,13 +42,12 @@ class TraceSymmetricKL_ELBO(Sum):
     Raises:
         InputError: there is no ratio; two generate in different ways.
 
-    >>> from torch import nn
-    >>> from pyro_semivae.nn import Discriminator, MLPs
+    >>> from pyro_semivae.nn import MLPs
     >>> from pyro_semivae.models import VAE
     >>> from pyro_semivae.spaces import Classes
     >>> import torch
     >>> vae = VAE((1, 8, 8), Classes(2), z=3, networks=MLPs((16,)))
-    >>> elbo = TraceSymmetricKL_ELBO(DensityRatio("z", net=Discriminator((1, 8, 8), [3])))
+    >>> elbo = TraceSymmetricKL_ELBO(DensityRatio("z", net=MLPs((16,)).discriminator((1, 8, 8), [3])))
     >>> list(elbo.weighted_terms(vae.model, vae.guide, torch.rand(4, 1, 8, 8)))
     ['log p(x|z)', '-J(x,z)', 'log q(z|x~)']
     """

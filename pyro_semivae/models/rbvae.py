@@ -68,7 +68,7 @@ class RbVAE(SemiVAE):
     >>> from pyro_semivae.nn import MLPs
     >>> vae = RbVAE((1, 8, 8), z=3, e=2, networks=MLPs((16,)))
     >>> list(vae.elbo().terms(vae.model, vae.guide, torch.rand(4, 1, 8, 8), torch.tensor([0, 0, 1, 1])))
-    ['log p(y)', 'log p(x|z,e)', 'log p(z)', '-log q(z|x)', 'log p(e|y)', '-log q(e|x)']
+    ['log p(y)', 'log p(x|z,e)', 'log p(z)', '-log q(z|x)', 'log p(e|y)', '-log q(e|x,y)']
 
     Reference: A. Ruiz, O. Martinez, X. Binefa, J. Verbeek, "Learning Disentangled Representations with Reference-Based
     Variational Autoencoders", 2019 (arXiv 1901.08534).

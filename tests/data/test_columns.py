@@ -76,7 +76,7 @@ def test_kinds_say_otherwise():
         ({"a": np.array([1.0, -1, 0])}, None, "a: got -1 and other whole numbers"),
         ({"a": np.array([2.0, -1, 0])}, {"a": "class"}, "a: got -1 and other whole numbers"),
         ({"a": np.zeros((3, 2, 2))}, None, r"a: got float64 of shape \(3, 2, 2\)"),
-        ({"a": np.zeros((3, 2))}, {"a": "class"}, r"a: got shape \(3, 2\); expected as classes are \(N,\)"),
+        ({"a": np.zeros((3, 2))}, {"a": "class"}, r"a: got shape \(3, 2\); expected classes \(N,\)"),
         ({"a": [["u", "v"], ["u", "w"]]}, None, r"a: got texts of shape \(2, 2\)"),
         ({"a": [[1, 2], [3]]}, None, "a: got no array"),
         ({"a": [1j, 2j]}, None, "a: got complex128"),

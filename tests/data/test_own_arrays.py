@@ -141,7 +141,7 @@ def test_the_split_of_an_array_on_disk(tmp_path):
         ({}, "source: got the names"),
         ({"a": np.zeros((4, 2)), "b": np.zeros((4, 3))}, "data: got a of 2 dimensions, b of 2 dimensions; expected"),
         ({"a": [1, 2]}, "data: got a of 1 dimensions"),
-        ({"x": np.zeros(4)}, r"x: got shape \(4,\); expected as data are"),
+        ({"x": np.zeros(4)}, r"x: got shape \(4,\); expected data"),
         ({"x": np.zeros((4, 2)), "y": [0, 1]}, "y: got 2 rows; expected as many as data, 4"),
         ({"x": np.zeros((4, 2)), "y": np.array(3)}, "y: got 0 rows"),
         ({"x": np.zeros((4, 2)), "y": 3}, "y: got 0 rows"),

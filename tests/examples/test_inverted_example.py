@@ -135,9 +135,9 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(example):
     assert spent < json.loads(Path("part/metrics.json").read_text())["seconds"] < 2 * spent
     first_stage = sum(record["seconds"] for record in whole[0][3]["history"])
     assert whole[1][3]["config"]["seconds_before_training"] >= first_stage > 0
-    with pytest.raises(InputError, match=r"--first-epochs: got 3; expected with --resume is 2, as before"):
+    with pytest.raises(InputError, match=r"--first-epochs: got 3; expected 2 with --resume, as before"):
         example("--out", "part", "--resume", "--first-epochs", 3)
-    with pytest.raises(InputError, match=r"--true-epochs: got 1; expected with --resume is 0, as before"):
+    with pytest.raises(InputError, match=r"--true-epochs: got 1; expected 0 with --resume, as before"):
         example("--out", "part", "--resume", "--true-epochs", 1)
     for part in (whole[-1][0].p_z, whole[-1][0].q_z):  # a checkpoint's model is compared by its text
         assert "low=-1.5, high=1.5" in repr(part)
@@ -177,7 +177,7 @@ def test_two_runs_side_by_side(example, monkeypatch, tmp_path):
     with pytest.raises(InputError, match=r"runs: got runs with labels of \[4, 5\] classes; expected one number"):
         space["main"]()
     monkeypatch.setattr(sys, "argv", ["compare.py", "inverted", "--faces", "3"])
-    with pytest.raises(InputError, match="--faces: got 3; expected with InvertedVAE's runs is none"):
+    with pytest.raises(InputError, match="--faces: got 3; expected none with InvertedVAE's runs"):
         space["main"]()
     del config["shear"]
     Path("m2/config.json").write_text(json.dumps(config))

@@ -96,7 +96,7 @@ def test_arrays(run, tmp_path):
         (("--dataset", "squares", "--kinds", "age"), "--kinds: got 'age'; expected columns and kinds as"),
         (("--dataset", "squares", "--kinds", "age=colour"), "--kinds: got"),
         (("--dataset", "squares", "--csv", "none.csv"), "none.csv"),
-        (("--dataset", "digits", "--label", "Kind"), "--label: got digits as --dataset; expected with these is a path"),
+        (("--dataset", "digits", "--label", "Kind"), "--label: got digits as --dataset; expected a path with these"),
         (("--dataset", "squares", "--label", "Kind", "--labelled", "1000"), "--labelled: got 1000 rows"),
     ],
 )

@@ -280,13 +280,16 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"guide: failed in reverse .*expected guides with sites for all"):
         TraceReverse_ELBO().weighted_terms(m2.model, m2.guide, None, Y["classes"])
     for y in (None, Y["classes"].where(Y["classes"] != 1, -1)):
-        with pytest.raises(ValueError, match="y: got missing labels of given data 'x'; expected in reverse are known"):
+        with pytest.raises(ValueError, match="y: got missing labels of given data 'x'; expected known ones in reverse"):
             TraceReverse_ELBO().weighted_terms(vae.model, vae.guide, torch.rand(6, *SHAPE), y)
     with pytest.raises(ValueError, match="observed: got 'z', and values of the label 'y'; expected no values"):
         TraceReverse_ELBO(observed=("z",)).weighted_terms(vae.model, vae.guide, None, Y["classes"])
     for gradient in ("relaxed", "mean"):
         binary = make("binary")
-        with pytest.raises(ValueError, match=f"gradient: got '{gradient}'; expected for 'y', a label that is latent"):
+        with pytest.raises(
+            ValueError,
+            match=f"gradient: got '{gradient}'; expected 'reinforce' or 'hard' for 'y', a label that is latent",
+        ):
             binary.elbo(observed=("z",), gradient=gradient).parts()[1].what.weighted_terms(binary.model, binary.guide)
     with pytest.raises(ValueError, match="site 'x' is in the model only: with roles exchanged"):
         TraceReverse_ELBO().weighted_terms(
@@ -296,7 +299,9 @@ def test_what_does_not_fit_is_refused():
         TraceReverse_ELBO(observed=("y", "w")).weighted_terms(vae.model, vae.guide, None, Y["classes"])
     grid = Grid(exact=True)
     for gradient in ("relaxed", "mean"):
-        with pytest.raises(ValueError, match=f"gradient: got '{gradient}'; expected for 'z', which is not binary"):
+        with pytest.raises(
+            ValueError, match=f"gradient: got '{gradient}'; expected 'reinforce' or 'hard' for 'z', which is not binary"
+        ):
             TraceReverse_ELBO(gradient=gradient).weighted_terms(grid.model, grid.guide, None, torch.arange(4))
     for option, value in (("gradient", "soft"), ("temperature", 0.0)):
         with pytest.raises(ValueError, match=f"{option}: got "):

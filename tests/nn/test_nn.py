@@ -110,7 +110,7 @@ def test_convolutions_keep_the_scale_of_signals(shape):
 @pytest.mark.parametrize("shape", [(1, 15, 64), (1, 64, 15), (1, 8, 8), (64,)])
 def test_small_images_are_for_mlps(shape):
     for make in (lambda: Convs().encoder(shape, 7), lambda: Convs().decoder([9], shape)):
-        with pytest.raises(InputError, match=r"from 16x16 pixels up, and by MLPs\(\) any shape"):
+        with pytest.raises(InputError, match=r"from 16x16 pixels up by networks of convolutions; MLPs"):
             make()
 
 

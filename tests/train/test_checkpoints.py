@@ -416,7 +416,7 @@ def test_a_file_is_the_old_or_the_new_one(tmp_path, monkeypatch):
 def test_what_a_checkpoint_cannot_hold_is_refused_before_training(tmp_path):
     x, y, _ = rows()
     path = tmp_path / "checkpoint.pt"
-    with pytest.raises(ValueError, match=r"config\['where'\]: got pathlib.*expected in a checkpoint are"):
+    with pytest.raises(ValueError, match=r"config\['where'\]: got pathlib.*expected in a checkpoint"):
         fit(make(), x, y, **options(), checkpoint=path, config={"where": path})
     history = fit(make(), x, y, **options(epochs=1), checkpoint=path, on_epoch=lambda e, v: {"a": np.float64(0.5)})
     assert type(history[0]["a"]) is float and load_checkpoint(path)["history"][0]["a"] == 0.5
