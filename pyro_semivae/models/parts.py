@@ -28,7 +28,8 @@ from pyro_semivae.data.noise import shift
 from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.infer import ClassifierTerm, Objective, TraceLabels_ELBO
 from pyro_semivae.infer.weights import Weight, check_weight
-from pyro_semivae.nn import MLP, Coded, Convs, Entries, MLPs, Networks, Shape
+from pyro_semivae.nn import MLP, Coded, Convs, Entries, MLPs, Networks, PixelNormConvs, Shape
+from pyro_semivae.nn.convs import LEAST
 from pyro_semivae.spaces import Data, Labels, any_known
 
 MakeLikelihood = Callable[..., Likelihood]  # of a space and a network: a class of likelihoods, or a partial of one
@@ -150,6 +151,15 @@ def defaults(
         networks_for(space) if networks is None else networks,
         likelihood_for(space) if likelihood is None else likelihood,
     )
+
+
+def reference_defaults(
+    space: Data, networks: Networks | None, likelihood: MakeLikelihood | None
+) -> tuple[Networks, MakeLikelihood]:
+    """As `defaults`, of models with a reference set: Karras et al.'s blocks, and Laplace pixels of scale .1."""
+    if networks is None:
+        networks = PixelNormConvs() if space.pictures and min(space.shape[1:]) >= LEAST else networks_for(space)
+    return networks, partial(LaplaceLikelihood, scale=0.1) if likelihood is None else likelihood
 
 
 def characteristic(labels: Labels, z_c: int) -> int | Entries:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pyro
 import torch
 from torch import Tensor, nn
@@ -22,8 +20,7 @@ from pyro_semivae.infer import (
 from pyro_semivae.infer.weights import Weight, check_weight
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
-from pyro_semivae.nn import Networks, PixelNormConvs
-from pyro_semivae.nn.convs import LEAST
+from pyro_semivae.nn import Networks
 from pyro_semivae.spaces import Data, Groups
 
 UNLABELLED, REFERENCE = 0, 1
@@ -89,9 +86,7 @@ class RbVAE(SemiVAE):
         super().__init__(x=x_shape, y=Groups(2))
         parts.check_sizes(z=z, e=e)
         self.sizes = {"z": z, "e": e}
-        if networks is None:
-            networks = PixelNormConvs() if min(self.x_shape[1:]) >= LEAST else parts.networks_for(self.spaces["x"])
-        likelihood = partial(LaplaceLikelihood, scale=0.1) if likelihood is None else likelihood
+        networks, likelihood = parts.reference_defaults(self.spaces["x"], networks, likelihood)
         self.networks = networks
         e_r = nn.Parameter(torch.zeros(e))
         self.p_y = LabelPrior(self.spaces["y"])

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pyro
 from torch import Tensor
 
-from pyro_semivae.conditionals import Gaussian, LabelPrior, LaplaceLikelihood, Point, StandardNormal, WithoutDensity
+from pyro_semivae.conditionals import Gaussian, LabelPrior, Point, StandardNormal, WithoutDensity
 from pyro_semivae.infer import DensityRatio, Generate, Objective, SwapTerm, TraceLabels_ELBO
 from pyro_semivae.infer.weights import Weight, check_weight
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
-from pyro_semivae.nn import Networks, PixelNormConvs
-from pyro_semivae.nn.convs import LEAST
+from pyro_semivae.nn import Networks
 from pyro_semivae.spaces import Data, Groups
 
 
@@ -71,9 +68,7 @@ class SwapVAE(SemiVAE):
     ):
         super().__init__(x=x_shape, y=Groups(2))
         parts.check_sizes(z=z, e=e)
-        if networks is None:
-            networks = PixelNormConvs() if min(self.x_shape[1:]) >= LEAST else parts.networks_for(self.spaces["x"])
-        likelihood = partial(LaplaceLikelihood, scale=0.1) if likelihood is None else likelihood
+        networks, likelihood = parts.reference_defaults(self.spaces["x"], networks, likelihood)
         self.networks = networks
         self.p_y = LabelPrior(self.spaces["y"])
         self.p_z, self.p_e = StandardNormal(z), WithoutDensity(StandardNormal(e))
