@@ -102,3 +102,8 @@ def without_gradients(trace: Trace) -> Trace:
     for name, site in sample_sites(trace):
         copied.nodes[name] = {**site, "value": site["value"].detach()}
     return copied
+
+
+def masked_rows(values: Tensor, site: dict) -> Tensor:
+    """A number for each row, `(B,)`, 0 where `poutine.mask` leaves a site of the row out."""
+    return to_rows(masked(values.reshape(-1, *(1,) * (-1 - row_dim(site))), site), site)

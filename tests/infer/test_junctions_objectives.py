@@ -227,6 +227,7 @@ def test_masked_rows_do_not_count(name, kind):
         "sampled": {"marginal": name},
     }.get(name, {})
     added = ((2.0, EntropyTerm()), (3.0, BalanceTerm()))
+    options |= {"image_weight": 0.5} if model is InvertedVAE else {}
     elbo = weighed(vae, added=added, **options) if model is CCVAE else vae.elbo(**options)
     y, counts = Y[kind], torch.tensor([False, True, True, False, False, True])
     mask = counts if kind == "classes" else counts[:, None]

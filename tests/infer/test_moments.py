@@ -6,11 +6,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from torch import nn
 from torch.testing import assert_close
 
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer import BatchTotalCorrelation, DIPTerm, LocalParameters, Step, TraceLabels_ELBO
+from pyro_semivae.infer import BatchTotalCorrelation, DIPTerm, LocalParameters, Step, TotalCorrelation, TraceLabels_ELBO
 from pyro_semivae.models import CCVAE, VAE
 from pyro_semivae.nn import MLPs
 from pyro_semivae.spaces import Binary, Classes
@@ -143,3 +144,24 @@ def test_what_is_wrong_is_said():
         BatchTotalCorrelation(1)
     with pytest.raises(InputError, match="kind: got 'III'"):
         DIPTerm("III")
+
+
+def test_rows_that_are_masked_do_not_count():
+    """`poutine.mask`: rows have terms of 0; moments are those of the rows that are left."""
+    torch.manual_seed(0)
+    vae, x = VAE((1, 4, 7), Classes(2), z=3, networks=MLPs((6,))), torch.rand(5, 1, 4, 7)
+    keep = torch.tensor([True, False, True, True, False])
+    critic = TotalCorrelation(hidden=(4,))
+    functions = [poutine.mask(fn, mask=keep) for fn in (vae.model, vae.guide)]
+
+    def terms(elbo, *functions, x=x):
+        torch.manual_seed(1)
+        with LocalParameters():
+            return {value.name: value.value for value in elbo.evaluate(Step(*functions, (x,))).values}
+
+    masked = terms(vae.elbo() + DIPTerm("II"), *functions)
+    left = terms(vae.elbo() + DIPTerm("II"), vae.model, vae.guide, x=x[keep])
+    assert_close(masked["-DIP-II(z)"], left["-DIP-II(z)"])
+    for term in (BatchTotalCorrelation(9), critic):
+        plain, masked = terms(vae.elbo() + term, vae.model, vae.guide), terms(vae.elbo() + term, *functions)
+        assert plain["-TC(z)"].all() and torch.equal(masked["-TC(z)"], torch.where(keep, plain["-TC(z)"], 0.0))

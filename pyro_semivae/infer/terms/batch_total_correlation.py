@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_semivae.errors import InputError, check_choice, check_count
 from pyro_semivae.infer.base import Term
 from pyro_semivae.infer.run import Run
+from pyro_semivae.infer.tables import masked_rows
 
 Sampling = Literal["weighted", "stratified", "uniform"]
 
@@ -61,7 +62,7 @@ class BatchTotalCorrelation(Term):
         log_w = self._log_weights(number, log_q)
         joint = (log_q.sum(2) + log_w).logsumexp(1)
         each = (log_q + log_w.unsqueeze(2)).logsumexp(1).sum(1)
-        return {f"-TC({','.join(names)})": each - joint}
+        return {f"-TC({','.join(names)})": masked_rows(each - joint, run.model.nodes[names[0]])}
 
     def _densities(self, run: Run, name: str) -> Tensor:
         fn = run.guide.nodes[name]["fn"]

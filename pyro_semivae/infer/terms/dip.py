@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_semivae.errors import InputError, check_choice, check_number
 from pyro_semivae.infer.base import Term
 from pyro_semivae.infer.run import Run
+from pyro_semivae.infer.tables import masked_rows
 
 
 class DIPTerm(Term):
@@ -45,10 +46,13 @@ class DIPTerm(Term):
         mean = torch.cat([fn.mean.flatten(1) for fn in densities], 1)  # (B, D)
         if len(mean) < 2:
             raise InputError("DIPTerm: got a batch of one row; expected two or more")
-        centred = mean - mean.mean(0)
-        covariance = centred.T @ centred / len(mean)
+        counts = masked_rows(torch.ones_like(mean[:, 0]), run.model.nodes[names[0]])
+        weights = (counts / counts.sum().clamp(min=1)).unsqueeze(1)  # of the rows that are not masked
+        centred = mean - (weights * mean).sum(0)
+        covariance = centred.T @ (weights * centred)
         if self.kind == "II":
-            covariance = covariance + torch.cat([fn.variance.flatten(1) for fn in densities], 1).mean(0).diag()
+            variance = torch.cat([fn.variance.flatten(1) for fn in densities], 1)
+            covariance = covariance + (weights * variance).sum(0).diag()
         diagonal = covariance.diagonal()
         off = covariance.square().sum() - diagonal.square().sum()
         return {f"-DIP-{self.kind}({','.join(names)})": -off - self.ratio * (diagonal - 1).square().sum()}

@@ -13,6 +13,7 @@ from pyro_semivae.infer.base import Term
 from pyro_semivae.infer.evidence import Impute
 from pyro_semivae.infer.roles import sample_sites
 from pyro_semivae.infer.run import Run
+from pyro_semivae.infer.tables import masked, to_rows
 from pyro_semivae.spaces import is_missing
 
 
@@ -39,6 +40,7 @@ class ImageTerm(Term):
             got = f"{len(data)} sites of data and the labels {list(run.observed)}"
             raise InputError(f"ImageTerm: got {got}; expected one of each")
         (site,), (y,) = data, run.observed.values()
-        distance = (site["value"] - site["fn"].mean).square().flatten(1).sum(1)
+        squared = (site["value"] - site["fn"].mean).square().flatten(-site["fn"].event_dim).sum(-1)
+        distance = to_rows(masked(squared, site), site)
         known = ~is_missing(y).reshape(len(y), -1).any(1)
         return {"-||x - E[x|y,z]||^2": F.pad(-distance * known[: len(distance)], (0, len(y) - len(distance)))}

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from pyro_semivae.errors import InputError, check_number
 from pyro_semivae.infer.base import Term
 from pyro_semivae.infer.run import Run
+from pyro_semivae.infer.tables import masked_rows
 
 
 class TotalCorrelation(Term):
@@ -59,7 +60,8 @@ class TotalCorrelation(Term):
         z = self._samples(run)
         fixed = {name: parameter.detach() for name, parameter in self.critic.named_parameters()}
         log_ratio = functional_call(self.critic, fixed, (z,))[:, 0].to(z.dtype)
-        return {f"-TC({','.join(self.latents or run.latents)})": -log_ratio}
+        names = self.latents or run.latents
+        return {f"-TC({','.join(names)})": masked_rows(-log_ratio, run.model.nodes[names[0]])}
 
     def loss(self, run: Run) -> Tensor:
         z = self._samples(run).detach()
