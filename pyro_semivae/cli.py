@@ -14,7 +14,7 @@ import torch
 
 from pyro_semivae import data, flags
 from pyro_semivae.data.chexpert import POLICIES
-from pyro_semivae.data.styled import SIZES
+from pyro_semivae.data.reference import SIZES
 from pyro_semivae.defaults import by_label, by_networks
 from pyro_semivae.errors import InputError
 from pyro_semivae.flags import Flags, count, flag, number
@@ -142,18 +142,19 @@ class Common(Trained):
 class Reference(Trained):
     """The flags of the models that learn from reference images."""
 
-    DEFAULTS: ClassVar = {"epochs": {"digits": 40, "*": 5}}
+    DEFAULTS: ClassVar = {"epochs": {"digits": 40, "*": 5}, "image_size": {"faces": 64, "*": 32}}
 
     batch_size: int = flag(32, "images of each set, unlabelled and reference, in a step", count())
     dataset: str = flag(
         "auto",
-        "what the images are made of; auto: mnist (falls back on the built-in digits)",
-        choices=["auto", "mnist", "fashionmnist", "digits"],
+        "outlines of what, in random styles; faces: rendered ones, whose mouth is learned; auto: mnist (falls back on "
+        "the built-in digits)",
+        choices=["auto", "mnist", "fashionmnist", "digits", "faces"],
     )
     image_size: int = flag(32, "pixels of the sides; the paper's: 64", int, choices=list(SIZES))
     images: int = flag(
         16_000,
-        "take the first N training images: half of them are references, each other one has two styles; 0: all",
+        "take N training images: half of them are references, each other one has two styles (of faces: one); 0: all",
         count(0),
     )
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from pyro_semivae.caches import cache_folder, cached_checkpoint
 from pyro_semivae.checkpoints import load_weights
-from pyro_semivae.data.styled import ReferenceData, Styled
+from pyro_semivae.data.reference import ReferenceData, Shown
 from pyro_semivae.digests import digest
 from pyro_semivae.evaluators import ImageClassifier
 from pyro_semivae.files import check_fields
@@ -82,7 +82,7 @@ def independent_probe(
 
 
 @torch.enable_grad()
-def _train(network: ImageClassifier, pool: Styled, number: int, steps: int, what: str, progress: bool) -> None:
+def _train(network: ImageClassifier, pool: Shown, number: int, steps: int, what: str, progress: bool) -> None:
     device = next(network.parameters()).device
     network.train()
     optimiser = torch.optim.Adam(network.parameters(), 1e-3, fused=True)

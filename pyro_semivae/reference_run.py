@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyro_semivae import data, report
-from pyro_semivae.data.styled import ReferenceData, styled
+from pyro_semivae.data.reference import ReferenceData
 from pyro_semivae.errors import InputError
 from pyro_semivae.flags import naming
 from pyro_semivae.infer import Objective
@@ -32,18 +32,8 @@ class ReferenceRun(Run[S]):
 
     def __init__(self, args: S, preferred: str = "mnist"):
         super().__init__(args)
-        if args.smoke_test:
-            base = data.load_small("digits")
-        elif args.dataset == "auto":
-            base, self.fallback = data.load_auto(preferred, args.data_dir)
-        else:
-            base = data.load(args.dataset, args.data_dir)
-        self.args = args = args.for_data(base.name)
-        if args.hold_out:
-            with naming("--hold-out", "num_rows"):
-                base = base.hold_out(args.hold_out)
-        with naming("--images", "images"):
-            self.data: ReferenceData = styled(base, args.image_size, images=args.images, seed=args.seed)
+        self.data: ReferenceData = self._mouths() if args.dataset == "faces" else self._styled(preferred)
+        args = self.args
         self._check_numbers()
         self.dataset = self.data.name
         self.open_folder()
@@ -52,6 +42,27 @@ class ReferenceRun(Run[S]):
             f"{self.dataset}: {pool} unlabelled images, {references} references; {self.device}; writing to {self.out}",
             flush=True,
         )
+
+    def _mouths(self) -> ReferenceData:
+        args = self.args = self.args.for_data("faces")
+        measured = {"measured": 200} if args.smoke_test else {}
+        with naming("--images", "images"):
+            return data.mouths(args.image_size, images=args.images, held_out=args.hold_out, **measured)
+
+    def _styled(self, preferred: str) -> ReferenceData:
+        args = self.args
+        if args.smoke_test:
+            base = data.load_small("digits")
+        elif args.dataset == "auto":
+            base, self.fallback = data.load_auto(preferred, args.data_dir)
+        else:
+            base = data.load(args.dataset, args.data_dir)
+        args = self.args = args.for_data(base.name)
+        if args.hold_out:
+            with naming("--hold-out", "num_rows"):
+                base = base.hold_out(args.hold_out)
+        with naming("--images", "images"):
+            return data.styled(base, args.image_size, images=args.images, seed=args.seed)
 
     def _check_numbers(self) -> None:
         """What the measures at the end need is told before the training."""

@@ -5,13 +5,15 @@ from pyro_semivae.data.batches import Batch, Batches
 from pyro_semivae.data.celeba import load_celeba
 from pyro_semivae.data.chexpert import load_chexpert
 from pyro_semivae.data.image_data import ImageData
+from pyro_semivae.data.mouths import mouths
 from pyro_semivae.data.noise import adversarial, alternate, jitter, only_with_grad, shift
 from pyro_semivae.data.own import load_arrays, load_path
 from pyro_semivae.data.own_dataset import load_dataset
 from pyro_semivae.data.own_folder import load_folder
+from pyro_semivae.data.reference import ReferenceData
 from pyro_semivae.data.sets import NAMES, data_root, load, load_auto, load_small
 from pyro_semivae.data.splits import drop_partly_labelled, hide, labelled_rows, lose_labels, parse_labelled
-from pyro_semivae.data.styled import ReferenceData, styled
+from pyro_semivae.data.styled import styled
 from pyro_semivae.data.table import Table
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "load_path",
     "load_small",
     "lose_labels",
+    "mouths",
     "only_with_grad",
     "parse_labelled",
     "shift",

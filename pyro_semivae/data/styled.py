@@ -3,59 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_semivae.data.image_data import ImageData
+from pyro_semivae.data.reference import SIZES, ReferenceData, Shown
 from pyro_semivae.errors import InputError, check_count
 
 FACTORS = ("scale", "width", "red", "green", "blue")
-SIZES = (32, 64)
 SMALL = 16  # pixels
-
-
-@dataclass(frozen=True)
-class Styled:
-    """Images with the style that each was given, and what they show.
-
-    Attributes:
-        x: uint8 `(N, 3, S, S)`. factors: `(N, 5)`, see `style`. classes: `(N,)`, of what is in the image.
-    """
-
-    x: Tensor
-    factors: Tensor
-    classes: Tensor
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-
-@dataclass(frozen=True)
-class ReferenceData:
-    """A pool of unlabelled images, a set of reference images whose target factors are constant, and images to measure.
-
-    Attributes:
-        name: of the data set. factor_names, class_names: of the target factors, and of what else is in an image.
-        x, y: training images, uint8 `(N, C, H, W)`, and 0 of unlabelled ones, 1 of references. The former come first.
-        pool: the unlabelled images with their factors and classes, on which no model is trained.
-        probing: images with factors to learn how to read features, in the pool's style. test: others, to measure.
-    """
-
-    name: str
-    factor_names: tuple[str, ...]
-    class_names: tuple[str, ...]
-    x: Tensor
-    y: Tensor
-    pool: Styled
-    probing: Styled
-    test: Styled
-
-    @property
-    def x_shape(self) -> tuple[int, int, int]:
-        return tuple(self.x.shape[1:])
 
 
 def styled(base: ImageData, size: int = 64, *, styles: int = 2, images: int = 0, seed: int = 0) -> ReferenceData:
@@ -83,17 +41,14 @@ def styled(base: ImageData, size: int = 64, *, styles: int = 2, images: int = 0,
         raise InputError(f"images: got {images} of {len(base.x)}; expected two or more")
     reference = outlines(base.x[:half], size).expand(-1, 3, -1, -1)
     shown, factors = style(outlines(base.x[half:number], size).repeat(styles, 1, 1, 1), generator)
-    pool = Styled(shown, factors, base.y[half:number].repeat(styles))
+    pool = Shown(shown, factors, base.y[half:number].repeat(styles))
     found, factors = style(outlines(base.x_test, size), generator)
-    measured = Styled(found, factors, base.y_test)
+    measured = Shown(found, factors, base.y_test)
     middle = len(measured) // 2
-    parts = [
-        Styled(measured.x[rows], measured.factors[rows], measured.classes[rows])
-        for rows in (slice(middle), slice(middle, None))
-    ]
+    parts = measured[:middle], measured[middle:]
     y = torch.cat([torch.zeros(len(pool), dtype=torch.long), torch.ones(len(reference), dtype=torch.long)])
     x = torch.cat([pool.x, reference])
-    pool = Styled(x[: len(pool)], pool.factors, pool.classes)  # the same memory
+    pool = Shown(x[: len(pool)], pool.factors, pool.classes)  # the same memory
     return ReferenceData(f"styled-{base.name}-{size}", FACTORS, base.label_names, x, y, pool, *parts)
 
 

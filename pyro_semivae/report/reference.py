@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from pyro_semivae import metrics, probes, tasks
-from pyro_semivae.data.styled import ReferenceData, Styled
+from pyro_semivae.data.reference import ReferenceData, Shown
 from pyro_semivae.files import writable_folder
 from pyro_semivae.infer.graph import same_term
 from pyro_semivae.models import SemiVAE
@@ -44,7 +44,9 @@ def measure_reference(
     `mean_absolute_error_all`, of all latents; `style_from_common`, the error of the scale (the first factor) read off
     the common factors, and `error_from_common_<factor>`; the same without any model, `error_median`, `error_pixels`
     (ridge regression) and `error_components` (lines on 32 principal components). `class_from_target` and
-    `class_from_common`: the accuracy of a logistic regression. `transfer_error` and `transfer_error_<factor>`: of
+    `class_from_common`: the accuracy of a logistic regression; where the target factors have a class,
+    `attribute_from_target`, `attribute_from_target_<name>` among the images of each, and the same `from_common`.
+    `transfer_error` and `transfer_error_<factor>`: of
     images with the common factors of B and the target factors of A, how far an independent probe finds them from A's;
     `digit_kept`: how often it finds B's class; `probe_error`, `probe_accuracy`: the probe's own, on test images.
     `kl_common`, `kl_target`, `kl_common_reference`: KL(q || p) of the common and the target factors of unlabelled
@@ -59,12 +61,15 @@ def measure_reference(
     out = {**_errors(found, found_test, target, data, "error"), "mean_absolute_error_all": 0.0}
     out["mean_absolute_error_all"] = _errors(found, found_test, [*found], data, "all")["mean_absolute_error"]
     out |= _anchors(data)
-    out["class_from_target"] = _class_accuracy(found, found_test, target, data)
+    classes, classes_test = data.probing.classes, data.test.classes
+    out["class_from_target"] = _accuracies(found, found_test, target, classes, classes_test)[0]
+    if data.attribute_names:
+        out |= _attributes(found, found_test, {"target": target, "common": common}, data)
     if common:
         of_common = _errors(found, found_test, common, data, "error_from_common")
         out["style_from_common"] = of_common[f"error_from_common_{data.factor_names[0]}"]
         out |= {name: value for name, value in of_common.items() if name != "mean_absolute_error"}
-        out["class_from_common"] = _class_accuracy(found, found_test, common, data)
+        out["class_from_common"] = _accuracies(found, found_test, common, classes, classes_test)[0]
         with RandomStreams(seed, device):
             out |= _transfer(vae, data, found_test, target, common, probe)
     out |= {"probe_error": probe.errors.mean().item(), "probe_accuracy": probe.accuracy}
@@ -97,7 +102,7 @@ def _terms(vae: SemiVAE, x: Tensor, group: int) -> dict[str, Tensor]:
     return {name: torch.cat([terms[name] for terms in found]) for name in found[0]}
 
 
-def _latents(vae: SemiVAE, images: Styled) -> dict[str, Tensor]:
+def _latents(vae: SemiVAE, images: Shown) -> dict[str, Tensor]:
     """The means of the guide, `(N, D)` each, the images taken as unlabelled ones."""
     parts = [tasks.infer(vae, x) for x in images.x.split(500)]
     return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
@@ -123,13 +128,29 @@ def _anchors(data: ReferenceData) -> dict[str, float]:
     return {f"error_{name}": errors.mean().item() for name, errors in found.items()}
 
 
-def _class_accuracy(
-    found: dict[str, Tensor], found_test: dict[str, Tensor], names: list[str], data: ReferenceData
-) -> float:
+def _accuracies(
+    found: dict[str, Tensor], found_test: dict[str, Tensor], names: list[str], classes: Tensor, classes_test: Tensor
+) -> tuple[float, dict[int, float]]:
+    """How often a logistic regression of latents finds the class of test images, in all and of each class."""
     features, features_test = (torch.cat([of[name] for name in names], 1).numpy() for of in (found, found_test))
-    regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
-    regression.fit(features, data.probing.classes.numpy())
-    return float(regression.score(features_test, data.test.classes.numpy()))
+    regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)).fit(features, classes.numpy())
+    right = torch.from_numpy(regression.predict(features_test)) == classes_test
+    each = {value: right[classes_test == value].double().mean().item() for value in classes_test.unique().tolist()}
+    return right.double().mean().item(), each
+
+
+def _attributes(
+    found: dict[str, Tensor], found_test: dict[str, Tensor], parts: dict[str, list[str]], data: ReferenceData
+) -> dict[str, float]:
+    """How well the class of the target factors can be told from either kind of latents."""
+    out = {}
+    for what, names in parts.items():
+        if names:
+            of = data.probing.attributes, data.test.attributes
+            out[f"attribute_from_{what}"], each = _accuracies(found, found_test, names, *of)
+            for value, accuracy in each.items():
+                out[f"attribute_from_{what}_{data.attribute_names[value].replace(' ', '_')}"] = accuracy
+    return out
 
 
 def _transfer(

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,6 +54,17 @@ def test_it_writes_what_it_promises_and_resumes(flags, run, tmp_path):
     assert sum(value.shape[1] for value in latents.values()) == 64
     code, _, err = run("rbvae.py", *flags, "--resume", "--epochs", 3)
     assert code == 0, err
+
+
+def test_faces_are_measured_by_their_smile_too(run, tmp_path):
+    code, _, err = run("rbvae.py", "--smoke-test", "--dataset", "faces", "--out", "out", "--width", 4)
+    assert code == 0, err
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert found["dataset"] == "mouths-64"
+    assert {"error_smile", "error_width", "transfer_error_smile", "digit_kept"} <= {*found}
+    assert {"attribute_from_target_smile", "attribute_from_common_no_smile"} <= {*found}
+    made = {path.stem for path in (tmp_path / "out").glob("*.png")}
+    assert made == {"reconstructions", "training", "transfer", "synthesis", "interpolation"}
 
 
 def objective_of(*flags):
@@ -122,7 +134,8 @@ def test_the_baselines_are_what_they_say(flags, added):
         (("--preset", "paper", "--scales", "2"), "--scales: got with --method rb-vae --preset paper"),
         (("--crossed", "1.5"), "--crossed: got 1.5"),
         (("--labelled", "3"), "unrecognized arguments: --labelled 3"),
-        (("--dataset", "faces"), "--dataset: invalid choice: 'faces'"),
+        (("--dataset", "celeba"), "--dataset: invalid choice: 'celeba'"),
+        (("--dataset", "faces", "--hold-out", "9"), "--hold-out: got 9 test images; expected 16 or more"),
     ],
 )
 def test_bad_flags_are_one_line(flags, message, run):
@@ -182,6 +195,26 @@ def test_transfer_takes_e_of_one_image_and_z_of_the_other(small, monkeypatch):
     assert measured["transfer_error"] == pytest.approx(0.0, abs=1e-6) and measured["digit_kept"] == 1.0
     swapped = reference._transfer(vae, small, {**found, "e": test.factors.flip(0)}, ["e"], ["z"], Probe())
     assert swapped["transfer_error"] > 0.1
+
+
+def test_the_class_of_the_target_is_told_from_e_and_not_from_z(small):
+    """e tells the one class of two always, the other in half of the images; z tells nothing."""
+    attributes = [torch.arange(len(part)) % 2 for part in (small.probing, small.test)]
+    parts = [replace(part, attributes=of) for part, of in zip((small.probing, small.test), attributes, strict=True)]
+    labelled = replace(small, probing=parts[0], test=parts[1], attribute_names=("no smile", "smile"))
+    e, e_test = (of.float().unsqueeze(1) for of in attributes)
+    e_test[1::4] = 0  # every second smile looks like none
+    found = [{"e": value, "z": torch.zeros(len(value), 2)} for value in (e, e_test)]
+    told = reference._attributes(*found, {"target": ["e"], "common": ["z"]}, labelled)
+    smiles = int(attributes[1].sum())
+    missed = len(e_test[1::4])
+    assert told["attribute_from_target_no_smile"] == 1.0
+    assert told["attribute_from_target_smile"] == pytest.approx(1 - missed / smiles)
+    assert told["attribute_from_target"] == pytest.approx(1 - missed / len(e_test))
+    assert {told[f"attribute_from_common_{name}"] for name in ("smile", "no_smile")} == {0.0, 1.0}
+    assert reference._attributes(*found, {"target": ["e"], "common": []}, labelled).keys() == {
+        name for name in told if "target" in name
+    }
 
 
 def test_signs_of_collapse_are_said():
