@@ -14,7 +14,6 @@ import torch
 
 from pyro_semivae import data, flags
 from pyro_semivae.data.chexpert import POLICIES
-from pyro_semivae.data.reference import SIZES
 from pyro_semivae.defaults import by_label, by_networks
 from pyro_semivae.errors import InputError
 from pyro_semivae.flags import Flags, count, flag, number
@@ -142,16 +141,18 @@ class Common(Trained):
 class Reference(Trained):
     """The flags of the models that learn from reference images."""
 
-    DEFAULTS: ClassVar = {"epochs": {"digits": 40, "*": 5}, "image_size": {"faces": 64, "*": 32}}
+    DEFAULTS: ClassVar = {"epochs": {"digits": 40, "*": 5}, "image_size": {"faces": 64, "affectnet": 64, "*": 32}}
 
     batch_size: int = flag(32, "images of each set, unlabelled and reference, in a step", count())
     dataset: str = flag(
         "auto",
-        "outlines of what, in random styles; faces: rendered ones, whose mouth is learned; auto: mnist (falls back on "
-        "the built-in digits)",
-        choices=["auto", "mnist", "fashionmnist", "digits", "faces"],
+        "outlines of what, in random styles; faces: rendered ones, whose mouth is learned; affectnet: expressions, "
+        "neutral faces as references; auto: mnist (falls back on the built-in digits)",
+        choices=["auto", "mnist", "fashionmnist", "digits", "faces", "affectnet"],
     )
-    image_size: int = flag(32, "pixels of the sides; the paper's: 64", int, choices=list(SIZES))
+    image_size: int = flag(
+        32, "pixels of the sides: 32 or 64, of affectnet any from 16; the paper's: 64, 96", count(16)
+    )
     images: int = flag(
         16_000,
         "take N training images: half of them are references, each other one has two styles (of faces: one); 0: all",

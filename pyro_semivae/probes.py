@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +20,34 @@ from pyro_semivae.evaluators import ImageClassifier
 from pyro_semivae.files import check_fields
 from pyro_semivae.progress import steps_of
 
-VERSION = 1  # of its training
+VERSION = 2  # of its training
 
 
 class Probe:
-    """Reads factors and the class off images.
+    """Reads factors, the class and the attribute off images: what a data set has of them.
 
     Attributes:
-        errors: the mean absolute error of each factor on the test images, `(F,)`. accuracy: of the class, there.
+        errors: the mean absolute error of each factor on the test images, `(F,)`. accuracies: of the class and of the
+            attribute, there; NaN where the data have none.
     """
 
-    def __init__(self, network: ImageClassifier, num_factors: int, errors: Tensor, accuracy: float):
-        self.network, self.num_factors, self.errors, self.accuracy = network, num_factors, errors, accuracy
+    def __init__(self, network: ImageClassifier, sizes: Sequence[int], errors: Tensor, accuracies: Sequence[float]):
+        self.network, self.sizes, self.errors, self.accuracies = network, list(sizes), errors, tuple(accuracies)
 
     def factors(self, x: Tensor) -> Tensor:
         """`(N, F)` of images `(N, C, H, W)`."""
-        return self.network.logits(x)[:, : self.num_factors]
+        return self._read(x)[0]
 
     def classes(self, x: Tensor) -> Tensor:
         """The most probable classes, `(N,)`."""
-        return self.network.logits(x)[:, self.num_factors :].argmax(1)
+        return self._read(x)[1].argmax(1)
+
+    def attributes(self, x: Tensor) -> Tensor:
+        """The most probable attributes, `(N,)`."""
+        return self._read(x)[2].argmax(1)
+
+    def _read(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.network.logits(x).split(self.sizes, 1)
 
 
 def independent_probe(
@@ -49,49 +58,59 @@ def independent_probe(
     cache: str | Path | None = None,
     progress: bool = True,
 ) -> Probe:
-    """The probe of a data set, trained once on its pool with all factors and classes, and cached.
+    """The probe of a data set, trained once on its pool with all that is known of it, and cached.
 
     Args:
         steps: Adam steps on batches of 128 with a cosine learning rate from 1e-3: the absolute error of the factors and
-            the cross-entropy of the class. cache: see `caches.cache_folder`.
+            the cross-entropy of the class and of the attribute. cache: see `caches.cache_folder`.
     """
-    number = len(data.factor_names)
+    sizes = [len(data.factor_names), len(data.class_names), len(data.attribute_names)]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = ImageClassifier(data.x_shape, number + len(data.class_names)).to(device)
+        network = ImageClassifier(data.x_shape, sum(sizes)).to(device)
 
         def make() -> dict[str, Any]:
-            _train(network, data.pool, number, steps, f"independent probe on {data.name}", progress)
-            logits = network.logits(data.test.x.to(device)).cpu()
-            errors = (logits[:, :number] - data.test.factors).abs().mean(0)
-            accuracy = (logits[:, number:].argmax(1) == data.test.classes).double().mean().item()
+            _train(network, data.pool, sizes, steps, f"independent probe on {data.name}", progress)
+            test = data.test
+            factors, *logits = network.logits(test.x.to(device)).cpu().split(sizes, 1)
+            accuracies = [
+                _accuracy(of, values) for of, values in zip(logits, (test.classes, test.attributes), strict=True)
+            ]
             weights = {name: value.cpu() for name, value in network.state_dict().items()}
-            return {"weights": weights, "errors": errors, "accuracy": accuracy}
+            return {"weights": weights, "errors": (factors - test.factors).abs().mean(0), "accuracies": accuracies}
 
-        digests = [digest(part) for part in (data.pool.x, data.test.x, data.pool.factors, data.pool.classes)]
+        pool = data.pool
+        digests = [digest(part) for part in (pool.x, data.test.x, pool.factors, pool.classes, pool.attributes)]
         about = " ".join(map(str, (data.name, *digests, steps, VERSION)))
         path = cache_folder(cache) / f"probe-{data.name}-{hashlib.sha256(about.encode()).hexdigest()[:12]}.pt"
 
-        def use(state: dict[str, Any]) -> tuple[Tensor, float]:
-            check_fields(state, path, {"errors": Tensor, "accuracy": float})
+        def use(state: dict[str, Any]) -> tuple[Tensor, list[float]]:
+            check_fields(state, path, {"errors": Tensor, "accuracies": list})
             load_weights(network, state, path)
-            return state["errors"], state["accuracy"]
+            return state["errors"], state["accuracies"]
 
-        errors, accuracy = cached_checkpoint(path, "Probe", make, use)
-    return Probe(network.eval(), number, errors, accuracy)
+        errors, accuracies = cached_checkpoint(path, "Probe", make, use)
+    return Probe(network.eval(), sizes, errors, accuracies)
+
+
+def _accuracy(logits: Tensor, values: Tensor) -> float:
+    known = values != -1
+    return (logits[known].argmax(1) == values[known]).double().mean().item() if logits.shape[1] else math.nan
 
 
 @torch.enable_grad()
-def _train(network: ImageClassifier, pool: Shown, number: int, steps: int, what: str, progress: bool) -> None:
+def _train(network: ImageClassifier, pool: Shown, sizes: Sequence[int], steps: int, what: str, progress: bool) -> None:
     device = next(network.parameters()).device
     network.train()
     optimiser = torch.optim.Adam(network.parameters(), 1e-3, fused=True)
     for step in steps_of(steps, what, progress):
         optimiser.param_groups[0]["lr"] = 5e-4 * (1 + math.cos(math.pi * step / steps))
         rows = torch.randint(len(pool), (128,))
-        out = network(pool.x[rows].to(device))
-        loss = 4 * F.l1_loss(out[:, :number], pool.factors[rows].to(device))
-        loss = loss + F.cross_entropy(out[:, number:], pool.classes[rows].to(device))
+        factors, *logits = network(pool.x[rows].to(device)).split(list(sizes), 1)
+        loss = 4 * (factors - pool.factors[rows].to(device)).abs().sum() / max(factors.numel(), 1)
+        for of, values in zip(logits, (pool.classes[rows], pool.attributes[rows]), strict=True):
+            if of.shape[1] and (values != -1).any():
+                loss = loss + F.cross_entropy(of, values.to(device), ignore_index=-1)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -32,7 +32,7 @@ class ReferenceRun(Run[S]):
 
     def __init__(self, args: S, preferred: str = "mnist"):
         super().__init__(args)
-        self.data: ReferenceData = self._mouths() if args.dataset == "faces" else self._styled(preferred)
+        self.data: ReferenceData = self._images(preferred)
         args = self.args
         self._check_numbers()
         self.dataset = self.data.name
@@ -43,15 +43,17 @@ class ReferenceRun(Run[S]):
             flush=True,
         )
 
-    def _mouths(self) -> ReferenceData:
-        args = self.args = self.args.for_data("faces")
-        measured = {"measured": 200} if args.smoke_test else {}
-        with naming("--images", "images"):
-            return data.mouths(args.image_size, images=args.images, held_out=args.hold_out, **measured)
-
-    def _styled(self, preferred: str) -> ReferenceData:
+    def _images(self, preferred: str) -> ReferenceData:
         args = self.args
-        if args.smoke_test:
+        if args.dataset == "faces" or (args.dataset == "affectnet" and args.smoke_test):
+            args = self.args = args.for_data("faces")
+            measured = {"measured": 200} if args.smoke_test else {}
+            with naming("--images", "images"), naming("--image-size", "size"):
+                return data.mouths(args.image_size, images=args.images, held_out=args.hold_out, **measured)
+        if args.dataset == "affectnet":
+            args = self.args = args.for_data("affectnet")
+            base = data.load("affectnet", args.data_dir, size=args.image_size)
+        elif args.smoke_test:
             base = data.load_small("digits")
         elif args.dataset == "auto":
             base, self.fallback = data.load_auto(preferred, args.data_dir)
@@ -61,7 +63,9 @@ class ReferenceRun(Run[S]):
         if args.hold_out:
             with naming("--hold-out", "num_rows"):
                 base = base.hold_out(args.hold_out)
-        with naming("--images", "images"):
+        with naming("--images", "images"), naming("--image-size", "size"):
+            if args.dataset == "affectnet":
+                return data.one_class(base, "neutral", images=args.images, seed=args.seed)
             return data.styled(base, args.image_size, images=args.images, seed=args.seed)
 
     def _check_numbers(self) -> None:
@@ -73,8 +77,9 @@ class ReferenceRun(Run[S]):
         ):
             if number < least:
                 raise InputError(f"{flag}: got {number} {what}; expected {least} or more")
-        if min(len(part.classes.unique()) for part in (data.probing, data.test)) < 2:
-            raise InputError("--hold-out: got test images of one class; expected two or more")
+        for names, what in ((data.class_names, "classes"), (data.attribute_names, "attributes")):
+            if names and min(len(getattr(part, what).unique()) for part in (data.probing, data.test)) < 2:
+                raise InputError("--hold-out: got test images of one class; expected two or more")
 
     def train(self, vae: SemiVAE, elbo: Objective, **options: Any) -> None:
         """Trains, measures, writes, draws figures. Signs of failure are said in print and in `metrics.json`.

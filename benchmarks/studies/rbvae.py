@@ -46,13 +46,14 @@ BEYOND = {
 }
 # Of faces, whose target is the mouth.
 OF_FACES = {
-    "error_smile": "smile from e",
+    "error_smile": "corners from e",
     "error_width": "width from e",
-    "style_from_common": "smile from z",
+    "style_from_common": "corners from z",
     "attribute_from_target_smile": "smiling, told from e",
     "attribute_from_target_no_smile": "not smiling, told from e",
     "attribute_from_common": "smile or none, told from z",
-    "transfer_error_smile": "transfer: smile",
+    "transfer_attribute": "transfer: smile or none",
+    "transfer_error_smile": "transfer: corners",
     "transfer_error_width": "transfer: width",
     "digit_kept": "hair colour kept",
 }

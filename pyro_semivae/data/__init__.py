@@ -7,6 +7,7 @@ from pyro_semivae.data.chexpert import load_chexpert
 from pyro_semivae.data.image_data import ImageData
 from pyro_semivae.data.mouths import mouths
 from pyro_semivae.data.noise import adversarial, alternate, jitter, only_with_grad, shift
+from pyro_semivae.data.one_class import one_class
 from pyro_semivae.data.own import load_arrays, load_path
 from pyro_semivae.data.own_dataset import load_dataset
 from pyro_semivae.data.own_folder import load_folder
@@ -42,6 +43,7 @@ __all__ = [
     "load_small",
     "lose_labels",
     "mouths",
+    "one_class",
     "only_with_grad",
     "parse_labelled",
     "shift",

@@ -41,15 +41,19 @@ def styled(base: ImageData, size: int = 64, *, styles: int = 2, images: int = 0,
         raise InputError(f"images: got {images} of {len(base.x)}; expected two or more")
     reference = outlines(base.x[:half], size).expand(-1, 3, -1, -1)
     shown, factors = style(outlines(base.x[half:number], size).repeat(styles, 1, 1, 1), generator)
-    pool = Shown(shown, factors, base.y[half:number].repeat(styles))
+    pool = _shown(shown, factors, base.y[half:number].repeat(styles))
     found, factors = style(outlines(base.x_test, size), generator)
-    measured = Shown(found, factors, base.y_test)
+    measured = _shown(found, factors, base.y_test)
     middle = len(measured) // 2
     parts = measured[:middle], measured[middle:]
     y = torch.cat([torch.zeros(len(pool), dtype=torch.long), torch.ones(len(reference), dtype=torch.long)])
     x = torch.cat([pool.x, reference])
-    pool = Shown(x[: len(pool)], pool.factors, pool.classes)  # the same memory
+    pool = _shown(x[: len(pool)], pool.factors, pool.classes)  # the same memory
     return ReferenceData(f"styled-{base.name}-{size}", FACTORS, base.label_names, x, y, pool, *parts)
+
+
+def _shown(x: Tensor, factors: Tensor, classes: Tensor) -> Shown:
+    return Shown(x, factors, classes, torch.full_like(classes, -1))
 
 
 def outlines(x: Tensor, size: int) -> Tensor:

@@ -40,39 +40,46 @@ def measure_reference(
     Args:
         quick: a quick end-to-end check, with few steps of the probe. seed: of the pairs of images.
 
-    Returns `bound_per_row`, `vae.elbo()` of test images; `mean_absolute_error` (Table 1's, of e) and `error_<factor>`;
-    `mean_absolute_error_all`, of all latents; `style_from_common`, the error of the scale (the first factor) read off
-    the common factors, and `error_from_common_<factor>`; the same without any model, `error_median`, `error_pixels`
-    (ridge regression) and `error_components` (lines on 32 principal components). `class_from_target` and
-    `class_from_common`: the accuracy of a logistic regression; where the target factors have a class,
-    `attribute_from_target`, `attribute_from_target_<name>` among the images of each, and the same `from_common`.
-    `transfer_error` and `transfer_error_<factor>`: of
-    images with the common factors of B and the target factors of A, how far an independent probe finds them from A's;
-    `digit_kept`: how often it finds B's class; `probe_error`, `probe_accuracy`: the probe's own, on test images.
-    `kl_common`, `kl_target`, `kl_common_reference`: KL(q || p) of the common and the target factors of unlabelled
-    images, and of the common factors of references, in nats.
+    Returns `bound_per_row`, `vae.elbo()` of test images; `kl_common`, `kl_target`, `kl_common_reference`: KL(q || p) of
+    the common and the target factors of unlabelled images, and of the common factors of references, in nats. And
+
+    - of factors that are numbers: `mean_absolute_error` (Table 1's, of e) and `error_<factor>`;
+      `mean_absolute_error_all`, of all latents; `style_from_common`, the error of the first factor (a digit's scale)
+      read off the common factors, and `error_from_common_<factor>`; the same without any model, `error_median`,
+      `error_pixels` (ridge regression) and `error_components` (lines on 32 principal components);
+    - of target factors with classes: `attribute_from_target`, the mean over classes of the accuracy of a logistic
+      regression in each (Table 1's for AffectNet), `attribute_from_target_<class>`, and the same `from_common`;
+    - of the class of what else is shown: `class_from_target` and `class_from_common`, the accuracy over all images;
+    - transfer, of images with the common factors of B and the target factors of A: `transfer_error` and
+      `transfer_error_<factor>`, how far an independent probe finds the factors from A's; `transfer_attribute`, how
+      often it finds A's attribute, and `digit_kept`, B's class; `probe_error`, `probe_attribute` and `probe_accuracy`
+      are the probe's own on test images.
+
     Without target factors of their own there is no transfer.
     """
     device = next(vae.parameters()).device
     found, found_test = _latents(vae, data.probing), _latents(vae, data.test)
     target = [name for name in found if name in vae.characteristic] or [*found]
     common = [name for name in found if name not in target]
-    probe = probes.independent_probe(data, steps=10 if quick else 2500, device=device, progress=progress)
-    out = {**_errors(found, found_test, target, data, "error"), "mean_absolute_error_all": 0.0}
-    out["mean_absolute_error_all"] = _errors(found, found_test, [*found], data, "all")["mean_absolute_error"]
-    out |= _anchors(data)
-    classes, classes_test = data.probing.classes, data.test.classes
-    out["class_from_target"] = _accuracies(found, found_test, target, classes, classes_test)[0]
-    if data.attribute_names:
-        out |= _attributes(found, found_test, {"target": target, "common": common}, data)
-    if common:
+    out = {}
+    if data.factor_names:
+        out |= _errors(found, found_test, target, data, "error")
+        out["mean_absolute_error_all"] = _errors(found, found_test, [*found], data, "all")["mean_absolute_error"]
+        out |= _anchors(data)
+    if data.factor_names and common:
         of_common = _errors(found, found_test, common, data, "error_from_common")
         out["style_from_common"] = of_common[f"error_from_common_{data.factor_names[0]}"]
         out |= {name: value for name, value in of_common.items() if name != "mean_absolute_error"}
-        out["class_from_common"] = _accuracies(found, found_test, common, classes, classes_test)[0]
+    for what, names in (("target", target), ("common", common)):
+        if names:
+            out |= _accuracies(found, found_test, names, data, what)
+    probe = probes.independent_probe(data, steps=10 if quick else 2500, device=device, progress=progress)
+    if common:
         with RandomStreams(seed, device):
             out |= _transfer(vae, data, found_test, target, common, probe)
-    out |= {"probe_error": probe.errors.mean().item(), "probe_accuracy": probe.accuracy}
+    out |= {"probe_error": probe.errors.mean().item()} if data.factor_names else {}
+    own = dict(zip(("probe_accuracy", "probe_attribute"), probe.accuracies, strict=True))
+    out |= {name: value for name, value in own.items() if not math.isnan(value)}
     with RandomStreams(seed, device):
         bound = sum(_terms(vae, data.test.x, 0).values()).mean().item()
         return {"bound_per_row": bound, **divergences(vae, data), **out}
@@ -129,27 +136,24 @@ def _anchors(data: ReferenceData) -> dict[str, float]:
 
 
 def _accuracies(
-    found: dict[str, Tensor], found_test: dict[str, Tensor], names: list[str], classes: Tensor, classes_test: Tensor
-) -> tuple[float, dict[int, float]]:
-    """How often a logistic regression of latents finds the class of test images, in all and of each class."""
-    features, features_test = (torch.cat([of[name] for name in names], 1).numpy() for of in (found, found_test))
-    regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)).fit(features, classes.numpy())
-    right = torch.from_numpy(regression.predict(features_test)) == classes_test
-    each = {value: right[classes_test == value].double().mean().item() for value in classes_test.unique().tolist()}
-    return right.double().mean().item(), each
-
-
-def _attributes(
-    found: dict[str, Tensor], found_test: dict[str, Tensor], parts: dict[str, list[str]], data: ReferenceData
+    found: dict[str, Tensor], found_test: dict[str, Tensor], names: list[str], data: ReferenceData, what: str
 ) -> dict[str, float]:
-    """How well the class of the target factors can be told from either kind of latents."""
+    """How often a logistic regression of latents finds the class, and the attribute, of test images."""
+    features, features_test = (torch.cat([of[name] for name in names], 1).numpy() for of in (found, found_test))
+
+    def right(values: Tensor, values_test: Tensor) -> Tensor:
+        regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)).fit(features, values.numpy())
+        return (torch.from_numpy(regression.predict(features_test)) == values_test).double()
+
     out = {}
-    for what, names in parts.items():
-        if names:
-            of = data.probing.attributes, data.test.attributes
-            out[f"attribute_from_{what}"], each = _accuracies(found, found_test, names, *of)
-            for value, accuracy in each.items():
-                out[f"attribute_from_{what}_{data.attribute_names[value].replace(' ', '_')}"] = accuracy
+    if data.class_names:
+        out[f"class_from_{what}"] = right(data.probing.classes, data.test.classes).mean().item()
+    if data.attribute_names:
+        values = data.test.attributes
+        found_right = right(data.probing.attributes, values)
+        each = {data.attribute_names[i]: found_right[values == i].mean().item() for i in values.unique().tolist()}
+        out[f"attribute_from_{what}"] = sum(each.values()) / len(each)
+        out |= {f"attribute_from_{what}_{name.replace(' ', '_')}": value for name, value in each.items()}
     return out
 
 
@@ -168,10 +172,16 @@ def _transfer(
         tasks.decode(vae, {name: value[rows].to(device) for name, value in mixed.items()}) for rows in b.split(500)
     ]
     images = torch.cat(images)
-    errors = (probe.factors(images).cpu() - data.test.factors[a]).abs().mean(0)
-    kept = (probe.classes(images).cpu() == data.test.classes[b]).double().mean().item()
-    each = {f"transfer_error_{name}": error.item() for name, error in zip(data.factor_names, errors, strict=True)}
-    return {"transfer_error": errors.mean().item(), **each, "digit_kept": kept}
+    test, out = data.test, {}
+    if data.factor_names:
+        errors = (probe.factors(images).cpu() - test.factors[a]).abs().mean(0)
+        each = {f"transfer_error_{name}": error.item() for name, error in zip(data.factor_names, errors, strict=True)}
+        out |= {"transfer_error": errors.mean().item(), **each}
+    if data.attribute_names:
+        out["transfer_attribute"] = (probe.attributes(images).cpu() == test.attributes[a]).double().mean().item()
+    if data.class_names:
+        out["digit_kept"] = (probe.classes(images).cpu() == test.classes[b]).double().mean().item()
+    return out
 
 
 def signs_of_collapse(measured: dict[str, Any], history: History = ()) -> list[str]:

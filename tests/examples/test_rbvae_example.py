@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.testing import assert_close
 
 import pyro_semivae
 from pyro_semivae import data, metrics, report, tasks
+from pyro_semivae.data.affectnet import EXPRESSIONS
 from pyro_semivae.data.styled import styled
 from pyro_semivae.infer import (
     BatchTotalCorrelation,
@@ -21,6 +24,7 @@ from pyro_semivae.infer import (
     MultiScaleTerm,
     TraceSymmetricKL_ELBO,
 )
+from pyro_semivae.reference_run import ReferenceRun
 from pyro_semivae.report import reference
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "rbvae.py"
@@ -65,6 +69,41 @@ def test_faces_are_measured_by_their_smile_too(run, tmp_path):
     assert {"attribute_from_target_smile", "attribute_from_common_no_smile"} <= {*found}
     made = {path.stem for path in (tmp_path / "out").glob("*.png")}
     assert made == {"reconstructions", "training", "transfer", "synthesis", "interpolation"}
+
+
+def test_affectnet_is_measured_by_expressions_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYRO_SEMIVAE_CACHE", str(tmp_path / "cache"))
+    torch.set_default_dtype(torch.float32)
+    rng = np.random.default_rng(0)
+    for split, number in (("train_set", 60), ("val_set", 80)):
+        for folder in ("images", "annotations"):
+            (tmp_path / "AffectNet" / split / folder).mkdir(parents=True)
+        for i in range(number):
+            image = Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8))
+            image.save(tmp_path / "AffectNet" / split / "images" / f"{i}.jpg")
+            expression = 0 if split == "train_set" and i < 30 else 1 + i % 7
+            np.save(tmp_path / "AffectNet" / split / "annotations" / f"{i}_exp.npy", expression)
+    script = runpy.run_path(str(SCRIPT))
+    flags = (
+        "--dataset",
+        "affectnet",
+        "--data-dir",
+        str(tmp_path),
+        "--image-size",
+        "16",
+        "--out",
+        str(tmp_path / "out"),
+    )
+    job = ReferenceRun(script["Settings"].parse(None, [*flags, "--width", "4"]))
+    assert job.dataset == "affectnet-16" and len(job.data.pool) == 30 and (job.data.y == 1).sum() == 30
+    assert job.data.attribute_names == EXPRESSIONS[1:]
+    found = report.measure_reference(script["make"](job), job.data, quick=True, progress=False)
+    expressions = {f"attribute_from_{part}_{name}" for part in ("target", "common") for name in EXPRESSIONS[1:]}
+    others = {"bound_per_row", "kl_common", "kl_target", "kl_common_reference", "transfer_attribute", "probe_attribute"}
+    assert {*found} == expressions | others | {"attribute_from_target", "attribute_from_common"}
+    assert found["attribute_from_target"] == pytest.approx(
+        sum(found[f"attribute_from_target_{name}"] for name in EXPRESSIONS[1:]) / 7
+    )
 
 
 def objective_of(*flags):
@@ -125,7 +164,7 @@ def test_the_baselines_are_what_they_say(flags, added):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--image-size", "48"), "--image-size: invalid choice: 48"),
+        (("--image-size", "48"), "--image-size: got 48; expected 32, 64"),
         (("--images", "1"), "--images: got 1 of 1438; expected two or more"),
         (("--images", "14"), "--images: got 7 references; expected 16 or more"),
         (("--hold-out", "9"), "--hold-out: got 9 test images; expected 16 or more"),
@@ -180,7 +219,7 @@ def test_transfer_takes_e_of_one_image_and_z_of_the_other(small, monkeypatch):
         return torch.cat([latents["e"], latents["z"]], 1)
 
     class Probe:
-        errors, accuracy = torch.zeros(5), 1.0
+        errors, accuracies = torch.zeros(5), (1.0, float("nan"))
 
         def factors(self, x):
             return x[:, :5]
@@ -205,16 +244,29 @@ def test_the_class_of_the_target_is_told_from_e_and_not_from_z(small):
     e, e_test = (of.float().unsqueeze(1) for of in attributes)
     e_test[1::4] = 0  # every second smile looks like none
     found = [{"e": value, "z": torch.zeros(len(value), 2)} for value in (e, e_test)]
-    told = reference._attributes(*found, {"target": ["e"], "common": ["z"]}, labelled)
+    told = {**reference._accuracies(*found, ["e"], labelled, "target")}
+    told |= reference._accuracies(*found, ["z"], labelled, "common")
     smiles = int(attributes[1].sum())
     missed = len(e_test[1::4])
     assert told["attribute_from_target_no_smile"] == 1.0
     assert told["attribute_from_target_smile"] == pytest.approx(1 - missed / smiles)
-    assert told["attribute_from_target"] == pytest.approx(1 - missed / len(e_test))
+    assert told["attribute_from_target"] == pytest.approx(1 - missed / smiles / 2)
     assert {told[f"attribute_from_common_{name}"] for name in ("smile", "no_smile")} == {0.0, 1.0}
-    assert reference._attributes(*found, {"target": ["e"], "common": []}, labelled).keys() == {
-        name for name in told if "target" in name
-    }
+    assert told["attribute_from_common"] == 0.5 and told["class_from_common"] < 0.3
+
+
+def test_the_transfer_of_an_attribute_is_that_of_the_image_that_gives_e(small, monkeypatch):
+    labelled = replace(
+        small.test, factors=torch.zeros(len(small.test), 0), attributes=torch.arange(len(small.test)) % 3
+    )
+    bare = replace(small, test=labelled, factor_names=(), class_names=(), attribute_names=("a", "b", "c"))
+    monkeypatch.setattr(reference.tasks, "decode", lambda of, latents: latents["e"])
+    probe = SimpleNamespace(attributes=lambda x: x[:, 0].long())
+    vae = pyro_semivae.models.RbVAE(small.x_shape, z=1, e=1, networks=pyro_semivae.nn.MLPs((8,)))
+    found = {"e": labelled.attributes.unsqueeze(1).float(), "z": torch.zeros(len(labelled), 1)}
+    assert reference._transfer(vae, bare, found, ["e"], ["z"], probe) == {"transfer_attribute": 1.0}
+    found["e"] = (found["e"] + 1) % 3
+    assert reference._transfer(vae, bare, found, ["e"], ["z"], probe) == {"transfer_attribute": 0.0}
 
 
 def test_signs_of_collapse_are_said():
