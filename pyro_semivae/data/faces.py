@@ -133,6 +133,15 @@ def paint(faces: Faces, *, threads: int = 1, chunk: int = 64) -> np.ndarray:
         return np.concatenate([np.empty((0, 3, SIZE, SIZE), np.uint8), *pool.map(_paint, parts)])
 
 
+def mouth_shape(faces: Faces) -> tuple[np.ndarray, np.ndarray]:
+    """How far the corners of the mouth are up, and half of its width, `(N,)` each: in [-.03, .17] and [.13, .21]."""
+    column = ATTRIBUTES.index("Smiling")
+    smiles, strength = faces.labels[:, column], np.nan_to_num(faces.strengths[:, column])
+    bend, width = (faces.nuisances[:, NUISANCES.index(name)] for name in ("mouth_bend", "mouth_width"))
+    up = np.where(smiles, 0.08 + 0.09 * strength, -0.03 + 0.04 * bend)
+    return up, 0.13 + 0.03 * width + np.where(smiles, 0.05 * strength, 0)
+
+
 class _Canvas:
     """Images `(n, 64, 64, 3)` that soft-edged shapes are painted on, each within a window of rows and columns."""
 
@@ -208,7 +217,7 @@ class _Painter:
         self.on = on = {name: faces.labels[:, i] for i, name in enumerate(ATTRIBUTES)}
         self.s = s = {name: np.nan_to_num(faces.strengths[:, i]) for i, name in enumerate(ATTRIBUTES)}
         self.u = u = {name: faces.nuisances[:, i] for i, name in enumerate(NUISANCES)}
-        self.number = len(faces)
+        self.faces, self.number = faces, len(faces)
         self.rx = (0.37 + 0.05 * u["face_width"]) * np.where(on["Chubby"], 1.15 + 0.25 * s["Chubby"], 1)
         self.ry = 0.52 + 0.06 * u["face_height"]
         self.skin, self.hair = self._skin_colour(), self._hair_colour()
@@ -379,9 +388,8 @@ class _Painter:
         )  # fmt: skip
 
     def mouth(self) -> None:
-        on, s, u, makeup = self.on, self.s, self.u, self.makeup
-        smile = self.at(np.where(on["Smiling"], 0.08 + 0.09 * s["Smiling"], -0.03 + 0.04 * u["mouth_bend"]))
-        half = self.at(0.13 + 0.03 * u["mouth_width"] + np.where(on["Smiling"], 0.05 * s["Smiling"], 0))
+        on, s, makeup = self.on, self.s, self.makeup
+        smile, half = map(self.at, mouth_shape(self.faces))
         red = _mix(self.skin, [0.88, 0.06, 0.20], 0.5 + 0.5 * s["Heavy_Makeup"])
         lips = np.where(makeup[:, None], red, np.float32([[0.62, 0.30, 0.26]]))
         width = self.at(0.02 + np.where(makeup, 0.008 + 0.012 * s["Heavy_Makeup"], 0))

@@ -63,12 +63,8 @@ def neutral(drawn: faces.Faces) -> faces.Faces:
 
 def mouth_factors(drawn: faces.Faces) -> np.ndarray:
     """How far the corners of the mouth are up, and its width, `(N, 2)`, 0 to 1 each."""
-    column = faces.ATTRIBUTES.index("Smiling")
-    smiles, strength = drawn.labels[:, column], np.nan_to_num(drawn.strengths[:, column])
-    bend, width = (drawn.nuisances[:, faces.NUISANCES.index(name)] for name in ("mouth_bend", "mouth_width"))
-    up = np.where(smiles, 0.08 + 0.09 * strength, -0.03 + 0.04 * bend)
-    wide = 0.03 * width + np.where(smiles, 0.05 * strength, 0)
-    return np.stack([(up + 0.03) / 0.2, wide / 0.08], 1).astype(np.float32)
+    up, half = faces.mouth_shape(drawn)
+    return np.stack([(up + 0.03) / 0.2, (half - 0.13) / 0.08], 1).astype(np.float32)
 
 
 def _drawn(number: int, part: str, size: int) -> Shown:
