@@ -11,6 +11,7 @@ python benchmarks/reproduce.py labels                                       # CC
 python benchmarks/reproduce.py inverted                                     # ten trials with and without reverse
 python benchmarks/reproduce.py rbvae                                        # Rb-VAE, sRb-VAE and seven baselines
 python benchmarks/reproduce.py rbvae --preset ablation                      # the recipe without its parts
+python benchmarks/reproduce.py rbvae --preset choice                        # what settings were chosen from
 python benchmarks/reproduce.py ccvae --table                                # the tables of what is there
 
 A run is an example with its flags; its metrics go to benchmarks/results/, one JSON file a run. A run that was stopped
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--rate", choices=[*RATES, "10"], help="10: images, one a class")
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--part", help="of a study's jobs: a marginal, a model ...")
-    presets = ["recipe", "paper", "reference-code", "demo", "plain", "ablation", *ccvae.VARIANTS]
+    presets = ["recipe", "paper", "reference-code", "demo", "plain", "ablation", "choice", *ccvae.VARIANTS]
     parser.add_argument("--preset", choices=presets, help="ccvae: recipe, others: demo, unless it is said")
     parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--table", action="store_true", help="print the tables of recorded runs")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -51,8 +51,8 @@ class Flags:
     def parse(cls: type[F], description: str | None, argv: Sequence[str] | None = None) -> F:
         """The settings of a command line. What depends on the data does so until `for_data`.
 
-        A flag that is given precedes `--smoke-test`, which has two epochs, that precedes the preset, and that the
-        defaults.
+        A flag that is given precedes those that others choose (`chosen`), these `--smoke-test`, which has two epochs,
+        that the preset, and that the defaults.
         """
         parser, groups = _Parser(description), {}
         defaults = {name: {**cls.defaults(name), "preset": next(iter(cls.PRESETS))} for name in cls.PRESETS}
@@ -64,12 +64,17 @@ class Flags:
             groups.get(group, parser).add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **about)
         given = vars(parser.parse_args(argv))
         chosen = cls.defaults(given.get("preset"), quick=given.get("smoke_test", False))
-        settings = cls(**{**chosen, **given})
+        settings = cls(**{**chosen, **cls.chosen(given), **given})
         try:
             settings.check_given({*given})
         except InputError as error:
             parser.error(str(error))
         return settings
+
+    @classmethod
+    def chosen(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Defaults of flags that follow from those that are given."""
+        return {}
 
     def check_given(self, given: Collection[str]) -> None:
         """Looks at which flags were given; a script refuses here those that would do nothing.

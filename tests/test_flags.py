@@ -26,6 +26,10 @@ class Settings(Base):
     PRESETS: ClassVar = {"demo": {}, "long": {"epochs": 40, "first_epochs": 7, "lr": 0.3}}
     DEFAULTS: ClassVar = {"lr": 0.2}
 
+    @classmethod
+    def chosen(cls, given):
+        return {"lr": 0.7} if given.get("first_epochs") == 4 else {}
+
 
 @pytest.mark.parametrize(
     ("line", "expected"),
@@ -36,6 +40,8 @@ class Settings(Base):
         ("--smoke-test", {"epochs": 2, "first_epochs": 0, "smoke_test": True}),
         ("--epochs 9 --preset long --smoke-test --lr 1", {"epochs": 9, "first_epochs": 2, "lr": 1.0}),
         ("--sizes 1 2 --first-epochs 3", {"sizes": [1, 2], "first_epochs": 3}),
+        ("--preset long --first-epochs 4", {"lr": 0.7, "first_epochs": 4, "epochs": 40}),
+        ("--lr 1 --first-epochs 4", {"lr": 1.0, "first_epochs": 4}),
     ],
 )
 def test_what_is_given_precedes_the_quick_run_the_preset_and_the_defaults(line, expected):

@@ -69,16 +69,36 @@ ABLATIONS = {
     "discriminators alone": {"crossed": 0.0, "r1": 0.0, "latents": 0.0},
     "none": {"symmetric": False},
 }
+# What the baselines' strengths and weights were chosen from, and ours: there, too.
+CHOICES: dict[str, dict[str, Any]] = {
+    **{
+        f"{method} {strength:g}": {"method": method, "strength": strength}
+        for method, strengths in {
+            "beta-vae": (2.0, 4.0, 8.0),
+            "beta-tcvae": (1.0, 2.5, 5.0, 10.0),
+            "dip-vae-1": (0.1, 0.5, 2.0, 10.0),
+            "dip-vae-2": (0.1, 0.5, 2.0, 10.0),
+        }.items()
+        for strength in strengths
+    },
+    **{
+        f"svae {adversarial:g} {latents:g}": {"method": "svae", "adversarial": adversarial, "latents": latents}
+        for adversarial, latents in ((1.0, 0.0), (3.0, 0.1), (10.0, 0.0), (10.0, 0.1), (30.0, 1.0))
+    },
+    **{f"swap-vae {weight:g}": {"method": "swap-vae", "adversarial": weight} for weight in (3.0, 10.0, 30.0)},
+    "rb-vae z 16": {"symmetric": False, "z": 16},
+    "srb-vae adversarial 60": {"adversarial": 60.0},
+}
+HELD_OUT = {"ablation": ABLATIONS, "choice": CHOICES}
 
 
 def jobs(preset: str, seeds: Sequence[int] | None) -> list[Job]:
-    """Three seeds of every method on every data set; one of every ablation."""
-    if preset == "ablation":
-        held_out = {"hold_out": 10_000}
+    """Three seeds of every method on every data set; one of every ablation and choice, on held-out rows."""
+    if preset in HELD_OUT:
         return [
-            job_of("mnist", "demo", seed, part, {**ABLATIONS[part], **held_out})
+            job_of("mnist", "demo", seed, part, {**changes, "hold_out": 10_000})
             for seed in seeds or [0]
-            for part in ABLATIONS
+            for part, changes in HELD_OUT[preset].items()
         ]
     return [
         job_of(dataset, preset, seed, method, changes)
@@ -128,11 +148,11 @@ def anchors(dataset: str, method: str, runs: list[dict], number: int) -> list[li
     return [[dataset, f"errors without a model: {found}", *[""] * number]]
 
 
-def ablation_table() -> str:
-    """A Markdown table of the recipe and of its parts taken out, on held-out rows."""
-    names = {part.replace("'", "").replace(",", ""): part for part in ABLATIONS}
+def held_out_table(preset: str) -> str:
+    """A Markdown table of runs on held-out rows: the recipe's parts taken out, or what settings were chosen from."""
+    names = {part.replace("'", "").replace(",", ""): part for part in HELD_OUT[preset]}
     names_of = ("mean_absolute_error", *BEYOND)
-    runs = [(names[job.part], run) for job in jobs("ablation", None) if (run := job.result())]
+    runs = [(names[job.part], run) for job in jobs(preset, None) if (run := job.result())]
     lines = [[part, *(f"{run[name]:.3f}" if name in run else "" for name in names_of)] for part, run in runs]
     return markdown(["recipe", "error from e", *BEYOND.values()], lines)
 
@@ -147,4 +167,5 @@ def recorded(preset: str, datasets: Sequence[str]) -> dict[tuple[str, str], list
 
 
 def tables() -> list[str]:
-    return [table("demo"), beyond_table("demo"), faces_table("demo"), ablation_table()]
+    held_out = [held_out_table(preset) for preset in HELD_OUT]
+    return [table("demo"), beyond_table("demo"), faces_table("demo"), *held_out]

@@ -56,11 +56,16 @@ def test_the_reference_based_study_runs_every_method_alike(studies, monkeypatch)
     assert {*found} == {*rbvae.PAPER} and len(rbvae.jobs("demo", None)) == 3 * 3 * 9
     for name, settings in found.items():
         other = {key for key, value in settings.items() if value != found["srb-vae"][key]}
-        assert other == {*rbvae.METHODS[name]}, name
-    paths = [job.path.name for preset in ("demo", "ablation") for job in rbvae.jobs(preset, None)]
+        chosen = {"svae": {"adversarial", "latents"}}.get(name, set())
+        chosen |= {"strength"} if name in ("beta-vae", "beta-tcvae", "dip-vae-1", "dip-vae-2") else set()
+        assert other == {*rbvae.METHODS[name]} | chosen, name
+    paths = [job.path.name for preset in ("demo", "ablation", "choice") for job in rbvae.jobs(preset, None)]
     assert len({*paths}) == len(paths) and "mnist-demo-no-crossing-seed0.json" in paths
-    held_out = {job.settings["hold_out"] for job in rbvae.jobs("ablation", None)}
-    assert held_out == {10_000}, "choices are not made on the test images"
+    held_out = [job.settings for preset in ("ablation", "choice") for job in rbvae.jobs(preset, None)]
+    assert {settings["hold_out"] for settings in held_out} == {10_000}, "choices are not made on the test images"
+    for method in ("beta-vae", "beta-tcvae", "dip-vae-1", "dip-vae-2", "svae", "swap-vae"):
+        settings = {**found[method], "hold_out": 10_000}
+        assert settings in held_out, f"what {method} has is one of the choices"
 
 
 def test_the_reference_based_tables(studies, monkeypatch):
