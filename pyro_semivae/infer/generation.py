@@ -33,7 +33,8 @@ class Generate:
             gradient goes on through the latent to the guide, which learns to leave that out.
         latents: names of latents; they must not depend on the label in the model.
         by: the label.
-        kept: names of latents that are those of the row itself, as the guide has them.
+        kept: names of latents that are, in the crossed rows, the row's own as the guide has them: what is generated is
+            then the transfer of these to another row's image.
     """
 
     mean: bool = False
@@ -101,9 +102,6 @@ def _generation(run: Run, how: Generate) -> Generation:
     if unknown := [name for name in (*how.latents, *how.kept) if name not in run.latents]:
         raise InputError(f"generate: got the latents {unknown}; expected {', '.join(run.latents)}")
     given_latents = _crossed(run, how) if how.crossed else {}
-    for name in how.kept:
-        own = run.guide.nodes[name]["value"]
-        given_latents[name] = torch.ones(len(own), dtype=torch.bool, device=own.device), own
     with _Generating(names, given_latents, how.mean):
         trace = poutine.trace(step.model).get_trace(*given.values())
     if unknown := [name for name in names if name not in given]:
@@ -118,7 +116,7 @@ def generated_sites(run: Run) -> tuple[str, ...]:
 
 
 def _crossed(run: Run, how: Generate) -> dict[str, tuple[Tensor, Tensor]]:
-    """Latent -> which rows have another row's, `(B,)`, and these values."""
+    """Latent -> which rows have another row's or keep their own, `(B,)`, and these values."""
     if how.by not in run.model.nodes:
         raise InputError(f"by: got {how.by!r}; expected a label of the model")
     y = run.model.nodes[how.by]["value"]
@@ -126,7 +124,8 @@ def _crossed(run: Run, how: Generate) -> dict[str, tuple[Tensor, Tensor]]:
     score = torch.rand(other.shape, device=y.device)
     partner = torch.where(other, score, -1.0).argmax(1)
     rows = other.any(1) & (torch.rand(len(y), device=y.device) < how.crossed)
-    return {name: (rows, run.guide.nodes[name]["value"][partner]) for name in how.latents}
+    values = {name: run.guide.nodes[name]["value"] for name in (*how.latents, *how.kept)}
+    return {name: (rows, of if name in how.kept else of[partner]) for name, of in values.items()}
 
 
 class _Generating(Messenger):

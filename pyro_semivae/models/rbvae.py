@@ -131,8 +131,9 @@ class RbVAE(SemiVAE):
             scales: 1 for log p(x|z,e); K for `MultiScaleTerm` in its place.
             adversarial: weight of `DensityRatio`, twice: d(x, z, e) of unlabelled rows, d(x, z) of references.
             latents: weight of log q(z, e|x~), see `LatentReconstruction`, whose gradient stops at x~ and the latents.
-            crossed: the fraction of generated rows whose z is that of an image of the other set, see `Generate`: what
-                is made of a reference's z and some e must look like an unlabelled image, and the reverse. (Ours.)
+            crossed: the fraction of generated rows whose z is that of an image of the other set and whose e is the
+                row's own, see `Generate`: what is made of a reference's z and an unlabelled image's e must look like an
+                image with this e, and the reverse. (Ours.)
             r1, lr: of the discriminators, see `DensityRatio`.
 
         With `adversarial` 0 it is Rb-VAE's.
@@ -179,4 +180,4 @@ class RbVAE(SemiVAE):
         return found
 
     def _generate(self, crossed: float) -> Generate:
-        return Generate(mean=True, crossed=crossed, latents=("z",), by="y")
+        return Generate(mean=True, crossed=crossed, latents=("z",), by="y", kept=("e",))

@@ -136,7 +136,7 @@ def test_the_recipe_is_the_sum_of_its_parts():
     weights = {name: values[name].weight for name in ("-J(x,z,e|y=0)", "-J(x,z|y=1)", "log q(z|x~)", "log q(e|x~)")}
     assert [*weights.values()] == [3.0, 3.0, 0.5, 0.5]
     run = step.run(1)
-    made = generation(run, Generate(mean=True, latents=("z",), by="y"))
+    made = generation(run, Generate(mean=True, latents=("z",), by="y", kept=("e",)))
     z, e, x_p = (made.value(name) for name in ("z", "e", "x"))
     assert_close(x_p, vae.p_x.net(z, e).sigmoid())
     assert torch.equal(e[Y == 1], vae.e_r.expand_as(e[Y == 1]))
@@ -156,13 +156,17 @@ def test_crossed_latents_are_the_other_sets():
     made = generation(step.run(1), how)
     (gradient,) = torch.autograd.grad(made.value("z").sum(), vae.q_z.net.layers[0].bias)
     assert gradient.any(), "the guide learns what its z must not hold"
+    (gradient,) = torch.autograd.grad(made.value("e").sum(), vae.q_e.otherwise.net.layers[0].bias)
+    assert gradient.any(), "and what its e must"
     for i, z in enumerate(made.value("z")):
         from_row = [j for j in range(len(x)) if torch.equal(z, drawn["z"][j])]
         assert len(from_row) == 1 and Y[from_row[0]] != Y[i]
+    assert torch.equal(made.value("e"), drawn["e"]), "e is the row's own: a transfer to the other's z"
     alone = torch.zeros(len(x), dtype=torch.long)  # no other group: the prior's
     _, drawn, step = recorded(vae, elbo, x, alone)
-    z = generation(step.run(1), how).value("z")
-    assert not any(torch.equal(a, b) for a in z for b in drawn["z"])
+    made = generation(step.run(1), how)
+    assert not any(torch.equal(a, b) for a in made.value("z") for b in drawn["z"])
+    assert not any(torch.equal(a, b) for a in made.value("e") for b in drawn["e"])
 
 
 def test_a_fraction_is_crossed():
@@ -172,8 +176,11 @@ def test_a_fraction_is_crossed():
     _, drawn, step = recorded(vae, elbo, x, y)
     how = next(part.what.generate for part in elbo.parts() if isinstance(part.what, DensityRatio))
     known = {tuple(z.tolist()) for z in drawn["z"]}
-    share = sum(tuple(z.tolist()) in known for z in generation(step.run(1), how).value("z")) / len(x)
-    assert abs(share - 0.3) < 5 * (0.3 * 0.7 / len(x)) ** 0.5
+    made = generation(step.run(1), how)
+    crossed = torch.tensor([tuple(z.tolist()) in known for z in made.value("z")])
+    assert abs(crossed.double().mean() - 0.3) < 5 * (0.3 * 0.7 / len(x)) ** 0.5
+    own = (made.value("e") == drawn["e"]).all(1)
+    assert torch.equal(own[y == 0], crossed[y == 0]), "other rows have both from the prior"
 
 
 def data_rows(n=40):
@@ -241,7 +248,11 @@ def test_what_is_wrong_is_said():
         with LocalParameters(), pytest.raises(InputError, match=message):
             (vae.elbo() + ratio).evaluate(step)
     with pytest.raises(InputError, match=r"generate: got the latents \['w'\]; expected z, e"):
-        ratio = DensityRatio("z", net=MLPs((4,)).discriminator(SHAPE, [D_Z]), generate=Generate(kept=("w",)))
+        ratio = DensityRatio(
+            "z",
+            net=MLPs((4,)).discriminator(SHAPE, [D_Z]),
+            generate=Generate(crossed=0.5, latents=("z",), by="y", kept=("w",)),
+        )
         (vae.elbo() + ratio).terms(vae.model, vae.guide, x, Y)
     m2, y = M2(SHAPE, Classes(3), z=D_Z, networks=MLPs((6,))), torch.tensor([0, 1, -1, -1, 0, 2, 2])
     for term in (LatentReconstruction(), SwapTerm("z", ("y", 1))):
