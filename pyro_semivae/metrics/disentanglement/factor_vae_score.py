@@ -1,0 +1,77 @@
+"""FactorVAE's score (Kim and Mnih, ICML 2018): which dimension varies least where a factor stays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pyro_semivae.errors import check_count, check_number
+from pyro_semivae.metrics.disentanglement.score import Groups, Score, codes_and_factors
+
+CHUNK = 1000  # votes at once
+
+
+def factor_vae_score(
+    representation: Any,
+    factors: Any,
+    *,
+    votes: int = 10_000,
+    votes_test: int = 5_000,
+    batch: int = 64,
+    least_deviation: float = 0.05,
+    seed: int = 0,
+) -> Score:
+    """The accuracy of guessing which factor stayed the same, by the dimension that varied least.
+
+    A vote: of a random factor, `batch` rows with the same value of it are drawn (with replacement); the dimension with
+    the least variance, as a share of its variance in all rows, votes for the factor. A dimension stands for the factor
+    that it was voted for most often, and the score is how often that is right in other votes.
+
+    Args:
+        representation: the means of q(z|x), `(N, D)`. factors: classes `(N, F)`, drawn independently.
+        votes, votes_test: to learn from and to judge by. least_deviation: dimensions with a smaller standard deviation
+            have no vote; with none left the score is 0.
+
+    Parts: `votes` `(F, D)`, of those to learn from.
+
+    Raises:
+        InputError: see `score.codes_and_factors`.
+    """
+    codes, classes = codes_and_factors(representation, factors)
+    check_count("batch", batch, 2)
+    rng = np.random.default_rng(seed)
+    deviation = codes.std(0, ddof=1)
+    active = deviation >= check_number("least_deviation", least_deviation, least=0)
+    active &= deviation > 0
+    protocol = {
+        "votes": check_count("votes", votes),
+        "votes_test": check_count("votes_test", votes_test),
+        "batch": batch,
+        "rows": len(codes),
+        "active": int(active.sum()),
+    }
+    table = np.zeros((classes.shape[1], codes.shape[1]))
+    if not active.any():
+        return Score(0.0, protocol, {"votes": table})
+    groups, scaled = Groups(classes), codes[:, active] / deviation[active]
+    factor, dimension = _votes(scaled, groups, votes + votes_test, batch, rng)
+    dimension = active.nonzero()[0][dimension]
+    np.add.at(table, (factor[:votes], dimension[:votes]), 1)
+    right = table.argmax(0)[dimension[votes:]] == factor[votes:]
+    return Score(float(right.mean()), protocol, {"votes": table})
+
+
+def _votes(
+    scaled: np.ndarray, groups: Groups, number: int, batch: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The factor that stayed and the dimension that varied least, `(number,)` each."""
+    factor = rng.integers(groups.factors.shape[1], size=number)
+    rows = rng.integers(len(scaled), size=number)
+    dimension = np.zeros(number, np.int64)
+    for j in np.unique(factor):
+        of = (factor == j).nonzero()[0]
+        for part in np.array_split(of, -(-len(of) // CHUNK)):
+            drawn = groups.like(rows[part], j, batch, rng)
+            dimension[part] = scaled[drawn].var(1, ddof=1).argmin(1)
+    return factor, dimension

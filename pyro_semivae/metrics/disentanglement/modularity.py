@@ -1,0 +1,84 @@
+"""Modularity and explicitness (Ridgeway and Mozer, NeurIPS 2018)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
+
+from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.metrics.disentanglement.mig import informations
+from pyro_semivae.metrics.disentanglement.score import Score, binned, codes_and_factors, drawn, halves
+
+
+def modularity(representation: Any, factors: Any, *, bins: int = 20, rows: int = 10_000, seed: int = 0) -> Score:
+    r"""Whether each dimension tells of one factor alone.
+
+    .. math::
+        \frac{1}{D} \sum_i 1 - \frac{\sum_j I_{ij}^2 - \max_j I_{ij}^2}{(F - 1) \max_j I_{ij}^2}
+
+    A dimension that tells nothing counts 0.
+
+    Args:
+        representation: the means of q(z|x), `(N, D)`. factors: classes `(N, F)`, F two or more.
+        bins, rows, seed: see `mutual_information_gap`.
+
+    Parts: `information` `(D, F)`, in nats.
+
+    Raises:
+        InputError: see `score.codes_and_factors`; there is one factor only.
+    """
+    codes, classes = codes_and_factors(representation, factors)
+    if classes.shape[1] < 2:
+        raise InputError("factors: got one; expected two or more")
+    chosen = drawn(rows, len(codes), np.random.default_rng(seed))
+    information = informations(binned(codes[chosen], check_count("bins", bins, 2)), classes[chosen])
+    squared = information**2
+    best = squared.max(1)
+    tells = best > 1e-12
+    rest = (squared.sum(1) - best) / ((classes.shape[1] - 1) * np.where(tells, best, 1))
+    value = np.where(tells, 1 - rest, 0).mean()
+    return Score(float(value), {"bins": bins, "rows": len(chosen)}, {"information": information})
+
+
+def explicitness(
+    representation: Any, factors: Any, *, rows: int = 10_000, rows_test: int = 5_000, seed: int = 0
+) -> Score:
+    """How well a logistic regression of all dimensions tells the factors: the area under the ROC curve, one class
+    against the rest, the mean over classes and factors. 1 is perfect, .5 chance.
+
+    Args:
+        representation: the means of q(z|x), `(N, D)`, brought to variance 1. factors: classes `(N, F)`.
+        rows, rows_test: to fit and to judge; of fewer rows the same shares.
+
+    Parts: `of_factor` `(F,)`.
+
+    Raises:
+        InputError: see `score.codes_and_factors`; a class of the rows to judge on is not among those to fit.
+    """
+    codes, classes = codes_and_factors(representation, factors)
+    chosen = drawn(rows + rows_test, len(codes), np.random.default_rng(seed))
+    fitted, judged = halves(chosen, rows, rows_test)
+    scaler = StandardScaler().fit(codes[fitted])
+    known, asked = scaler.transform(codes[fitted]), scaler.transform(codes[judged])
+    found = []
+    for j, factor in enumerate(classes.T):
+        if unseen := {*factor[judged]} ^ {*factor[fitted]}:
+            got = f"{len(chosen)} rows, in which classes {sorted(map(int, unseen))[:5]} of column {j} are in one part"
+            raise InputError(f"factors: got {got}; expected rows enough for every class to be in both")
+        told = LogisticRegression(max_iter=1000).fit(known, factor[fitted])
+        areas = [
+            roc_auc_score(factor[judged] == value, probs)
+            for value, probs in zip(told.classes_, _probs(told, asked), strict=True)
+        ]
+        found.append(np.mean(areas))
+    protocol = {"rows": len(fitted), "rows_test": len(judged)}
+    return Score(float(np.mean(found)), protocol, {"of_factor": np.array(found)})
+
+
+def _probs(told: LogisticRegression, codes: np.ndarray) -> np.ndarray:
+    """`(classes, N)`."""
+    return told.predict_proba(codes).T

@@ -1,0 +1,61 @@
+"""The separated attribute predictability (Kumar et al., ICLR 2018)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.svm import LinearSVC
+
+from pyro_semivae.errors import check_choice
+from pyro_semivae.metrics.disentanglement.score import Score, codes_and_factors, drawn, halves
+
+
+def separated_predictability(
+    representation: Any,
+    factors: Any,
+    *,
+    kind: Literal["discrete", "continuous"] = "discrete",
+    rows: int = 10_000,
+    rows_test: int = 5_000,
+    seed: int = 0,
+) -> Score:
+    """SAP: how much better the best single dimension predicts a factor than the second best, the mean over factors.
+
+    Args:
+        representation: the means of q(z|x), `(N, D)`, D two or more. factors: classes `(N, F)`.
+        kind: `"discrete"`: the accuracy of a linear support vector machine of one dimension (C = .01, balanced
+            classes); `"continuous"`: the squared correlation, for which a factor's classes count as numbers, and which
+            is of the `rows` alone.
+        rows, rows_test: to fit and to judge; of fewer rows the same shares.
+
+    Parts: `scores` `(D, F)`.
+
+    Raises:
+        InputError: see `score.codes_and_factors`.
+    """
+    codes, classes = codes_and_factors(representation, factors, least_codes=2)
+    check_choice("kind", kind, ("discrete", "continuous"))
+    chosen = drawn(rows + rows_test, len(codes), np.random.default_rng(seed))
+    fitted, judged = halves(chosen, rows, rows_test)
+    of = _accuracies if kind == "discrete" else _correlations
+    scores = of(codes[fitted], classes[fitted], codes[judged], classes[judged])
+    best = np.sort(scores, 0)
+    protocol = {"kind": kind, "rows": len(fitted), "rows_test": len(judged)}
+    return Score(float((best[-1] - best[-2]).mean()), protocol, {"scores": scores})
+
+
+def _accuracies(codes: np.ndarray, classes: np.ndarray, codes_test: np.ndarray, classes_test: np.ndarray) -> np.ndarray:
+    scores = np.zeros((codes.shape[1], classes.shape[1]))
+    for i, (code, code_test) in enumerate(zip(codes.T, codes_test.T, strict=True)):
+        for j, (factor, factor_test) in enumerate(zip(classes.T, classes_test.T, strict=True)):
+            machine = LinearSVC(C=0.01, class_weight="balanced", max_iter=5000).fit(code[:, None], factor)
+            scores[i, j] = machine.score(code_test[:, None], factor_test)
+    return scores
+
+
+def _correlations(codes: np.ndarray, classes: np.ndarray, *_: np.ndarray) -> np.ndarray:
+    codes, classes = codes - codes.mean(0), classes - classes.mean(0)
+    variance = (codes**2).mean(0)[:, None] * (classes**2).mean(0)
+    covariance = codes.T @ classes / len(codes)
+    return np.where(variance > 1e-12, covariance**2 / np.maximum(variance, 1e-12), 0.0)

@@ -1,0 +1,98 @@
+"""What the measures of disentanglement have in common: a representation, factors, rows drawn of both, a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyro_semivae.errors import InputError, as_tensor, check_count
+from pyro_semivae.metrics.checks import check_finite
+
+
+@dataclass(frozen=True)
+class Score:
+    """A measure's value and how it was measured; `float(score)` is the value.
+
+    Attributes:
+        value: the score. protocol: the numbers of rows, bins, votes ... that it was measured with. parts: what it is
+            made of, by name, as arrays.
+    """
+
+    value: float
+    protocol: Mapping[str, Any]
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __float__(self) -> float:
+        return self.value
+
+
+def codes_and_factors(representation: Any, factors: Any, *, least_codes: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """A representation `(N, D)` as float64 and factors' classes `(N, F)` as int64.
+
+    Raises:
+        InputError: the shapes do not fit, numbers are not finite, or classes are no non-negative integers; a factor has
+            one value only; there are fewer than `least_codes` dimensions.
+    """
+    codes, classes = check_finite("representation", representation, 2), as_tensor("factors", factors)
+    if classes.dim() != 2 or len(classes) != len(codes) or not classes.shape[1] or not len(codes):
+        shapes = f"shapes {tuple(codes.shape)} and {tuple(classes.shape)}"
+        raise InputError(f"representation, factors: got {shapes}; expected (N, D) and (N, F), N and F one or more")
+    if classes.is_floating_point() or classes.dtype == torch.bool or (classes < 0).any():
+        raise InputError(
+            f"factors: got {classes.dtype} from {classes.min().item():g}; expected classes, integers 0, 1, ..."
+        )
+    if constant := [j for j, column in enumerate(classes.unbind(1)) if (column == column[0]).all()]:
+        raise InputError(f"factors: got one value only in the columns {constant}; expected two or more in each")
+    if codes.shape[1] < least_codes:
+        raise InputError(f"representation: got {codes.shape[1]} dimensions; expected {least_codes} or more")
+    return codes.double().cpu().numpy(), classes.long().cpu().numpy()
+
+
+def drawn(number: int, of: int, rng: np.random.Generator) -> np.ndarray:
+    """`number` different rows of `of`, in random order; all of them where there are no more."""
+    return rng.permutation(of)[: check_count("rows", number, 2)]
+
+
+def halves(rows: np.ndarray, first: int, second: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to fit on and others to judge on, in these proportions where there are not as many.
+
+    Raises:
+        InputError: there are fewer than two for either.
+    """
+    middle = min(first, len(rows) * first // (first + second))
+    fitted, judged = rows[:middle], rows[middle : middle + second]
+    if min(len(fitted), len(judged)) < 2:
+        raise InputError(f"representation: got {len(rows)} rows; expected four or more")
+    return fitted, judged
+
+
+def binned(codes: np.ndarray, bins: int) -> np.ndarray:
+    """Each dimension in bins of equal width from its least to its greatest value: 1 to `bins`, `(N, D)`."""
+    edges = [np.histogram(column, bins)[1][:-1] for column in codes.T]
+    return np.stack([np.digitize(column, edge) for column, edge in zip(codes.T, edges, strict=True)], 1)
+
+
+class Groups:
+    """The rows with each value of each factor, to draw from.
+
+    Args:
+        factors: `(N, F)`.
+    """
+
+    def __init__(self, factors: np.ndarray):
+        self.order = np.argsort(factors, axis=0, kind="stable")
+        ordered = np.take_along_axis(factors, self.order, 0)
+        self.factors = factors
+        self.starts = [np.searchsorted(column, np.arange(column[-1] + 2)) for column in ordered.T]
+
+    def like(self, rows: np.ndarray, factor: int, number: int, rng: np.random.Generator) -> np.ndarray:
+        """For each of the rows `(M,)`, `number` rows with its value of the factor, drawn with replacement:
+        `(M, number)`."""
+        values = self.factors[rows, factor]
+        first, after = self.starts[factor][values], self.starts[factor][values + 1]
+        place = first[:, None] + rng.random((len(rows), number)) * (after - first)[:, None]
+        return self.order[place.astype(np.int64), factor]
