@@ -1,0 +1,207 @@
+"""dSprites, 3D Shapes and Isaac3D: grids of factors from their official files, memory-mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_semivae.caches import CACHE_ENV, cache_folder, read_array, write_array
+from pyro_semivae.data.folders import image_array
+from pyro_semivae.data.grids import Grid
+from pyro_semivae.errors import InputError
+from pyro_semivae.files import user_path, writable_folder
+
+DSPRITES = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
+SHAPES3D = "3dshapes.h5"
+ISAAC3D = "Isaac3D_down128"
+# In the order of Isaac3D's own script: the one in its README's text does not fit its multipliers.
+ISAAC3D_FACTORS = {
+    "object_shape": 3,
+    "robot_x": 8,
+    "robot_y": 5,
+    "camera_height": 4,
+    "object_scale": 4,
+    "lighting_intensity": 4,
+    "lighting_direction": 6,
+    "object_color": 4,
+    "wall_color": 4,
+}
+ROWS = 2048  # that are read at once
+PIXELS = 64
+
+
+def load_dsprites(root: str | Path) -> Grid:
+    """dSprites (Matthey et al. 2017), `(1, 64, 64)`: `dsprites/dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz`.
+
+    The colour, which is always white, is left out. The images are kept in the cache with a bit a pixel (377 MB) and
+    memory-mapped; the file's pickled metadata is not read.
+
+    Args:
+        root: the folder that holds `dsprites/`.
+
+    Raises:
+        FileNotFoundError: the file is not there; the message says where to get it. InputError: it is malformed.
+    """
+    path = _found(root, "dsprites", DSPRITES, "https://github.com/google-deepmind/dsprites-dataset")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            with archive.open("latents_classes.npy") as file:
+                classes = np.lib.format.read_array(file, allow_pickle=False)
+            sizes = _sizes(path, "latents_classes", classes)
+            shape = (len(classes), PIXELS * PIXELS // 8)
+            with archive.open("imgs.npy") as file:
+                packed = _cached(path, "dsprites", shape, lambda: _packed(path, file, len(classes)))
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read ({error}); expected the arrays imgs and latents_classes") from error
+    if sizes[0] != 1:
+        raise InputError(f"{path}: got {sizes[0]} colours; expected 1")
+    names = ("shape", "scale", "orientation", "x", "y")
+
+    def draw(rows: Tensor) -> Tensor:
+        bits = np.unpackbits(packed[rows.numpy()], axis=1)
+        return torch.from_numpy(bits).reshape(-1, 1, PIXELS, PIXELS) * 255
+
+    return _grid("dsprites", names, sizes[1:], (1, PIXELS, PIXELS), draw, ("orientation",))
+
+
+def load_shapes3d(root: str | Path) -> Grid:
+    """3D Shapes (Burgess and Kim 2018), `(3, 64, 64)`: `3dshapes/3dshapes.h5`. It needs h5py.
+
+    The images are copied once into the cache (5.9 GB), as the file's own compressed blocks cannot be memory-mapped.
+
+    Args:
+        root: the folder that holds `3dshapes/`.
+
+    Raises:
+        FileNotFoundError: the file is not there; the message says where to get it. InputError: it is malformed, or h5py
+            is not installed.
+    """
+    path = _found(root, "3dshapes", SHAPES3D, "https://github.com/google-deepmind/3d-shapes")
+    try:
+        import h5py
+    except ImportError as error:
+        raise InputError(f"{path}: h5py is not installed; run: pip install 'pyro_semivae[hdf5]'") from error
+    try:
+        with h5py.File(path) as file:
+            images, labels = file["images"], file["labels"][()]
+            sizes = _sizes(path, "labels", np.stack([np.unique(c, return_inverse=True)[1] for c in labels.T], 1))
+            if images.shape != (len(labels), PIXELS, PIXELS, 3) or images.dtype != np.uint8:
+                got = f"{images.dtype} of shape {images.shape}"
+                raise InputError(f"{path}, images: got {got}; expected uint8 ({len(labels)}, {PIXELS}, {PIXELS}, 3)")
+
+            def parts() -> Iterator[np.ndarray]:
+                for start in range(0, len(images), ROWS):
+                    yield np.ascontiguousarray(images[start : start + ROWS].transpose(0, 3, 1, 2))
+
+            array = _cached(path, "3dshapes", (len(labels), 3, PIXELS, PIXELS), parts)
+    except (OSError, KeyError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); expected the arrays images and labels") from error
+    names = ("floor", "wall", "object", "scale", "shape", "orientation")
+    return _grid("3dshapes", names, sizes, (3, PIXELS, PIXELS), lambda rows: torch.from_numpy(array[rows.numpy()]))
+
+
+def load_isaac3d(root: str | Path, *, sizes: Sequence[int] = tuple(ISAAC3D_FACTORS.values())) -> Grid:
+    """Isaac3D (Nie et al. 2020), `(3, 64, 64)`: the images of `Isaac3D_down128/images/`, 000000.png to 737279.png.
+
+    Factors follow from an image's number, in the order of the data set's own script, not of its README; images are
+    resized (bilinear) into the cache (9.1 GB) and memory-mapped.
+
+    Args:
+        root: the folder that holds `Isaac3D_down128/`. sizes: of the factors.
+
+    Raises:
+        FileNotFoundError: an image is not there; the message says where to get it. InputError: one is malformed.
+    """
+    folder = user_path(root, "root") / ISAAC3D / "images"
+    where = (
+        "The 128x128 version is at https://github.com/NVlabs/High-res-disentanglement-datasets; unpack it so that "
+        f"{folder} holds 000000.png to 737279.png"
+    )
+    if len(sizes) != len(ISAAC3D_FACTORS):
+        raise InputError(f"sizes: got {len(sizes)}; expected {len(ISAAC3D_FACTORS)}, of {', '.join(ISAAC3D_FACTORS)}")
+    paths = [folder / f"{number:06d}.png" for number in range(math.prod(sizes))]
+    x = image_array(paths, "isaac3d", channels=3, size=PIXELS, where=where)
+    return _grid("isaac3d", tuple(ISAAC3D_FACTORS), sizes, (3, PIXELS, PIXELS), lambda rows: x[rows])
+
+
+def _grid(
+    name: str,
+    names: Sequence[str],
+    sizes: Sequence[int],
+    x_shape: tuple[int, int, int],
+    of_rows: Callable[[Tensor], Tensor],
+    symmetric: tuple[str, ...] = (),
+) -> Grid:
+    """A grid of stored images. A factor with one value in the file is none."""
+    kept = [i for i, size in enumerate(sizes) if size > 1]
+    names, sizes = tuple(names[i] for i in kept), tuple(sizes[i] for i in kept)
+    grid = Grid(name, names, sizes, x_shape, lambda classes: of_rows(grid.rows(classes)), symmetric)
+    return grid
+
+
+def _found(root: str | Path, folder: str, name: str, source: str) -> Path:
+    path = user_path(root, "root") / folder / name
+    if not path.is_file():
+        raise FileNotFoundError(f"dataset {folder}: no {path}. It is at {source}")
+    return path
+
+
+def _sizes(path: Path, name: str, classes: np.ndarray) -> tuple[int, ...]:
+    """How many values each factor has.
+
+    Raises:
+        InputError: the rows are not every combination, the last factor the fastest.
+    """
+    if classes.ndim != 2 or not classes.size or classes.dtype.kind not in "iu":
+        raise InputError(f"{path}, {name}: got {classes.dtype} of shape {classes.shape}; expected integers (N, F)")
+    sizes = tuple(int(column.max()) + 1 for column in classes.T)
+    rows = np.arange(len(classes))
+    if math.prod(sizes) != len(classes) or (np.stack(np.unravel_index(rows, sizes), 1) != classes).any():
+        got = f"{len(classes)} rows of factors with {sizes} values, not in their order"
+        raise InputError(f"{path}, {name}: got {got}; expected every combination, the last factor the fastest")
+    return sizes
+
+
+def _packed(path: Path, file: BinaryIO, number: int) -> Iterator[np.ndarray]:
+    """The images as bits, from the array in the archive, some at a time."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if shape != (number, PIXELS, PIXELS) or fortran or dtype != np.uint8:
+        got = f"{dtype} of shape {shape}"
+        raise InputError(f"{path}, imgs: got {got}; expected uint8 ({number}, {PIXELS}, {PIXELS})")
+    for start in range(0, number, ROWS):
+        rows = min(ROWS, number - start)
+        data = file.read(rows * PIXELS * PIXELS)
+        if len(data) < rows * PIXELS * PIXELS:
+            raise InputError(f"{path}, imgs: ends in image {start + len(data) // PIXELS**2}; expected {number}")
+        pixels = np.frombuffer(data, np.uint8)
+        if pixels.max() > 1:
+            raise InputError(f"{path}, imgs: got the value {pixels.max()}; expected 0 and 1")
+        yield np.packbits(pixels.reshape(rows, -1), axis=1)
+
+
+def _cached(path: Path, name: str, shape: tuple[int, ...], parts: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:
+    """The array, memory-mapped from the cache; made of the file's parts first where it is not there.
+
+    Raises:
+        InputError: the cache cannot be written to.
+    """
+    state = path.stat()
+    stamp = hashlib.sha256(f"{path} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:12]
+    cache = cache_folder() / f"{name}-{stamp}.npy"
+    if (array := read_array(cache, shape)) is None:
+        writable_folder(cache.parent, CACHE_ENV)
+        write_array(cache, shape, np.dtype(np.uint8), parts())
+        array = np.load(cache, mmap_mode="c")
+    return array
