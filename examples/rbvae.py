@@ -48,8 +48,8 @@ METHODS = {
     "swap-vae": ("adversarial", "r1", "beta", "scales"),
 }
 # Chosen on held-out rows (`python benchmarks/reproduce.py rbvae --preset choice`): of objectives, and of our recipe.
-STRENGTHS = {"beta-vae": 2.0, "beta-tcvae": 1.0, "dip-vae-1": 0.1, "dip-vae-2": 0.5}
-WEIGHTS = {"svae": {"adversarial": 10.0, "latents": 0.0}}
+STRENGTHS = {"beta-vae": 2.0, "beta-tcvae": 1.0, "dip-vae-1": 0.1, "dip-vae-2": 2.0}
+WEIGHTS = {"svae": {"adversarial": 10.0, "latents": 0.0}, "swap-vae": {"adversarial": 10.0}}
 
 
 @dataclass(kw_only=True)
@@ -73,7 +73,7 @@ class Settings(cli.Reference):
     beta: float = flag(1.0, "weight of the latents' densities; 1: the bound", number(least=0))
     strength: float | None = flag(
         None,
-        "beta of beta-vae (default: 2), beta - 1 of beta-tcvae (1), lambda_od of dip-vae-1 (0.1) and -2 (0.5)",
+        "beta of beta-vae (default: 2), beta - 1 of beta-tcvae (1), lambda_od of dip-vae-1 (0.1) and -2 (2)",
         number(least=0),
     )
     width: int = flag(16, "channels of the networks' first layer", count())

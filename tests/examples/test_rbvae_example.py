@@ -143,12 +143,12 @@ def test_the_presets_are_what_they_say():
         (("beta-vae", "--strength", "4"), []),
         (("beta-tcvae", "--strength", "5"), [("BatchTotalCorrelation", 5.0)]),
         (("dip-vae-1", "--strength", "2"), [("DIPTerm", 2.0)]),
-        (("dip-vae-2",), [("DIPTerm", 0.5)]),
+        (("dip-vae-2",), [("DIPTerm", 2.0)]),
         (("beta-tcvae",), [("BatchTotalCorrelation", 1.0)]),
         (("svae",), [("DensityRatio", 10.0)]),
         (("svae", "--latents", "0.5"), [("DensityRatio", 10.0), ("LatentReconstruction", 0.5)]),
         (("svae", "--preset", "paper"), [("DensityRatio", 1.0), ("LatentReconstruction", 1.0)]),
-        (("swap-vae",), [("SwapTerm", 1.0), ("DensityRatio", 30.0), ("DensityRatio", 30.0)]),
+        (("swap-vae",), [("SwapTerm", 1.0), ("DensityRatio", 10.0), ("DensityRatio", 10.0)]),
     ],
 )
 def test_the_baselines_are_what_they_say(flags, added):

@@ -56,7 +56,7 @@ def test_the_reference_based_study_runs_every_method_alike(studies, monkeypatch)
     assert {*found} == {*rbvae.PAPER} and len(rbvae.jobs("demo", None)) == 3 * 3 * 9
     for name, settings in found.items():
         other = {key for key, value in settings.items() if value != found["srb-vae"][key]}
-        chosen = {"svae": {"adversarial", "latents"}}.get(name, set())
+        chosen = {"svae": {"adversarial", "latents"}, "swap-vae": {"adversarial"}}.get(name, set())
         chosen |= {"strength"} if name in ("beta-vae", "beta-tcvae", "dip-vae-1", "dip-vae-2") else set()
         assert other == {*rbvae.METHODS[name]} | chosen, name
     paths = [job.path.name for preset in ("demo", "ablation", "choice") for job in rbvae.jobs(preset, None)]
