@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -73,12 +74,20 @@ class Job:
         same = recorded and recorded["settings"].items() <= self.settings.items()
         return recorded if same else None
 
-    def run(self, cuda: bool) -> None:
+    def run(self, cuda: bool, *, quiet: bool = False) -> None:
+        """Runs the example, or goes on with it, and records what it measured; quiet: its output goes to a file.
+
+        Raises:
+            subprocess.CalledProcessError: it failed.
+        """
         digest = hashlib.sha256(json.dumps(self.settings).encode()).hexdigest()[:8]  # other settings start afresh
         out = Path("runs") / "reproduce" / self.study / f"{self.path.stem}-{digest}"
         command = ["python", f"examples/{self.script}", *self.flags, "--out", str(out), "--resume"]
         command += ["--cuda"] if cuda else []
-        subprocess.run([sys.executable, *command[1:]], check=True, cwd=ROOT)
+        if quiet:
+            (ROOT / out).mkdir(parents=True, exist_ok=True)
+        with open(ROOT / out / "log.txt", "w") if quiet else nullcontext() as log:
+            subprocess.run([sys.executable, *command[1:]], check=True, cwd=ROOT, stdout=log, stderr=log)
         metrics = json.loads((ROOT / out / "metrics.json").read_text())
         self.path.parent.mkdir(parents=True, exist_ok=True)
         about = {"settings": self.settings, "command": " ".join(command), "date": datetime.date.today().isoformat()}

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,30 @@ def test_the_inverted_vaes_table_has_differences_to_what_it_is_compared_with(stu
     wide = " ".join(flags["m2 wide"])
     assert wide.endswith("--classifier-hidden 200 200 --encoder-hidden 200 200 --activation relu")
     assert "--no-reverse" in flags["m2 as inverted"] and "demo" in flags["m2 as inverted"] and "m2" in flags["m2"]
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_runs_at_once_are_recorded_and_their_output_is_in_files(studies, at_once, monkeypatch, tmp_path):
+    import reproduce
+    from studies import job, rbvae
+
+    seen, together = [], threading.Barrier(at_once, timeout=10)
+
+    def run(command, *, check, cwd, stdout, stderr):
+        together.wait()  # three are under way
+        seen.append(stdout is not None)
+        if stdout is not None:
+            stdout.write("epoch 1")
+        out = tmp_path / command[command.index("--out") + 1]
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "metrics.json").write_text(json.dumps({"measures": 3, "seed": command[command.index("--seed") + 1]}))
+
+    monkeypatch.setattr(job, "ROOT", tmp_path)
+    monkeypatch.setattr(job.subprocess, "run", run)
+    flags = ["rbvae", "--dataset", "mnist", "--part", "vae", "--at-once", str(at_once)]
+    monkeypatch.setattr("sys.argv", ["reproduce.py", *flags])
+    reproduce.main()
+    runs = [run for run in rbvae.jobs("demo", None) if run.part == "vae" and run.dataset == "mnist"]
+    assert [run.result()["seed"] for run in runs] == ["0", "1", "2"]
+    logs = [path.read_text() for path in tmp_path.rglob("log.txt")]
+    assert seen == [at_once > 1] * 3 and logs == ["epoch 1"] * (3 if at_once > 1 else 0)
