@@ -15,7 +15,7 @@ from pyro_semivae.conditionals.entries import (
 )
 from pyro_semivae.conditionals.flows import Flow
 from pyro_semivae.conditionals.groups import KnownIn, Point, WithoutDensity
-from pyro_semivae.conditionals.labels import BayesLabel, Label, LabelPrior
+from pyro_semivae.conditionals.labels import BayesLabel, Label, LabelAndGaussian, LabelPrior
 from pyro_semivae.conditionals.latents import (
     Gaussian,
     GaussianExperts,
@@ -49,6 +49,7 @@ __all__ = [
     "HeteroscedasticGaussianLikelihood",
     "KnownIn",
     "Label",
+    "LabelAndGaussian",
     "LabelPrior",
     "LaplaceLikelihood",
     "Likelihood",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_semivae.conditionals.base import Conditional
+from pyro_semivae.nn import positive
 from pyro_semivae.spaces import Labels
 
 
@@ -35,6 +36,29 @@ class Label(Conditional):
 
     def forward(self, *parents: Tensor) -> dist.TorchDistribution:
         return self.space.distribution(self.net(*parents))
+
+
+class LabelAndGaussian(Conditional):
+    """q(y | x) q(z | x) from one network: a label, and a diagonal Gaussian over vectors.
+
+    Args:
+        space: of the labels. net: maps the parents to `batch + (raw_size + 2 * size,)`. size: of the vectors; 0 gives
+            an empty latent, whose density is 1.
+
+    Returns both distributions.
+    """
+
+    def __init__(self, space: Labels, net: nn.Module, size: int):
+        super().__init__()
+        self.space, self.net, self.size = space, net, size
+
+    def extra_repr(self) -> str:
+        return f"{self.space}, {self.size}"
+
+    def forward(self, *parents: Tensor) -> tuple[dist.TorchDistribution, ...]:
+        raw = self.net(*parents)
+        of_label, loc, scale = raw.split([self.space.raw_size, self.size, self.size], -1)
+        return self.space.distribution(of_label), dist.Normal(loc, positive(scale)).to_event(1)
 
 
 class LabelPrior(Conditional):

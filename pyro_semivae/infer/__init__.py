@@ -2,12 +2,13 @@
 
 from pyro_semivae.infer.base import Bound, Objective, Sum, Term
 from pyro_semivae.infer.ccvae import TraceCCVAE_ELBO
+from pyro_semivae.infer.derived import FromPrior, Hidden, ImportanceWeighted, Labelled
 from pyro_semivae.infer.evaluation import Evaluation, Value
 from pyro_semivae.infer.generation import Generate
 from pyro_semivae.infer.handlers import LocalParameters, Mean, Particles, Until
-from pyro_semivae.infer.hidden import Hidden
 from pyro_semivae.infer.inverted import TraceInverted_ELBO
 from pyro_semivae.infer.labels import TraceLabels_ELBO
+from pyro_semivae.infer.larvae import label_replacement
 from pyro_semivae.infer.module import ObjectiveModule
 from pyro_semivae.infer.mvae import TraceMVAE_ELBO
 from pyro_semivae.infer.reverse import TraceReverse_ELBO
@@ -23,10 +24,12 @@ from pyro_semivae.infer.terms import (
     DensityRatio,
     DIPTerm,
     EntropyTerm,
+    GeneratedLabelsTerm,
     ImageTerm,
     LatentReconstruction,
     MultiScaleTerm,
     NearestLabelTerm,
+    RegressionTerm,
     SwapTerm,
     TotalCorrelation,
 )
@@ -42,9 +45,13 @@ __all__ = [
     "DensityRatio",
     "EntropyTerm",
     "Evaluation",
+    "FromPrior",
     "Generate",
+    "GeneratedLabelsTerm",
     "Hidden",
     "ImageTerm",
+    "ImportanceWeighted",
+    "Labelled",
     "LatentReconstruction",
     "LocalParameters",
     "Mean",
@@ -53,6 +60,7 @@ __all__ = [
     "Objective",
     "ObjectiveModule",
     "Particles",
+    "RegressionTerm",
     "Roles",
     "Run",
     "Step",
@@ -70,5 +78,6 @@ __all__ = [
     "Value",
     "WarmUp",
     "assign_roles",
+    "label_replacement",
     "sample_sites",
 ]

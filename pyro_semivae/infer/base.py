@@ -117,6 +117,10 @@ class Term(Summand):
     def parts(self) -> Sequence[Part]:
         return [Part(self)]
 
+    def _owning(self) -> dict[str, tuple[Term, nn.Module]]:
+        owned = self.module()
+        return {} if owned is None else {owned[0]: (self, owned[1])}
+
     def is_same(self, other: Summand) -> bool:
         """One object; or terms of one class that were told the same, in plain values, and own no module."""
         if self is other or type(self) is not type(other) or self.module() is not None:
@@ -215,14 +219,10 @@ class Objective(ELBO, Summand):
         if step.labelled and any(term.what.whole_batch or term.what.module() is not None for term in terms):
             step = replace(step, labelled=0)
         found: Evaluation | None = None
-        any_label = False
         for i, bound in enumerate(bounds):
-            runs = bound.what.runs(step)
-            any_label |= any(bool(run.observed) for run in runs)
-            of_runs = [evaluated(run, bound, () if i or run.in_reverse else terms, not i) for run in runs]
-            here = of_runs[0] if len(of_runs) == 1 else joined(of_runs)
+            here = bound.what.evaluation(step, bound, () if i else terms, not i)
             found = here if found is None else together(found, here, f"bound {i + 1}: ")
-        if any_label and len(bounds) == len(every):  # else there are terms that are not there
+        if found.any_label and len(bounds) == len(every):  # else there are terms that are not there
             check_names(self.parts(), found.values)
         return replace(found, scale=found.scale * step.scale)
 
@@ -263,7 +263,8 @@ class Objective(ELBO, Summand):
     @property
     def bound(self) -> Bound:
         """The first bound, whose runs the terms see."""
-        return next(part.what for part in self.parts() if isinstance(part.what, Bound))
+        found = next(part.what for part in self.parts() if isinstance(part.what, Bound))
+        return found if found is self else found.bound
 
     def modules(self) -> nn.ModuleDict:
         """The modules that terms own, by name."""
@@ -274,13 +275,13 @@ class Objective(ELBO, Summand):
         return {name: term.optimiser(module.parameters()) for name, (term, module) in self._owning().items()}
 
     def _owning(self) -> dict[str, tuple[Term, nn.Module]]:
+        """The terms that own a module, and it, by the module's name."""
         found: dict[str, tuple[Term, nn.Module]] = {}
-        for term in (part.what for part in self.parts() if isinstance(part.what, Term)):
-            owned = term.module()
-            if owned is not None and owned[0] in found and found[owned[0]][1] is not owned[1]:
-                raise InputError(f"terms: got two with modules of the name {owned[0]!r}; expected one")
-            if owned is not None:
-                found[owned[0]] = term, owned[1]
+        for part in self.parts():
+            for name, owned in part.what._owning().items() if part.what is not self else ():
+                if name in found and found[name][1] is not owned[1]:
+                    raise InputError(f"terms: got two with modules of the name {name!r}; expected one")
+                found[name] = owned
         return found
 
 
@@ -305,6 +306,15 @@ class Bound(Objective):
     @abstractmethod
     def values(self, run: Run) -> list[Value]:
         """The terms of a run."""
+
+    def evaluation(self, step: Step, part: Part, terms: Sequence[Part], first: bool) -> Evaluation:
+        """The terms of its runs with what is added to it, as a part of a sum.
+
+        Args:
+            part: it, and its weights. terms: what is added. first: whether it is the sum's first bound, the ELBO.
+        """
+        of_runs = [evaluated(run, part, () if run.in_reverse else terms, first) for run in self.runs(step)]
+        return of_runs[0] if len(of_runs) == 1 else joined(of_runs)
 
     def most_terms(self) -> float:
         """How many values of labels together one site's sum may have; without end unless the bound says otherwise."""

@@ -66,12 +66,14 @@ class Evaluation:
         values: its terms. scale: of the rows, a number or `(B,)`.
         monitors: name -> scalar; diagnostics that are no part of the objective.
         losses: of modules that terms own, by the term's name: scalars, to be minimised by their own optimiser.
+        any_label: whether labels were passed, some of which may be missing.
     """
 
     values: list[Value]
     scale: float | Tensor = 1.0
     monitors: dict[str, Tensor] = field(default_factory=dict)
     losses: dict[str, Tensor] = field(default_factory=dict)
+    any_label: bool = False
 
     def contributions(self) -> NamedTerms:
         """Name -> the term's part of the objective, before the scale of the rows; without those that were removed."""
@@ -101,12 +103,11 @@ def merged(parts: Sequence[Part], done: float) -> list[Part]:
 def evaluated(run: Run, part: Part, terms: Sequence[Part], first: bool) -> Evaluation:
     """The terms of a bound's run, and what is added to it."""
     bound, done = part.what, run.step.done
-    weight = at(part.weights, done)
-    values = [_times(value.times(weight), part.of_terms, done) for value in bound.values(run)]
+    values = [weighed(value, part, done) for value in bound.values(run)]
     values = values if first else [replace(value, in_elbo=False) for value in values]
     for value in values:
         _check_value(bound, value.name, value.value, values[0].value.shape)
-    found = Evaluation(values, bound.scale(run), bound.monitors(run))
+    found = Evaluation(values, bound.scale(run), bound.monitors(run), any_label=bool(run.observed))
     for term in terms:
         weight = at(term.weights, done)
         for name, value in _values_of(term.what, run, values[0].value.shape).items():
@@ -118,6 +119,11 @@ def evaluated(run: Run, part: Part, terms: Sequence[Part], first: bool) -> Evalu
     surrogates = bound.surrogates(run, [value for value in values if not value.removed])
     values += surrogates if first else [replace(value, in_elbo=False) for value in surrogates]
     return found
+
+
+def weighed(value: Value, part: Part, done: float) -> Value:
+    """A part's value with the part's weights."""
+    return _times(value.times(at(part.weights, done)), part.of_terms, done)
 
 
 def _values_of(term: Term, run: Run, shape: torch.Size) -> Mapping[str, Tensor]:
@@ -182,7 +188,8 @@ def together(one: Evaluation, other: Evaluation, prefix: str) -> Evaluation:
     clash = any(same_term(name, value.name) for value in other.values for name in own)
     values = [replace(value, name=f"{prefix}{value.name}") if clash else value for value in other.values]
     monitors = {f"{prefix}{name}" if name in one.monitors else name: value for name, value in other.monitors.items()}
-    return Evaluation([*one.values, *values], one.scale, {**one.monitors, **monitors}, {**one.losses, **other.losses})
+    monitors, losses = {**one.monitors, **monitors}, {**one.losses, **other.losses}
+    return Evaluation([*one.values, *values], one.scale, monitors, losses, one.any_label or other.any_label)
 
 
 def joined(of_runs: Sequence[Evaluation]) -> Evaluation:
@@ -202,7 +209,7 @@ def joined(of_runs: Sequence[Evaluation]) -> Evaluation:
         values.append(Value(there.name, value, there.weight, there.in_elbo, weighted, there.removed))
     monitors = {name: value for found in of_runs for name, value in found.monitors.items()}
     losses = {name: value for found in of_runs for name, value in found.losses.items()}
-    return Evaluation(values, of_runs[0].scale, monitors, losses)
+    return Evaluation(values, of_runs[0].scale, monitors, losses, any(found.any_label for found in of_runs))
 
 
 def check_names(parts: Sequence[Part], values: Sequence[Value]) -> None:

@@ -102,7 +102,7 @@ def _generation(run: Run, how: Generate) -> Generation:
     if unknown := [name for name in (*how.latents, *how.kept) if name not in run.latents]:
         raise InputError(f"generate: got the latents {unknown}; expected {', '.join(run.latents)}")
     given_latents = _crossed(run, how) if how.crossed else {}
-    with _Generating(names, given_latents, how.mean):
+    with Generating(names, given_latents, how.mean):
         trace = poutine.trace(step.model).get_trace(*given.values())
     if unknown := [name for name in names if name not in given]:
         raise InputError(f"model: its data {unknown} are no arguments of that name; expected x=... for the site 'x'")
@@ -128,7 +128,7 @@ def _crossed(run: Run, how: Generate) -> dict[str, tuple[Tensor, Tensor]]:
     return {name: (rows, of if name in how.kept else of[partner]) for name, of in values.items()}
 
 
-class _Generating(Messenger):
+class Generating(Messenger):
     """Samples data that are given, and takes some rows of latents from elsewhere."""
 
     def __init__(self, data: tuple[str, ...], crossed: Mapping[str, tuple[Tensor, Tensor]], mean: bool):

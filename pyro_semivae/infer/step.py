@@ -137,19 +137,32 @@ class Step:
         if not self.labelled:
             return [self]
         if "parts" not in self._runs:
-            rows = (slice(self.labelled), slice(self.labelled, None))
-            steps = [replace(self, args=_rows_of(self.args, part), kwargs=_rows_of(self.kwargs, part)) for part in rows]
-            sizes = [len(next(value for value in s.named().values() if isinstance(value, Tensor))) for s in steps]
-            known, rest = (replace(part, scale=1.0, labelled=0, strata={}) for part in steps)
-            rest = replace(rest, without_labels=True)
-            self._runs["parts"] = [part for part, size in zip((known, rest), sizes, strict=True) if size]
+            parts = self.rows(0, self.labelled), self.rows(self.labelled, None)
+            self._runs["parts"] = [part for part in parts if part.num_rows]
         return self._runs["parts"]
 
+    @property
+    def num_rows(self) -> int:
+        """B, of the first argument that is there."""
+        return len(next(value for value in self.named().values() if isinstance(value, Tensor)))
+
+    def rows(self, start: int, stop: int | None) -> Step:
+        """Some of the rows; asked for again, the same step. Of those before and after `labelled` it is known whether
+        they have labels."""
+        rows = slice(start, stop)
+        changes: dict[str, Any] = {
+            "args": _rows_of(self.args, rows),
+            "kwargs": _rows_of(self.kwargs, rows),
+            "without_labels": self.without_labels or bool(self.labelled and start >= self.labelled),
+        }
+        return self.another(("rows", start, stop), scale=1.0, labelled=0, strata={}, **changes)
+
     def hiding(self, labels: Collection[str]) -> Step:
-        """The same rows without these labels; asked for again, the same step."""
+        """The same rows without these labels; asked for again, the same step, of the scale 1."""
         given = self.named()
         args = tuple(None if name in labels else value for name, value in given.items())
-        return self.another(("hiding", frozenset(labels)), args=args, kwargs={}, names=[*given], labelled=0)
+        changes: dict[str, Any] = {"args": args, "kwargs": {}, "names": [*given], "labelled": 0, "scale": 1.0}
+        return self.another(("hiding", frozenset(labels)), **changes)
 
     def another(self, key: Hashable, **changes: Any) -> Step:
         """A step that differs from this one, and is there as long as this one is; asked for again, the same."""

@@ -221,7 +221,7 @@ def test_hidden_labels_are_missing_labels(missing_labels):
     assert_close(both.total(), 0.7 * alone.total())
     assert_close(ours, theirs)
     assert not any(v.in_elbo for v in both.values if v.name.startswith("without"))
-    for wrong, message in (((vae.elbo(), "y"), "expected a bound"), ((own.bound,), "names of one label or more")):
+    for wrong, message in (((vae, "y"), "got M2; expected an objective"), ((own,), "names of one label or more")):
         with pytest.raises(InputError, match=message):
             Hidden(*wrong)
     with pytest.raises(InputError, match=r"Hidden: got \['w'\]; expected x, y"):

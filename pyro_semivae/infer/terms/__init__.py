@@ -7,10 +7,12 @@ from pyro_semivae.infer.terms.consistency import ConsistencyTerm
 from pyro_semivae.infer.terms.density_ratio import DensityRatio
 from pyro_semivae.infer.terms.dip import DIPTerm
 from pyro_semivae.infer.terms.entropy import EntropyTerm
+from pyro_semivae.infer.terms.generated_labels import GeneratedLabelsTerm
 from pyro_semivae.infer.terms.image import ImageTerm
 from pyro_semivae.infer.terms.latents import LatentReconstruction
 from pyro_semivae.infer.terms.multi_scale import MultiScaleTerm
 from pyro_semivae.infer.terms.nearest import NearestLabelTerm
+from pyro_semivae.infer.terms.regression import RegressionTerm
 from pyro_semivae.infer.terms.swap import SwapTerm
 from pyro_semivae.infer.terms.total_correlation import TotalCorrelation
 
@@ -22,10 +24,12 @@ __all__ = [
     "DIPTerm",
     "DensityRatio",
     "EntropyTerm",
+    "GeneratedLabelsTerm",
     "ImageTerm",
     "LatentReconstruction",
     "MultiScaleTerm",
     "NearestLabelTerm",
+    "RegressionTerm",
     "SwapTerm",
     "TotalCorrelation",
 ]

@@ -66,6 +66,9 @@ class BatchTotalCorrelation(Term):
 
     def _densities(self, run: Run, name: str) -> Tensor:
         fn = run.guide.nodes[name]["fn"]
+        if not fn.event_dim and name not in run.labels:  # one number for each entry of a continuous label
+            z = run.value(name)
+            return fn.expand(z.shape).log_prob(z.unsqueeze(1))
         base = getattr(fn, "base_dist", None)
         if fn.event_dim != 1 or base is None or base.event_shape:
             got = f"{type(fn).__name__} of '{name}'"

@@ -1,0 +1,273 @@
+"""Objectives on other views of a step's rows: some labels hidden, labelled rows alone, latents from the prior."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.infer.base import Bound, Objective, Part, Sum, Term
+from pyro_semivae.infer.evaluation import Evaluation, Value, weighed
+from pyro_semivae.infer.graph import graphs_of
+from pyro_semivae.infer.run import Run
+from pyro_semivae.infer.step import Step
+from pyro_semivae.spaces import any_known
+
+
+class Derived(Bound):
+    """Abstract: an objective, a bound with all that is added to it, on a step that is made of the one that is given.
+
+    What is added to a sum whose first bound is this one is added to the objective inside.
+
+    Args:
+        what: the objective. prefix: of the names of its terms.
+
+    Raises:
+        InputError: it is no objective.
+    """
+
+    def __init__(self, what: Objective, prefix: str = ""):
+        if not isinstance(what, Objective):
+            raise InputError(f"{type(self).__name__}: got {type(what).__name__}; expected an objective")
+        super().__init__(max_plate_nesting=what.max_plate_nesting)
+        self.what, self.prefix = what, prefix
+
+    @abstractmethod
+    def derived(self, step: Step) -> tuple[Step, tuple[int, int]]:
+        """The other step, of the scale 1, and how many of the rows lie before and after its own."""
+
+    @property
+    def needs_labels(self) -> bool:
+        return self.what.needs_labels
+
+    @property
+    def bound(self) -> Bound:
+        return self.what.bound
+
+    def evaluation(self, step: Step, part: Part, terms: Sequence[Part], first: bool) -> Evaluation:
+        other, around = self.derived(step)
+        whole = Sum(*self.what.parts(), *terms) if terms else self.what
+        found = self._of_rows(step, _padded(whole.evaluate(other), around))
+        values = [self._own(value, part, step.done, first) for value in found.values]
+        monitors = {f"{self.prefix}{name}": value for name, value in found.monitors.items()}
+        return replace(found, values=values, monitors=monitors)
+
+    def _of_rows(self, step: Step, found: Evaluation) -> Evaluation:
+        """What is found, of the rows of the whole step."""
+        return found
+
+    def _own(self, value: Value, part: Part, done: float, first: bool) -> Value:
+        named = replace(value, name=f"{self.prefix}{value.name}", in_elbo=value.in_elbo and first)
+        return weighed(named, part, done)
+
+    def values(self, run: Run) -> list[Value]:
+        raise InputError(f"{type(self).__name__}: its terms are those of its steps; expected `evaluate`")
+
+    def warming_up(self, until: float) -> Bound | None:
+        own = copy.copy(self)
+        try:
+            own.what = self.what.warmed_up(until)
+        except InputError:  # nothing in it has a beta
+            return None
+        return own
+
+    def _owning(self) -> dict[str, tuple[Term, nn.Module]]:
+        return self.what._owning()
+
+
+class Hidden(Derived):
+    """An objective as it is where labels are missing: `vae.elbo() + 0.5 * Hidden(vae.elbo().bound, "y")`.
+
+    Args:
+        what: the objective. labels: names of the arguments of model and guide that it does not see.
+        also_labelled: whether it is of all rows; else, of a step that says which rows are labelled (`fit`'s does), of
+            the others alone. `fit(.., also_unlabelled=True)` has the labelled rows among these, too.
+
+    Terms: those of the objective, with `"without y: "` before their names.
+    """
+
+    def __init__(self, what: Objective, *labels: str, also_labelled: bool = True, prefix: str | None = None):
+        if not labels:
+            raise InputError("Hidden: got no label; expected the names of one label or more")
+        super().__init__(what, f"without {','.join(labels)}: " if prefix is None else prefix)
+        self.labels, self.also_labelled = labels, also_labelled
+
+    def derived(self, step: Step) -> tuple[Step, tuple[int, int]]:
+        if unknown := set(self.labels) - set(step.named()):
+            raise InputError(f"Hidden: got {sorted(unknown)}; expected {', '.join(step.named())}")
+        first = 0 if self.also_labelled or step.labelled == step.num_rows else step.labelled
+        return (step.rows(first, None) if first else step).hiding(self.labels), (first, 0)
+
+
+class Labelled(Derived):
+    """An objective on the rows that have any label: of a step that says which rows these are (`fit`'s does) they alone
+    are run, else all are, and the terms of the others are 0.
+
+    Args:
+        what: the objective. labels: names of the labels, one or more. prefix: of the names of its terms.
+    """
+
+    needs_labels = True
+
+    def __init__(self, what: Objective, *labels: str, prefix: str = "labelled: "):
+        if not labels:
+            raise InputError("Labelled: got no label; expected the names of one label or more")
+        super().__init__(what, prefix)
+        self.labels = labels
+
+    def derived(self, step: Step) -> tuple[Step, tuple[int, int]]:
+        if step.labelled:
+            return step.rows(0, step.labelled), (0, step.num_rows - step.labelled)
+        return step.another("labelled", scale=1.0), (0, 0)
+
+    def _of_rows(self, step: Step, found: Evaluation) -> Evaluation:
+        if step.labelled:
+            return found
+        given = step.named()
+        if unknown := set(self.labels) - set(given):
+            raise InputError(f"Labelled: got {sorted(unknown)}; expected {', '.join(given)}")
+        first = next(value for value in given.values() if isinstance(value, Tensor))
+        known = torch.zeros(len(first), dtype=torch.bool, device=first.device)
+        for y in (given[name] for name in self.labels if given[name] is not None):
+            known = known | any_known(y)
+
+        def masked(value: Tensor | None) -> Tensor | None:
+            return value if value is None or not value.dim() else torch.where(known, value, 0.0)
+
+        values = [replace(v, value=masked(v.value), weighted=masked(v.weighted)) for v in found.values]
+        return replace(found, values=values)
+
+
+class FromPrior(Derived):
+    r"""A bound whose guide has some latents from the model's prior: their log p and -log q cancel.
+
+    .. math::
+        \log p(x | y) \ge E_{p(z)}[\log p(x | y, z)]
+
+    by Jensen's inequality; it is tight where x does not need z.
+
+    Args:
+        what: the objective. latents: names of latents; in the model they depend on nothing.
+
+    Raises:
+        InputError: when evaluated: there is no such latent, or it depends on something.
+    """
+
+    def __init__(self, what: Objective, *latents: str):
+        super().__init__(what)
+        self.latents = latents
+        self._checked = False
+
+    def configuration(self) -> dict[str, Any]:
+        return {"what": self.what, "latents": self.latents}
+
+    def derived(self, step: Step) -> tuple[Step, tuple[int, int]]:
+        if not self._checked:
+            model = graphs_of(step.model, step.guide, step.named(), ())["p"]
+            if wrong := [name for name in self.latents if model.get(name) != ()]:
+                got = f"{wrong}, of {', '.join(model)}"
+                raise InputError(f"FromPrior: got {got}; expected latents of the model that depend on nothing")
+            self._checked = True
+        densities = _Densities(self.latents)
+        try:
+            with poutine.block(), densities:
+                step.model(*step.args, **step.kwargs)
+        except _AllFound:
+            pass
+
+        def guide(*args: Any, **kwargs: Any) -> Any:
+            with _Replaced(densities.found):
+                return step.guide(*args, **kwargs)
+
+        return step.another(("prior", self.latents), guide=guide, scale=1.0), (0, 0)
+
+
+class ImportanceWeighted(Derived):
+    r"""log of the mean over K samples of exp of an objective: IWAE's bound (Burda et al., ICLR 2016).
+
+    .. math::
+        \log p(x) \ge E\Big[\log \frac{1}{K} \sum_k \frac{p(x, z_k)}{q(z_k | x)}\Big]
+
+    Every row is there K times; the gradient goes through samples and densities. It has one term.
+
+    Args:
+        what: the objective, whose terms are of rows. samples: K.
+
+    Raises:
+        InputError: when evaluated: a term is of the batch.
+    """
+
+    def __init__(self, what: Objective, samples: int = 5):
+        super().__init__(what)
+        self.samples = check_count("samples", samples)
+
+    def derived(self, step: Step) -> tuple[Step, tuple[int, int]]:
+        def repeated(value: Any) -> Any:
+            return value.repeat(self.samples, *(1,) * (value.dim() - 1)) if isinstance(value, Tensor) else value
+
+        args = tuple(repeated(value) for value in step.args)
+        kwargs = {name: repeated(value) for name, value in step.kwargs.items()}
+        changes: dict[str, Any] = {"labelled": 0, "strata": {}, "scale": 1.0}
+        return step.another(("repeated", self.samples), args=args, kwargs=kwargs, **changes), (0, 0)
+
+    def evaluation(self, step: Step, part: Part, terms: Sequence[Part], first: bool) -> Evaluation:
+        whole = Sum(*self.what.parts(), *terms) if terms else self.what
+        found = whole.evaluate(self.derived(step)[0])
+        if batch := [value.name for value in found.values if not value.by_row and not value.removed]:
+            raise InputError(f"ImportanceWeighted: got {batch}, of the batch; expected terms of rows")
+        total = sum(value.summed() for value in found.values if not value.removed)
+        mean = total.reshape(self.samples, -1).logsumexp(0) - math.log(self.samples)
+        value = Value(f"log of the mean of {self.samples}", mean)
+        return replace(found, values=[self._own(value, part, step.done, first)], scale=1.0)
+
+
+class _AllFound(Exception):
+    pass
+
+
+class _Densities(Messenger):
+    """Takes down the densities of some sites, and stops where all are known."""
+
+    def __init__(self, names: Sequence[str]):
+        super().__init__()
+        self.names, self.found = names, {}
+
+    def _pyro_post_sample(self, msg: dict) -> None:
+        if msg["name"] in self.names:
+            self.found[msg["name"]] = msg["fn"]
+            if len(self.found) == len(self.names):
+                raise _AllFound
+
+
+class _Replaced(Messenger):
+    """Has other densities at some sites."""
+
+    def __init__(self, densities: dict[str, Any]):
+        super().__init__()
+        self.densities = densities
+
+    def _pyro_sample(self, msg: dict) -> None:
+        msg["fn"] = self.densities.get(msg["name"], msg["fn"])
+
+
+def _padded(found: Evaluation, around: tuple[int, int]) -> Evaluation:
+    """With zeros for so many rows before and after."""
+    if around == (0, 0):
+        return found
+
+    def padded(value: Tensor | None, by: float = 0.0) -> Tensor | None:
+        return value if value is None or not value.dim() else F.pad(value, around, value=by)
+
+    values = [replace(v, value=padded(v.value), weighted=padded(v.weighted)) for v in found.values]
+    scale = padded(found.scale, 1.0) if isinstance(found.scale, Tensor) else found.scale
+    return replace(found, values=values, scale=scale)

@@ -1,0 +1,135 @@
+"""LaRVAE, a VAE whose labels are continuous factors and a part of its code (Nie et al. 2020)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pyro
+from torch import Tensor
+
+from pyro_semivae.conditionals import LabelAndGaussian, LabelPrior, StandardNormal
+from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.infer import BatchTotalCorrelation, Objective, TotalCorrelation, TraceLabels_ELBO, label_replacement
+from pyro_semivae.infer.weights import Weight
+from pyro_semivae.models import parts
+from pyro_semivae.models.base import SemiVAE
+from pyro_semivae.nn import Networks
+from pyro_semivae.spaces import Data, Labels, Real, any_known
+
+Base = Literal["beta", "tc", "factor"]
+
+
+class LaRVAE(SemiVAE):
+    """A VAE whose code is the labels, which are continuous factors, and a nuisance.
+
+    ::
+
+        p(y) p(z) p(x | y, z)     generative model
+        q(y | x) q(z | x)         inference model
+
+    ====  ======  ===============  ==========================================================
+    site  symbol  shape            role
+    ====  ======  ===============  ==========================================================
+    y     y       (B, F)           label: observed, or a latent of the guide where missing
+    z     z       (B, 1, D_z)      latent: the nuisance
+    x     x       (B, 1, C, H, W)  data
+    ====  ======  ===============  ==========================================================
+
+    Args:
+        x_shape: `(C, H, W)` of the images, float in [0, 1].
+        labels: `Real(F)`, the factors; of mean 0 and variance 1, or with their `loc` and `scale`.
+        z: D_z; 0 for none. networks, likelihood: see `CCVAE`. One network gives q(y|x) and q(z|x).
+
+    The objective is `label_replacement`: a VAE's that never sees the labels (with a beta, with total correlation by a
+    batch or by a critic), the error of the means of q(y|x) on labelled rows, and the bound on log p(x|y) there. It is
+    made of terms, and any other graph with `Real` labels has it as well.
+
+    Differs from the paper: see docs/larvae.md.
+
+    >>> import torch
+    >>> from pyro_semivae.nn import MLPs
+    >>> vae = LaRVAE((1, 8, 8), Real(2), z=3, networks=MLPs((16,)))
+    >>> x, y = torch.rand(4, 1, 8, 8), torch.tensor([[0.3, -1.0], *[[float("nan")] * 2] * 3])
+    >>> list(vae.elbo(tau=1.0).terms(vae.model, vae.guide, x, y))[5:]
+    ['labelled: log p(x|y,z)', 'labelled: log p(z)', 'labelled: -log q(z|x)', 'labelled: -log q(y_m|x)', \
+'labelled: -|y_o - E[y|x]|^2']
+
+    Reference: W. Nie, Z. Wang, A. B. Patel, R. G. Baraniuk, "An Improved Semi-Supervised VAE for Learning Disentangled
+    Representations", 2020 (arXiv 2006.07460).
+    """
+
+    characteristic = ("y",)
+
+    def __init__(
+        self,
+        x_shape: tuple[int, int, int] | Data,
+        labels: Labels,
+        *,
+        z: int = 5,
+        networks: Networks | None = None,
+        likelihood: parts.MakeLikelihood | None = None,
+        prior: Tensor | None = None,
+    ):
+        super().__init__(x=x_shape, y=labels)
+        if not isinstance(labels, Real):
+            raise InputError(f"labels: got {labels}; expected Real(..), continuous factors")
+        check_count("z", z, 0)
+        networks, likelihood = parts.defaults(self.spaces["x"], networks, likelihood)
+        self.p_y, self.p_z = LabelPrior(labels, prior), StandardNormal(z)
+        self.p_x = parts.decoder(likelihood, networks, [labels, z], self.spaces["x"])
+        self.q_y_z = LabelAndGaussian(labels, networks.encoder(self.x_shape, labels.raw_size + 2 * z), z)
+
+    def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        self.register()
+        with self.rows(x, y) as (x, y):
+            with self.entries("y"):
+                y = pyro.sample("y", self.p_y(), obs=y)
+            z = pyro.sample("z", self.p_z())
+            return pyro.sample("x", self.p_x(y, z), obs=x)
+
+    def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
+        with self.rows(x, y) as (x, y):
+            q_y, q_z = self.q_y_z(x)
+            with self.entries("y"):
+                pyro.sample("y", q_y, obs=y)
+            pyro.sample("z", q_z)
+
+    def elbo(
+        self,
+        *,
+        base: Objective | None = None,
+        alpha: Weight = 1.0,
+        tau: Weight = 1.0,
+        **options,
+    ) -> Objective:
+        """LaRVAE's objective; see `label_replacement` for its options.
+
+        Args:
+            base: the unsupervised part: see `base`. Default: the ELBO.
+        """
+        base = TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting) if base is None else base
+        return label_replacement(base, "y", alpha=alpha, tau=tau, **options)
+
+    def base(self, kind: Base, weight: float, num_rows: int) -> Objective:
+        """The unsupervised objectives that the paper builds on.
+
+        Args:
+            kind: `"beta"`: the beta-VAE; `"tc"`: beta-TCVAE, total correlation from the batch; `"factor"`: FactorVAE,
+                from a critic. weight: beta; beta, so that the total correlation has beta - 1; gamma.
+            num_rows: N, of the training set.
+        """
+        elbo = TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, beta=weight if kind == "beta" else 1.0)
+        if kind == "beta":
+            return elbo
+        if kind == "tc":
+            return elbo + (weight - 1) * BatchTotalCorrelation(num_rows, "y", "z")
+        if kind == "factor":
+            return elbo + weight * TotalCorrelation("y", "z")
+        raise InputError(f"kind: got {kind!r}; expected beta, tc or factor")
+
+    def elbo_for(self, y: Tensor | None) -> Objective:
+        """alpha 100 and tau 1, of the means over labelled rows: times N / N_labelled."""
+        share = 1.0
+        if y is not None and (known := int(any_known(y).sum())):
+            share = len(y) / known
+        return self.elbo(alpha=100.0 * share, tau=share)
