@@ -69,9 +69,10 @@ def label_replacement(
     if check_count("samples", samples) > 1:
         replaced = ImportanceWeighted(replaced, samples)
     supervised = tau * replaced
-    if real := [label for label in labels if label not in classes]:
+    real = [label for label in labels if label not in classes]
+    if real and alpha != 0:
         supervised = supervised + alpha * RegressionTerm(*real, density=density)
-    if classes:
+    if classes and alpha != 0:
         supervised = supervised + alpha * ClassifierTerm(*classes)
     if generated != 0:
         supervised = supervised + generated * GeneratedLabelsTerm(*labels, density=density)
