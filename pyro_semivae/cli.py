@@ -166,6 +166,32 @@ class Reference(Trained):
 
 
 @dataclass(kw_only=True)
+class Factors(Trained):
+    """The flags of the models whose labels are factors of a grid of images."""
+
+    DEFAULTS: ClassVar = {"epochs": 12, "lr": 2e-3, "schedule": "constant"}
+
+    batch_size: int = flag(64, "images in a step, and labelled ones beside them", count())
+    dataset: str = flag(
+        "auto", "a grid of factors; auto: room, which is rendered, as sprites are", choices=["auto", *data.GRIDS]
+    )
+    image_size: int = flag(32, "pixels of the sides: 32, or the paper's 64", count(16))
+    images: int = flag(12_000, "how many images there are to train on", count(2))
+    labelled: str = flag("0.01", "how many have labels: with a point a fraction of all, else a count", flags.labelled)
+    known: str | None = flag(None, "the factors that labels tell, with commas (default: all)")
+    tau: float = flag(1.0, "weight of the label replacement, of the mean over labelled images", number(least=0))
+    baseline: bool = flag(True, "train the same without label replacement first, for the figures and `baseline_...`")
+
+    def number_labelled(self, number: int) -> float | int:
+        """The count or fraction of `--labelled`."""
+        return number if self.labelled == "all" else data.parse_labelled(self.labelled)
+
+    def known_names(self) -> list[str] | None:
+        """Those of `--known`."""
+        return None if self.known is None else [name.strip() for name in self.known.split(",")]
+
+
+@dataclass(kw_only=True)
 class Networks(Common):
     """The flags of scripts whose networks follow the data: see `ExampleRun.parts`."""
 

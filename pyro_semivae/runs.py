@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound="Trained")
 
-# What a run writes into its folder beside figures; m1.pt is the first stage of M1+M2.
-FILES = ("checkpoint.pt", "m1.pt", "config.json", "labelled_rows.json", "metrics.json")
+# What a run writes into its folder beside figures; m1.pt is the first stage of M1+M2, baseline.pt what LaRVAE is
+# compared with.
+FILES = ("checkpoint.pt", "m1.pt", "baseline.pt", "config.json", "labelled_rows.json", "metrics.json")
 
 
 def device_of(cuda: bool) -> torch.device:

@@ -4,6 +4,8 @@ from pyro_semivae.data.affectnet import load_affectnet
 from pyro_semivae.data.batches import Batch, Batches
 from pyro_semivae.data.celeba import load_celeba
 from pyro_semivae.data.chexpert import load_chexpert
+from pyro_semivae.data.factors import GRIDS, FactorData, factor_data, load_grid
+from pyro_semivae.data.grids import Grid
 from pyro_semivae.data.image_data import ImageData
 from pyro_semivae.data.mouths import mouths
 from pyro_semivae.data.noise import adversarial, alternate, jitter, only_with_grad, shift
@@ -18,9 +20,12 @@ from pyro_semivae.data.styled import styled
 from pyro_semivae.data.table import Table
 
 __all__ = [
+    "GRIDS",
     "NAMES",
     "Batch",
     "Batches",
+    "FactorData",
+    "Grid",
     "ImageData",
     "ReferenceData",
     "Table",
@@ -28,6 +33,7 @@ __all__ = [
     "alternate",
     "data_root",
     "drop_partly_labelled",
+    "factor_data",
     "hide",
     "jitter",
     "labelled_rows",
@@ -39,6 +45,7 @@ __all__ = [
     "load_chexpert",
     "load_dataset",
     "load_folder",
+    "load_grid",
     "load_path",
     "load_small",
     "lose_labels",

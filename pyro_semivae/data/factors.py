@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -62,6 +62,10 @@ class FactorData:
     train: Seen
     held_out: Seen
     test: Seen
+
+    def choosing(self) -> FactorData:
+        """The same with the images to choose settings by in the place of the test images."""
+        return replace(self, test=self.held_out)
 
     def labels(self, labelled: float | int, seed: int = 0, *, known: Collection[str] | None = None) -> Tensor:
         """The factors' values of some training images, `(N, F)`, and NaN for all others.

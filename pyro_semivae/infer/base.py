@@ -307,6 +307,10 @@ class Bound(Objective):
     def values(self, run: Run) -> list[Value]:
         """The terms of a run."""
 
+    def runs_of_terms(self, step: Step) -> Sequence[Run]:
+        """The runs that terms added to it see."""
+        return self.runs(step)
+
     def evaluation(self, step: Step, part: Part, terms: Sequence[Part], first: bool) -> Evaluation:
         """The terms of its runs with what is added to it, as a part of a sum.
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_semivae.errors import InputError, check_count
-from pyro_semivae.infer.base import Bound, Objective, Part, Sum, Term
-from pyro_semivae.infer.evaluation import Evaluation, Value, weighed
+from pyro_semivae.infer.base import Bound, Objective, Part, Term
+from pyro_semivae.infer.evaluation import Evaluation, Value, add, add_terms, joined, weighed
 from pyro_semivae.infer.graph import graphs_of
 from pyro_semivae.infer.run import Run
 from pyro_semivae.infer.step import Step
@@ -27,7 +27,7 @@ from pyro_semivae.spaces import any_known
 class Derived(Bound):
     """Abstract: an objective, a bound with all that is added to it, on a step that is made of the one that is given.
 
-    What is added to a sum whose first bound is this one is added to the objective inside.
+    What is added to a sum whose first bound is this one sees the runs of the objective's first bound.
 
     Args:
         what: the objective. prefix: of the names of its terms.
@@ -54,13 +54,36 @@ class Derived(Bound):
     def bound(self) -> Bound:
         return self.what.bound
 
+    def runs_of_terms(self, step: Step) -> Sequence[Run]:
+        first = next(part.what for part in self.what.parts() if isinstance(part.what, Bound))
+        return first.runs_of_terms(self.derived(step)[0])
+
     def evaluation(self, step: Step, part: Part, terms: Sequence[Part], first: bool) -> Evaluation:
         other, around = self.derived(step)
-        whole = Sum(*self.what.parts(), *terms) if terms else self.what
-        found = self._of_rows(step, _padded(whole.evaluate(other), around))
+        found = self._of_rows(step, _padded(self._evaluated(other), around))
         values = [self._own(value, part, step.done, first) for value in found.values]
         monitors = {f"{self.prefix}{name}": value for name, value in found.monitors.items()}
-        return replace(found, values=values, monitors=monitors)
+        found = replace(found, values=values, monitors=monitors)
+        if terms:
+            added = self._of_rows(step, _padded(self._added(step, terms), around))
+            for value in added.values:
+                add(found.values, replace(value, name=f"{self.prefix}{value.name}"))
+            found.losses.update(added.losses)
+            found.monitors.update({f"{self.prefix}{name}": value for name, value in added.monitors.items()})
+        return found
+
+    def _evaluated(self, other: Step) -> Evaluation:
+        """What the objective says of the other step."""
+        return self.what.evaluate(other)
+
+    def _added(self, step: Step, terms: Sequence[Part]) -> Evaluation:
+        """What terms say of the runs of the first bound inside."""
+        of_runs = []
+        for run in self.runs_of_terms(step):
+            of_runs.append(Evaluation([]))
+            if not run.in_reverse:
+                add_terms(of_runs[-1], run, terms, torch.Size([run.step.num_rows]))
+        return of_runs[0] if len(of_runs) == 1 else joined(of_runs)
 
     def _of_rows(self, step: Step, found: Evaluation) -> Evaluation:
         """What is found, of the rows of the whole step."""
@@ -220,15 +243,17 @@ class ImportanceWeighted(Derived):
         changes: dict[str, Any] = {"labelled": 0, "strata": {}, "scale": 1.0}
         return step.another(("repeated", self.samples), args=args, kwargs=kwargs, **changes), (0, 0)
 
-    def evaluation(self, step: Step, part: Part, terms: Sequence[Part], first: bool) -> Evaluation:
-        whole = Sum(*self.what.parts(), *terms) if terms else self.what
-        found = whole.evaluate(self.derived(step)[0])
+    def runs_of_terms(self, step: Step) -> Sequence[Run]:
+        first = next(part.what for part in self.what.parts() if isinstance(part.what, Bound))
+        return first.runs_of_terms(step)  # once each row
+
+    def _evaluated(self, other: Step) -> Evaluation:
+        found = self.what.evaluate(other)
         if batch := [value.name for value in found.values if not value.by_row and not value.removed]:
             raise InputError(f"ImportanceWeighted: got {batch}, of the batch; expected terms of rows")
         total = sum(value.summed() for value in found.values if not value.removed)
         mean = total.reshape(self.samples, -1).logsumexp(0) - math.log(self.samples)
-        value = Value(f"log of the mean of {self.samples}", mean)
-        return replace(found, values=[self._own(value, part, step.done, first)], scale=1.0)
+        return replace(found, values=[Value(f"log of the mean of {self.samples}", mean)], scale=1.0)
 
 
 class _AllFound(Exception):

@@ -108,17 +108,27 @@ def evaluated(run: Run, part: Part, terms: Sequence[Part], first: bool) -> Evalu
     for value in values:
         _check_value(bound, value.name, value.value, values[0].value.shape)
     found = Evaluation(values, bound.scale(run), bound.monitors(run), any_label=bool(run.observed))
+    add_terms(found, run, terms, values[0].value.shape)
+    surrogates = bound.surrogates(run, [value for value in values if not value.removed])
+    values += surrogates if first else [replace(value, in_elbo=False) for value in surrogates]
+    return found
+
+
+def add_terms(found: Evaluation, run: Run, terms: Sequence[Part], shape: torch.Size) -> None:
+    """Adds what terms say of a run, with the losses of their modules and their monitors.
+
+    Args:
+        shape: of a number for each row.
+    """
+    done = run.step.done
     for term in terms:
         weight = at(term.weights, done)
-        for name, value in _values_of(term.what, run, values[0].value.shape).items():
-            add(values, _times(Value(name, value, weight, in_elbo=False), term.of_terms, done))
+        for name, value in _values_of(term.what, run, shape).items():
+            add(found.values, _times(Value(name, value, weight, in_elbo=False), term.of_terms, done))
         owned = term.what.module()
         if owned is not None:
             found.losses[owned[0]] = term.what.loss(run)
         found.monitors.update(term.what.monitors(run))
-    surrogates = bound.surrogates(run, [value for value in values if not value.removed])
-    values += surrogates if first else [replace(value, in_elbo=False) for value in surrogates]
-    return found
 
 
 def weighed(value: Value, part: Part, done: float) -> Value:

@@ -13,6 +13,7 @@ from pyro_semivae.models import SemiVAE
 from pyro_semivae.report.attributes import draw_attributes, measure_attributes
 from pyro_semivae.report.classes import draw_classes, measure_classes
 from pyro_semivae.report.extraction import canonical_images, draw_extraction, measure_extraction
+from pyro_semivae.report.factors import draw_factors, measure_factors, representation
 from pyro_semivae.report.images import draw_images, measure_images
 from pyro_semivae.report.reference import SHOWN, divergences, draw_reference, measure_reference, signs_of_collapse
 from pyro_semivae.report.rows import draw_rows, measure_rows
@@ -31,6 +32,7 @@ __all__ = [
     "draw_attributes",
     "draw_classes",
     "draw_extraction",
+    "draw_factors",
     "draw_images",
     "draw_reference",
     "draw_rows",
@@ -38,9 +40,11 @@ __all__ = [
     "measure_attributes",
     "measure_classes",
     "measure_extraction",
+    "measure_factors",
     "measure_images",
     "measure_reference",
     "measure_rows",
+    "representation",
     "signs_of_collapse",
 ]
 

@@ -145,6 +145,32 @@ def test_importance_samples_tighten_the_bound():
     assert_close(replaced(evaluate(elbo, vae, x, of_rows)), torch.full((number,), exact))
 
 
+@pytest.mark.parametrize(
+    "options", [{"replacement": "prior"}, {"samples": 3}, {"samples": 2, "replacement": "prior"}, {}]
+)
+@pytest.mark.parametrize("tau", [0.0, 3.0])
+def test_the_weight_of_the_replacement_is_its_own(samples, replacement, tau):
+    """The label loss has alpha, whatever tau is, and is of each row once."""
+    vae, *_ = linear()
+    x = torch.randn(5, X)
+    elbo = label_replacement(
+        TraceLabels_ELBO(max_plate_nesting=2),
+        "y",
+        alpha=7.0,
+        tau=tau,
+        generated=5.0,
+        samples=samples,
+        replacement=replacement,
+    )
+    found = {v.name: v for v in evaluate(elbo, vae, x, Y).values if not v.removed}
+    error = found.pop("labelled: -|y_o - E[y|.]|^2")
+    mean = vae.q_y_z.net(x)[:, :F]
+    assert_close(error.summed(), -7.0 * torch.where(Y.isnan(), 0.0, Y - mean).square().sum(1))
+    assert found.pop("labelled: -|y' - E[y|x~]|^2").weight == 5.0
+    weights = {value.weight for name, value in found.items() if name.startswith("labelled: ")}
+    assert weights == {tau}
+
+
 def test_samples_are_of_their_row():
     """Rows and samples are told apart: one sample of each of several rows is the plain bound."""
     vae, a, b, c = linear()
