@@ -41,7 +41,7 @@ class FactorRun(Run[S]):
         with naming("--image-size", "size"):
             grid = data.load_grid(name, args.data_dir, size=args.image_size)
         sizes = SMALL if args.smoke_test else {"images": args.images, "held_out": args.hold_out or HELD_OUT}
-        with naming("--images", "images"):
+        with naming("--images, held_out, test", "images, held_out, test"), naming("--images", "images"):
             found = data.factor_data(grid, **sizes)
         self.data: FactorData = found.choosing() if args.hold_out else found
         with naming("--labelled", "labelled"), naming("--known", "known"):

@@ -20,15 +20,20 @@ from pyro_semivae.infer import (
     DensityRatio,
     DIPTerm,
     EntropyTerm,
+    FromPrior,
+    GeneratedLabelsTerm,
     Hidden,
+    ImportanceWeighted,
+    Labelled,
     NearestLabelTerm,
     Objective,
+    RegressionTerm,
     TotalCorrelation,
     TraceSymmetricKL_ELBO,
 )
-from pyro_semivae.models import DIVA, M1, M1M2, M2, M3, MVAE, VAE, InvertedVAE, RbVAE, SwapVAE
+from pyro_semivae.models import DIVA, M1, M1M2, M2, M3, MVAE, VAE, InvertedVAE, LaRVAE, RbVAE, SwapVAE
 from pyro_semivae.nn import Convs, MLPs
-from pyro_semivae.spaces import MISSING, Binary, Classes, Groups
+from pyro_semivae.spaces import MISSING, Binary, Classes, Groups, Real
 
 
 def weighed(vae: CCVAE, *, classifier_weight: float = 1.0, added: tuple = (), **options) -> Objective:
@@ -95,6 +100,10 @@ def inverted(labels: Classes | Binary, **options) -> Callable[[], SemiVAE]:
 
 def reference() -> SemiVAE:
     return RbVAE((1, 4, 7), z=3, e=2, networks=MLPs((11,)))
+
+
+def larvae() -> SemiVAE:
+    return LaRVAE((1, 4, 7), Real(3), z=2, networks=MLPs((11,)))
 
 
 def symmetric(vae: VAE) -> Objective:
@@ -181,6 +190,29 @@ CASES = [
         "swap-vae-adversarial",
         lambda: SwapVAE((1, 4, 7), z=3, e=2, networks=MLPs((11,))),
         lambda vae: vae.elbo(adversarial=2.0, r1=1.0, swap=0.5),
+    ),
+    Case(
+        "larvae",
+        larvae,
+        lambda vae: vae.elbo(base=vae.base("tc", 3.0, 99), alpha=5.0, tau=2.0, generated=3.0),
+        "larvae.py",
+    ),
+    Case(
+        "larvae-prior",
+        larvae,
+        lambda vae: vae.elbo(base=vae.base("factor", 3.0, 99), alpha=5.0, replacement="prior", samples=3),
+    ),
+    Case(
+        "larvae-by-hand",
+        larvae,
+        lambda vae: (
+            vae.elbo(tau=0.0)
+            + Labelled(vae.elbo(), "y", prefix="more: ")
+            + FromPrior(vae.elbo().bound, "z")
+            + 0.5 * ImportanceWeighted(vae.elbo().bound, 2)
+            + 0.5 * RegressionTerm()
+            + GeneratedLabelsTerm()
+        ),
     ),
     Case("binary-bayes", binary(CCVAE, z_s=4, classifier="bayes"), lambda vae: vae.elbo(num_samples=4), "ccvae.py"),
 ]

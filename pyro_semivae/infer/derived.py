@@ -13,6 +13,7 @@ import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn import functional as F
 
 from pyro_semivae.errors import InputError, check_count
@@ -195,7 +196,7 @@ class FromPrior(Derived):
         return {"what": self.what, "latents": self.latents}
 
     def derived(self, step: Step) -> tuple[Step, tuple[int, int]]:
-        if not self._checked:
+        if not self._checked and get_proxy_mode() is None:  # else the step is being traced
             model = graphs_of(step.model, step.guide, step.named(), ())["p"]
             if wrong := [name for name in self.latents if model.get(name) != ()]:
                 got = f"{wrong}, of {', '.join(model)}"
@@ -208,9 +209,11 @@ class FromPrior(Derived):
         except _AllFound:
             pass
 
+        own = step.guide
+
         def guide(*args: Any, **kwargs: Any) -> Any:
             with _Replaced(densities.found):
-                return step.guide(*args, **kwargs)
+                return own(*args, **kwargs)
 
         return step.another(("prior", self.latents), guide=guide, scale=1.0), (0, 0)
 
