@@ -12,6 +12,8 @@ python benchmarks/reproduce.py inverted                                     # te
 python benchmarks/reproduce.py rbvae                                        # Rb-VAE, sRb-VAE and seven baselines
 python benchmarks/reproduce.py rbvae --preset ablation                      # the recipe without its parts
 python benchmarks/reproduce.py rbvae --preset choice                        # what settings were chosen from
+python benchmarks/reproduce.py larvae                                       # three baselines, LaRVAE on each
+python benchmarks/reproduce.py larvae --preset tau                          # its curves; nuisance: the other one
 python benchmarks/reproduce.py ccvae --table                                # the tables of what is there
 
 A run is an example with its flags; its metrics go to benchmarks/results/, one JSON file a run. A run that was stopped
@@ -25,20 +27,20 @@ from __future__ import annotations
 import argparse
 from concurrent.futures import ThreadPoolExecutor
 
-from studies import ccvae, faces, inverted, labels, rbvae
+from studies import ccvae, faces, inverted, labels, larvae, rbvae
 from studies.job import RATES, Job
 
-STUDIES = {"ccvae": ccvae, "faces": faces, "labels": labels, "inverted": inverted, "rbvae": rbvae}
+STUDIES = {"ccvae": ccvae, "faces": faces, "labels": labels, "inverted": inverted, "rbvae": rbvae, "larvae": larvae}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=STUDIES)
-    parser.add_argument("--dataset", choices=["mnist", "fashionmnist", "faces"])
-    parser.add_argument("--rate", choices=[*RATES, "10"], help="10: images, one a class")
+    parser.add_argument("--dataset", choices=["mnist", "fashionmnist", "faces", "room", "sprites"])
+    parser.add_argument("--rate", choices=[*RATES, "10", *larvae.RATES], help="10: images, one a class")
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--part", help="of a study's jobs: a marginal, a model ...")
-    presets = ["recipe", "paper", "reference-code", "demo", "plain", "ablation", "choice", *ccvae.VARIANTS]
+    presets = ["recipe", "paper", "reference-code", "demo", "plain", *rbvae.HELD_OUT, *larvae.CURVES, *ccvae.VARIANTS]
     parser.add_argument("--preset", choices=presets, help="ccvae: recipe, others: demo, unless it is said")
     parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--table", action="store_true", help="print the tables of recorded runs")

@@ -1,0 +1,117 @@
+"""Nie et al. 2020, Fig. 2: MIG and l2 of semi-supervised baselines and of LaRVAE on each, at four rates of labels;
+Fig. 3: the weight of the label replacement and the size of the nuisance."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from studies.job import Job, cell, markdown, mean_and_error
+
+DEFAULT_PRESET = "demo"
+DATASETS = ("room", "sprites")
+RATES = ("0.01", "0.015", "0.02", "0.025")
+# Of the base, its weight.
+BASES = {"beta": 4.0, "tc": 4.0, "factor": 10.0}
+PRINTED = {"replacement": "guide", "generated": 0.0}
+METHODS: dict[str, dict[str, Any]] = {"baseline": {"tau": 0.0}, "printed": PRINTED, "ours": {}}
+SEEDS = 4
+TAUS = (0.1, 0.5, 1.0, 5.0, 10.0)
+NUISANCES = (0, 1, 5, 10, 50)
+CURVES = ("tau", "nuisance")
+MEASURES = ("mig", "l2", "generation_error", "effect", "leak", "factor_vae_score", "dci")
+HIGHER = {"mig", "effect", "factor_vae_score", "dci"}
+
+
+def jobs(preset: str, seeds: Sequence[int] | None) -> list[Job]:
+    """Every base, method and rate; with the presets `tau` and `nuisance` the curves, on room at the lowest rate."""
+    seeds = range(SEEDS) if seeds is None else seeds
+    if preset == "tau":
+        return [
+            job_of("room", RATES[0], seed, "tc", f"{method} tau {tau:g}", {**changes, "tau": tau})
+            for seed in seeds
+            for method, changes in (("printed", PRINTED), ("ours", {}))
+            for tau in TAUS
+        ]
+    if preset == "nuisance":
+        return [
+            job_of("room", RATES[0], seed, "tc", f"{method} z {size}", {**changes, "z": size})
+            for seed in seeds
+            for method, changes in METHODS.items()
+            for size in NUISANCES
+        ]
+    return [
+        job_of(dataset, rate, seed, base, method, changes)
+        for dataset in DATASETS
+        for seed in seeds
+        for rate in RATES
+        for base in BASES
+        for method, changes in METHODS.items()
+    ]
+
+
+def job_of(dataset: str, rate: str, seed: int, base: str, part: str, changes: dict[str, Any]) -> Job:
+    own = {"base": base, "weight": BASES[base], "baseline": False, **changes}
+    return Job("larvae", dataset, rate, "demo", seed, f"{base} {part}", own, "larvae.py")
+
+
+def found(dataset: str, rate: str, base: str, method: str) -> dict[int, dict]:
+    """The recorded runs, by seed."""
+    of = [job_of(dataset, rate, seed, base, method, METHODS[method]) for seed in range(10)]
+    return {job.seed: run for job in of if (run := job.result())}
+
+
+def table() -> str:
+    """A Markdown table: means over seeds, +- standard errors."""
+    lines = [
+        [dataset, base, rate, method, str(len(runs)), *(cell([*runs.values()], name) for name in MEASURES)]
+        for dataset in DATASETS
+        for base in BASES
+        for rate in RATES
+        for method in METHODS
+        if (runs := found(dataset, rate, base, method))
+    ]
+    return markdown(["data", "base", "labels", "method", "seeds", *(m.replace("_", " ") for m in MEASURES)], lines)
+
+
+def differences() -> str:
+    """A Markdown table of what a method has more than the baseline on the same labelled images; the mean over seeds and
+    its standard error, and in how many cells it is better by two of them or more."""
+    lines, better = [], {}
+    for dataset in DATASETS:
+        for base in BASES:
+            for rate in RATES:
+                baseline = found(dataset, rate, base, "baseline")
+                for method in ("printed", "ours"):
+                    runs = found(dataset, rate, base, method)
+                    seeds = sorted({*runs} & {*baseline})
+                    if len(seeds) < 2:
+                        continue
+                    cells = []
+                    for name in ("mig", "l2"):
+                        more = [runs[seed][name] - baseline[seed][name] for seed in seeds]
+                        error = statistics.stdev(more) / len(more) ** 0.5
+                        gain = statistics.mean(more) * (1 if name in HIGHER else -1)
+                        better.setdefault((dataset, method, name), []).append(gain >= 2 * error)
+                        cells.append(mean_and_error(more))
+                    lines.append([dataset, base, rate, method, str(len(seeds)), *cells])
+    for (dataset, method, name), wins in better.items():
+        lines.append([dataset, f"{name}: better in {sum(wins)} of {len(wins)} cells", "", method, "", "", ""])
+    return markdown(["data", "base", "labels", "method", "pairs", "MIG", "l2"], lines)
+
+
+def curves() -> str:
+    """A Markdown table of the curves."""
+    lines = []
+    for preset in CURVES:
+        runs: dict[str, list[dict]] = {}
+        for job in jobs(preset, range(10)):
+            if run := job.result():
+                runs.setdefault(job.part, []).append(run)
+        lines += [[part, str(len(of)), cell(of, "mig"), cell(of, "l2")] for part, of in runs.items()]
+    return markdown(["room, 1 % of labels", "seeds", "MIG", "l2"], lines)
+
+
+def tables() -> list[str]:
+    return [table(), differences(), curves()]
