@@ -71,8 +71,12 @@ def main() -> None:
             if not args.dry_run:
                 job.run(args.cuda, quiet=args.at_once > 1)
 
-        for _ in pool.map(do, missing):
-            pass
+        try:
+            for _ in pool.map(do, missing):
+                pass
+        except BaseException:  # a run failed, or Ctrl-C: those under way are waited for, no more are started
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 if __name__ == "__main__":

@@ -141,6 +141,24 @@ def test_runs_at_once_are_recorded_and_their_output_is_in_files(studies, at_once
     assert seen == [at_once > 1] * 3 and logs == ["epoch 1"] * (3 if at_once > 1 else 0)
 
 
+def test_after_a_run_that_failed_no_other_is_started(studies, monkeypatch, tmp_path):
+    import reproduce
+    from studies import job
+
+    started = []
+
+    def run(command, **how):
+        started.append(command)
+        raise subprocess.CalledProcessError(1, command)
+
+    monkeypatch.setattr(job, "ROOT", tmp_path)
+    monkeypatch.setattr(job.subprocess, "run", run)
+    monkeypatch.setattr("sys.argv", ["reproduce.py", "rbvae", "--dataset", "mnist"])
+    with pytest.raises(subprocess.CalledProcessError):
+        reproduce.main()
+    assert len(started) <= 2, "the one that failed, and at most the one that its thread had taken already"
+
+
 def test_larvaes_study_pairs_methods_on_the_same_labels(studies):
     from studies import larvae
 
