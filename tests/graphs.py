@@ -51,7 +51,13 @@ def own_folder(own):
     return own["Labelled"](x=Images(2, 3, 4), digit=Classes(3), angle=Real(1, (0.5,), (2.0,)), z=5), rows
 
 
-GRAPHS = (two_labels, rotation, counts, adgm, two_layers, two_views, own_folder)
+def factors(own):
+    y = torch.linspace(-1, 1, 2 * B).reshape(B, 2).where((OTHER >= 0)[:, None], NAN)
+    rows = {"x": torch.rand(B, 2, 3, 4), "shape": DIGIT, "y": y}
+    return own["Room"](Images(2, 3, 4), Classes(3), Real(2), z=5), rows
+
+
+GRAPHS = (factors, two_labels, rotation, counts, adgm, two_layers, two_views, own_folder)
 BUILD = {build.__name__: build for build in GRAPHS}
 each_graph = pytest.mark.parametrize("name", BUILD)
 

@@ -50,9 +50,13 @@ class GeneratedLabelsTerm(Term):
         if not names:
             return {}
         step, given = run.step, run.step.named()
+        if unknown := [name for name in run.observed if name not in given]:
+            raise InputError(
+                f"model: its labels {unknown} are no arguments of that name; expected y=... for the site 'y'"
+            )
         drawn, known = {}, []
-        for name, y in run.observed.items():
-            drawn[name], there = shuffled(y)
+        for name in run.observed:
+            drawn[name], there = shuffled(given[name])
             known.append(there)
         with torch.no_grad(), Generating(generated_sites(run), {}, mean=True):
             made = poutine.trace(step.model).get_trace(*{**given, **drawn}.values())
