@@ -53,3 +53,8 @@ def test_labels_of_some_factors(room):
 def test_bad_input(room, call, message):
     with pytest.raises(InputError, match=message):
         call(room)
+
+
+def test_settings_are_chosen_on_the_images_that_are_held_out(room):
+    chosen = room.choosing()
+    assert chosen.test is room.held_out and chosen.train is room.train

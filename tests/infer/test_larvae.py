@@ -359,3 +359,16 @@ def test_bad_input():
     ):
         with pytest.raises((InputError, ZeroDivisionError), match=message):
             call()
+
+
+def test_weights_of_pixels_and_of_the_bases():
+    vae, *_ = linear()
+    x = torch.randn(5, X)
+    found = {v.name: v.weight for v in evaluate(vae.elbo(pixels=4.0, tau=3.0), vae, x, Y).values}
+    assert (found["log p(x)"], found["labelled: log p(x)"], found["log p(y)"]) == (4.0, 12.0, 1.0)
+    assert vae.base("beta", 3.0, 9).beta == 3.0
+    for kind, weight in (("tc", 2.0), ("factor", 3.0)):
+        bound, term = vae.base(kind, 3.0, 9).parts()
+        assert bound.what.beta == 1.0 and term.weights == (weight,) and term.what.latents == ("y", "z")
+    labelled = vae.elbo_for(Y).parts()[1].what.what.parts()
+    assert [part.weights for part in labelled] == [(5 / 3,), (100 * (5 / 3),)], "of means: N / N_labelled"
