@@ -4,6 +4,7 @@ python examples/larvae.py                        # a rendered room, labels of 1 
 python examples/larvae.py --base factor          # FactorVAE's critic in the place of beta-TCVAE's batch estimate
 python examples/larvae.py --replacement guide --generated 0     # the label replacement as it is printed
 python examples/larvae.py --tau 0                # the baseline alone
+python examples/larvae.py --dataset faces        # 18 binary attributes as numbers
 python examples/larvae.py --preset paper --image-size 64 --cuda # the paper's setting
 """
 
@@ -19,7 +20,6 @@ from pyro_semivae.flags import count, flag, number
 from pyro_semivae.infer import Objective
 from pyro_semivae.models import LaRVAE
 from pyro_semivae.nn import InstanceNormConvs, MLPs, Paired
-from pyro_semivae.spaces import Real
 
 PAPER = {
     "lr": 1e-4,
@@ -58,15 +58,15 @@ def networks(args: Settings) -> InstanceNormConvs | Paired:
 
 def run() -> None:
     job = FactorRun(Settings.parse(__doc__))
-    args, grid, share = job.args, job.data.grid, job.share
+    args, share = job.args, job.share
 
     def make() -> LaRVAE:
-        labels = Real(len(grid.sizes))
-        return LaRVAE(grid.x_shape, labels, z=args.z, networks=networks(args), likelihood=BernoulliLikelihood)
+        built = {"networks": networks(args), "likelihood": BernoulliLikelihood}
+        return LaRVAE(tuple(job.x.shape[1:]), job.labels, z=args.z, **built)
 
     def objective(vae: LaRVAE, tau: float) -> Objective:
         return vae.elbo(
-            base=vae.base(args.base, args.weight, len(job.data.train)),
+            base=vae.base(args.base, args.weight, len(job.x)),
             alpha=args.alpha * share,
             tau=tau * share,
             generated=args.generated * share if tau > 0 else 0.0,

@@ -169,17 +169,34 @@ class Reference(Trained):
 class Factors(Trained):
     """The flags of the models whose labels are factors of a grid of images."""
 
-    DEFAULTS: ClassVar = {"epochs": 12, "lr": 2e-3, "schedule": "constant"}
+    DEFAULTS: ClassVar = {
+        "epochs": {"faces": 10, "celeba": 5, "*": 12},
+        "lr": {"faces": 1e-3, "celeba": 1e-3, "*": 2e-3},
+        "schedule": "constant",
+    }
 
     batch_size: int = flag(64, "images in a step, and labelled ones beside them", count())
     dataset: str = flag(
-        "auto", "a grid of factors; auto: room, which is rendered, as sprites are", choices=["auto", *data.GRIDS]
+        "auto",
+        "a grid of factors, or images whose binary attributes are taken as numbers; auto: room, which is rendered, as "
+        "sprites and faces are",
+        choices=["auto", *data.GRIDS, "faces", "celeba"],
     )
-    image_size: int = flag(32, "pixels of the sides: 32, or the paper's 64", count(16))
-    images: int = flag(12_000, "how many images there are to train on", count(2))
-    labelled: str = flag("0.01", "how many have labels: with a point a fraction of all, else a count", flags.labelled)
+    image_size: int = flag(
+        {"faces": 64, "celeba": 64, "*": 32}, "pixels of the sides: 32, or the paper's 64", count(16)
+    )
+    images: int = flag(12_000, "how many images of a grid there are to train on", count(2))
+    labelled: str = flag(
+        {"faces": "0.05", "*": "0.01"},
+        "how many have labels: with a point a fraction of all, else a count",
+        flags.labelled,
+    )
     known: str | None = flag(None, "the factors that labels tell, with commas (default: all)")
-    tau: float = flag(1.0, "weight of the label replacement, of the mean over labelled images", number(least=0))
+    tau: float = flag(
+        {"faces": 0.05, "celeba": 0.05, "*": 1.0},
+        "weight of the label replacement, of the mean over labelled images",
+        number(least=0),
+    )
     baseline: bool = flag(True, "train the same without label replacement first, for the figures and `baseline_...`")
 
     def number_labelled(self, number: int) -> float | int:

@@ -227,6 +227,7 @@ def _path(kind: str, data: ImageData, cache: str | Path | None, *settings: Any) 
     return cache_folder(cache) / name
 
 
+@torch.enable_grad()
 def _train(classifier: ImageClassifier, data: ImageData, known: Tensor, y: Tensor, steps: int, progress: bool) -> None:
     """Trains on the `known` rows of the data, with labels `y` of all rows."""
     device = next(classifier.parameters()).device

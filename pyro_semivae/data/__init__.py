@@ -14,12 +14,13 @@ from pyro_semivae.data.own import load_arrays, load_path
 from pyro_semivae.data.own_dataset import load_dataset
 from pyro_semivae.data.own_folder import load_folder
 from pyro_semivae.data.reference import ReferenceData
-from pyro_semivae.data.sets import NAMES, data_root, load, load_auto, load_small
+from pyro_semivae.data.sets import ATTRIBUTES, NAMES, data_root, load, load_auto, load_small
 from pyro_semivae.data.splits import drop_partly_labelled, hide, labelled_rows, lose_labels, parse_labelled
 from pyro_semivae.data.styled import styled
 from pyro_semivae.data.table import Table
 
 __all__ = [
+    "ATTRIBUTES",
     "GRIDS",
     "NAMES",
     "Batch",

@@ -42,6 +42,7 @@ _FOLDERS = {"celeba": load_celeba, "chexpert": load_chexpert, "affectnet": load_
 NAMES = (*_TORCHVISION, "digits", "faces", *_FOLDERS)
 SMALL = (*_TORCHVISION, "digits")  # small images; the others are large ones
 CLASSES = (*SMALL, "affectnet")  # of class labels; the others have binary ones
+ATTRIBUTES = tuple(name for name in NAMES if name not in CLASSES)
 
 
 def data_root(data_dir: str | Path | None = None) -> Path:

@@ -15,6 +15,7 @@ from pyro_semivae.report.classes import draw_classes, measure_classes
 from pyro_semivae.report.extraction import canonical_images, draw_extraction, measure_extraction
 from pyro_semivae.report.factors import draw_factors, measure_factors, representation
 from pyro_semivae.report.images import draw_images, measure_images
+from pyro_semivae.report.real_attributes import draw_real_attributes, measure_real_attributes
 from pyro_semivae.report.reference import SHOWN, divergences, draw_reference, measure_reference, signs_of_collapse
 from pyro_semivae.report.rows import draw_rows, measure_rows
 from pyro_semivae.train import History
@@ -34,6 +35,7 @@ __all__ = [
     "draw_extraction",
     "draw_factors",
     "draw_images",
+    "draw_real_attributes",
     "draw_reference",
     "draw_rows",
     "measure",
@@ -42,6 +44,7 @@ __all__ = [
     "measure_extraction",
     "measure_factors",
     "measure_images",
+    "measure_real_attributes",
     "measure_reference",
     "measure_rows",
     "representation",

@@ -1,6 +1,7 @@
 """LaRVAE's example: what it writes, its objectives, what it measures, its flags."""
 
 import json
+import math
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,8 @@ from torch.testing import assert_close
 import pyro_semivae
 from pyro_semivae import data, report
 from pyro_semivae.infer import BatchTotalCorrelation, FromPrior, GeneratedLabelsTerm, Hidden, Labelled, TotalCorrelation
-from pyro_semivae.report import factors
+from pyro_semivae.report import factors, real_attributes
+from pyro_semivae.spaces import Real
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "larvae.py"
 KEYS = {"mig", "l2", "factor_vae_score", "sap", "modularity", "irs", "generation_error", "effect", "leak", "labelled"}
@@ -46,13 +48,20 @@ def test_other_data_and_other_bases(flags, run, tmp_path):
     assert ("l2_without_orientation" in found) == ("sprites" in flags) and "baseline_mig" not in found
 
 
+def test_binary_attributes_are_numbers(run, tmp_path):
+    code, _, err = run("larvae.py", "--smoke-test", "--dataset", "faces", "--out", "out")
+    assert code == 0, err
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    keys = {"test_accuracy", "l2", "effect", "leak", "evaluator_accuracy", "accuracy_Smiling", "leak_Smiling"}
+    assert {*found} >= keys | {"baseline_effect"} and found["dataset"] == "faces-64"
+    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == {"reconstructions", "training", "traversals"}
+
+
 def objective_of(*flags, tau=None):
     script = runpy.run_path(str(SCRIPT))
     args = script["Settings"].parse(None, flags).for_data("room")
     seen = {}
-    grid = data.load_grid("room", size=32)
-    job = SimpleNamespace(args=args, share=50.0)
-    job.data = SimpleNamespace(grid=grid, train=range(500))
+    job = SimpleNamespace(args=args, share=50.0, x=torch.zeros(500, 3, 32, 32), labels=Real(6))
     job.train = lambda make, objective: seen.update(elbo=objective(make(), args.tau if tau is None else tau))
     script["run"].__globals__["FactorRun"] = lambda settings: job
     script["run"].__globals__["Settings"] = SimpleNamespace(parse=lambda text: args)
@@ -86,6 +95,8 @@ def test_the_presets_are_what_they_say():
         (("--known", "roof"), r"--known: got ['roof']; expected some of floor"),
         (("--labelled", "13000"), "--labelled: got 13000"),
         (("--base", "dip"), "--base: invalid choice: 'dip'"),
+        (("--dataset", "faces", "--smoke-test", "--image-size", "32"), "--image-size: got 32; expected 64 with"),
+        (("--dataset", "faces", "--smoke-test", "--known", "Smiling"), "--known: got it with --dataset faces"),
         (("--dataset", "dsprites", "--data-dir", "nowhere"), "dataset dsprites: no nowhere"),
     ],
 )
@@ -155,3 +166,24 @@ def test_the_representation_is_labels_and_latents(room, monkeypatch):
     labels, code = report.representation(Told(), room.test.x)
     assert_close(labels, room.grid.values(room.test.classes))
     assert_close(code, torch.cat([labels, room.test.x.double().mean((1, 2, 3)).unsqueeze(1)], 1))
+
+
+def test_attributes_are_told_moved_and_leak_by_hand(monkeypatch):
+    """Inferred labels by hand, images that hold them, and a classifier that reads the first as both."""
+    y_test = torch.tensor([[1.0, 0.0], [0.0, math.nan], [1.0, 1.0]])
+    x = torch.arange(3, dtype=torch.uint8).reshape(3, 1, 1, 1).repeat(1, 1, 4, 4)
+    base = data.ImageData("two", ("a", "b"), x, torch.tensor([[0.0, 1.0]] * 3), x, y_test)
+    inferred = torch.tensor([[0.9, 0.4], [0.6, 0.0], [0.7, 0.2]])
+    vae = Told()
+    vae.labels = Real(2, (0.5, 0.5), (0.5, 2.0))
+    monkeypatch.setattr(real_attributes, "representation", lambda vae, x: (inferred[: len(x)], None))
+    monkeypatch.setattr(real_attributes.tasks, "infer", lambda vae, x: {"z": torch.zeros(len(x), 1, 1)})
+    monkeypatch.setattr(real_attributes, "decoded", lambda vae, y, z: y)
+    reads = SimpleNamespace(classify=lambda images: images[:, [0, 0]] / 2)
+    monkeypatch.setattr(real_attributes.evaluators, "independent_classifier", lambda *given, **how: (reads, 0.75))
+    found = report.measure_real_attributes(vae, base)
+    assert found["accuracy_a"] == pytest.approx(2 / 3) and found["accuracy_b"] == 0.5, "of two known ones"
+    assert found["test_accuracy"] == pytest.approx((2 / 3 + 0.5) / 2) and found["evaluator_accuracy"] == 0.75
+    errors = torch.tensor([[-0.2, 0.2], [1.2, 0.0], [-0.6, -0.4]])
+    assert found["l2"] == pytest.approx(errors.norm(dim=1).mean().item())
+    assert found["effect_a"] == 0.5 and found["leak_a"] == 0.5 and found["effect_b"] == found["leak_b"] == 0

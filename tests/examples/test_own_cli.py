@@ -18,7 +18,8 @@ from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.nn import Convs, MLPs
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py") if path.name != "rbvae.py")
+OTHER = ("larvae.py", "rbvae.py")  # they have data of their own
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py") if path.name not in OTHER)
 
 
 def draw_folder(folder, tone=False, number=60, size=16):
