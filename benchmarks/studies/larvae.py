@@ -3,11 +3,12 @@ Fig. 3: the weight of the label replacement and the size of the nuisance."""
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from studies.job import Job, cell, markdown, mean_and_error
+from studies.job import RESULTS, Job, cell, markdown, mean_and_error
 
 DEFAULT_PRESET = "demo"
 DATASETS = ("room", "sprites")
@@ -113,5 +114,26 @@ def curves() -> str:
     return markdown(["room, 1 % of labels", "seeds", "MIG", "l2"], lines)
 
 
+# Of the example's own run, which has the baseline beside it.
+EXAMPLE = {
+    "MIG": "mig",
+    "l2": "l2",
+    "DCI (forests)": "dci",
+    "SAP (continuous)": "sap",
+    "FactorVAE's score": "factor_vae_score",
+    "error of decode(true y)": "generation_error",
+    "effect of a traversal (1 is as far as the label)": "effect",
+    "leak of a traversal": "leak",
+}
+
+
+def example() -> str:
+    """A Markdown table of the run of the example that is recorded, `python examples/larvae.py`."""
+    path = RESULTS / "larvae" / "example-room-seed0.json"
+    run = json.loads(path.read_text()) if path.exists() else {}
+    lines = [[what, f"{run[f'baseline_{name}']:.3f}", f"{run[name]:.3f}"] for what, name in EXAMPLE.items() if run]
+    return markdown(["room", "baseline (tau 0)", "LaRVAE, z from the prior, labels of generated images"], lines)
+
+
 def tables() -> list[str]:
-    return [table(), differences(), curves()]
+    return [table(), differences(), curves(), example()]

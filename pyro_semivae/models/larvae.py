@@ -50,12 +50,13 @@ class LaRVAE(SemiVAE):
     >>> from pyro_semivae.nn import MLPs
     >>> vae = LaRVAE((1, 8, 8), Real(2), z=3, networks=MLPs((16,)))
     >>> x, y = torch.rand(4, 1, 8, 8), torch.tensor([[0.3, -1.0], *[[float("nan")] * 2] * 3])
-    >>> list(vae.elbo(tau=1.0).terms(vae.model, vae.guide, x, y))[5:]
-    ['labelled: log p(x|y,z)', 'labelled: log p(z)', 'labelled: -log q(z|x)', 'labelled: -log q(y_m|x)', \
-'labelled: -|y_o - E[y|x]|^2']
+    >>> terms = vae.elbo().terms(vae.model, vae.guide, x, y)
+    >>> [name for name in terms if name.startswith("labelled: -")]
+    ['labelled: -log q(z|x)', 'labelled: -log q(y_m|x)', 'labelled: -|y_o - E[y|.]|^2']
 
-    Reference: W. Nie, Z. Wang, A. B. Patel, R. G. Baraniuk, "An Improved Semi-Supervised VAE for Learning Disentangled
-    Representations", 2020 (arXiv 2006.07460).
+    Reference: W. Nie, Z. Wang, A. B. Patel, R. G. Baraniuk, "LaRVAE: Label Replacement VAE for Semi-Supervised
+    Disentanglement Learning", 2020 (arXiv 2006.07460; "An Improved Semi-Supervised VAE for Learning Disentangled
+    Representations" in its second version).
     """
 
     characteristic = ("y",)
