@@ -106,6 +106,16 @@ def test_affectnet_is_measured_by_expressions_alone(tmp_path, monkeypatch):
     )
 
 
+def test_settings_for_faces_are_chosen_on_other_faces(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYRO_SEMIVAE_CACHE", str(tmp_path / "cache"))
+    script = runpy.run_path(str(SCRIPT))
+    flags = ("--dataset", "faces", "--image-size", "32", "--images", "60", "--hold-out", "40")
+    job = ReferenceRun(script["Settings"].parse(None, [*flags, "--out", str(tmp_path / "out")]))
+    held_out = data.mouths(32, images=60, held_out=40)
+    assert len(job.data.test) == 20 and torch.equal(job.data.test.x, held_out.test.x)
+    assert torch.equal(job.data.x, held_out.x)
+
+
 def objective_of(*flags):
     """The objective that flags make, of images of 16x16 pixels."""
     script = runpy.run_path(str(SCRIPT))
