@@ -22,6 +22,7 @@ from pyro_semivae.infer import (
     EntropyTerm,
     FromPrior,
     GeneratedLabelsTerm,
+    GuideAlone,
     Hidden,
     ImportanceWeighted,
     Labelled,
@@ -202,6 +203,7 @@ CASES = [
         larvae,
         lambda vae: vae.elbo(base=vae.base("factor", 3.0, 99), alpha=5.0, replacement="prior", samples=3),
     ),
+    Case("larvae-baseline", larvae, lambda vae: vae.elbo(tau=0.0, alpha=5.0) + 0.5 * GuideAlone(max_plate_nesting=2)),
     Case(
         "larvae-by-hand",
         larvae,

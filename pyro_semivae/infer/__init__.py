@@ -2,7 +2,7 @@
 
 from pyro_semivae.infer.base import Bound, Objective, Sum, Term
 from pyro_semivae.infer.ccvae import TraceCCVAE_ELBO
-from pyro_semivae.infer.derived import FromPrior, Hidden, ImportanceWeighted, Labelled
+from pyro_semivae.infer.derived import FromPrior, GuideAlone, Hidden, ImportanceWeighted, Labelled
 from pyro_semivae.infer.evaluation import Evaluation, Value
 from pyro_semivae.infer.generation import Generate
 from pyro_semivae.infer.handlers import LocalParameters, Mean, Particles, Until
@@ -48,6 +48,7 @@ __all__ = [
     "FromPrior",
     "Generate",
     "GeneratedLabelsTerm",
+    "GuideAlone",
     "Hidden",
     "ImageTerm",
     "ImportanceWeighted",

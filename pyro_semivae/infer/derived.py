@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import ref
 
 import torch
 from pyro import poutine
@@ -19,9 +20,12 @@ from torch.nn import functional as F
 from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.infer.base import Bound, Objective, Part, Term
 from pyro_semivae.infer.evaluation import Evaluation, Value, add, add_terms, joined, weighed
+from pyro_semivae.infer.evidence import Evidence, enumerates
 from pyro_semivae.infer.graph import graphs_of
+from pyro_semivae.infer.roles import Roles, sample_sites
 from pyro_semivae.infer.run import Run
 from pyro_semivae.infer.step import Step
+from pyro_semivae.infer.tables import row_scale
 from pyro_semivae.spaces import any_known
 
 
@@ -257,6 +261,25 @@ class ImportanceWeighted(Derived):
         total = sum(value.summed() for value in found.values if not value.removed)
         mean = total.reshape(self.samples, -1).logsumexp(0) - math.log(self.samples)
         return replace(found, values=[Value(f"log of the mean of {self.samples}", mean)], scale=1.0)
+
+
+class GuideAlone(Bound):
+    """No bound: a run of the guide without the model, for terms that look at nothing else, such as a label loss."""
+
+    def runs(self, step: Step) -> list[Run]:
+        evidence, dim = Evidence(data_complete=step.data_complete), -1 - int(self.max_plate_nesting)
+        with poutine.enum(first_available_dim=dim - 1):
+            trace = poutine.trace(evidence(step.guide)).get_trace(*step.args, **step.kwargs)
+        labels = tuple(name for name, site in sample_sites(trace) if enumerates(site))
+        return [Run(trace, trace, Roles((), labels, ()), evidence.observed, tuple(evidence.continuous), ref(step), dim)]
+
+    def values(self, run: Run) -> list[Value]:
+        first = next(value for value in run.step.named().values() if isinstance(value, Tensor))
+        dtype = torch.get_default_dtype()
+        return [Value("0", torch.zeros(len(first), dtype=dtype, device=first.device), removed=True)]
+
+    def scale(self, run: Run) -> float | Tensor:
+        return row_scale(run.guide, [name for name, _ in sample_sites(run.guide)])
 
 
 class _AllFound(Exception):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pyro_semivae.errors import InputError, check_choice, check_count
 from pyro_semivae.infer.base import Objective
-from pyro_semivae.infer.derived import FromPrior, Hidden, ImportanceWeighted, Labelled
+from pyro_semivae.infer.derived import FromPrior, GuideAlone, Hidden, ImportanceWeighted, Labelled
 from pyro_semivae.infer.labels import TraceLabels_ELBO
 from pyro_semivae.infer.terms import ClassifierTerm, GeneratedLabelsTerm, RegressionTerm
 from pyro_semivae.infer.weights import Weight, check_weight
@@ -68,7 +68,10 @@ def label_replacement(
         replaced = FromPrior(replaced, *latents)
     if check_count("samples", samples) > 1:
         replaced = ImportanceWeighted(replaced, samples)
-    supervised = tau * replaced
+    # Without the replacement the labelled rows are not decoded.
+    supervised: Objective = tau * replaced
+    if tau == 0 and generated == 0 and alpha != 0:
+        supervised = GuideAlone(max_plate_nesting=bound.max_plate_nesting)
     real = [label for label in labels if label not in classes]
     if real and alpha != 0:
         supervised = supervised + alpha * RegressionTerm(*real, density=density)

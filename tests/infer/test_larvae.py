@@ -168,6 +168,10 @@ def test_the_weight_of_the_replacement_is_its_own(samples, replacement, tau):
     assert found.pop("labelled: -|y' - E[y|x~]|^2").weight == 5.0
     weights = {value.weight for name, value in found.items() if name.startswith("labelled: ")}
     assert weights == {tau}
+    with torch.no_grad():
+        alone = label_replacement(TraceLabels_ELBO(max_plate_nesting=2), "y", alpha=7.0, tau=0.0)
+    of_guide = {v.name: v for v in evaluate(alone, vae, x, Y).values if not v.removed}
+    assert_close(of_guide["labelled: -|y_o - E[y|.]|^2"].summed(), error.summed())
 
 
 def test_samples_are_of_their_row():
@@ -191,9 +195,11 @@ Y = torch.tensor([[0.3, NAN], [NAN, NAN], [1.0, -0.4], [NAN, NAN], [NAN, 0.9]])
 def test_without_the_replacement_it_is_the_baseline():
     """tau 0: the unsupervised bound, which sees no label, and the squared error of the known entries; to the bit."""
     vae, *_ = linear()
-    x = torch.randn(5, X)
+    x, decoded = torch.randn(5, X), []
     elbo = vae.elbo(tau=0.0, alpha=7.0)
+    vae.p_x.net.register_forward_hook(lambda *given: decoded.append(1))
     found = evaluate(elbo, vae, x, Y)
+    assert decoded == [1], "labelled rows are not decoded again"
     alone = evaluate(TraceLabels_ELBO(max_plate_nesting=2), vae, x, None)
     mean = vae.q_y_z.net(x)[:, :F]
     by_hand = alone.total() - 7.0 * torch.where(Y.isnan(), 0.0, Y - mean).square().sum()
