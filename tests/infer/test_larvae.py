@@ -378,3 +378,16 @@ def test_weights_of_pixels_and_of_the_bases():
         assert bound.what.beta == 1.0 and term.weights == (weight,) and term.what.latents == ("y", "z")
     labelled = vae.elbo_for(Y).parts()[1].what.what.parts()
     assert [part.weights for part in labelled] == [(5 / 3,), (100 * (5 / 3),)], "of means: N / N_labelled"
+
+
+def test_terms_of_other_views_are_weighted_and_taken_out_by_their_names():
+    vae, *_ = linear()
+    x = torch.randn(5, X)
+    elbo = vae.elbo(tau=3.0, alpha=5.0).weighted({"labelled: log p(x|y,z)": 2.0, "log p(y)": 0.5})
+    elbo = 0.5 * elbo.without("labelled: log p(z)")
+    found = {v.name: v for v in evaluate(elbo, vae, x, Y).values}
+    assert found["labelled: log p(x)"].weight == 3.0 and found["log p(x)"].weight == 0.5
+    assert found["log p(y)"].weight == 0.25 and found["labelled: -|y_o - E[y|.]|^2"].weight == 2.5
+    assert found["labelled: log p(z)"].removed and not found["log p(z)"].removed
+    with pytest.raises(InputError, match="terms: got the name 'labelled: log p"):
+        evaluate(elbo.without("labelled: log p(w)"), vae, x, Y)
