@@ -33,7 +33,9 @@ def label_replacement(
         + \tau \, E_{x,y}\big[E_{q(z|x)}[\log p(x|y,z)] - KL(q(z|x) \Vert p(z))\big]
 
     The last bracket is a bound on log p(x|y), tight where q(z|x) is p(z|x,y). (In the paper's Eqs. 9 and B.19 the KL
-    has the other sign, with which it is none.) The paper's weights are of means over all and over labelled rows; an
+    has the other sign, with which it is none.) Here it stands with log p(y), which has no parameters, as a bound on
+    log p(x, y_o) of what is known: of a row with some labels missing, these are drawn from q(y|x), and
+    log p(y_m) - log q(y_m|x) belongs to it. The paper's weights are of means over all and over labelled rows; an
     objective is a sum over rows, in which `alpha` and `tau` are N / N_labelled times as large as there.
 
     Args:
@@ -61,7 +63,6 @@ def label_replacement(
     if not isinstance(bound, TraceLabels_ELBO):
         raise InputError(f"unsupervised: got {type(bound).__name__}; expected a sum with TraceLabels_ELBO")
     replaced: Objective = TraceLabels_ELBO(max_plate_nesting=bound.max_plate_nesting)
-    replaced = replaced.without(*(f"log p({label})" for label in labels))
     if pixels != 1:
         unsupervised, replaced = (what.weighted({"log p(x)": pixels}) for what in (unsupervised, replaced))
     if replacement == "prior":

@@ -69,8 +69,13 @@ def evaluate(elbo, vae, x, y, **how):
 
 
 def replaced(found):
-    """The label replacement's part, `(B,)`."""
+    """The label replacement's part, a bound on log p(x, y), `(B,)`."""
     return sum(v.value for v in found.values if v.name.startswith("labelled: ") and not v.removed)
+
+
+def log_p_y(y):
+    """Of what is known of labels."""
+    return Normal(0.0, 1.0).log_prob(y.nan_to_num()).masked_fill(y.isnan(), 0).sum(-1)
 
 
 def rows(number, y):
@@ -91,8 +96,32 @@ def test_the_replacement_is_exactly_log_p_x_given_y_where_the_guide_is_the_poste
     exact = log_p_x_given(y, x, a, b, c)
     assert_close(values["log p(x)"] - kl, exact)
     assert (values["log p(x)"] + kl - exact).abs().min() > 0.1
+    assert_close(replaced(found), exact + log_p_y(y))
     other = evaluate(elbo, vae, x, of_rows + 1.0)
-    assert (replaced(other) - log_p_x_given(y + 1, x, a, b, c)).abs().max() > 0.1
+    assert (replaced(other) - log_p_x_given(y + 1, x, a, b, c) - log_p_y(y + 1)).abs().max() > 0.1
+
+
+def test_of_partly_labelled_rows_it_is_exactly_the_log_density_of_what_is_known():
+    """log p(x, y_1) = log N(x; a_1 y_1 + c, a_2 a_2' + B B' + S^2) + log p(y_1), with y_2 drawn from its posterior: both
+    log p(y_2) and -log q(y_2|x) belong to it."""
+    vae, a, b, c = linear()
+    columns = torch.linalg.qr(torch.randn(X, X))[0] * torch.tensor([0.9, 0.7, 1.1, 0.4])
+    y = torch.tensor([0.7, NAN])
+    with torch.no_grad():
+        a[:, 1], b[:] = columns[:, 0], columns[:, 1:]
+    guide_is_posterior(vae, a * torch.tensor([1.0, 0.0]), b, c, y.nan_to_num())
+    precision = 1 + a[:, 1].square().sum() / S**2
+    weight, bias = (next(p for p in vae.q_y_z.net.parameters() if p.dim() == d) for d in (2, 1))
+    with torch.no_grad():
+        weight[1], weight[F + 1] = a[:, 1] / S**2 / precision, 0.0
+        bias[1] = -((c + a[:, 0] * y[0]) @ a[:, 1]) / S**2 / precision
+        bias[F + 1] = torch.log(torch.expm1(precision.rsqrt() - 1e-3))
+    x, of_rows = rows(5, y)
+    elbo = label_replacement(TraceLabels_ELBO(max_plate_nesting=2), "y", alpha=0.0)
+    found = evaluate(elbo, vae, x, of_rows)
+    rest = torch.cat([a[:, 1:], b], 1)
+    exact = MultivariateNormal(a[:, 0] * y[0] + c, rest @ rest.T + S**2 * torch.eye(X)).log_prob(x)
+    assert_close(replaced(found), exact + log_p_y(y))
 
 
 @pytest.mark.parametrize("replacement", ["guide", "prior"])
@@ -109,9 +138,9 @@ def test_the_replacement_is_a_bound_with_the_right_mean_and_gradient(replacement
     p = Normal(torch.zeros(D), torch.ones(D))
     q = p if replacement == "prior" else q
     at_mean = Normal(y @ a.T + c + b @ q.mean, S).log_prob(x[0]).sum()
-    exact = at_mean - (b.square() @ q.variance).sum() / (2 * S**2) - kl_divergence(q, p).sum()
+    exact = log_p_y(y) + at_mean - (b.square() @ q.variance).sum() / (2 * S**2) - kl_divergence(q, p).sum()
     error = samples.std() / number**0.5
-    assert abs(samples.mean() - exact) < 5 * error and exact < log_p_x_given(y, x, a, b, c) - 10 * error
+    assert abs(samples.mean() - exact) < 5 * error and exact < log_p_x_given(y, x, a, b, c) + log_p_y(y) - 10 * error
     ours, theirs = (
         torch.autograd.grad(of, parameters, allow_unused=True, materialize_grads=True) for of in (samples.mean(), exact)
     )
@@ -126,7 +155,7 @@ def test_z_from_the_prior_is_exact_where_x_does_not_need_z():
         b.zero_()
     x, y = rows(6, torch.tensor([0.3, 0.4]))
     elbo = label_replacement(TraceLabels_ELBO(max_plate_nesting=2), "y", alpha=0.0, replacement="prior")
-    assert_close(replaced(evaluate(elbo, vae, x, y)), log_p_x_given(y[0], x, a, b, c))
+    assert_close(replaced(evaluate(elbo, vae, x, y)), log_p_x_given(y[0], x, a, b, c) + log_p_y(y))
 
 
 def test_importance_samples_tighten_the_bound():
@@ -138,7 +167,7 @@ def test_importance_samples_tighten_the_bound():
     for samples in (1, 2, 10, 60):
         elbo = label_replacement(TraceLabels_ELBO(max_plate_nesting=2), "y", alpha=0.0, samples=samples)
         means.append(replaced(evaluate(elbo, vae, x, of_rows)).mean().item())
-    exact = log_p_x_given(y, x[:1], a, b, c).item()
+    exact = (log_p_x_given(y, x[:1], a, b, c) + log_p_y(y)).item()
     assert means == sorted(means) and means[0] < exact - 0.2 and means[-1] == pytest.approx(exact, abs=0.05)
     guide_is_posterior(vae, a, b, c, y)
     elbo = label_replacement(TraceLabels_ELBO(max_plate_nesting=2), "y", alpha=0.0, samples=4)
@@ -185,7 +214,7 @@ def test_samples_are_of_their_row():
     guide_is_posterior(vae, a, b, c, torch.zeros(F))
     y = 0.2 * torch.randn(5, F)
     wide = evaluate(ImportanceWeighted(bound, 4000), vae, x, y).values[0].value
-    exact = log_p_x_given(y, x, a, b, c) + Normal(0.0, 1.0).log_prob(y).sum(1)
+    exact = log_p_x_given(y, x, a, b, c) + log_p_y(y)
     assert_close(wide, exact, atol=0.05, rtol=0)
 
 
