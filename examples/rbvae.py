@@ -64,8 +64,10 @@ class Settings(cli.Reference):
     z: int = flag(32, "size of the common factors", count())
     e: int = flag(32, "size of the target factors; models without have z + e latents", count())
     symmetric: bool = flag(True, "sRb-VAE, the symmetric divergence; without it Rb-VAE, the ELBO alone")
-    adversarial: float = flag(1.0, "weight of the discriminators' density ratios", number(least=0))
-    latents: float = flag(1.0, "weight of log q(z, e|x~) of generated images", number(least=0))
+    adversarial: float = flag(
+        1.0, "weight of the discriminators' density ratios; of svae and swap-vae in our recipe 10", number(least=0)
+    )
+    latents: float = flag(1.0, "weight of log q(z, e|x~) of generated images; of svae in our recipe 0", number(least=0))
     crossed: float = flag(0.0, "fraction of generated images with the z of the other set's", number(least=0, most=1))
     r1: float = flag(0.0, "weight of the discriminators' gradient penalty", number(least=0))
     scales: int = flag(1, "scales of the reconstruction; 1: Laplace pixels", count())

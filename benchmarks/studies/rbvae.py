@@ -69,7 +69,7 @@ ABLATIONS = {
     "discriminators alone": {"crossed": 0.0, "r1": 0.0, "latents": 0.0},
     "none": {"symmetric": False},
 }
-# What the baselines' strengths and weights were chosen from, there, too.
+# What strengths and weights were chosen from, and what was tried of our recipe, there, too.
 CHOICES: dict[str, dict[str, Any]] = {
     **{
         f"{method} {strength:g}": {"method": method, "strength": strength}
@@ -87,6 +87,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     },
     **{f"swap-vae {weight:g}": {"method": "swap-vae", "adversarial": weight} for weight in (3.0, 10.0, 30.0)},
     "rb-vae z 16": {"symmetric": False, "z": 16},
+    "srb-vae e 16": {"e": 16},
+    "srb-vae adversarial 60": {"adversarial": 60.0},
 }
 HELD_OUT = {"ablation": ABLATIONS, "choice": CHOICES}
 

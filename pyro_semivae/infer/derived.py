@@ -124,6 +124,8 @@ class Hidden(Derived):
     Terms: those of the objective, with `"without y: "` before their names.
     """
 
+    needs_labels = False
+
     def __init__(self, what: Objective, *labels: str, also_labelled: bool = True, prefix: str | None = None):
         if not labels:
             raise InputError("Hidden: got no label; expected the names of one label or more")

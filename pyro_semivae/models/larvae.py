@@ -14,7 +14,7 @@ from pyro_semivae.infer.weights import Weight
 from pyro_semivae.models import parts
 from pyro_semivae.models.base import SemiVAE
 from pyro_semivae.nn import Networks
-from pyro_semivae.spaces import Data, Labels, Real, any_known
+from pyro_semivae.spaces import Data, Labels, any_known
 
 Base = Literal["beta", "tc", "factor"]
 
@@ -48,6 +48,7 @@ class LaRVAE(SemiVAE):
 
     >>> import torch
     >>> from pyro_semivae.nn import MLPs
+    >>> from pyro_semivae.spaces import Real
     >>> vae = LaRVAE((1, 8, 8), Real(2), z=3, networks=MLPs((16,)))
     >>> x, y = torch.rand(4, 1, 8, 8), torch.tensor([[0.3, -1.0], *[[float("nan")] * 2] * 3])
     >>> terms = vae.elbo().terms(vae.model, vae.guide, x, y)
@@ -72,7 +73,7 @@ class LaRVAE(SemiVAE):
         prior: Tensor | None = None,
     ):
         super().__init__(x=x_shape, y=labels)
-        if not isinstance(labels, Real):
+        if not labels.is_label or labels.num_values is not None:
             raise InputError(f"labels: got {labels}; expected Real(..), continuous factors")
         check_count("z", z, 0)
         networks, likelihood = parts.defaults(self.spaces["x"], networks, likelihood)

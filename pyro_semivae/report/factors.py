@@ -19,7 +19,7 @@ from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
 from pyro_semivae.train import History
 
-TREES = {"trees": "forest", "number": 20}  # DCI's: boosted ones take minutes
+TREES = {"trees": "forest", "number": 20}  # DCI's: boosted ones take longer
 TRAVERSED = 500  # images of whose labels one moves
 
 

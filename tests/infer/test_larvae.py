@@ -102,8 +102,7 @@ def test_the_replacement_is_exactly_log_p_x_given_y_where_the_guide_is_the_poste
 
 
 def test_of_partly_labelled_rows_it_is_exactly_the_log_density_of_what_is_known():
-    """log p(x, y_1) = log N(x; a_1 y_1 + c, a_2 a_2' + B B' + S^2) + log p(y_1), with y_2 drawn from its posterior: both
-    log p(y_2) and -log q(y_2|x) belong to it."""
+    """log p(x, y_1) = log N(x; a_1 y_1 + c, a_2 a_2' + B B' + S^2) + log p(y_1), y_2 drawn from its posterior."""
     vae, a, b, c = linear()
     columns = torch.linalg.qr(torch.randn(X, X))[0] * torch.tensor([0.9, 0.7, 1.1, 0.4])
     y = torch.tensor([0.7, NAN])

@@ -25,8 +25,8 @@ class GeneratedLabelsTerm(Term):
         y'_i \sim \hat p(y_i), \quad z \sim p(z), \quad \tilde x = E[x | y', z]
 
     of continuous labels, and log q(y'|x~) of classes. Each entry of y' is that of some row of the batch, on its own, so
-    that entries are independent. It is the part of the inverted VAE's reverse bound (Mueller and Zemel's sleep phase)
-    that teaches the guide's labels; no gradient goes through x~, and the model learns nothing of it.
+    that entries are independent. It is what wake-sleep's sleep phase (Hinton et al. 1995) asks of the guide's labels:
+    no gradient goes through x~, and the model learns nothing of it.
 
     Args:
         labels: which labels; default: all that the batch has. density: log q(y'|x~) of continuous labels, too.
@@ -37,7 +37,7 @@ class GeneratedLabelsTerm(Term):
         InputError: when evaluated: there is no such label.
     """
 
-    whole_batch = True
+    whole_batch = True  # y' are of all rows, and every row has one
 
     def __init__(self, *labels: str, density: bool = False):
         self.labels, self.density = labels, density

@@ -28,8 +28,8 @@ def dci(
 
     Args:
         representation: the means of q(z|x), `(N, D)`. factors: classes `(N, F)`.
-        trees: scikit-learn's gradient boosting, as usual, whose time grows with the classes (minutes for 40); or a
-            random forest whose splits look at every dimension. The choice changes the numbers. number: of trees.
+        trees: scikit-learn's gradient boosting, as usual, whose time grows with the number of classes; or a random
+            forest whose splits look at every dimension. The choice changes the numbers. number: of trees.
         rows, rows_test: to fit and to judge; of fewer rows the same shares.
 
     Parts: `importance` `(D, F)`; `completeness`, as the value with dimensions and factors exchanged; `informativeness`,
