@@ -11,7 +11,8 @@ import torch
 from torch.testing import assert_close
 
 import pyro_semivae
-from pyro_semivae import data, report
+from pyro_semivae import data, factor_run, report
+from pyro_semivae.factor_run import FactorRun
 from pyro_semivae.infer import (
     BatchTotalCorrelation,
     FromPrior,
@@ -195,3 +196,70 @@ def test_attributes_are_told_moved_and_leak_by_hand(monkeypatch):
     errors = torch.tensor([[-0.2, 0.2], [1.2, 0.0], [-0.6, -0.4]])
     assert found["l2"] == pytest.approx(errors.norm(dim=1).mean().item())
     assert found["effect_a"] == 0.5 and found["leak_a"] == 0.5 and found["effect_b"] == found["leak_b"] == 0
+
+
+def test_the_measures_are_of_the_test_images_with_their_own_labels(room, monkeypatch):
+    """Inferred labels that are the true ones: no distance, and the gap of a perfect code."""
+    probe = SimpleNamespace(errors=torch.zeros(6), factors=lambda x: torch.zeros(len(x), 6))
+    monkeypatch.setattr(factors.probes, "independent_probe", lambda *given, **how: probe)
+    monkeypatch.setattr(factors.tasks, "decode", lambda vae, latents, y: torch.zeros(len(y), 3, 32, 32))
+    found = report.measure_factors(Told(), room, quick=True, progress=False)
+    assert found["l2"] == pytest.approx(0) and found["rmse_floor"] == pytest.approx(0)
+    assert found["mig"] > 0.8 and found["protocol"]["mig"]["rows"] == len(room.test)
+
+
+def job_of(tmp_path, monkeypatch, *flags):
+    """A run whose folder is the test's own."""
+    monkeypatch.setenv("PYRO_SEMIVAE_CACHE", str(tmp_path / "cache"))
+    settings = runpy.run_path(str(SCRIPT))["Settings"]
+    return FactorRun(settings.parse(None, [*flags, "--smoke-test", "--out", str(tmp_path / "out")]))
+
+
+def test_the_baseline_is_trained_without_label_replacement_on_the_same(tmp_path, monkeypatch):
+    torch.set_default_dtype(torch.float32)
+    job, fitted = job_of(tmp_path, monkeypatch, "--labelled", "6", "--tau", "0.7"), []
+
+    def fit(vae, x, y, *, elbo, **how):
+        fitted.append((vae, x, y, elbo, how))
+        return [{}]
+
+    def make():
+        return pyro_semivae.models.LaRVAE((3, 32, 32), job.labels, z=1, networks=pyro_semivae.nn.MLPs((4,)))
+
+    monkeypatch.setattr(factor_run, "fit", fit)
+    monkeypatch.setattr(job, "finish", lambda metrics: fitted.append(metrics))
+    monkeypatch.setattr(factor_run.report, "measure_factors", lambda vae, data, **how: {"mig": id(vae)})
+    monkeypatch.setattr(
+        factor_run.report, "draw_factors", lambda vae, data, history, out, others: fitted.append(others)
+    )
+    job.train(make, lambda vae, tau: tau)
+    (baseline, x, y, tau, how), (vae, x_2, y_2, tau_2, how_2), metrics, others = fitted
+    assert (tau, tau_2) == (0.0, 0.7) and x is x_2 is job.x and y is y_2 is job.y
+    assert all(torch.equal(a, b) for a, b in zip(baseline.parameters(), vae.parameters(), strict=True)), "one start"
+    for options in (how, how_2):
+        assert options["also_unlabelled"] and options["labelled_batch_size"] == job.args.batch_size
+        assert options["seed"] == job.args.seed
+    assert how["checkpoint"].name == "baseline.pt" and how_2["checkpoint"].name == "checkpoint.pt"
+    assert metrics == {"labelled": 6, "mig": id(vae), "baseline_mig": id(baseline)} and others == {"baseline": baseline}
+    assert job.share == 300 / 6 and int((~y.isnan()).any(1).sum()) == 6
+
+
+def test_held_out_images_are_in_the_place_of_the_test_images(tmp_path, monkeypatch):
+    torch.set_default_dtype(torch.float32)
+    for dataset in ("room", "faces"):
+        plain = job_of(tmp_path / dataset, monkeypatch, "--dataset", dataset)
+        chosen = job_of(tmp_path / f"{dataset} 2", monkeypatch, "--dataset", dataset, "--hold-out", "40")
+        if dataset == "room":
+            assert torch.equal(chosen.data.test.x, plain.data.held_out.x)
+        else:
+            assert torch.equal(chosen.data.x_test, plain.data.x[-40:]) and len(chosen.x) == len(plain.x) - 40
+
+
+def test_of_attributes_some_rows_keep_their_labels(tmp_path, monkeypatch):
+    torch.set_default_dtype(torch.float32)
+    job = job_of(tmp_path, monkeypatch, "--dataset", "faces", "--labelled", "25")
+    known = ~job.y.isnan()
+    assert int(known.any(1).sum()) == job.labelled == 25 and torch.equal(job.y[known], job.data.y[known])
+    loc, scale = job.labels.prior()
+    assert_close(loc, job.y[known.any(1)].mean(0))
+    assert_close(scale[5], job.y[known.any(1), 5].std(correction=0))

@@ -126,8 +126,22 @@ def test_the_dimension_that_stays_votes_for_the_factor():
 
 def test_a_share_of_the_variance_and_not_the_variance_votes():
     v = factors((6, 6), 20_000)
-    code = torch.stack([1000 * v[:, 0].double() + torch.randn(len(v)), v[:, 1].double() + 10 * torch.randn(len(v))], 1)
+    noise = torch.randn(2, len(v))
+    code = torch.stack([1000 * v[:, 0].double() + 30 * noise[0], v[:, 1].double() + 10 * noise[1]], 1)
     assert d.factor_vae_score(code, v).parts["votes"][0].tolist()[1] == 0
+
+
+def test_what_is_learned_from_is_not_what_is_judged_by():
+    """Of noise, few votes, points and rows to learn from are told without error, and all others are guessed."""
+    v = factors((2, 2), 3000)
+    noise = torch.randn(len(v), 30)
+    assert float(d.factor_vae_score(noise, v, votes=1, votes_test=1000)) < 0.7
+    assert float(d.beta_vae_score(noise, v, points=10, points_test=1000)) < 0.7
+    scores = d.separated_predictability(noise, v, rows=8, rows_test=1000).parts["scores"]
+    assert scores.mean() < 0.6
+    assert d.dci(noise, v, trees="forest", number=5, rows=10, rows_test=1000).parts["informativeness"] < 0.7
+    few = d.explicitness(noise, v, rows=20, rows_test=1000)
+    assert float(few) < 0.7
 
 
 def test_predictability_by_correlations():
@@ -137,6 +151,12 @@ def test_predictability_by_correlations():
     squared = np.corrcoef(torch.cat([code, v], 1).T.numpy())[:2, 2:] ** 2
     assert score.parts["scores"] == pytest.approx(squared, abs=2e-3)
     assert float(score) == pytest.approx(np.abs(score.parts["scores"][0] - score.parts["scores"][1]).mean())
+
+
+def test_a_dimension_that_is_not_used_does_not_count():
+    v = factors((3, 4), 3000)
+    code = torch.cat([v, torch.zeros(len(v), 3)], 1)
+    assert float(d.dci(code, v, trees="forest", number=5)) > 0.99
 
 
 def test_completeness_is_disentanglement_the_other_way_round():
@@ -169,6 +189,10 @@ def test_robustness_by_hand():
     code = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]])
     score = d.robustness(code, v, quantile=1.0)
     assert score.parts["scores"][0] == pytest.approx([1 - 0.5 / 2, 1 - 1.5 / 2]) and float(score) == 0.75
+    both = torch.cat([code, 0.1 * torch.tensor([[1.0], [-1.0], [-1.0], [1.0]])], 1)
+    score = d.robustness(both, v, quantile=1.0)
+    assert score.parts["scores"][1] == pytest.approx([0.0, 0.0])
+    assert float(score) == pytest.approx((2 * 0.75 + 0.1 * 0.0) / 2.1), "by how far a dimension goes"
 
 
 def test_the_distance_leaves_out_what_it_is_told():
@@ -186,7 +210,7 @@ def test_seeds_and_small_sets():
         d.mutual_information_gap(noisy, v, rows=500, seed=2)
     )
     assert d.separated_predictability(noisy, v).protocol["rows"] == 2000
-    fitted, judged = halves(np.arange(3000), 10_000, 5_000)
+    fitted, judged = halves(np.arange(3000), 10_000, 5_000, v.numpy())
     assert len(fitted) == 2000 and len(judged) == 1000 and not {*fitted} & {*judged}
 
 
@@ -202,7 +226,13 @@ def test_seeds_and_small_sets():
         (lambda v: d.modularity(v.double(), v[:, :1]), "factors: got one; expected two or more"),
         (lambda v: d.mutual_information_gap(v.double(), v, bins=1), "bins: got 1"),
         (lambda v: d.explicitness(v.double(), torch.arange(len(v)).unsqueeze(1)), "factors: got 3000 rows, in which"),
-        (lambda v: d.separated_predictability(v.double()[:2], torch.tensor([[0], [1]])), "got 2 dim|expected four"),
+        (lambda v: d.separated_predictability(v.double()[:2], torch.tensor([[0], [1]])), "got 2 rows; expected four"),
+        (
+            lambda v: d.separated_predictability(
+                v.double(), (torch.arange(len(v)) == 4).long().unsqueeze(1), rows=2, rows_test=9
+            ),
+            r"factors: got one value only in 2 rows to fit on, in the columns \[0\]",
+        ),
         (lambda v: d.label_distance(v.double(), v.double(), without=[0, 1, 2]), r"without: got \[0, 1, 2\]"),
         (lambda v: d.label_distance(v.double(), v.double(), without=[7]), r"without: got \[7\]"),
         (lambda v: d.label_distance(v.double(), v.double()[:, :2]), "inferred, values: got shapes"),

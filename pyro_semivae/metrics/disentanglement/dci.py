@@ -42,7 +42,7 @@ def dci(
     check_choice("trees", trees, ("boosted", "forest"))
     check_count("number", number)
     chosen = drawn(rows + rows_test, len(codes), np.random.default_rng(seed))
-    fitted, judged = halves(chosen, rows, rows_test)
+    fitted, judged = halves(chosen, rows, rows_test, classes)
     importance, right = np.zeros((codes.shape[1], classes.shape[1])), []
     for j, factor in enumerate(classes.T):
         if trees == "boosted":

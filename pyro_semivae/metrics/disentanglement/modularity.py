@@ -61,7 +61,7 @@ def explicitness(
     """
     codes, classes = codes_and_factors(representation, factors)
     chosen = drawn(rows + rows_test, len(codes), np.random.default_rng(seed))
-    fitted, judged = halves(chosen, rows, rows_test)
+    fitted, judged = halves(chosen, rows, rows_test, classes)
     scaler = StandardScaler().fit(codes[fitted])
     known, asked = scaler.transform(codes[fitted]), scaler.transform(codes[judged])
     found = []

@@ -37,7 +37,7 @@ def separated_predictability(
     codes, classes = codes_and_factors(representation, factors, least_codes=2)
     check_choice("kind", kind, ("discrete", "continuous"))
     chosen = drawn(rows + rows_test, len(codes), np.random.default_rng(seed))
-    fitted, judged = halves(chosen, rows, rows_test)
+    fitted, judged = halves(chosen, rows, rows_test, classes)
     of = _accuracies if kind == "discrete" else _correlations
     scores = of(codes[fitted], classes[fitted], codes[judged], classes[judged])
     best = np.sort(scores, 0)

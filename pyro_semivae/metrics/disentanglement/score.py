@@ -57,16 +57,22 @@ def drawn(number: int, of: int, rng: np.random.Generator) -> np.ndarray:
     return rng.permutation(of)[: check_count("rows", number, 2)]
 
 
-def halves(rows: np.ndarray, first: int, second: int) -> tuple[np.ndarray, np.ndarray]:
+def halves(rows: np.ndarray, first: int, second: int, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows to fit on and others to judge on, in these proportions where there are not as many.
 
+    Args:
+        classes: of the factors, `(N, F)`.
+
     Raises:
-        InputError: there are fewer than two for either.
+        InputError: there are fewer than two for either, or a factor has one value only in those to fit on.
     """
     middle = min(first, len(rows) * first // (first + second))
     fitted, judged = rows[:middle], rows[middle : middle + second]
     if min(len(fitted), len(judged)) < 2:
         raise InputError(f"representation: got {len(rows)} rows; expected four or more")
+    if constant := [j for j, column in enumerate(classes[fitted].T) if (column == column[0]).all()]:
+        got = f"one value only in {len(fitted)} rows to fit on, in the columns {constant}"
+        raise InputError(f"factors: got {got}; expected two or more in each")
     return fitted, judged
 
 
