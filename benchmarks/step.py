@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pyro
 import torch
@@ -185,6 +186,13 @@ def measure(
     }
 
 
+def about(device: str) -> dict[str, Any]:
+    """Where and when it was measured."""
+    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    machine = torch.cuda.get_device_name() if device == "cuda" else cpu
+    return {"machine": machine, "date": datetime.date.today().isoformat(), "versions": versions()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cuda", action="store_true")
@@ -202,13 +210,7 @@ def main() -> None:
     ratio = labels_ratio(args.steps // 2, "cuda" if args.cuda else "cpu")
     print(f"a step with 40 binary labels over one with 5: {ratio:.3g}", flush=True)
     if args.out:
-        machine = (
-            torch.cuda.get_device_name()
-            if args.cuda
-            else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-        )
-        about = {"machine": machine, "date": datetime.date.today().isoformat(), "versions": versions()}
-        write_json(args.out, {"results": results, "labels_40_over_5": ratio, **about})
+        write_json(args.out, {"results": results, "labels_40_over_5": ratio, **about("cuda" if args.cuda else "cpu")})
 
 
 if __name__ == "__main__":

@@ -17,15 +17,13 @@ permuted. So ours on a batch of 64 is compared with pythae's on 128, both of whi
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
 import statistics
 from collections.abc import Callable
 from functools import partial
 
 import pyro
 import torch
-from step import timed
+from step import about, timed
 from torch import Tensor
 
 from pyro_semivae.conditionals import BernoulliLikelihood
@@ -33,7 +31,6 @@ from pyro_semivae.files import write_json
 from pyro_semivae.infer import BatchTotalCorrelation, Objective, TotalCorrelation
 from pyro_semivae.models import VAE
 from pyro_semivae.nn import InstanceNormConvs
-from pyro_semivae.runs import versions
 from pyro_semivae.spaces import Classes
 
 SHAPE, Z, N, BATCH = (1, 64, 64), 10, 100_000, 64
@@ -149,10 +146,7 @@ def main() -> None:
         results.append(measure(name, args.steps, device, their_batch))
         print("  ".join(f"{k} {v:.3g}" if k != "model" else v for k, v in results[-1].items()), flush=True)
     if args.out:
-        cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-        machine = torch.cuda.get_device_name() if args.cuda else cpu
-        about = {"machine": machine, "date": datetime.date.today().isoformat(), "versions": versions()}
-        write_json(args.out, {"results": results, **about})
+        write_json(args.out, {"results": results, **about(device)})
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,13 +14,29 @@ from torch.nn import functional as F
 
 from pyro_semivae.caches import cache_folder, cached_checkpoint
 from pyro_semivae.checkpoints import load_weights
-from pyro_semivae.data.reference import ReferenceData, Shown
+from pyro_semivae.data.reference import Shown
 from pyro_semivae.digests import digest
 from pyro_semivae.evaluators import ImageClassifier
 from pyro_semivae.files import check_fields
 from pyro_semivae.progress import steps_of
 
 VERSION = 2  # of its training
+
+
+class Probed(Protocol):
+    """The images that a probe is trained on and measured on, and the names of what is known of them; see
+    `data.ReferenceData`."""
+
+    name: str
+    factor_names: Sequence[str]
+    class_names: Sequence[str]
+    attribute_names: Sequence[str]
+    pool: Shown
+    test: Shown
+
+    @property
+    def x_shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)` of the images."""
 
 
 class Probe:
@@ -51,7 +67,7 @@ class Probe:
 
 
 def independent_probe(
-    data: ReferenceData,
+    data: Probed,
     *,
     steps: int = 2500,
     device: torch.device | str = "cpu",

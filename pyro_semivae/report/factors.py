@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -121,16 +121,29 @@ def _traversals(vae: SemiVAE, data: FactorData, quick: bool, progress: bool) -> 
     return {**out, "probe_error": probe.errors.mean().item()}
 
 
-def _probed(data: FactorData) -> Any:
-    """The images as the probe takes them: their factors are numbers."""
+@dataclass(frozen=True)
+class _Probed:
+    """Images as a probe takes them."""
+
+    name: str
+    x_shape: tuple[int, int, int]
+    factor_names: tuple[str, ...]
+    pool: Shown
+    test: Shown
+    class_names: tuple[str, ...] = ()
+    attribute_names: tuple[str, ...] = ()
+
+
+def _probed(data: FactorData) -> _Probed:
+    """The images for a probe: their factors are numbers."""
 
     def shown(part: Seen) -> Shown:
         none = torch.full((len(part),), -1)
         return Shown(part.x, data.grid.values(part.classes).float(), none, none)
 
-    names = {"factor_names": data.grid.factor_names, "class_names": (), "attribute_names": ()}
-    name = f"{data.grid.name}-{data.grid.x_shape[1]}"
-    return SimpleNamespace(name=name, x_shape=data.grid.x_shape, pool=shown(data.train), test=shown(data.test), **names)
+    grid = data.grid
+    name = f"{grid.name}-{grid.x_shape[1]}"
+    return _Probed(name, grid.x_shape, grid.factor_names, shown(data.train), shown(data.test))
 
 
 @torch.no_grad()

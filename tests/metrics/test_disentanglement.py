@@ -136,7 +136,7 @@ def test_what_is_learned_from_is_not_what_is_judged_by():
     v = factors((2, 2), 3000)
     noise = torch.randn(len(v), 30)
     assert float(d.factor_vae_score(noise, v, votes=1, votes_test=1000)) < 0.7
-    assert float(d.beta_vae_score(noise, v, points=10, points_test=1000)) < 0.7
+    assert float(d.beta_vae_score(100 * noise, v, points=10, points_test=1000, batch=1)) < 0.7
     scores = d.separated_predictability(noise, v, rows=8, rows_test=1000).parts["scores"]
     assert scores.mean() < 0.6
     assert d.dci(noise, v, trees="forest", number=5, rows=10, rows_test=1000).parts["informativeness"] < 0.7
