@@ -22,7 +22,16 @@ from pyro_semivae.data import adversarial, alternate, drop_partly_labelled, jitt
 from pyro_semivae.defaults import by_label, by_networks
 from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.flags import count, flag, naming, number
-from pyro_semivae.infer import BalanceTerm, ClassifierTerm, ConsistencyTerm, EntropyTerm, NearestLabelTerm
+from pyro_semivae.infer import (
+    BalanceTerm,
+    ClassifierTerm,
+    ConsistencyTerm,
+    EntropyTerm,
+    GeneratedLabelsTerm,
+    NearestLabelTerm,
+    ReplacementTerm,
+    WarmUp,
+)
 
 RECIPE = {"marginal": "jensen", "z_c": 30, "lr": 1e-3, "schedule": "cosine", "ema_decay": 0.998}
 RECIPE |= {"alpha": by_label(1000.0, 1.0), "beta": by_networks(4.0, 1.0), "shift": by_label(1, 0)}
@@ -71,6 +80,12 @@ class Settings(cli.Networks):
     )
     alpha: float = flag(0.0, "extra weight alpha N / N_labelled on log q(y|x); 0: the bound", number(least=0))
     beta: float = flag(1.0, "weight of the latents' densities; 1: the bound", number(least=0))
+    tau: float = flag(0.0, "weight of log p(x|z_c',z_s), z_c' from p(z_c|y): style goes to z_s", number(least=0))
+    generated: float = flag(
+        0.0,
+        "weight of log q(y'|x~) of generated images x~ for the decoder: the class stays out of z_s",
+        number(least=0),
+    )
     regulariser: float = flag(0.0, "weight mu of REVAE D.2", number(least=0))
     consistency: float = flag(0.0, "weight of the consistency loss", number(least=0))
     entropy: float = flag(0.0, "weight of entropy minimisation", number(least=0))
@@ -126,8 +141,11 @@ def run() -> None:
         control_variate=args.control_variate,
         beta=args.beta,
     )
+    told = GeneratedLabelsTerm(labels_from="prior", kept=["z_s"], teaches="model")
     added = {
         ClassifierTerm(): job.weight(args.alpha),
+        ReplacementTerm("z_c"): args.tau,
+        told: WarmUp(0.25, args.generated) if args.generated else 0.0,
         NearestLabelTerm(): args.regulariser,
         ConsistencyTerm(): args.consistency,
         EntropyTerm(): args.entropy,

@@ -29,6 +29,7 @@ from pyro_semivae.infer import (
     NearestLabelTerm,
     Objective,
     RegressionTerm,
+    ReplacementTerm,
     TotalCorrelation,
     TraceSymmetricKL_ELBO,
 )
@@ -107,6 +108,11 @@ def larvae() -> SemiVAE:
     return LaRVAE((1, 4, 7), Real(3), z=2, networks=MLPs((11,)))
 
 
+def told(*kept: str) -> GeneratedLabelsTerm:
+    """What images show of the labels that they are generated of, for the model to learn."""
+    return GeneratedLabelsTerm(labels_from="prior", kept=kept, teaches="model")
+
+
 def symmetric(vae: VAE) -> Objective:
     """sVAE (Pu et al. 2018)."""
     torch.manual_seed(0)
@@ -131,6 +137,17 @@ CASES = [
         "ccvae.py",
     ),
     Case("ccvae-balance", ccvae(), lambda vae: vae.elbo() + 2.0 * EntropyTerm() + 5.0 * BalanceTerm(), "ccvae.py"),
+    Case(
+        "ccvae-interventions",
+        ccvae(),
+        lambda vae: vae.elbo(num_samples=4) + 0.5 * ReplacementTerm("z_c") + 2.0 * told("z_s"),
+        "ccvae.py",
+    ),
+    Case(
+        "ccvae-interventions-enumerated",
+        ccvae(),
+        lambda vae: vae.elbo(num_samples=4) + 0.5 * ReplacementTerm("z_c", missing_labels="enumerate", densities=True),
+    ),
     Case("ccvae-sampled", ccvae(), lambda vae: vae.elbo(marginal="sampled", num_samples=4), "ccvae.py"),
     Case("vae", classes(VAE, z=3), lambda vae: vae.elbo(beta=2.0), "vae.py"),
     Case("m1", classes(M1, z=3), lambda vae: vae.elbo(), "m1.py"),
@@ -171,6 +188,12 @@ CASES = [
         "binary-more",
         binary(CCVAE, z_s=4),
         lambda vae: vae.elbo() + 2.0 * ConsistencyTerm() + 4.0 * EntropyTerm() + 5.0 * BalanceTerm(),
+        "ccvae.py",
+    ),
+    Case(
+        "binary-interventions",
+        binary(CCVAE, z_s=4),
+        lambda vae: vae.elbo(num_samples=4) + 0.5 * ReplacementTerm("z_c", entries="one") + 2.0 * told("z_s"),
         "ccvae.py",
     ),
     Case("m2-hidden", classes(M2, z=3), lambda vae: vae.elbo() + 0.5 * Hidden(vae.elbo().bound, "y")),

@@ -30,6 +30,7 @@ from pyro_semivae.infer.terms import (
     MultiScaleTerm,
     NearestLabelTerm,
     RegressionTerm,
+    ReplacementTerm,
     SwapTerm,
     TotalCorrelation,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "ObjectiveModule",
     "Particles",
     "RegressionTerm",
+    "ReplacementTerm",
     "Roles",
     "Run",
     "Step",

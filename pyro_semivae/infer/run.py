@@ -179,6 +179,10 @@ class Run:
 
     def first_log_q(self, latent: str) -> Tensor:
         """The guide's log-density of a latent at its first particle, `(B,)`."""
+        return to_rows(self.first_log_q_table(latent), self.guide.nodes[latent])
+
+    def first_log_q_table(self, latent: str) -> Tensor:
+        """The same, of the latent's batch shape."""
         site = self.guide.nodes[latent]
         fn, value = site["fn"], site["value"]
         axis = self.particle_dim - fn.event_dim
@@ -187,7 +191,7 @@ class Run:
         else:
             table = fn.log_prob(value)
             table = table.select(self.particle_dim, 0) if table.dim() >= -self.particle_dim else table
-        return to_rows(masked(table, site), site)
+        return masked(table, site)
 
     def classifier(self, label: str) -> Tensor:
         """log q(y|z) of every value of a label, `(C, ..., particles, plates)`.

@@ -292,7 +292,7 @@ def test_labels_of_generated_data_of_classes_are_probabilities():
     seen = []
     vae.q_y.net.register_forward_hook(lambda net, inputs, out: seen.append(out))
     found = evaluate(vae.elbo() + GeneratedLabelsTerm("y"), vae, x, y)
-    (value,) = (v.value for v in found.values if v.name == "log q(y')")
+    (value,) = (v.value for v in found.values if v.name == "log q(y'|x~)")
     log_q = seen[-1].log_softmax(-1)
     of = (log_q - value.unsqueeze(1)).abs().argmin(1)
     assert_close(log_q.gather(1, of.unsqueeze(1))[:, 0], value)

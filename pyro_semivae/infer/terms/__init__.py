@@ -13,6 +13,7 @@ from pyro_semivae.infer.terms.latents import LatentReconstruction
 from pyro_semivae.infer.terms.multi_scale import MultiScaleTerm
 from pyro_semivae.infer.terms.nearest import NearestLabelTerm
 from pyro_semivae.infer.terms.regression import RegressionTerm
+from pyro_semivae.infer.terms.replacement import ReplacementTerm
 from pyro_semivae.infer.terms.swap import SwapTerm
 from pyro_semivae.infer.terms.total_correlation import TotalCorrelation
 
@@ -30,6 +31,7 @@ __all__ = [
     "MultiScaleTerm",
     "NearestLabelTerm",
     "RegressionTerm",
+    "ReplacementTerm",
     "SwapTerm",
     "TotalCorrelation",
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from pyro import poutine
+from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_semivae.errors import InputError
+from pyro_semivae.errors import InputError, check_choice
 from pyro_semivae.infer.base import Term
 from pyro_semivae.infer.generation import Generating, generated_sites
 from pyro_semivae.infer.run import Run
@@ -24,54 +26,106 @@ class GeneratedLabelsTerm(Term):
         -\sum_i (\mu_{y_i}(\tilde x) - y'_i)^2, \qquad
         y'_i \sim \hat p(y_i), \quad z \sim p(z), \quad \tilde x = E[x | y', z]
 
-    of continuous labels, and log q(y'|x~) of classes. Each entry of y' is that of some row of the batch, on its own, so
-    that entries are independent. It is what wake-sleep's sleep phase (Hinton et al. 1995) asks of the guide's labels:
-    no gradient goes through x~, and the model learns nothing of it.
+    of continuous labels, and log q(y'|x~) of classes. Two things can be learnt of it:
+
+    * by the **guide** (`teaches="guide"`, for LaRVAE): no gradient goes through x~. It is what wake-sleep's sleep phase
+      (Hinton et al. 1995) asks of the guide's labels, as many as one likes, and the inverted VAE's reverse bound.
+    * by the **model** (`teaches="model"`, for models with latents beside the label's): the gradient goes through x~
+      alone, to the decoder and p(z_c|y), and the guide's parameters have none. With log q(y'|x~) it is a bound on the
+      information that an image has of its label,
+
+      .. math::
+          I(y'; \tilde x) \ge H(y') + E[\log q(y'|\tilde x)]
+
+      (Barber and Agakov, NIPS 2003). With the other latents of the guide (`kept`), what an example's own style says of
+      the class is overruled by the label: these latents cannot carry the class.
 
     Args:
-        labels: which labels; default: all that the batch has. density: log q(y'|x~) of continuous labels, too.
-
-    A batch in which no value of some entry is known has zeros.
+        labels: which labels; default: all that there are. density: log q(y'|x~) of continuous labels, too.
+        labels_from: y' are those of the `"batch"`, each entry that of some row on its own, so that entries are
+            independent; a batch in which no value of some entry is known has zeros. Or they are of the model's
+            `"prior"`, so that no label needs to be known.
+        kept: names of latents that are each example's own, from the guide, without gradient; all others are the
+            model's. teaches: see above.
 
     Raises:
-        InputError: when evaluated: there is no such label.
+        InputError: an option is none of these. When evaluated: there is no such label or latent; a latent to keep has
+            one value for each of a label's.
     """
 
     whole_batch = True  # y' are of all rows, and every row has one
 
-    def __init__(self, *labels: str, density: bool = False):
-        self.labels, self.density = labels, density
+    def __init__(
+        self,
+        *labels: str,
+        density: bool = False,
+        labels_from: Literal["batch", "prior"] = "batch",
+        kept: Sequence[str] = (),
+        teaches: Literal["guide", "model"] = "guide",
+    ):
+        self.labels, self.density, self.kept = labels, density, tuple(kept)
+        self.labels_from = check_choice("labels_from", labels_from, ("batch", "prior"))
+        self.teaches = check_choice("teaches", teaches, ("guide", "model"))
 
     def values(self, run: Run) -> Mapping[str, Tensor]:
-        if unknown := [name for name in self.labels if name not in run.observed and run.observed]:
-            accepted = ", ".join(run.observed)
+        there = (*run.observed,) if self.labels_from == "batch" else (*run.roles.labels, *run.continuous)
+        if unknown := [name for name in self.labels if name not in there and there]:
+            accepted = ", ".join(there)
             raise InputError(f"GeneratedLabelsTerm: got {unknown}; expected labels: {accepted}")
-        names = [name for name in run.observed if not self.labels or name in self.labels]
+        names = [name for name in there if not self.labels or name in self.labels]
         if not names:
             return {}
+        if unknown := [name for name in self.kept if name not in run.latents]:
+            raise InputError(f"kept: got {unknown}; expected latents: {', '.join(run.latents)}")
         step, given = run.step, run.step.named()
-        if unknown := [name for name in run.observed if name not in given]:
+        if unknown := [name for name in there if name not in given]:
             raise InputError(
                 f"model: its labels {unknown} are no arguments of that name; expected y=... for the site 'y'"
             )
-        drawn, known = {}, []
-        for name in run.observed:
-            drawn[name], there = shuffled(given[name])
-            known.append(there)
-        with torch.no_grad(), Generating(generated_sites(run), {}, mean=True):
-            made = poutine.trace(step.model).get_trace(*{**given, **drawn}.values())
-        data = {n: made.nodes[n]["value"].reshape(given[n].shape) for n in generated_sites(run) if n in given}
-        guide = poutine.trace(step.guide).get_trace(*{**given, **drawn, **data}.values())
-        found = {}
+        known = None
+        if self.labels_from == "batch":
+            found = {name: shuffled(given[name]) for name in there}
+            given = {**given, **{name: y for name, (y, _) in found.items()}}
+            known = torch.stack([of for _, of in found.values()]).all()
+        else:
+            given = {**given, **dict.fromkeys(there)}
+        for name in self.kept:
+            run.value(name)  # an error, where it has one for each value of a label
+        data, own = generated_sites(run), {name: run.model.nodes[name]["value"].detach() for name in self.kept}
+        by_model = self.teaches == "model" and torch.is_grad_enabled()
+        with torch.set_grad_enabled(by_model), Generating(data, {}, mean=True), poutine.condition(data=own):
+            made = poutine.trace(step.model).get_trace(*given.values())
+        given = {**given, **{name: made.nodes[name]["value"].detach() for name in there}}
+        x = {n: made.nodes[n]["value"].reshape(step.named()[n].shape) for n in data if n in given}
+        seen = {name: value.detach().requires_grad_(by_model) for name, value in x.items()}
+        guide = poutine.trace(step.guide).get_trace(*{**given, **seen}.values())
+        values = {}
         for name in names:
-            if name in run.continuous:
-                title, values = regression(guide, name, drawn[name], self.density)
-            else:
-                site = guide.nodes[name]
-                title, values = f"log q({name}_o)", to_rows(masked(log_prob(site), site), site)
-            title = title.replace(f"{name}_o", f"{name}'").replace("|.", "|x~")
-            found[title] = values * torch.stack(known).all()
-        return found
+            title, value = self._told(run, guide, name, given[name])
+            value = through(value, seen, x) if by_model else value
+            value = value if known is None else torch.where(known, value, 0.0)
+            values[title.replace(f"{name}_o", f"{name}'").replace("|.", "|x~")] = value
+        return values
+
+    def _told(self, run: Run, guide: Trace, label: str, y: Tensor) -> tuple[str, Tensor]:
+        """What a trace of the guide says of a label."""
+        if label in run.continuous:
+            return regression(guide, label, y, self.density)
+        site = guide.nodes[label]
+        return f"log q({label}'|x~)", to_rows(masked(log_prob(site), site), site)
+
+
+def through(values: Tensor, at: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
+    """Values `(B,)` whose gradient is that through `inputs` alone.
+
+    Args:
+        values: a function of `at`, leaves, each row of its own row of them. inputs: the same values with the gradient.
+    """
+    slopes = torch.autograd.grad(values.sum(), [*at.values()])
+    found = values.detach()
+    for slope, value in zip(slopes, inputs.values(), strict=True):
+        found = found + (slope * (value - value.detach())).flatten(1).sum(1)
+    return found
 
 
 def shuffled(y: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,164 @@
+"""Latents replaced by fresh samples of the model: what these cannot know must be in the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal
+
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyro_semivae.errors import InputError, check_choice
+from pyro_semivae.infer.base import Term
+from pyro_semivae.infer.evidence import Evidence
+from pyro_semivae.infer.run import Run
+from pyro_semivae.infer.tables import log_prob, plate_dims, row_dim, to_rows
+from pyro_semivae.spaces import is_missing
+
+
+class ReplacementTerm(Term):
+    r"""log p(x | z_c', z_s), z_c' ~ p(z_c | y) of the model and all other latents of the guide.
+
+    .. math::
+        \log p(x|y) \ge E_{p(z_c|y) \, q(z_s|x)}[\log p(x|z_c, z_s)] - KL(q(z_s|x) \Vert p(z_s))
+
+    is the ELBO of a guide that has z_c from p(z_c | y), whose log p and -log q cancel. Its first part is the term; with
+    `densities` the second one is, too, which the bound that the term is added to has already, once. It is LaRVAE's
+    label replacement (Nie et al. 2020, Eq. 9) one latent further down: there y itself is replaced by what is known of
+    it. A bound alone does not care in which of two latents style is; a fresh z_c does not know an example's style, so
+    that this term wants it in z_s. It also lets z_s take the class, if nothing keeps it out: see `GeneratedLabelsTerm`.
+
+    A missing label is one sample of q(y | .), without gradient: but for log p(y) - log q(y | x), which are left out, it
+    is a bound on log p(x), whose gradient it has for all parameters except the classifier's.
+
+    Args:
+        latents: the names of those that are replaced.
+        missing_labels: `"sample"`; or `"enumerate"`, the mean under q(y | .) over all values of a class label, which
+            costs a pass of the model for each.
+        entries: of latents with one for each entry of a label, `"all"`, or `"one"`, a random one of each example, so
+            that the others' are among those that are kept.
+        densities: see above.
+
+    Terms (each `(B,)`, in nats): `replaced: log p(x|z_c,z_s)`; with `densities` `replaced: log p(z_s)` and
+    `replaced: -log q(z_s|x)`, and so for every latent that is kept.
+
+    Raises:
+        InputError: an option is none of these. When evaluated: there is no such latent; a label is sampled by the
+            bound, or depends on others; labels to enumerate are not one class label; one entry is asked for, and the
+            latent has none.
+    """
+
+    def __init__(
+        self,
+        *latents: str,
+        missing_labels: Literal["sample", "enumerate"] = "sample",
+        entries: Literal["all", "one"] = "all",
+        densities: bool = False,
+    ):
+        if not latents:
+            raise InputError("ReplacementTerm: got no latent; expected the names of one or more")
+        self.latents, self.densities = latents, densities
+        self.missing_labels = check_choice("missing_labels", missing_labels, ("sample", "enumerate"))
+        self.entries = check_choice("entries", entries, ("all", "one"))
+
+    def values(self, run: Run) -> Mapping[str, Tensor]:
+        if unknown := [name for name in self.latents if name not in run.latents]:
+            raise InputError(f"ReplacementTerm: got {unknown}; expected latents: {', '.join(run.latents)}")
+        for name in run.latents:
+            if name not in self.latents:
+                run.value(name)  # an error, where it has one for each value of a label
+        found: dict[str, Tensor] = {}
+        for labels, weight in self._labels(run):
+            for name, value in self._of_labels(run, labels).items():
+                value = value if weight is None else weight * value
+                found[name] = found[name] + value if name in found else value
+        return found
+
+    def _labels(self, run: Run) -> Iterator[tuple[dict[str, Tensor], Tensor | None]]:
+        """Values of the labels, and the weight `(B,)` of the rows with them."""
+        if self.missing_labels == "sample":
+            yield {label: _sampled(run, label) for label in run.roles.labels}, None
+            return
+        (label, *others) = run.roles.labels or (None,)
+        if label is None or others or len(plate_dims(run.model.nodes[label])) > 1:
+            raise InputError(
+                f"missing_labels: got 'enumerate' and the labels {[*run.roles.labels]}; expected one class label"
+            )
+        if run.fully_observed:
+            yield {label: run.observed[label]}, None
+            return
+        log_q, dim, site = run.first_classifier(label).detach(), run.enumeration_dim(label), run.guide.nodes[label]
+        known = run.sums.values[label]
+        for i in range(log_q.shape[dim]):
+            y = known.select(dim, i).reshape(-1)
+            weight = to_rows(log_q.select(dim, i).exp(), site)
+            y = y.expand(weight.shape)
+            if label in run.observed:
+                given = run.observed[label]
+                y = torch.where(is_missing(given), y, given)
+                weight = torch.where(is_missing(given), weight, 1.0 if i == 0 else 0.0)
+            yield {label: y}, weight
+
+    def _of_labels(self, run: Run, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        step = run.step
+        kept = {name: run.model.nodes[name]["value"] for name in run.latents if name not in self.latents}
+        given = {**labels, **{name: run.model.nodes[name]["value"] for name in run.continuous}, **kept}
+        model = Evidence(data_complete=step.data_complete).then_model()(step.model)
+        with poutine.condition(data=given), _OneEntry(run, self.latents if self.entries == "one" else ()) as mixed:
+            trace = poutine.trace(model).get_trace(*step.args, **step.kwargs)
+        sites = trace.nodes
+        found = {f"replaced: log p({name})": to_rows(log_prob(sites[name]), sites[name]) for name in run.roles.data}
+        if self.densities:
+            for name in kept:
+                found[f"replaced: log p({name})"] = to_rows(log_prob(sites[name]), sites[name])
+                found[f"replaced: -log q({name})"] = -run.first_log_q(name)
+            for name, replaced in mixed.replaced.items():
+                site, of_guide = sites[name], run.guide.nodes[name]
+                log_p, log_q = (torch.where(replaced, 0.0, t) for t in (log_prob(site), run.first_log_q_table(name)))
+                found[f"replaced: log p({name})"] = to_rows(log_p, site)
+                found[f"replaced: -log q({name})"] = -to_rows(log_q, of_guide)
+        return found
+
+
+def _sampled(run: Run, label: str) -> Tensor:
+    """A label as it is observed, and sampled from q(y | .) where it is missing; of the plates' shape."""
+    if run.fully_observed:
+        return run.observed[label]
+    log_q, dim = run.first_classifier(label).detach(), run.enumeration_dim(label)
+    gumbel = -(-torch.rand_like(log_q).clamp(min=torch.finfo(log_q.dtype).tiny).log()).log()
+    index = (log_q + gumbel).argmax(dim)
+    index = index.reshape(index.shape[row_dim(run.guide.nodes[label]) :])
+    drawn = run.sums.values[label].reshape(-1)[index]
+    return torch.where(is_missing(run.observed[label]), drawn, run.observed[label]) if label in run.observed else drawn
+
+
+class _OneEntry(Messenger):
+    """Of latents with an entry for each of a label's, all but a random one of each row are the run's.
+
+    Attributes:
+        replaced: latent -> which entry is fresh, `(B, L)`.
+    """
+
+    def __init__(self, run: Run, latents: Iterable[str]):
+        super().__init__()
+        self.run, self.latents = run, frozenset(latents)
+        self.replaced: dict[str, Tensor] = {}
+        self._which: dict[torch.Size, Tensor] = {}
+
+    def _pyro_sample(self, msg: dict) -> None:
+        if msg["name"] not in self.latents:
+            return
+        fn = msg["fn"]
+        shape = fn.batch_shape
+        if len(shape) < 2 or shape[-1] < 2:
+            got = f"entries: got 'one', and the latent '{msg['name']}' of the batch shape {tuple(shape)}"
+            raise InputError(f"{got}; expected one with an entry for each of a label's")
+        if shape not in self._which:  # latents of one label have one
+            score = torch.rand(shape, device=fn.sample().device)
+            self._which[shape] = score == score.amax(-1, keepdim=True)
+        fresh = self.replaced[msg["name"]] = self._which[shape]
+        own = self.run.model.nodes[msg["name"]]["value"]
+        msg["value"] = torch.where(fresh.reshape(*shape, *(1,) * fn.event_dim), fn.rsample(), own)
+        msg["done"] = True
