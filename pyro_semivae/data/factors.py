@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pyro_semivae.caches import cache_folder, cached_array
 from pyro_semivae.data.grid_files import load_dsprites, load_isaac3d, load_shapes3d
 from pyro_semivae.data.grids import ROOM, SPRITES, Grid
 from pyro_semivae.data.sets import data_root
@@ -19,6 +20,7 @@ BUILT_IN = {"room": ROOM, "sprites": SPRITES}
 FILES = {"dsprites": load_dsprites, "3dshapes": load_shapes3d, "isaac3d": load_isaac3d}
 GRIDS = (*BUILT_IN, *FILES)
 SIZES = (64, 32)
+MOST_CACHED = 500_000_000  # bytes
 
 
 def load_grid(name: str, data_dir: str | Path | None = None, *, size: int = 64) -> Grid:
@@ -94,7 +96,8 @@ class FactorData:
 def factor_data(
     grid: Grid, *, images: int = 12_000, held_out: int = 2_000, test: int = 10_000, seed: int = 0
 ) -> FactorData:
-    """Different images of a grid, drawn at random.
+    """Different images of a grid, drawn at random; those that are rendered are kept in the cache, up to half a
+    gigabyte.
 
     Args:
         images, held_out, test: how many for each purpose. seed: of the draw.
@@ -106,8 +109,14 @@ def factor_data(
     if sum(sizes) > len(grid):
         raise InputError(f"images, held_out, test: got {sum(sizes)}; expected at most {len(grid)}, {grid.name}'s")
     rows = torch.randperm(len(grid), generator=torch.Generator().manual_seed(seed))[: sum(sizes)]
-    parts = []
-    for part in rows.split(sizes):
-        classes = grid.classes(part)
-        parts.append(Seen(torch.cat([grid.images(some) for some in classes.split(1000)]), classes))
-    return FactorData(grid, *parts)
+    classes = grid.classes(rows)
+
+    def rendered() -> Tensor:
+        return torch.cat([grid.images(some) for some in classes.split(1000)])
+
+    if grid.version is None or len(rows) * math.prod(grid.x_shape) > MOST_CACHED:
+        x = rendered()
+    else:
+        name = f"{grid.name}-v{grid.version}-{grid.x_shape[1]}-seed{seed}-{len(rows)}.npy"
+        x = torch.from_numpy(cached_array(cache_folder() / name, lambda: rendered().numpy()))
+    return FactorData(grid, *map(Seen, x.split(sizes), classes.split(sizes)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ class Grid:
         name: of the data. factor_names, sizes: of each factor, and how many classes it has. x_shape: `(C, H, W)`.
         draw: the images uint8 `(N, C, H, W)` of classes `(N, F)`.
         symmetric: names of factors of which images of several classes look alike, as a square's orientations do.
+        version: of what renders the images, so that a run's may be kept in the cache; None: they are not.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Grid:
     x_shape: tuple[int, int, int]
     draw: Callable[[Tensor], Tensor]
     symmetric: tuple[str, ...] = ()
+    version: int | None = None
 
     def __len__(self) -> int:
         return math.prod(self.sizes)
@@ -66,7 +68,7 @@ class Grid:
         def draw(classes: Tensor) -> Tensor:
             return torch.cat([_halved(self.draw(part)) for part in classes.split(1000)])
 
-        return Grid(self.name, self.factor_names, self.sizes, (channels, height // 2, width // 2), draw, self.symmetric)
+        return replace(self, x_shape=(channels, height // 2, width // 2), draw=draw)
 
 
 def _halved(x: Tensor) -> Tensor:
@@ -80,6 +82,7 @@ SPRITES = Grid(
     (1, sprites.PIXELS, sprites.PIXELS),
     sprites.sprite_images,
     ("orientation",),
+    version=1,
 )
 ROOM = Grid(
     "room",
@@ -87,4 +90,5 @@ ROOM = Grid(
     (room.HUES, room.HUES, room.HUES, room.SCALES, len(room.SHAPES), room.ANGLES),
     (3, room.PIXELS, room.PIXELS),
     room.room_images,
+    version=1,
 )

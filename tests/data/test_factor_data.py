@@ -1,5 +1,7 @@
 """Images of a grid for a run: disjoint parts, labels of some of them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -58,3 +60,25 @@ def test_bad_input(room, call, message):
 def test_settings_are_chosen_on_the_images_that_are_held_out(room):
     chosen = room.choosing()
     assert chosen.test is room.held_out and chosen.train is room.train
+
+
+def test_rendered_images_are_kept_and_others_are_not(tmp_path, monkeypatch):
+    room = load_grid("room", size=32)
+    monkeypatch.setenv("PYRO_SEMIVAE_CACHE", str(tmp_path))
+    sizes = {"images": 30, "held_out": 5, "test": 7}
+    calls = []
+
+    def counted(classes):
+        calls.append(len(classes))
+        return room.draw(classes)
+
+    grid = replace(room, draw=counted)
+    first, again, other = factor_data(grid, **sizes), factor_data(grid, **sizes), factor_data(grid, **sizes, seed=1)
+    assert calls == [42, 42] and len([*tmp_path.iterdir()]) == 2
+    for part in ("train", "held_out", "test"):
+        one, two = getattr(first, part), getattr(again, part)
+        assert torch.equal(one.x, two.x) and torch.equal(one.x, room.images(one.classes))
+    assert not torch.equal(first.train.x, other.train.x)
+    factor_data(replace(grid, version=room.version + 1), **sizes)
+    factor_data(replace(grid, version=None), **sizes)
+    assert calls == [42] * 4 and len([*tmp_path.iterdir()]) == 3

@@ -163,16 +163,21 @@ def test_larvaes_study_pairs_methods_on_the_same_labels(studies):
     from studies import larvae
 
     found = larvae.jobs("demo", None)
-    assert len(found) == 2 * 4 * 3 * 3 * 4 and len({job.path for job in found}) == len(found)
+    assert len(found) == 2 * 4 * 3 * 3 * 4 + 3 * 4 and len({job.path for job in found}) == len(found)
     curves = [job for preset in ("tau", "nuisance") for job in larvae.jobs(preset, None)]
     assert len({job.path for job in [*found, *curves]}) == len(found) + 2 * 4 * 5 + 3 * 4 * 5
     of = {job.part: job.settings for job in found if (job.dataset, job.rate, job.seed) == ("room", "0.02", 3)}
     for base in larvae.BASES:
-        settings = [of[f"{base} {method}"] for method in larvae.METHODS]
+        settings = [of[f"{base} {method}"] for method in larvae.METHODS if method != "longer"]
         differ = {key for key in settings[0] if len({str(each[key]) for each in settings}) > 1}
         assert differ == {"tau", "replacement", "generated"}
         assert all(each["base"] == base and not each["baseline"] and each["images"] == 12_000 for each in settings)
-    values = {"baseline": (0.3, 1.0), "printed": (0.25, 0.9), "ours": (0.5, 0.7)}
+    lowest = {job.part: job.settings for job in found if (job.dataset, job.rate) == ("room", "0.01")}
+    longer, short = lowest["tc longer"], lowest["tc baseline"]
+    assert {key for key in short if short[key] != longer[key]} == {"epochs"} and longer["epochs"] > short["epochs"]
+    held_out = larvae.jobs("choice", None)
+    assert len({job.path for job in held_out}) == len(held_out) and all(j.settings["hold_out"] for j in held_out)
+    values = {"baseline": (0.3, 1.0), "longer": (0.3, 0.95), "printed": (0.25, 0.9), "ours": (0.5, 0.7)}
     for job in found:
         base, method = job.part.split()
         if job.dataset == "room" and job.rate == "0.01" and base == "tc" and job.seed < 2:
@@ -181,8 +186,9 @@ def test_larvaes_study_pairs_methods_on_the_same_labels(studies):
             run = {**dict.fromkeys(larvae.MEASURES, 0.0), "mig": mig + 0.1 * job.seed * (method == "ours"), "l2": l2}
             job.path.write_text(json.dumps({**run, "measures": 3, "settings": job.settings}))
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in larvae.differences().splitlines()[2:]]
-    assert rows[0] == ["room", "tc", "0.01", "printed", "2", "-0.050 ± 0.000", "-0.100 ± 0.000"]
-    assert rows[1][5] == "0.250 ± 0.050" and rows[1][6] == "-0.300 ± 0.000"
-    told = {(row[3], row[1]) for row in rows[2:]}
+    assert rows[0] == ["room", "tc", "0.01", "longer", "2", "0.000 ± 0.000", "-0.050 ± 0.000"]
+    assert rows[1] == ["room", "tc", "0.01", "printed", "2", "-0.050 ± 0.000", "-0.100 ± 0.000"]
+    assert rows[2][5] == "0.250 ± 0.050" and rows[2][6] == "-0.300 ± 0.000"
+    told = {(row[3], row[1]) for row in rows[3:]}
     assert ("printed", "mig: better in 0 of 1 cells") in told and ("ours", "l2: better in 1 of 1 cells") in told
-    assert len(larvae.table().splitlines()) == 2 + 3
+    assert len(larvae.table().splitlines()) == 2 + 4

@@ -15,9 +15,9 @@ from torch.testing import assert_close
 from pyro_semivae import CCVAE
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import GeneratedLabelsTerm, LocalParameters, ReplacementTerm, Step, TraceLabels_ELBO
-from pyro_semivae.models import DIVA, M2
+from pyro_semivae.models import DIVA, M2, LaRVAE
 from pyro_semivae.nn import MLPs
-from pyro_semivae.spaces import Binary, Classes
+from pyro_semivae.spaces import Binary, Classes, Real
 
 X, CLASSES = 6, 3
 
@@ -311,3 +311,32 @@ def test_bad_input_is_told():
     for make_it, message in cases:
         with pytest.raises(InputError, match=message):
             make_it()
+
+
+def test_continuous_labels_are_as_the_bound_has_them():
+    torch.manual_seed(0)
+    vae = LaRVAE((1, 2, 7), Real(3), z=2, networks=MLPs((11,)))
+    y = torch.tensor([[0.5, NAN, 1.0], [NAN] * 3, [1.0, 2.0, 3.0]])
+    found, seen = spied(vae, TraceLabels_ELBO(max_plate_nesting=2) + ReplacementTerm("z"), torch.rand(3, 1, 2, 7), y)
+    (own, z), (same, fresh) = [[part.reshape(3, -1) for part in each] for each in seen]
+    assert_close(own, same)
+    assert_close(own[~y.isnan()], y[~y.isnan()])
+    assert (z != fresh).all() and "replaced: log p(x)" in found
+
+
+def test_rows_without_data_have_no_part():
+    pair = Linear(0.6)
+    guide = pair.guide
+    pair.guide = lambda x, y: guide(x.nan_to_num(), y)
+    x = torch.randn(3, X)
+    x[1] = NAN
+    value = of(TraceLabels_ELBO() + ReplacementTerm("z_c"), pair, x, torch.tensor([2, 0, -1]))["replaced: log p(x)"]
+    assert value[1] == 0 and (value[[0, 2]] < 0).all()
+    gradients = torch.autograd.grad(value.sum(), pair.parameters(), allow_unused=True, materialize_grads=True)
+    assert all(g.isfinite().all() for g in gradients)
+
+
+def test_labels_of_the_batch_where_it_has_none_are_no_term():
+    vae, x = make()
+    term = GeneratedLabelsTerm(labels_from="batch")
+    assert not [v for v in evaluate(vae.elbo(num_samples=1) + term, vae, x, None).values if "x~" in v.name]
