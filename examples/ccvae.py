@@ -86,6 +86,9 @@ class Settings(cli.Networks):
         "weight of log q(y'|x~) of generated images x~ for the decoder: the class stays out of z_s",
         number(least=0),
     )
+    share: float = flag(
+        1.0, "fraction of a step's images that have these two terms, so much larger", number(above=0, most=1)
+    )
     regulariser: float = flag(0.0, "weight mu of REVAE D.2", number(least=0))
     consistency: float = flag(0.0, "weight of the consistency loss", number(least=0))
     entropy: float = flag(0.0, "weight of entropy minimisation", number(least=0))
@@ -141,10 +144,10 @@ def run() -> None:
         control_variate=args.control_variate,
         beta=args.beta,
     )
-    told = GeneratedLabelsTerm(labels_from="prior", kept=["z_s"], teaches="model")
+    told = GeneratedLabelsTerm(labels_from="prior", kept=["z_s"], teaches="model", share=args.share)
     added = {
         ClassifierTerm(): job.weight(args.alpha),
-        ReplacementTerm("z_c"): args.tau,
+        ReplacementTerm("z_c", share=args.share): args.tau,
         told: WarmUp(0.25, args.generated) if args.generated else 0.0,
         NearestLabelTerm(): args.regulariser,
         ConsistencyTerm(): args.consistency,

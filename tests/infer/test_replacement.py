@@ -340,3 +340,41 @@ def test_labels_of_the_batch_where_it_has_none_are_no_term():
     vae, x = make()
     term = GeneratedLabelsTerm(labels_from="batch")
     assert not [v for v in evaluate(vae.elbo(num_samples=1) + term, vae, x, None).values if "x~" in v.name]
+
+
+@pytest.mark.parametrize("term", [ReplacementTerm("z_c", share=0.4, densities=True), told(share=0.4)])
+def test_some_rows_have_the_term_for_all(term):
+    """Three of eight rows, others each time, and 8/3 as large."""
+    vae, x = make()
+    found, seen = spied(vae, vae.elbo(num_samples=K) + term, x, Y)
+    names = [name for name in found if name.startswith("replaced: ") or "x~" in name]
+    (_, z_s), (fresh, kept) = [[part.reshape(-1, part.shape[-1]) for part in each] for each in seen]
+    rows = (kept[:, None] == z_s[None]).all(-1).double().argmax(1)
+    assert len(rows.unique()) == 3 and (kept == z_s[rows]).all()
+    for name in names:
+        assert torch.equal(found[name].nonzero()[:, 0], rows.sort().values), name
+    if "replaced: log p(x)" in found:
+        expected = vae.p_x(fresh, kept).log_prob(x[rows]) * 8 / 3
+        assert_close(found["replaced: log p(x)"][rows], expected)
+        q = vae.q_z(x)[1].log_prob(z_s)
+        assert_close(found["replaced: -log q(z_s)"][rows], -q[rows] * 8 / 3)
+    times = torch.zeros(8)
+    with LocalParameters():
+        for _ in range(400):
+            step = Step(vae.model, vae.guide, (x, Y))
+            (run,) = vae.elbo(num_samples=1).runs(step)
+            times += next(iter(term.values(run).values())).detach() != 0
+    assert ((times / 400 - 3 / 8).abs() < 5 * math.sqrt(0.375 * 0.625 / 400)).all()
+
+
+def test_some_rows_of_several_labels():
+    vae, x = attributes(), torch.rand(5, 1, 2, 7)
+    term = ReplacementTerm("z_c", entries="one", densities=True, share=0.6)
+    found, seen = spied(vae, vae.elbo(num_samples=K) + term + 0.5 * told(share=0.6), x, SEVERAL)
+    (z_c, z_s), (mixed, kept), _ = [[part.reshape(part.shape[0], -1) for part in each] for each in seen]
+    rows = (kept[:, None] == z_s[None]).all(-1).double().argmax(1)
+    same = mixed == z_c[rows]
+    assert torch.equal((~same).sum(1), torch.ones(3, dtype=torch.long))
+    log_q = vae.q_z(x)[0].log_prob(z_c)[rows].where(same, torch.tensor(0.0)).sum(1)
+    assert_close(found["replaced: -log q(z_c)"][rows], -log_q * 5 / 3)
+    assert (found["log q(y'|x~)"] != 0).sum() == 3

@@ -10,10 +10,11 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_semivae.errors import InputError, check_choice
+from pyro_semivae.errors import InputError, check_choice, check_number
 from pyro_semivae.infer.base import Term
 from pyro_semivae.infer.generation import Generating, generated_sites
 from pyro_semivae.infer.run import Run
+from pyro_semivae.infer.some_rows import SomeRows
 from pyro_semivae.infer.tables import log_prob, masked, to_rows
 from pyro_semivae.infer.terms.regression import regression
 from pyro_semivae.spaces import is_missing
@@ -47,6 +48,7 @@ class GeneratedLabelsTerm(Term):
             `"prior"`, so that no label needs to be known.
         kept: names of latents that are each example's own, from the guide, without gradient; all others are the
             model's. teaches: see above.
+        share: the fraction of the rows, at random, that have the term, which is so much larger there.
 
     Raises:
         InputError: an option is none of these. When evaluated: there is no such label or latent; a latent to keep has
@@ -62,10 +64,12 @@ class GeneratedLabelsTerm(Term):
         labels_from: Literal["batch", "prior"] = "batch",
         kept: Sequence[str] = (),
         teaches: Literal["guide", "model"] = "guide",
+        share: float = 1.0,
     ):
         self.labels, self.density, self.kept = labels, density, tuple(kept)
         self.labels_from = check_choice("labels_from", labels_from, ("batch", "prior"))
         self.teaches = check_choice("teaches", teaches, ("guide", "model"))
+        self.share = check_number("share", share, above=0, most=1)
 
     def values(self, run: Run) -> Mapping[str, Tensor]:
         there = (*run.observed,) if self.labels_from == "batch" else (*run.roles.labels, *run.continuous)
@@ -82,21 +86,22 @@ class GeneratedLabelsTerm(Term):
             raise InputError(
                 f"model: its labels {unknown} are no arguments of that name; expected y=... for the site 'y'"
             )
-        known = None
+        known, rows = None, SomeRows(run, self.share)
         if self.labels_from == "batch":
             found = {name: shuffled(given[name]) for name in there}
             given = {**given, **{name: y for name, (y, _) in found.items()}}
             known = torch.stack([of for _, of in found.values()]).all()
         else:
             given = {**given, **dict.fromkeys(there)}
+        given = {name: rows.of(value) for name, value in given.items()}
         for name in self.kept:
             run.value(name)  # an error, where it has one for each value of a label
-        data, own = generated_sites(run), {name: run.model.nodes[name]["value"].detach() for name in self.kept}
+        data, own = generated_sites(run), {name: rows.latent(name).detach() for name in self.kept}
         by_model = self.teaches == "model" and torch.is_grad_enabled()
         with torch.set_grad_enabled(by_model), Generating(data, {}, mean=True), poutine.condition(data=own):
             made = poutine.trace(step.model).get_trace(*given.values())
         given = {**given, **{name: made.nodes[name]["value"].detach() for name in there}}
-        x = {n: made.nodes[n]["value"].reshape(step.named()[n].shape) for n in data if n in given}
+        x = {n: made.nodes[n]["value"].reshape(given[n].shape) for n in data if n in given}
         seen = {name: value.detach().requires_grad_(by_model) for name, value in x.items()}
         guide = poutine.trace(step.guide).get_trace(*{**given, **seen}.values())
         values = {}
@@ -104,7 +109,7 @@ class GeneratedLabelsTerm(Term):
             title, value = self._told(run, guide, name, given[name])
             value = through(value, seen, x) if by_model else value
             value = value if known is None else torch.where(known, value, 0.0)
-            values[title.replace(f"{name}_o", f"{name}'").replace("|.", "|x~")] = value
+            values[title.replace(f"{name}_o", f"{name}'").replace("|.", "|x~")] = rows.spread(value)
         return values
 
     def _told(self, run: Run, guide: Trace, label: str, y: Tensor) -> tuple[str, Tensor]:

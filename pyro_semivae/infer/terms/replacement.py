@@ -10,10 +10,11 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_semivae.errors import InputError, check_choice
+from pyro_semivae.errors import InputError, check_choice, check_number
 from pyro_semivae.infer.base import Term
 from pyro_semivae.infer.evidence import Evidence
 from pyro_semivae.infer.run import Run
+from pyro_semivae.infer.some_rows import SomeRows
 from pyro_semivae.infer.tables import log_prob, plate_dims, row_dim, to_rows
 from pyro_semivae.spaces import is_missing
 
@@ -40,6 +41,8 @@ class ReplacementTerm(Term):
         entries: of latents with one for each entry of a label, `"all"`, or `"one"`, a random one of each example, so
             that the others' are among those that are kept.
         densities: see above.
+        share: the fraction of the rows, at random, that have the term, which is so much larger there: at 0.25 it costs
+            a quarter, and is the same in the mean.
 
     Terms (each `(B,)`, in nats): `replaced: log p(x|z_c,z_s)`; with `densities` `replaced: log p(z_s)` and
     `replaced: -log q(z_s|x)`, and so for every latent that is kept.
@@ -56,12 +59,14 @@ class ReplacementTerm(Term):
         missing_labels: Literal["sample", "enumerate"] = "sample",
         entries: Literal["all", "one"] = "all",
         densities: bool = False,
+        share: float = 1.0,
     ):
         if not latents:
             raise InputError("ReplacementTerm: got no latent; expected the names of one or more")
         self.latents, self.densities = latents, densities
         self.missing_labels = check_choice("missing_labels", missing_labels, ("sample", "enumerate"))
         self.entries = check_choice("entries", entries, ("all", "one"))
+        self.share = check_number("share", share, above=0, most=1)
 
     def values(self, run: Run) -> Mapping[str, Tensor]:
         if unknown := [name for name in self.latents if name not in run.latents]:
@@ -70,11 +75,12 @@ class ReplacementTerm(Term):
             if name not in self.latents:
                 run.value(name)  # an error, where it has one for each value of a label
         found: dict[str, Tensor] = {}
+        rows = SomeRows(run, self.share)
         for labels, weight in self._labels(run):
-            for name, value in self._of_labels(run, labels).items():
-                value = value if weight is None else weight * value
+            for name, value in self._of_labels(rows, labels).items():
+                value = value if weight is None else rows.of(weight) * value
                 found[name] = found[name] + value if name in found else value
-        return found
+        return {name: rows.spread(value) for name, value in found.items()}
 
     def _labels(self, run: Run) -> Iterator[tuple[dict[str, Tensor], Tensor | None]]:
         """Values of the labels, and the weight `(B,)` of the rows with them."""
@@ -101,24 +107,25 @@ class ReplacementTerm(Term):
                 weight = torch.where(is_missing(given), weight, 1.0 if i == 0 else 0.0)
             yield {label: y}, weight
 
-    def _of_labels(self, run: Run, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        step = run.step
-        kept = {name: run.model.nodes[name]["value"] for name in run.latents if name not in self.latents}
-        given = {**labels, **{name: run.model.nodes[name]["value"] for name in run.continuous}, **kept}
-        model = Evidence(data_complete=step.data_complete).then_model()(step.model)
-        with poutine.condition(data=given), _OneEntry(run, self.latents if self.entries == "one" else ()) as mixed:
-            trace = poutine.trace(model).get_trace(*step.args, **step.kwargs)
+    def _of_labels(self, rows: SomeRows, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        run = rows.run
+        kept = {name: rows.latent(name) for name in run.latents if name not in self.latents}
+        given = {name: rows.of(y) for name, y in labels.items()} | {name: rows.latent(name) for name in run.continuous}
+        model = Evidence(data_complete=run.step.data_complete).then_model()(run.step.model)
+        one = _OneEntry(rows, self.latents if self.entries == "one" else ())
+        with poutine.condition(data={**given, **kept}), one:
+            trace = poutine.trace(model).get_trace(*rows.named().values())
         sites = trace.nodes
         found = {f"replaced: log p({name})": to_rows(log_prob(sites[name]), sites[name]) for name in run.roles.data}
         if self.densities:
             for name in kept:
                 found[f"replaced: log p({name})"] = to_rows(log_prob(sites[name]), sites[name])
-                found[f"replaced: -log q({name})"] = -run.first_log_q(name)
-            for name, replaced in mixed.replaced.items():
-                site, of_guide = sites[name], run.guide.nodes[name]
-                log_p, log_q = (torch.where(replaced, 0.0, t) for t in (log_prob(site), run.first_log_q_table(name)))
-                found[f"replaced: log p({name})"] = to_rows(log_p, site)
-                found[f"replaced: -log q({name})"] = -to_rows(log_q, of_guide)
+                found[f"replaced: -log q({name})"] = -rows.of(run.first_log_q(name))
+            for name, replaced in one.replaced.items():
+                site, log_q = sites[name], run.first_log_q_table(name)
+                tables = (log_prob(site), rows.of(log_q, row_dim(run.guide.nodes[name])))
+                log_p, log_q = (to_rows(torch.where(replaced, 0.0, table), site) for table in tables)
+                found |= {f"replaced: log p({name})": log_p, f"replaced: -log q({name})": -log_q}
         return found
 
 
@@ -141,9 +148,9 @@ class _OneEntry(Messenger):
         replaced: latent -> which entry is fresh, `(B, L)`.
     """
 
-    def __init__(self, run: Run, latents: Iterable[str]):
+    def __init__(self, rows: SomeRows, latents: Iterable[str]):
         super().__init__()
-        self.run, self.latents = run, frozenset(latents)
+        self.rows, self.latents = rows, frozenset(latents)
         self.replaced: dict[str, Tensor] = {}
         self._which: dict[torch.Size, Tensor] = {}
 
@@ -159,6 +166,6 @@ class _OneEntry(Messenger):
             score = torch.rand(shape, device=fn.sample().device)
             self._which[shape] = score == score.amax(-1, keepdim=True)
         fresh = self.replaced[msg["name"]] = self._which[shape]
-        own = self.run.model.nodes[msg["name"]]["value"]
+        own = self.rows.latent(msg["name"])
         msg["value"] = torch.where(fresh.reshape(*shape, *(1,) * fn.event_dim), fn.rsample(), own)
         msg["done"] = True
