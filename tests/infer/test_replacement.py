@@ -378,3 +378,17 @@ def test_some_rows_of_several_labels():
     log_q = vae.q_z(x)[0].log_prob(z_c)[rows].where(same, torch.tensor(0.0)).sum(1)
     assert_close(found["replaced: -log q(z_c)"][rows], -log_q * 5 / 3)
     assert (found["log q(y'|x~)"] != 0).sum() == 3
+
+
+def test_some_rows_with_every_value_of_the_label():
+    vae, x = make()
+    term = ReplacementTerm("z_c", missing_labels="enumerate", share=0.4)
+    found, seen = spied(vae, vae.elbo(num_samples=K) + term, x, Y)
+    (z_c, z_s), *each = [[part.reshape(-1, part.shape[-1]) for part in parts] for parts in seen]
+    rows = (each[0][1][:, None] == z_s[None]).all(-1).double().argmax(1)
+    q_y = vae.q_y(z_c).probs
+    known = Y >= 0
+    q_y[known] = torch.eye(C)[0]  # of a label that is known there is one pass, the first
+    values = torch.stack([vae.p_x(fresh, kept).log_prob(x[rows]) for fresh, kept in each], 1)
+    assert values.shape == (3, C)
+    assert_close(found["replaced: log p(x)"][rows], (q_y[rows] * values).sum(1) * 8 / 3)
