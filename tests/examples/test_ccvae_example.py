@@ -1,0 +1,48 @@
+"""CCVAE's example: its flags reach the objective."""
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pyro_semivae.infer import ClassifierTerm, GeneratedLabelsTerm, ReplacementTerm, TraceCCVAE_ELBO, WarmUp
+from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import Classes
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "ccvae.py"
+
+
+def objective_of(*flags):
+    """What is trained, and the model, with 20 of 1,000 images labelled."""
+    script = runpy.run_path(str(SCRIPT))
+    args = script["Settings"].parse(None, flags).for_data("mnist")
+    seen = {}
+    job = SimpleNamespace(args=args, data=SimpleNamespace(x_shape=(1, 4, 7), labels=Classes(5)))
+    job.parts, job.prior, job.noise = (lambda: {"networks": MLPs((11,))}), (lambda: None), (lambda: None)
+    job.weight = lambda alpha: alpha * 1000 / 20
+    job.train = lambda vae, elbo, corrupt: seen.update(vae=vae, elbo=elbo)
+    script["run"].__globals__["ExampleRun"] = lambda settings, preferred: job
+    script["run"].__globals__["Settings"] = SimpleNamespace(parse=lambda text: args)
+    script["run"]()
+    return seen["elbo"], seen["vae"]
+
+
+def test_weights_of_what_is_added_to_the_bound():
+    elbo, vae = objective_of("--tau", "0.7", "--generated", "8", "--share", "0.3", "--z-c", "3", "--z-s", "6")
+    bound, *added = elbo.parts()
+    assert isinstance(bound.what, TraceCCVAE_ELBO) and bound.what.marginal == "jensen"
+    assert vae.p_z_s().event_shape == (6,)
+    found = {type(part.what): part for part in added}
+    assert found[ClassifierTerm].weights == (50_000.0,)
+    replaced, told = found[ReplacementTerm], found[GeneratedLabelsTerm]
+    assert replaced.weights == (0.7,) and replaced.what.latents == ("z_c",) and replaced.what.share == 0.3
+    assert told.weights == (WarmUp(0.25, 8.0),) and told.what.kept == ("z_s",) and told.what.share == 0.3
+    assert told.what.teaches == "model" and told.what.labels_from == "prior"
+
+
+@pytest.mark.parametrize("preset", ["paper", "one-shot"])
+def test_other_presets_are_as_they_were(preset):
+    elbo, _ = objective_of("--preset", preset)
+    kinds = {type(part.what) for part in elbo.parts()}
+    assert not kinds & {ReplacementTerm, GeneratedLabelsTerm}
