@@ -22,16 +22,7 @@ from pyro_semivae.data import adversarial, alternate, drop_partly_labelled, jitt
 from pyro_semivae.defaults import by_label, by_networks
 from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.flags import count, flag, naming, number
-from pyro_semivae.infer import (
-    BalanceTerm,
-    ClassifierTerm,
-    ConsistencyTerm,
-    EntropyTerm,
-    GeneratedLabelsTerm,
-    NearestLabelTerm,
-    ReplacementTerm,
-    WarmUp,
-)
+from pyro_semivae.infer import BalanceTerm, ClassifierTerm, ConsistencyTerm, EntropyTerm, NearestLabelTerm
 
 RECIPE = {"marginal": "jensen", "z_c": 30, "lr": 1e-3, "schedule": "cosine", "ema_decay": 0.998}
 RECIPE |= {"alpha": by_label(1000.0, 1.0), "beta": by_networks(4.0, 1.0), "shift": by_label(1, 0)}
@@ -47,7 +38,7 @@ PAPER |= {
 
 
 @dataclass(kw_only=True)
-class Settings(cli.Networks):
+class Settings(cli.Networks, cli.Style):
     """The flags."""
 
     PRESETS: ClassVar = {
@@ -80,15 +71,6 @@ class Settings(cli.Networks):
     )
     alpha: float = flag(0.0, "extra weight alpha N / N_labelled on log q(y|x); 0: the bound", number(least=0))
     beta: float = flag(1.0, "weight of the latents' densities; 1: the bound", number(least=0))
-    tau: float = flag(0.0, "weight of log p(x|z_c',z_s), z_c' from p(z_c|y): style goes to z_s", number(least=0))
-    generated: float = flag(
-        0.0,
-        "weight of log q(y'|x~) of generated images x~ for the decoder: the class stays out of z_s",
-        number(least=0),
-    )
-    share: float = flag(
-        1.0, "fraction of a step's images that have these two terms, so much larger", number(above=0, most=1)
-    )
     regulariser: float = flag(0.0, "weight mu of REVAE D.2", number(least=0))
     consistency: float = flag(0.0, "weight of the consistency loss", number(least=0))
     entropy: float = flag(0.0, "weight of entropy minimisation", number(least=0))
@@ -144,11 +126,8 @@ def run() -> None:
         control_variate=args.control_variate,
         beta=args.beta,
     )
-    told = GeneratedLabelsTerm(labels_from="prior", kept=["z_s"], teaches="model", share=args.share)
     added = {
         ClassifierTerm(): job.weight(args.alpha),
-        ReplacementTerm("z_c", share=args.share): args.tau,
-        told: WarmUp(0.25, args.generated) if args.generated else 0.0,
         NearestLabelTerm(): args.regulariser,
         ConsistencyTerm(): args.consistency,
         EntropyTerm(): args.entropy,
@@ -157,6 +136,7 @@ def run() -> None:
     for term, weight in added.items():
         if weight:
             elbo = elbo + weight * term
+    elbo = args.with_style(elbo, "z_c", kept=["z_s"])
     job.train(vae, elbo, corrupt=noise(job, vae))
 
 

@@ -13,7 +13,7 @@ from pyro_semivae.models import DIVA
 
 
 @dataclass(kw_only=True)
-class Settings(cli.Classified, cli.TwoLatents):
+class Settings(cli.Classified, cli.TwoLatents, cli.Style):
     """The flags."""
 
 
@@ -25,7 +25,8 @@ def make(job: ExampleRun[Settings]) -> DIVA:
 def run() -> None:
     job = ExampleRun(Settings.parse(__doc__), preferred="fashionmnist")
     vae, args = make(job), job.args
-    job.train(vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta))
+    elbo = vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta)
+    job.train(vae, args.with_style(elbo, "z_c", kept=["z_s"]))
 
 
 if __name__ == "__main__":

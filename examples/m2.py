@@ -16,7 +16,7 @@ from pyro_semivae.models import M2
 
 
 @dataclass(kw_only=True)
-class Settings(cli.Classified, cli.OneLatent):
+class Settings(cli.Classified, cli.OneLatent, cli.Generated):
     """The flags."""
 
     missing_labels: str = flag(
@@ -33,9 +33,8 @@ def make(job: ExampleRun[Settings]) -> M2:
 def run() -> None:
     job = ExampleRun(Settings.parse(__doc__), preferred="fashionmnist")
     vae, args = make(job), job.args
-    job.train(
-        vae, vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta, missing_labels=args.missing_labels)
-    )
+    elbo = vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta, missing_labels=args.missing_labels)
+    job.train(vae, args.with_style(elbo))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pyro_semivae.data.chexpert import POLICIES
 from pyro_semivae.defaults import by_label, by_networks
 from pyro_semivae.errors import InputError
 from pyro_semivae.flags import Flags, count, flag, number
+from pyro_semivae.infer import Objective, style_terms
 from pyro_semivae.models.parts import ALPHA, BETA
 from pyro_semivae.runs import device_of
 from pyro_semivae.train import SCHEDULES
@@ -249,6 +250,42 @@ class Classified(Compared):
     }
 
     alpha: float = flag(by_label(*ALPHA), "weight alpha N / N_labelled on log q(y|.) of labelled rows", number(least=0))
+
+
+@dataclass(kw_only=True)
+class Generated(Flags):
+    """The flags of `GeneratedLabelsTerm` for the model, whose decoder reads the label or latents below it."""
+
+    generated: float = flag(
+        0.0, "weight of log q(y'|x~) of generated images x~, for the decoder alone to learn", number(least=0)
+    )
+    share: float = flag(
+        0.25, "fraction of a step's images that have such terms, so much larger", number(above=0, most=1)
+    )
+
+    def style(self) -> dict[str, Any]:
+        """The options of `infer.style_terms`."""
+        return {"tau": 0.0, "generated": self.generated, "share": self.share}
+
+    def with_style(self, elbo: Objective, *characteristic: str, kept: Sequence[str] = ()) -> Objective:
+        """An objective, with the terms if any has a weight; see `infer.style_terms`."""
+        how = self.style()
+        return elbo + style_terms(*characteristic, kept=kept, **how) if how["tau"] or how["generated"] else elbo
+
+
+@dataclass(kw_only=True)
+class Style(Generated):
+    """The flags of what keeps an image's style in interventions on its label: see `infer.style_terms`."""
+
+    tau: float = flag(
+        0.0, "weight of log p(x|z_c',z_s), z_c' from p(z_c|y): style goes to the other latents", number(least=0)
+    )
+    entries: str = flag(
+        "all", "of binary labels, which entries of z_c are replaced in tau's term", choices=["all", "one"]
+    )
+
+    def style(self) -> dict[str, Any]:
+        return {**super().style(), "tau": self.tau, "entries": self.entries}
 
 
 @dataclass(kw_only=True)

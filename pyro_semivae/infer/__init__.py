@@ -6,6 +6,7 @@ from pyro_semivae.infer.derived import FromPrior, GuideAlone, Hidden, Importance
 from pyro_semivae.infer.evaluation import Evaluation, Value
 from pyro_semivae.infer.generation import Generate
 from pyro_semivae.infer.handlers import LocalParameters, Mean, Particles, Until
+from pyro_semivae.infer.interventions import style_terms
 from pyro_semivae.infer.inverted import TraceInverted_ELBO
 from pyro_semivae.infer.labels import TraceLabels_ELBO
 from pyro_semivae.infer.larvae import label_replacement
@@ -83,4 +84,5 @@ __all__ = [
     "assign_roles",
     "label_replacement",
     "sample_sites",
+    "style_terms",
 ]

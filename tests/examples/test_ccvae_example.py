@@ -1,4 +1,4 @@
-"""CCVAE's example: its flags reach the objective."""
+"""The examples of CCVAE and its family: their flags reach the objective."""
 
 import runpy
 from pathlib import Path
@@ -10,18 +10,18 @@ from pyro_semivae.infer import ClassifierTerm, GeneratedLabelsTerm, ReplacementT
 from pyro_semivae.nn import MLPs
 from pyro_semivae.spaces import Classes
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "ccvae.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def objective_of(*flags):
+def objective_of(*flags, script="ccvae.py"):
     """What is trained, and the model, with 20 of 1,000 images labelled."""
-    script = runpy.run_path(str(SCRIPT))
+    script = runpy.run_path(str(EXAMPLES / script))
     args = script["Settings"].parse(None, flags).for_data("mnist")
     seen = {}
     job = SimpleNamespace(args=args, data=SimpleNamespace(x_shape=(1, 4, 7), labels=Classes(5)))
     job.parts, job.prior, job.noise = (lambda: {"networks": MLPs((11,))}), (lambda: None), (lambda: None)
     job.weight = lambda alpha: alpha * 1000 / 20
-    job.train = lambda vae, elbo, corrupt: seen.update(vae=vae, elbo=elbo)
+    job.train = lambda vae, elbo, corrupt=None: seen.update(vae=vae, elbo=elbo)
     script["run"].__globals__["ExampleRun"] = lambda settings, preferred: job
     script["run"].__globals__["Settings"] = SimpleNamespace(parse=lambda text: args)
     script["run"]()
@@ -39,6 +39,19 @@ def test_weights_of_what_is_added_to_the_bound():
     assert replaced.weights == (0.7,) and replaced.what.latents == ("z_c",) and replaced.what.share == 0.3
     assert told.weights == (WarmUp(0.25, 8.0),) and told.what.kept == ("z_s",) and told.what.share == 0.3
     assert told.what.teaches == "model" and told.what.labels_from == "prior"
+
+
+def test_other_models_of_the_family_have_the_same_terms():
+    elbo, _ = objective_of("--tau", "0.7", "--generated", "8", "--entries", "one", script="diva.py")
+    found = {type(part.what): part for part in elbo.parts()}
+    assert found[ReplacementTerm].weights == (0.7,) and found[ReplacementTerm].what.entries == "one"
+    assert found[GeneratedLabelsTerm].what.kept == ("z_s",) and found[GeneratedLabelsTerm].what.share == 0.25
+    elbo, _ = objective_of("--generated", "8", script="m2.py")
+    found = {type(part.what): part for part in elbo.parts()}
+    assert ReplacementTerm not in found and found[GeneratedLabelsTerm].what.kept == ()
+    for script in ("diva.py", "m2.py"):
+        kinds = {type(part.what) for part in objective_of(script=script)[0].parts()}
+        assert not kinds & {ReplacementTerm, GeneratedLabelsTerm}
 
 
 @pytest.mark.parametrize("preset", ["paper", "one-shot"])

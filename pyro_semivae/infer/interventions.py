@@ -1,0 +1,64 @@
+"""What makes an intervention on a label keep all else: replacement of what the label stands for, and its regression."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pyro_semivae.errors import InputError, check_number
+from pyro_semivae.infer.base import Objective, Sum
+from pyro_semivae.infer.terms import GeneratedLabelsTerm, ReplacementTerm
+from pyro_semivae.infer.weights import WarmUp, check_weight
+
+
+def style_terms(
+    *characteristic: str,
+    kept: Sequence[str] = (),
+    tau: float = 0.5,
+    generated: float = 20.0,
+    warm_up: float = 0.25,
+    entries: Literal["all", "one"] = "all",
+    share: float = 0.25,
+) -> Objective:
+    r"""Terms to add to a bound, so that latents below a label have what the label stands for and others all else.
+
+    .. math::
+        \tau \, E_{p(z_c|y) \, q(z_s|x)}[\log p(x|z_c,z_s)]
+        + w \, E_{p(y') \, p(z_c'|y') \, q(z_s|x)}[\log q(y'|\tilde x)], \qquad \tilde x = E[x|z_c',z_s]
+
+    A bound on log p(x) is as good with style in z_c as in z_s: both are latents of one decoder, with a prior each. With
+    style in z_c an intervention on y, which has a fresh z_c, loses it. The first term (`ReplacementTerm`) has no way to
+    x's style but z_s, so that style goes there; alone it takes the class there, too, which is a part of x as well. The
+    second one (`GeneratedLabelsTerm` for the model) asks that what is decoded of a fresh z_c and anybody's z_s has the
+    class of z_c: what z_s knows of the class is overruled.
+
+    Args:
+        characteristic: the latents below the label; none (of a model whose decoder reads the label itself): the second
+            term alone. kept: the other latents.
+        tau, generated: the weights. warm_up: the fraction of training over which `generated` rises to its value, for
+            the labels of images are as good as the classifier.
+        entries: see `ReplacementTerm`. share: of the rows that have the terms, see there.
+
+    Raises:
+        InputError: neither term is left; an option is none of these.
+
+    >>> from pyro_semivae import CCVAE
+    >>> from pyro_semivae.spaces import Classes
+    >>> vae = CCVAE((1, 8, 8), Classes(10), z_c=10, z_s=20)
+    >>> objective = vae.elbo() + style_terms("z_c", kept=["z_s"])
+    >>> import torch
+    >>> list(objective.terms(vae.model, vae.guide, torch.rand(5, 1, 8, 8)))[-2:]
+    ['replaced: log p(x|z_c,z_s)', "log q(y'|x~)"]
+    """
+    check_weight("tau", tau, least=0)
+    check_weight("generated", generated, least=0)
+    check_number("warm_up", warm_up, above=0, most=1)
+    parts = []
+    if characteristic and tau:
+        parts += (tau * ReplacementTerm(*characteristic, entries=entries, share=share)).parts()
+    if generated:
+        told = GeneratedLabelsTerm(labels_from="prior", kept=kept, teaches="model", share=share)
+        parts += (WarmUp(warm_up, generated) * told).parts()
+    if not parts:
+        raise InputError(f"tau, generated: got {tau} and {generated} of {list(characteristic)}; expected a term to add")
+    return Sum(*parts)
