@@ -24,6 +24,7 @@ from pyro_semivae.nn import InstanceNormConvs, MLPs, Paired
 PAPER = {
     "lr": 1e-4,
     "schedule": "constant",
+    "alpha": 100.0,
     "replacement": "guide",
     "generated": 0.0,
     "pixels": 1.0,
@@ -42,10 +43,10 @@ class Settings(cli.Factors):
     base: str = flag("tc", "beta-VAE, beta-TCVAE or FactorVAE", choices=["beta", "tc", "factor"])
     weight: float = flag(4.0, "of the base: beta, beta, gamma", number(least=0))
     z: int = flag(5, "size of the nuisance", count(0))
-    alpha: float = flag(100.0, "weight of the label loss, of the mean over labelled images", number(least=0))
+    alpha: float = flag(300.0, "weight of the label loss, of the mean over labelled images", number(least=0))
     replacement: str = flag("prior", "where z of the label replacement is from", choices=["guide", "prior"])
     samples: int = flag(1, "importance samples of the label replacement", count())
-    generated: float = flag(100.0, "weight of the label loss on generated images", number(least=0))
+    generated: float = flag(300.0, "weight of the label loss on generated images", number(least=0))
     pixels: float = flag(4.0, "weight of the pixels' cross-entropy", number(above=0))
     convolutions: bool = flag(False, "the paper's decoder of transposed convolutions; without it a faster MLP")
 

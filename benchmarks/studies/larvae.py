@@ -15,7 +15,7 @@ DATASETS = ("room", "sprites")
 RATES = ("0.01", "0.015", "0.02", "0.025")
 # Of the base, its weight.
 BASES = {"beta": 4.0, "tc": 4.0, "factor": 10.0}
-PRINTED = {"replacement": "guide", "generated": 0.0}
+PRINTED = {"replacement": "guide", "generated": 0.0}  # with the weights of the others
 # "longer", at the lowest rate: the baseline for as many seconds as "ours" takes.
 METHODS: dict[str, dict[str, Any]] = {
     "baseline": {"tau": 0.0},
@@ -31,16 +31,18 @@ NUISANCES = (0, 1, 5, 10, 50)
 CURVES = ("tau", "nuisance")
 # What settings were chosen from, on images held out of the training set, two seeds: of the baselines their weight, so
 # that what is compared with is at its best; of the rest what both share, and what only "ours" has.
+TRIED = {"alpha": 100.0, "generated": 100.0}
 CHOICES: list[tuple[str, str, dict[str, Any]]] = [
     *(
-        (base, f"baseline {weight:g}", {"tau": 0.0, "weight": weight})
+        (base, f"baseline {weight:g}", {**TRIED, "tau": 0.0, "weight": weight})
         for base, weights in {"beta": (1.0, 2.0, 4.0, 8.0), "tc": (2.0, 4.0, 8.0), "factor": (3.0, 10.0, 30.0)}.items()
         for weight in weights
     ),
-    ("tc", "baseline alpha 300", {"tau": 0.0, "alpha": 300.0}),
-    ("tc", "ours", {}),
-    ("tc", "ours alpha 300", {"alpha": 300.0}),
-    *(("tc", f"ours generated {weight:g}", {"generated": weight}) for weight in (0.0, 30.0, 300.0)),
+    ("tc", "baseline alpha 300", {**TRIED, "tau": 0.0, "alpha": 300.0}),
+    ("tc", "ours", TRIED),
+    ("tc", "ours alpha 300", {**TRIED, "alpha": 300.0}),
+    *(("tc", f"ours generated {weight:g}", {**TRIED, "generated": weight}) for weight in (0.0, 30.0, 300.0, 1000.0)),
+    ("tc", "ours alpha 300 generated 300", {}),
 ]
 MEASURES = ("mig", "l2", "generation_error", "effect", "leak", "factor_vae_score", "dci")
 HIGHER = {"mig", "effect", "factor_vae_score", "dci"}

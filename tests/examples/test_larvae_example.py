@@ -86,8 +86,8 @@ def test_the_presets_are_what_they_say():
     assert isinstance(base[1], BatchTotalCorrelation) and base[1].num_rows == 500
     assert unsupervised.what.what.parts()[1].weights == (3.0,), "beta 4"
     replaced, label, generated = supervised.what.what.parts()
-    assert isinstance(replaced.what, FromPrior) and replaced.weights == (50.0,) and label.weights == (5000.0,)
-    assert isinstance(generated.what, GeneratedLabelsTerm) and generated.weights == (5000.0,)
+    assert isinstance(replaced.what, FromPrior) and replaced.weights == (50.0,) and label.weights == (15000.0,)
+    assert isinstance(generated.what, GeneratedLabelsTerm) and generated.weights == (15000.0,)
     paper = objective_of("--preset", "paper").parts()[1].what.what.parts()
     assert not isinstance(paper[0].what, FromPrior) and len(paper) == 2
     factor = objective_of("--base", "factor", "--weight", "6").parts()[0].what.what.parts()[1]
