@@ -284,8 +284,14 @@ class Style(Generated):
         "all", "of binary labels, which entries of z_c are replaced in tau's term", choices=["all", "one"]
     )
 
+    fresh: str = flag(
+        "sample",
+        "in tau's term, a label that is missing: a sample of q(y|z_c), or the mean over all classes",
+        choices=["sample", "enumerate"],
+    )
+
     def style(self) -> dict[str, Any]:
-        return {**super().style(), "tau": self.tau, "entries": self.entries}
+        return {**super().style(), "tau": self.tau, "entries": self.entries, "missing_labels": self.fresh}
 
 
 @dataclass(kw_only=True)

@@ -18,6 +18,7 @@ def style_terms(
     generated: float = 20.0,
     warm_up: float = 0.25,
     entries: Literal["all", "one"] = "all",
+    missing_labels: Literal["sample", "enumerate"] = "sample",
     share: float = 0.25,
 ) -> Objective:
     r"""Terms to add to a bound, so that latents below a label have what the label stands for and others all else.
@@ -37,7 +38,7 @@ def style_terms(
             term alone. kept: the other latents.
         tau, generated: the weights. warm_up: the fraction of training over which `generated` rises to its value, for
             the labels of images are as good as the classifier.
-        entries: see `ReplacementTerm`. share: of the rows that have the terms, see there.
+        entries, missing_labels: see `ReplacementTerm`. share: of the rows that have the terms, see there.
 
     Raises:
         InputError: neither term is left; an option is none of these.
@@ -55,7 +56,8 @@ def style_terms(
     check_number("warm_up", warm_up, above=0, most=1)
     parts = []
     if characteristic and tau:
-        parts += (tau * ReplacementTerm(*characteristic, entries=entries, share=share)).parts()
+        how = {"entries": entries, "missing_labels": missing_labels, "share": share}
+        parts += (tau * ReplacementTerm(*characteristic, **how)).parts()
     if generated:
         told = GeneratedLabelsTerm(labels_from="prior", kept=kept, teaches="model", share=share)
         parts += (WarmUp(warm_up, generated) * told).parts()

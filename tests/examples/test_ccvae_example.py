@@ -42,9 +42,12 @@ def test_weights_of_what_is_added_to_the_bound():
 
 
 def test_other_models_of_the_family_have_the_same_terms():
-    elbo, _ = objective_of("--tau", "0.7", "--generated", "8", "--entries", "one", script="diva.py")
+    elbo, _ = objective_of(
+        "--tau", "0.7", "--generated", "8", "--entries", "one", "--fresh", "enumerate", script="diva.py"
+    )
     found = {type(part.what): part for part in elbo.parts()}
     assert found[ReplacementTerm].weights == (0.7,) and found[ReplacementTerm].what.entries == "one"
+    assert found[ReplacementTerm].what.missing_labels == "enumerate"
     assert found[GeneratedLabelsTerm].what.kept == ("z_s",) and found[GeneratedLabelsTerm].what.share == 0.25
     elbo, _ = objective_of("--generated", "8", script="m2.py")
     found = {type(part.what): part for part in elbo.parts()}
