@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -200,3 +201,17 @@ def test_larvaes_study_pairs_methods_on_the_same_labels(studies):
     told = {(row[3], row[1]) for row in rows[3:]}
     assert ("printed", "mig: better in 0 of 1 cells") in told and ("ours", "l2: better in 1 of 1 cells") in told
     assert len(larvae.table().splitlines()) == 2 + 4
+
+
+def test_letters_in_many_fonts(studies, tmp_path, monkeypatch):
+    import letters
+
+    from pyro_semivae.data import load_path
+
+    monkeypatch.setattr(letters, "NUMBERS", {"train": 78, "test": 26})
+    for name in ("one", "other"):
+        letters.render(tmp_path / f"{name}.npz")
+    one, other = (load_path(tmp_path / f"{name}.npz").labelled_by("letter") for name in ("one", "other"))
+    assert torch.equal(one.x, other.x) and one.x.shape == (78, 1, 28, 28) and len(one.label_names) == 26
+    assert torch.bincount(one.y, minlength=26).eq(3).all() and len(one.x.flatten(1).unique(dim=0)) == 78
+    assert (one.x.amax((1, 2, 3)) == 255).all() and (one.x[..., 0, :] == 0).all(), "whole letters"
