@@ -263,13 +263,13 @@ class Generated(Flags):
         0.25, "fraction of a step's images that have such terms, so much larger", number(above=0, most=1)
     )
 
-    def style(self) -> dict[str, Any]:
-        """The options of `infer.style_terms`."""
+    def style_options(self) -> dict[str, Any]:
+        """Those of `infer.style_terms`."""
         return {"tau": 0.0, "generated": self.generated, "share": self.share}
 
     def with_style(self, elbo: Objective, *characteristic: str, kept: Sequence[str] = ()) -> Objective:
         """An objective, with the terms if any has a weight; see `infer.style_terms`."""
-        how = self.style()
+        how = self.style_options()
         return elbo + style_terms(*characteristic, kept=kept, **how) if how["tau"] or how["generated"] else elbo
 
 
@@ -279,6 +279,9 @@ class Style(Generated):
 
     tau: float = flag(
         0.0, "weight of log p(x|z_c',z_s), z_c' from p(z_c|y): style goes to the other latents", number(least=0)
+    )
+    style: float = flag(
+        0.0, "weight of log q(z_s|x~) of generated images, of which z_s is read off again", number(least=0)
     )
     entries: str = flag(
         "all", "of binary labels, which entries of z_c are replaced in tau's term", choices=["all", "one"]
@@ -290,8 +293,9 @@ class Style(Generated):
         choices=["sample", "enumerate"],
     )
 
-    def style(self) -> dict[str, Any]:
-        return {**super().style(), "tau": self.tau, "entries": self.entries, "missing_labels": self.fresh}
+    def style_options(self) -> dict[str, Any]:
+        own = {"tau": self.tau, "style": self.style, "entries": self.entries, "missing_labels": self.fresh}
+        return {**super().style_options(), **own}
 
 
 @dataclass(kw_only=True)

@@ -16,6 +16,7 @@ def style_terms(
     kept: Sequence[str] = (),
     tau: float = 0.5,
     generated: float = 20.0,
+    style: float = 0.0,
     warm_up: float = 0.25,
     entries: Literal["all", "one"] = "all",
     missing_labels: Literal["sample", "enumerate"] = "sample",
@@ -38,6 +39,7 @@ def style_terms(
             term alone. kept: the other latents.
         tau, generated: the weights. warm_up: the fraction of training over which `generated` rises to its value, for
             the labels of images are as good as the classifier.
+        style: weight of log q(z_s|x~): the style that an image is generated with can be read off it.
         entries, missing_labels: see `ReplacementTerm`. share: of the rows that have the terms, see there.
 
     Raises:
@@ -53,14 +55,19 @@ def style_terms(
     """
     check_weight("tau", tau, least=0)
     check_weight("generated", generated, least=0)
+    check_weight("style", style, least=0)
+    if style and not generated:
+        raise InputError(f"style: got {style} without `generated`; expected both, or 0")
     check_number("warm_up", warm_up, above=0, most=1)
     parts = []
     if characteristic and tau:
         how = {"entries": entries, "missing_labels": missing_labels, "share": share}
         parts += (tau * ReplacementTerm(*characteristic, **how)).parts()
     if generated:
-        told = GeneratedLabelsTerm(labels_from="prior", kept=kept, teaches="model", share=share)
-        parts += (WarmUp(warm_up, generated) * told).parts()
+        latents = kept if style else ()
+        told = GeneratedLabelsTerm(labels_from="prior", kept=kept, teaches="model", latents=latents, share=share)
+        weights = {f"log q({name}|x~)": style / generated for name in latents}
+        parts += (WarmUp(warm_up, generated) * told).weighted(weights).parts()
     if not parts:
         raise InputError(f"tau, generated: got {tau} and {generated} of {list(characteristic)}; expected a term to add")
     return Sum(*parts)

@@ -14,7 +14,14 @@ from torch.testing import assert_close
 
 from pyro_semivae import CCVAE
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer import GeneratedLabelsTerm, LocalParameters, ReplacementTerm, Step, TraceLabels_ELBO
+from pyro_semivae.infer import (
+    GeneratedLabelsTerm,
+    LocalParameters,
+    ReplacementTerm,
+    Step,
+    TraceLabels_ELBO,
+    style_terms,
+)
 from pyro_semivae.models import DIVA, M2, LaRVAE
 from pyro_semivae.nn import MLPs
 from pyro_semivae.spaces import Binary, Classes, Real
@@ -245,6 +252,46 @@ def test_the_model_alone_learns_of_the_labels_of_what_it_generates(classifier):
         assert [*told().values(run)] == ["log q(y'|x~)"], "a value without gradients is had without them"
 
 
+def test_the_style_of_what_is_generated_is_read_off_it():
+    """log q(z_s|x~) at the z_s that x~ was decoded of, by hand with its gradient, beside log q(y'|x~)."""
+    vae, x = make()
+    frozen = copy.deepcopy(vae).requires_grad_(False)
+    calls = {"q_z": [], "decoder": []}
+    step = Step(vae.model, vae.guide, (x, Y))
+    with LocalParameters():
+        (run,) = vae.elbo(num_samples=K).runs(step)
+        for name, module in {"q_z": vae.q_z, "decoder": vae.p_x.net}.items():
+            module.register_forward_hook(lambda _, inputs, out, name=name: calls[name].append((inputs, out)))
+        found = told(latents=["z_s"]).values(run)
+    assert [*found] == ["log q(y'|x~)", "log q(z_s|x~)"]
+    fresh, kept = (part.reshape(len(Y), -1) for part in calls["decoder"][0][0])
+    assert_close(kept, run.value("z_s").detach())
+    by_hand = frozen.q_z(vae.p_x(fresh, kept).mean)[1].log_prob(kept)
+    assert_close(found["log q(z_s|x~)"], by_hand)
+    ours, expected = (
+        torch.autograd.grad(t.sum(), [*vae.parameters()], retain_graph=True, allow_unused=True, materialize_grads=True)
+        for t in (found["log q(z_s|x~)"], by_hand)
+    )
+    for one, other in zip(ours, expected, strict=True):
+        assert_close(one, other)
+    assert any(one.any() for one in ours)
+
+
+def test_weights_of_the_terms_for_interventions():
+    vae, x = make()
+    added = style_terms("z_c", kept=["z_s"], tau=0.5, generated=8.0, style=2.0, share=1.0)
+    for done, factor in ((1.0, 1.0), (0.125, 0.5)):
+        found = evaluate(vae.elbo(num_samples=1) + added, vae, x, Y, done=done)
+        weights = {v.name: v.weight for v in found.values if v.name.startswith("replaced") or "x~" in v.name}
+        assert weights == {"replaced: log p(x)": 0.5, "log q(y'|x~)": 8.0 * factor, "log q(z_s|x~)": 2.0 * factor}
+    names = {v.name for v in evaluate(vae.elbo(num_samples=1) + style_terms("z_c", kept=["z_s"]), vae, x, Y).values}
+    assert "log q(z_s|x~)" not in names
+    with pytest.raises(InputError, match=r"tau, generated: got 0\.5 and 0\.0"):
+        style_terms(generated=0.0)
+    with pytest.raises(InputError, match=r"style: got 1\.0 without"):
+        style_terms("z_c", kept=["z_s"], generated=0.0, style=1.0)
+
+
 def test_labels_from_the_prior_need_none_that_is_known():
     vae, x = make()
     x = x[:1].expand(3000, 1, 2, 7)
@@ -299,6 +346,7 @@ def test_bad_input_is_told():
         (lambda: evaluate(elbo + ReplacementTerm("z"), vae, x, Y), r"got \['z'\]; expected latents: z_c, z_s"),
         (lambda: evaluate(elbo + ReplacementTerm("z_c", entries="one"), vae, x, Y), "entries: got 'one'"),
         (lambda: evaluate(elbo + GeneratedLabelsTerm(kept=["z"]), vae, x, Y), r"kept: got \['z'\]"),
+        (lambda: evaluate(elbo + GeneratedLabelsTerm(latents=["z"]), vae, x, Y), r"latents: got \['z'\]"),
         (
             lambda: evaluate(of_binary + ReplacementTerm("z_c", missing_labels="enumerate"), binary, x[:5], SEVERAL),
             "missing_labels: got 'enumerate' and the labels",

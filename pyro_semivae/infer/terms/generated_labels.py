@@ -48,6 +48,9 @@ class GeneratedLabelsTerm(Term):
             `"prior"`, so that no label needs to be known.
         kept: names of latents that are each example's own, from the guide, without gradient; all others are the
             model's. teaches: see above.
+        latents: names of latents that the guide is asked for as well, log q(z_s|x~) at the z_s that x~ is decoded of (no
+            parents of a label in the guide, which would then be told of them): with the gradient for the model a bound
+            on what x~ has of z_s, as for labels.
         share: the fraction of the rows, at random, that have the term, which is so much larger there.
 
     Raises:
@@ -64,9 +67,10 @@ class GeneratedLabelsTerm(Term):
         labels_from: Literal["batch", "prior"] = "batch",
         kept: Sequence[str] = (),
         teaches: Literal["guide", "model"] = "guide",
+        latents: Sequence[str] = (),
         share: float = 1.0,
     ):
-        self.labels, self.density, self.kept = labels, density, tuple(kept)
+        self.labels, self.density, self.kept, self.latents = labels, density, tuple(kept), tuple(latents)
         self.labels_from = check_choice("labels_from", labels_from, ("batch", "prior"))
         self.teaches = check_choice("teaches", teaches, ("guide", "model"))
         self.share = check_number("share", share, above=0, most=1)
@@ -79,8 +83,9 @@ class GeneratedLabelsTerm(Term):
         names = [name for name in there if not self.labels or name in self.labels]
         if not names:
             return {}
-        if unknown := [name for name in self.kept if name not in run.latents]:
-            raise InputError(f"kept: got {unknown}; expected latents: {', '.join(run.latents)}")
+        for what, latents in (("kept", self.kept), ("latents", self.latents)):
+            if unknown := [name for name in latents if name not in run.latents]:
+                raise InputError(f"{what}: got {unknown}; expected latents: {', '.join(run.latents)}")
         step, given = run.step, run.step.named()
         if unknown := [name for name in there if name not in given]:
             raise InputError(
@@ -101,21 +106,26 @@ class GeneratedLabelsTerm(Term):
         with torch.set_grad_enabled(by_model), Generating(data, {}, mean=True), poutine.condition(data=own):
             made = poutine.trace(step.model).get_trace(*given.values())
         given = {**given, **{name: made.nodes[name]["value"].detach() for name in there}}
+        drawn = {name: made.nodes[name]["value"].detach() for name in self.latents}
         x = {n: made.nodes[n]["value"].reshape(given[n].shape) for n in data if n in given}
         seen = {name: value.detach().requires_grad_(by_model) for name, value in x.items()}
-        guide = poutine.trace(step.guide).get_trace(*{**given, **seen}.values())
+        with poutine.condition(data=drawn):
+            guide = poutine.trace(step.guide).get_trace(*{**given, **seen}.values())
+        told = [self._told(run, guide, name, given[name]) for name in names]
+        sites = {name: guide.nodes[name] for name in self.latents}
+        told += [(f"log q({name}|x~)", to_rows(log_prob(site), site)) for name, site in sites.items()]
         values = {}
-        for name in names:
-            title, value = self._told(run, guide, name, given[name])
+        for title, value in told:
             value = through(value, seen, x) if by_model else value
             value = value if known is None else torch.where(known, value, 0.0)
-            values[title.replace(f"{name}_o", f"{name}'").replace("|.", "|x~")] = rows.spread(value)
+            values[title] = rows.spread(value)
         return values
 
     def _told(self, run: Run, guide: Trace, label: str, y: Tensor) -> tuple[str, Tensor]:
         """What a trace of the guide says of a label."""
         if label in run.continuous:
-            return regression(guide, label, y, self.density)
+            title, values = regression(guide, label, y, self.density)
+            return title.replace(f"{label}_o", f"{label}'").replace("|.", "|x~"), values
         site = guide.nodes[label]
         return f"log q({label}'|x~)", to_rows(masked(log_prob(site), site), site)
 
@@ -126,7 +136,7 @@ def through(values: Tensor, at: Mapping[str, Tensor], inputs: Mapping[str, Tenso
     Args:
         values: a function of `at`, leaves, each row of its own row of them. inputs: the same values with the gradient.
     """
-    slopes = torch.autograd.grad(values.sum(), [*at.values()])
+    slopes = torch.autograd.grad(values.sum(), [*at.values()], retain_graph=True)
     found = values.detach()
     for slope, value in zip(slopes, inputs.values(), strict=True):
         found = found + (slope * (value - value.detach())).flatten(1).sum(1)
