@@ -48,9 +48,9 @@ class GeneratedLabelsTerm(Term):
             `"prior"`, so that no label needs to be known.
         kept: names of latents that are each example's own, from the guide, without gradient; all others are the
             model's. teaches: see above.
-        latents: names of latents that the guide is asked for as well, log q(z_s|x~) at the z_s that x~ is decoded of (no
-            parents of a label in the guide, which would then be told of them): with the gradient for the model a bound
-            on what x~ has of z_s, as for labels.
+        latents: names of latents that the guide is asked for as well, log q(z_s|x~) at the z_s that x~ is decoded of:
+            with the gradient for the model a bound on what x~ has of z_s, as for labels. None of them may be a parent
+            of a label in the guide, which would then be told of it.
         share: the fraction of the rows, at random, that have the term, which is so much larger there.
 
     Raises:
