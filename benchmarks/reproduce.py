@@ -6,6 +6,7 @@ python benchmarks/reproduce.py ccvae --preset paper                         # th
 python benchmarks/reproduce.py ccvae --preset demo                          # the recipe taken apart, on held-out rows
 python benchmarks/reproduce.py ccvae --preset split                         # the recipe with 4 + 10 latents
 python benchmarks/reproduce.py ccvae --preset consistency                   # what it does without
+python benchmarks/reproduce.py ccvae --preset style                         # what keeps style in interventions
 python benchmarks/reproduce.py faces                                        # 18 labels, three bounds
 python benchmarks/reproduce.py labels                                       # CCVAE, M2, M3, DIVA, MVAE side by side
 python benchmarks/reproduce.py inverted                                     # ten trials with and without reverse
@@ -40,7 +41,17 @@ def main() -> None:
     parser.add_argument("--rate", choices=[*RATES, "10", *larvae.RATES], help="10: images, one a class")
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--part", help="of a study's jobs: a marginal, a model ...")
-    presets = ["recipe", "paper", "reference-code", "demo", "plain", *rbvae.HELD_OUT, *larvae.CURVES, *ccvae.VARIANTS]
+    presets = [
+        "recipe",
+        "paper",
+        "reference-code",
+        "demo",
+        "plain",
+        *rbvae.HELD_OUT,
+        *larvae.CURVES,
+        *ccvae.VARIANTS,
+        "style",
+    ]
     parser.add_argument("--preset", choices=presets, help="ccvae: recipe, others: demo, unless it is said")
     parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--table", action="store_true", help="print the tables of recorded runs")
