@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pyro import poutine
@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_semivae.errors import InputError, check_choice, check_number
 from pyro_semivae.infer.base import Term
 from pyro_semivae.infer.generation import Generating, generated_sites
+from pyro_semivae.infer.roles import sample_sites
 from pyro_semivae.infer.run import Run
 from pyro_semivae.infer.some_rows import SomeRows
 from pyro_semivae.infer.tables import log_prob, masked, to_rows
@@ -77,49 +78,54 @@ class GeneratedLabelsTerm(Term):
 
     def values(self, run: Run) -> Mapping[str, Tensor]:
         there = (*run.observed,) if self.labels_from == "batch" else (*run.roles.labels, *run.continuous)
-        if unknown := [name for name in self.labels if name not in there and there]:
-            accepted = ", ".join(there)
-            raise InputError(f"GeneratedLabelsTerm: got {unknown}; expected labels: {accepted}")
+        self._check(run, there)
         names = [name for name in there if not self.labels or name in self.labels]
         if not names:
             return {}
-        for what, latents in (("kept", self.kept), ("latents", self.latents)):
-            if unknown := [name for name in latents if name not in run.latents]:
-                raise InputError(f"{what}: got {unknown}; expected latents: {', '.join(run.latents)}")
-        step, given = run.step, run.step.named()
-        if unknown := [name for name in there if name not in given]:
-            raise InputError(
-                f"model: its labels {unknown} are no arguments of that name; expected y=... for the site 'y'"
-            )
-        known, rows = None, SomeRows(run, self.share)
+        rows, given, known = SomeRows(run, self.share), run.step.named(), None
         if self.labels_from == "batch":
-            found = {name: shuffled(given[name]) for name in there}
-            given = {**given, **{name: y for name, (y, _) in found.items()}}
-            known = torch.stack([of for _, of in found.values()]).all()
+            drawn = {name: shuffled(given[name]) for name in there}
+            given = {**given, **{name: y for name, (y, _) in drawn.items()}}
+            known = torch.stack([found for _, found in drawn.values()]).all()
         else:
             given = {**given, **dict.fromkeys(there)}
         given = {name: rows.of(value) for name, value in given.items()}
-        for name in self.kept:
-            run.value(name)  # an error, where it has one for each value of a label
-        data, own = generated_sites(run), {name: rows.latent(name).detach() for name in self.kept}
         by_model = self.teaches == "model" and torch.is_grad_enabled()
-        with torch.set_grad_enabled(by_model), Generating(data, {}, mean=True), poutine.condition(data=own):
-            made = poutine.trace(step.model).get_trace(*given.values())
-        given = {**given, **{name: made.nodes[name]["value"].detach() for name in there}}
-        drawn = {name: made.nodes[name]["value"].detach() for name in self.latents}
-        x = {n: made.nodes[n]["value"].reshape(given[n].shape) for n in data if n in given}
+        with torch.set_grad_enabled(by_model):
+            made = self._generated(rows, given)
+        given = {**given, **{name: made[name].detach() for name in there}}
+        x = {name: made[name].reshape(given[name].shape) for name in generated_sites(run) if name in given}
         seen = {name: value.detach().requires_grad_(by_model) for name, value in x.items()}
-        with poutine.condition(data=drawn):
-            guide = poutine.trace(step.guide).get_trace(*{**given, **seen}.values())
+        with poutine.condition(data={name: made[name].detach() for name in self.latents}):
+            guide = poutine.trace(run.step.guide).get_trace(*{**given, **seen}.values())
         told = [self._told(run, guide, name, given[name]) for name in names]
         sites = {name: guide.nodes[name] for name in self.latents}
         told += [(f"log q({name}|x~)", to_rows(log_prob(site), site)) for name, site in sites.items()]
-        values = {}
-        for title, value in told:
-            value = through(value, seen, x) if by_model else value
-            value = value if known is None else torch.where(known, value, 0.0)
-            values[title] = rows.spread(value)
-        return values
+        if by_model:
+            told = [(name, through(value, seen, x)) for name, value in told]
+        if known is not None:
+            told = [(name, torch.where(known, value, 0.0)) for name, value in told]
+        return {name: rows.spread(value) for name, value in told}
+
+    def _check(self, run: Run, labels: Sequence[str]) -> None:
+        if labels and (unknown := [name for name in self.labels if name not in labels]):
+            raise InputError(f"GeneratedLabelsTerm: got {unknown}; expected labels: {', '.join(labels)}")
+        if unknown := [name for name in labels if name not in run.step.named()]:
+            raise InputError(
+                f"model: its labels {unknown} are no arguments of that name; expected y=... for the site 'y'"
+            )
+        for what, latents in (("kept", self.kept), ("latents", self.latents)):
+            if unknown := [name for name in latents if name not in run.latents]:
+                raise InputError(f"{what}: got {unknown}; expected latents: {', '.join(run.latents)}")
+        for name in self.kept:
+            run.value(name)  # an error, where it has one for each value of a label
+
+    def _generated(self, rows: SomeRows, given: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Site of the model -> its values: kept latents the guide's, data their mean, all else sampled."""
+        own = {name: rows.latent(name).detach() for name in self.kept}
+        with Generating(generated_sites(rows.run), {}, mean=True), poutine.condition(data=own):
+            trace = poutine.trace(rows.run.step.model).get_trace(*given.values())
+        return {name: site["value"] for name, site in sample_sites(trace)}
 
     def _told(self, run: Run, guide: Trace, label: str, y: Tensor) -> tuple[str, Tensor]:
         """What a trace of the guide says of a label."""
