@@ -215,3 +215,22 @@ def test_letters_in_many_fonts(studies, tmp_path, monkeypatch):
     assert torch.equal(one.x, other.x) and one.x.shape == (78, 1, 28, 28) and len(one.label_names) == 26
     assert torch.bincount(one.y, minlength=26).eq(3).all() and len(one.x.flatten(1).unique(dim=0)) == 78
     assert (one.x.amax((1, 2, 3)) == 255).all() and (one.x[..., 0, :] == 0).all(), "whole letters"
+
+
+def test_what_keeps_style_is_a_study_of_several_models(studies):
+    from studies import ccvae
+
+    found = ccvae.jobs("style", None)
+    assert len({job.path for job in found}) == len(found) == 2 * len(ccvae.STYLE)
+    of = {job.part.removeprefix("style "): job.settings for job in found if job.dataset == "mnist"}
+    assert all(settings["hold_out"] == 10_000 for settings in of.values())
+    assert of["neither"].items() >= {"tau": 0.0, "generated": 0.0, "style": 0.0}.items()
+    assert of["DIVA with both"]["tau"] == 0.5 and "tau" not in of["M2 with regression"]
+    values = dict.fromkeys(ccvae.STYLE_MEASURES, 0.5)
+    for job in found[:2]:
+        job.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = dict.fromkeys(ccvae.KEPT, 0.25)
+        job.path.write_text(json.dumps({**values, "kept": kept, "measures": 3, "settings": job.settings}))
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in ccvae.style_table().splitlines()[2:]]
+    assert [row[:3] for row in rows] == [["mnist", "both", "0.500"], ["mnist", "replacement", "0.500"]]
+    assert rows[0][-1] == "0.250"
