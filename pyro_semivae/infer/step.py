@@ -50,12 +50,13 @@ class Step:
     strata: dict[str, tuple[int, ...]] = field(default_factory=dict)
     _runs: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
-    def named(self) -> dict[str, Any]:
-        """The arguments by their names, in the order of the model's; those that are left out before others are None."""
+    def named(self, *, left_out: bool = False) -> dict[str, Any]:
+        """The arguments by their names, in the order of the model's; those that are left out before others are None,
+        with `left_out` all that are left out."""
         names = [*(argument_names(self.model) if self.names is None else self.names)]
         names += [f"argument {i + 1}" for i in range(len(names), len(self.args))]
         given = {**dict(zip(names, self.args, strict=False)), **self.kwargs}
-        last = max((i for i, name in enumerate(names) if name in given), default=-1)
+        last = max((i for i, name in enumerate(names) if left_out or name in given), default=-1)
         return {**{name: given.get(name) for name in names[: last + 1]}, **given}
 
     @property

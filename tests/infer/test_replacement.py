@@ -305,6 +305,9 @@ def test_labels_from_the_prior_need_none_that_is_known():
         share = torch.bincount(drawn, minlength=C) / 3000
         p = vae.p_y.logits.exp()
         assert ((share - p).abs() < 5 * (p * (1 - p) / 3000).sqrt()).all()
+    with LocalParameters():
+        left_out = (vae.elbo(num_samples=1) + told()).terms(vae.model, vae.guide, x)  # y is no argument at all
+    assert left_out["log q(y'|x~)"].shape == (3000,)
     batch = evaluate(vae.elbo(num_samples=1) + GeneratedLabelsTerm(), vae, x, torch.full((3000,), -1))
     assert not next(v.value for v in batch.values if v.name == "log q(y'|x~)").any(), "no label to take"
 

@@ -82,7 +82,7 @@ class GeneratedLabelsTerm(Term):
         names = [name for name in there if not self.labels or name in self.labels]
         if not names:
             return {}
-        rows, given, known = SomeRows(run, self.share), run.step.named(), None
+        rows, given, known = SomeRows(run, self.share), run.step.named(left_out=True), None
         if self.labels_from == "batch":
             drawn = {name: shuffled(given[name]) for name in there}
             given = {**given, **{name: y for name, (y, _) in drawn.items()}}
@@ -110,7 +110,7 @@ class GeneratedLabelsTerm(Term):
     def _check(self, run: Run, labels: Sequence[str]) -> None:
         if labels and (unknown := [name for name in self.labels if name not in labels]):
             raise InputError(f"GeneratedLabelsTerm: got {unknown}; expected labels: {', '.join(labels)}")
-        if unknown := [name for name in labels if name not in run.step.named()]:
+        if unknown := [name for name in labels if name not in run.step.named(left_out=True)]:
             raise InputError(
                 f"model: its labels {unknown} are no arguments of that name; expected y=... for the site 'y'"
             )
