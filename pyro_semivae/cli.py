@@ -265,12 +265,13 @@ class Generated(Flags):
 
     def style_options(self) -> dict[str, Any]:
         """Those of `infer.style_terms`."""
-        return {"tau": 0.0, "generated": self.generated, "share": self.share}
+        return {"tau": 0.0, "generated": self.generated, "style": 0.0, "independence": 0.0, "share": self.share}
 
     def with_style(self, elbo: Objective, *characteristic: str, kept: Sequence[str] = ()) -> Objective:
         """An objective, with the terms if any has a weight; see `infer.style_terms`."""
         how = self.style_options()
-        return elbo + style_terms(*characteristic, kept=kept, **how) if how["tau"] or how["generated"] else elbo
+        wanted = any(how[name] for name in ("tau", "generated", "independence"))
+        return elbo + style_terms(*characteristic, kept=kept, **how) if wanted else elbo
 
 
 @dataclass(kw_only=True)
@@ -283,6 +284,7 @@ class Style(Generated):
     style: float = flag(
         0.0, "weight of log q(z_s|x~) of generated images, of which z_s is read off again", number(least=0)
     )
+    independence: float = flag(0.0, "weight of -I(z_c; z_s), by a critic", number(least=0))
     entries: str = flag(
         "all", "of binary labels, which entries of z_c are replaced in tau's term", choices=["all", "one"]
     )
@@ -294,7 +296,13 @@ class Style(Generated):
     )
 
     def style_options(self) -> dict[str, Any]:
-        own = {"tau": self.tau, "style": self.style, "entries": self.entries, "missing_labels": self.fresh}
+        own = {
+            "tau": self.tau,
+            "style": self.style,
+            "independence": self.independence,
+            "entries": self.entries,
+            "missing_labels": self.fresh,
+        }
         return {**super().style_options(), **own}
 
 

@@ -1,4 +1,4 @@
-"""What makes an intervention on a label keep all else: replacement of what the label stands for, and its regression."""
+"""What makes an intervention on a label keep all else: replacement, regression, independence."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from pyro_semivae.errors import InputError, check_number
 from pyro_semivae.infer.base import Objective, Sum
-from pyro_semivae.infer.terms import GeneratedLabelsTerm, ReplacementTerm
+from pyro_semivae.infer.terms import GeneratedLabelsTerm, ReplacementTerm, TotalCorrelation
 from pyro_semivae.infer.weights import WarmUp, check_weight
 
 
@@ -16,7 +16,8 @@ def style_terms(
     kept: Sequence[str] = (),
     tau: float = 0.5,
     generated: float = 20.0,
-    style: float = 0.0,
+    style: float = 0.5,
+    independence: float = 10.0,
     warm_up: float = 0.25,
     entries: Literal["all", "one"] = "all",
     missing_labels: Literal["sample", "enumerate"] = "sample",
@@ -26,20 +27,24 @@ def style_terms(
 
     .. math::
         \tau \, E_{p(z_c|y) \, q(z_s|x)}[\log p(x|z_c,z_s)]
-        + w \, E_{p(y') \, p(z_c'|y') \, q(z_s|x)}[\log q(y'|\tilde x)], \qquad \tilde x = E[x|z_c',z_s]
+        + w \, E_{p(y') \, p(z_c'|y') \, q(z_s|x)}[\log q(y'|\tilde x)] - \gamma \, I(z_c; z_s),
+        \qquad \tilde x = E[x|z_c',z_s]
 
     A bound on log p(x) is as good with style in z_c as in z_s: both are latents of one decoder, with a prior each. With
     style in z_c an intervention on y, which has a fresh z_c, loses it. The first term (`ReplacementTerm`) has no way to
     x's style but z_s, so that style goes there; alone it takes the class there, too, which is a part of x as well. The
     second one (`GeneratedLabelsTerm` for the model) asks that what is decoded of a fresh z_c and anybody's z_s has the
-    class of z_c: what z_s knows of the class is overruled.
+    class of z_c: what z_s knows of the class is overruled. The third one (`TotalCorrelation` between sites, FactorVAE's
+    critic) makes every z_s as likely with one class as with another. Without it the decoder is asked for pairs that no
+    image has, on which nothing but the classifier teaches it, and draws what pleases that: specks.
 
     Args:
         characteristic: the latents below the label; none (of a model whose decoder reads the label itself): the second
-            term alone. kept: the other latents.
+            term alone. kept: the other latents. Without any of these there is no third term, and no `style`.
         tau, generated: the weights. warm_up: the fraction of training over which `generated` rises to its value, for
             the labels of images are as good as the classifier.
-        style: weight of log q(z_s|x~): the style that an image is generated with can be read off it.
+        style: weight of log q(z_s|x~): the style that an image is generated with can be read off it. independence: gamma,
+            which rises as `generated` does; its critic is trained by `fit`.
         entries, missing_labels: see `ReplacementTerm`. share: of the rows that have the terms, see there.
 
     Raises:
@@ -50,12 +55,13 @@ def style_terms(
     >>> vae = CCVAE((1, 8, 8), Classes(10), z_c=10, z_s=20)
     >>> objective = vae.elbo() + style_terms("z_c", kept=["z_s"])
     >>> import torch
-    >>> list(objective.terms(vae.model, vae.guide, torch.rand(5, 1, 8, 8)))[-2:]
-    ['replaced: log p(x|z_c,z_s)', "log q(y'|x~)"]
+    >>> list(objective.terms(vae.model, vae.guide, torch.rand(5, 1, 8, 8)))[-4:]
+    ['replaced: log p(x|z_c,z_s)', "log q(y'|x~)", 'log q(z_s|x~)', '-TC(z_c;z_s)']
     """
     check_weight("tau", tau, least=0)
     check_weight("generated", generated, least=0)
     check_weight("style", style, least=0)
+    check_weight("independence", independence, least=0)
     if style and not generated:
         raise InputError(f"style: got {style} without `generated`; expected both, or 0")
     check_number("warm_up", warm_up, above=0, most=1)
@@ -68,6 +74,9 @@ def style_terms(
         told = GeneratedLabelsTerm(labels_from="prior", kept=kept, teaches="model", latents=latents, share=share)
         weights = {f"log q({name}|x~)": style / generated for name in latents}
         parts += (WarmUp(warm_up, generated) * told).weighted(weights).parts()
+    if independence and characteristic and kept:
+        critic = TotalCorrelation(*characteristic, *kept, hidden=(300,) * 3, lr=1e-3, by_site=True)
+        parts += (WarmUp(warm_up, independence) * critic).parts()
     if not parts:
         raise InputError(f"tau, generated: got {tau} and {generated} of {list(characteristic)}; expected a term to add")
     return Sum(*parts)

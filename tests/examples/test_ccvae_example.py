@@ -6,7 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from pyro_semivae.infer import ClassifierTerm, GeneratedLabelsTerm, ReplacementTerm, TraceCCVAE_ELBO, WarmUp
+from pyro_semivae.infer import (
+    ClassifierTerm,
+    GeneratedLabelsTerm,
+    ReplacementTerm,
+    TotalCorrelation,
+    TraceCCVAE_ELBO,
+    WarmUp,
+)
 from pyro_semivae.nn import MLPs
 from pyro_semivae.spaces import Classes
 
@@ -29,7 +36,22 @@ def objective_of(*flags, script="ccvae.py"):
 
 
 def test_weights_of_what_is_added_to_the_bound():
-    elbo, vae = objective_of("--tau", "0.7", "--generated", "8", "--share", "0.3", "--z-c", "3", "--z-s", "6")
+    elbo, vae = objective_of(
+        "--tau",
+        "0.7",
+        "--generated",
+        "8",
+        "--share",
+        "0.3",
+        "--style",
+        "2",
+        "--independence",
+        "5",
+        "--z-c",
+        "3",
+        "--z-s",
+        "6",
+    )
     bound, *added = elbo.parts()
     assert isinstance(bound.what, TraceCCVAE_ELBO) and bound.what.marginal == "jensen"
     assert vae.p_z_s().event_shape == (6,)
@@ -38,6 +60,8 @@ def test_weights_of_what_is_added_to_the_bound():
     replaced, told = found[ReplacementTerm], found[GeneratedLabelsTerm]
     assert replaced.weights == (0.7,) and replaced.what.latents == ("z_c",) and replaced.what.share == 0.3
     assert told.weights == (WarmUp(0.25, 8.0),) and told.what.kept == ("z_s",) and told.what.share == 0.3
+    assert dict(told.of_terms) == {"log q(z_s|x~)": 0.25}
+    assert found[TotalCorrelation].weights == (WarmUp(0.25, 5.0),) and found[TotalCorrelation].what.by_site
     assert told.what.teaches == "model" and told.what.labels_from == "prior"
 
 
@@ -54,11 +78,11 @@ def test_other_models_of_the_family_have_the_same_terms():
     assert ReplacementTerm not in found and found[GeneratedLabelsTerm].what.kept == ()
     for script in ("diva.py", "m2.py"):
         kinds = {type(part.what) for part in objective_of(script=script)[0].parts()}
-        assert not kinds & {ReplacementTerm, GeneratedLabelsTerm}
+        assert not kinds & {ReplacementTerm, GeneratedLabelsTerm, TotalCorrelation}
 
 
 @pytest.mark.parametrize("preset", ["paper", "one-shot"])
 def test_other_presets_are_as_they_were(preset):
     elbo, _ = objective_of("--preset", preset)
     kinds = {type(part.what) for part in elbo.parts()}
-    assert not kinds & {ReplacementTerm, GeneratedLabelsTerm}
+    assert not kinds & {ReplacementTerm, GeneratedLabelsTerm, TotalCorrelation}

@@ -41,6 +41,25 @@ def test_total_correlation_by_hand():
     assert sorted(permuted[:, 1].tolist()) == sorted(z[1::2, 1].tolist())
 
 
+def test_information_between_sites_by_hand():
+    """The entries of a site stay together: what is permuted is which z_s goes with which z_c."""
+    vae, x = make(DIVA)
+    term, keeps = TotalCorrelation("z_s", "z_c", hidden=(9,), by_site=True), Keeps()
+    found = evaluate(vae.elbo() + 6.0 * term + keeps, vae, x, None)
+    z_s, z_c = (keeps.run.value(name) for name in ("z_s", "z_c"))
+    z = torch.cat([z_s, z_c], 1)
+    assert_close(found.contributions()["-TC(z_s;z_c)"], -6.0 * critic_by_hand(term.critic, z))
+    assert [*found.losses] == ["TC(z_s;z_c)"]
+    torch.manual_seed(5)
+    loss = term.loss(keeps.run)
+    torch.manual_seed(5)
+    permuted = torch.cat([part[1::2][torch.randperm(3)] for part in (z_s, z_c)], 1)
+    real, fake = (torch.sigmoid(critic_by_hand(term.critic, part)) for part in (z[::2], permuted))
+    assert_close(loss, -(real.log().mean() + (1 - fake).log().mean()) / 2)
+    with pytest.raises(InputError, match="by_site: got the latent 'z_c' alone; expected two or more"):
+        evaluate(vae.elbo() + TotalCorrelation("z_c", by_site=True), vae, x, None)
+
+
 def test_each_optimiser_sees_its_own_gradient_only():
     vae, x = make(VAE)
     term = TotalCorrelation(hidden=(9,))

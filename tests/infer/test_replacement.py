@@ -279,15 +279,19 @@ def test_the_style_of_what_is_generated_is_read_off_it():
 
 def test_weights_of_the_terms_for_interventions():
     vae, x = make()
-    added = style_terms("z_c", kept=["z_s"], tau=0.5, generated=8.0, style=2.0, share=1.0)
+    added = style_terms("z_c", kept=["z_s"], tau=0.5, generated=8.0, style=2.0, independence=4.0, share=1.0)
     for done, factor in ((1.0, 1.0), (0.125, 0.5)):
         found = evaluate(vae.elbo(num_samples=1) + added, vae, x, Y, done=done)
-        weights = {v.name: v.weight for v in found.values if v.name.startswith("replaced") or "x~" in v.name}
-        assert weights == {"replaced: log p(x)": 0.5, "log q(y'|x~)": 8.0 * factor, "log q(z_s|x~)": 2.0 * factor}
-    names = {v.name for v in evaluate(vae.elbo(num_samples=1) + style_terms("z_c", kept=["z_s"]), vae, x, Y).values}
-    assert "log q(z_s|x~)" not in names
+        weights = {v.name: v.weight for v in found.values if v.name.startswith(("replaced", "-TC")) or "x~" in v.name}
+        risen = {"log q(y'|x~)": 8.0 * factor, "log q(z_s|x~)": 2.0 * factor, "-TC(z_c;z_s)": 4.0 * factor}
+        assert weights == {"replaced: log p(x)": 0.5, **risen}
+    without = style_terms("z_c", kept=["z_s"], style=0.0, independence=0.0)
+    names = {v.name for v in evaluate(vae.elbo(num_samples=1) + without, vae, x, Y).values}
+    assert not names & {"log q(z_s|x~)", "-TC(z_c;z_s)"}
+    alone = style_terms()
+    assert [*evaluate(vae.elbo(num_samples=1) + alone, vae, x, Y).contributions()][-1] == "log q(y'|x~)"
     with pytest.raises(InputError, match=r"tau, generated: got 0\.5 and 0\.0"):
-        style_terms(generated=0.0)
+        style_terms(generated=0.0, style=0.0)
     with pytest.raises(InputError, match=r"style: got 1\.0 without"):
         style_terms("z_c", kept=["z_s"], generated=0.0, style=1.0)
 

@@ -26,6 +26,9 @@ class TotalCorrelation(Term):
     trains it with an optimiser of its own, in the same step; elsewhere (plain SVI) it is not trained unless you do. The
     term's gradient goes to the latents and not to the critic, the loss's to the critic and not to the latents.
 
+    With `by_site` the entries of a site are permuted together, so that it is the information that sites have of each
+    other: of two, I(z_c; z_s) = KL(q(z_c, z_s) || q(z_c) q(z_s)).
+
     The critic belongs to the term: a second `fit` with the same object goes on with it.
 
     Differs from the paper: the permuted samples are of the batch's other half and not of a second batch; D has one
@@ -34,7 +37,7 @@ class TotalCorrelation(Term):
     Args:
         latents: names of the sites (default: all), as vectors, after one another.
         hidden: the sizes of the critic's hidden layers; leaky ReLUs of slope 0.2. The paper's by default.
-        lr: the critic's learning rate.
+        lr: the critic's learning rate. by_site: see above.
 
     Raises:
         InputError: when evaluated: a site is no latent; a batch has one row.
@@ -42,15 +45,20 @@ class TotalCorrelation(Term):
 
     whole_batch = True
 
-    def __init__(self, *latents: str, hidden: Sequence[int] = (1000,) * 5, lr: float = 1e-4):
+    def __init__(self, *latents: str, hidden: Sequence[int] = (1000,) * 5, lr: float = 1e-4, by_site: bool = False):
+        self.by_site = by_site
         self.latents, self.hidden, self.lr = latents, tuple(hidden), check_number("lr", lr, above=0)
         layers: list[nn.Module] = []
         for size in hidden:
             layers += [nn.LazyLinear(size), nn.LeakyReLU(0.2)]
         self.critic = nn.Sequential(*layers, nn.LazyLinear(1))
 
+    @property
+    def _between(self) -> str:
+        return ";" if self.by_site else ","
+
     def module(self) -> tuple[str, nn.Module]:
-        return f"TC({','.join(self.latents) or 'all'})", self.critic
+        return f"TC({self._between.join(self.latents) or 'all'})", self.critic
 
     def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Adam as in the paper's Appendix A."""
@@ -61,13 +69,19 @@ class TotalCorrelation(Term):
         fixed = {name: parameter.detach() for name, parameter in self.critic.named_parameters()}
         log_ratio = functional_call(self.critic, fixed, (z,))[:, 0].to(z.dtype)
         names = self.latents or run.latents
-        return {f"-TC({','.join(names)})": masked_rows(-log_ratio, run.model.nodes[names[0]])}
+        return {f"-TC({self._between.join(names)})": masked_rows(-log_ratio, run.model.nodes[names[0]])}
 
     def loss(self, run: Run) -> Tensor:
         z = self._samples(run).detach()
         joint, other = z[::2], z[1::2]
-        permuted = torch.stack([column[torch.randperm(len(column), device=z.device)] for column in other.unbind(1)], 1)
+        parts = other.split(self._sizes(run), 1)
+        permuted = torch.cat([part[torch.randperm(len(part), device=z.device)] for part in parts], 1)
         return (F.softplus(-self.critic(joint).to(z)).mean() + F.softplus(self.critic(permuted).to(z)).mean()) / 2
+
+    def _sizes(self, run: Run) -> list[int]:
+        """Of what is permuted together."""
+        sizes = [run.value(name).shape[1] for name in self.latents or run.latents]
+        return sizes if self.by_site else [1] * sum(sizes)
 
     def _samples(self, run: Run) -> Tensor:
         """The latents, `(B, D)`; the critic has its sizes from them the first time."""
@@ -75,6 +89,8 @@ class TotalCorrelation(Term):
         unknown = [name for name in names if name not in run.latents]
         if unknown or not names:
             raise InputError(f"TotalCorrelation: got {unknown or 'none'}; expected latents, {', '.join(run.latents)}")
+        if self.by_site and len(names) < 2:
+            raise InputError(f"by_site: got the latent {names[0]!r} alone; expected two or more")
         z = torch.cat([run.value(name) for name in names], 1)
         if len(z) < 2 or z.shape[1] < 2:
             got = f"a batch of {len(z)} rows and {z.shape[1]} dimensions of {', '.join(names)}"
