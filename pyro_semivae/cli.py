@@ -296,13 +296,8 @@ class Style(Generated):
     )
 
     def style_options(self) -> dict[str, Any]:
-        own = {
-            "tau": self.tau,
-            "style": self.style,
-            "independence": self.independence,
-            "entries": self.entries,
-            "missing_labels": self.fresh,
-        }
+        names = ("tau", "style", "independence", "entries")
+        own = {**{name: getattr(self, name) for name in names}, "missing_labels": self.fresh}
         return {**super().style_options(), **own}
 
 

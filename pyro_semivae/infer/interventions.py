@@ -43,8 +43,8 @@ def style_terms(
             term alone. kept: the other latents. Without any of these there is no third term, and no `style`.
         tau, generated: the weights. warm_up: the fraction of training over which `generated` rises to its value, for
             the labels of images are as good as the classifier.
-        style: weight of log q(z_s|x~): the style that an image is generated with can be read off it. independence: gamma,
-            which rises as `generated` does; its critic is trained by `fit`.
+        style: weight of log q(z_s|x~): the style that an image is generated with can be read off it. independence:
+            gamma, which rises as `generated` does; its critic is trained by `fit`.
         entries, missing_labels: see `ReplacementTerm`. share: of the rows that have the terms, see there.
 
     Raises:

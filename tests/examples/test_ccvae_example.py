@@ -36,22 +36,8 @@ def objective_of(*flags, script="ccvae.py"):
 
 
 def test_weights_of_what_is_added_to_the_bound():
-    elbo, vae = objective_of(
-        "--tau",
-        "0.7",
-        "--generated",
-        "8",
-        "--share",
-        "0.3",
-        "--style",
-        "2",
-        "--independence",
-        "5",
-        "--z-c",
-        "3",
-        "--z-s",
-        "6",
-    )
+    weights = ("--tau", "0.7", "--generated", "8", "--share", "0.3", "--style", "2", "--independence", "5")
+    elbo, vae = objective_of(*weights, "--z-c", "3", "--z-s", "6")
     bound, *added = elbo.parts()
     assert isinstance(bound.what, TraceCCVAE_ELBO) and bound.what.marginal == "jensen"
     assert vae.p_z_s().event_shape == (6,)
