@@ -46,7 +46,8 @@ def measure_classes(
     `test_accuracy_clean` (the same, nothing corrupted), `test_accuracy_mean` (the same at the posterior mean),
     `generation_accuracy` (of the independent classifier, on 200 images a class), `swap_difference` (nats, see
     `metrics.swap_difference`), `intervention_accuracy` (how often it says the class that was set; 1000 images, each set
-    to every other class), `mutual_information` of the generations
+    to every other class), `intervention_precision` (the part of 200 of these a class that lie among images of the class
+    that was set: an independent classifier may be sure of what is no picture), `mutual_information` of the generations
     and `mutual_information_real` of test images (nats), and `evaluator_accuracy`, the independent classifier's own;
     `test_labels_missing`, where any is.
 
@@ -74,9 +75,11 @@ def measure_classes(
         swap_difference = metrics.swap_difference(swap, evaluator.logits, x, y, num_partners=1)
         intervene = partial(tasks.in_batches, lambda x, y: tasks.intervene(vae, x, y)[0])
         changed: list[dict[str, Tensor]] = []  # the statistics of every intervention, class by class
+        seen: list[Tensor] = []  # and the features of as many as there are generations
 
         def classified(results: Tensor) -> Tensor:
             changed.append(metrics.image_statistics(results))
+            seen.append(evaluator.embed(results[: 10 if quick else 200]))
             return evaluator.classify(results)
 
         of_interventions = metrics.intervention_accuracy(intervene, classified, x[few], y[few], len(names))
@@ -86,6 +89,10 @@ def measure_classes(
     rows = torch.cat([(y == c).nonzero()[: int((labels == c).sum()), 0] for c in labels.unique()])
     embedded = evaluator.embed(x[rows]), y[rows], evaluator.embed(images), labels
     precision, recall = metrics.class_precision_recall(*embedded, len(names))
+    set_to = metrics.intervention_pairs(y[few], len(names))[1].unique()
+    of_set = [c.expand(len(part)) for c, part in zip(set_to, seen, strict=True)]
+    interventions = (torch.cat(seen), torch.cat(of_set)) if seen else (embedded[0][:0], labels[:0])
+    faithful, _ = metrics.class_precision_recall(*embedded[:2], *interventions, len(names))
     return {
         "bound_per_row": per_row,
         "test_accuracy": metrics.accuracy(sampled, y),
@@ -101,6 +108,7 @@ def measure_classes(
         },
         "swap_difference": swap_difference,
         "intervention_accuracy": of_interventions,
+        "intervention_precision": faithful.nanmean().item(),
         **kept,
         "mutual_information": metrics.image_mutual_information(images, evaluator.embed, posterior),
         "mutual_information_real": metrics.image_mutual_information(x[:2000], evaluator.embed, posterior),

@@ -68,7 +68,8 @@ def test_no_test_label_at_all(digits, tmp_path):
     vae = make(CCVAE, digits, z_s=3)
     found = report.measure(vae, nothing, quick=True)
     assert found["test_labels_missing"] == len(nothing.y_test)
-    for key in ("test_accuracy", "swap_difference", "intervention_accuracy", "evaluator_accuracy", *DIVERSITY):
+    of_interventions = ("swap_difference", "intervention_accuracy", "intervention_precision")
+    for key in ("test_accuracy", *of_interventions, "evaluator_accuracy", *DIVERSITY):
         assert math.isnan(found[key])
     assert all(map(math.isnan, found["kept"].values())) and "rest_explained" not in found
     assert math.isfinite(found["generation_accuracy"]) and math.isfinite(found["mutual_information_real"])
@@ -134,6 +135,7 @@ def test_the_report_is_of_these_interventions_and_generations(digits, monkeypatc
     found = report.measure_classes(vae, digits, quick=True)
     assert all(value == pytest.approx(1) for value in found["kept"].values())
     assert found["intervention_accuracy"] < 0.2, "of the old class, not of the one that was set"
+    assert found["intervention_precision"] < 0.2, "and among images of that"
     assert all(0 < abs(value) < 0.25 for value in found["kept_by_fresh_samples"].values()), "many samples, not one"
     explained = found["rest_explained"]
     assert explained["brightness"] == pytest.approx(1, abs=0.01) and explained["slant"] < 0.5
@@ -142,6 +144,22 @@ def test_the_report_is_of_these_interventions_and_generations(digits, monkeypatc
     share = metrics.variance_share(digits.x_test[known], digits.y_test[known], torch.stack(drawn), labels, 10)
     assert found["generation_variance_share"] == pytest.approx(share.mean().item(), rel=0.05)
     assert 0.5 < share.mean() < 1.5
+
+
+def test_interventions_that_are_real_images_are_among_them(digits, monkeypatch):
+    """Whatever else is wrong with them; of specks an evaluator may be as sure."""
+    vae = make(CCVAE, digits, z_s=3)
+    real = [digits.x_test[digits.y_test == c].float() / 255 for c in range(10)]
+    calls = {"real": lambda c, i: real[c][i % len(real[c])], "specks": lambda c, i: torch.rand(1, 8, 8).round()}
+    found = {}
+    for name, image in calls.items():
+
+        def drawn(vae, x, y, image=image):
+            return torch.stack([image(c, i) for i, c in enumerate(y)])[None]
+
+        monkeypatch.setattr(tasks, "intervene", drawn)
+        found[name] = report.measure_classes(vae, digits, quick=True)["intervention_precision"]
+    assert found["real"] == 1.0 and found["specks"] < 0.5
 
 
 def test_figures_have_the_classes_that_are_known(digits, tmp_path, monkeypatch):
