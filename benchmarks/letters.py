@@ -1,6 +1,6 @@
 """Letters in many fonts, on which no recipe was chosen: CCVAE's recipe with and without what keeps style.
 
-python benchmarks/letters.py                # renders runs/letters.npz, trains twice, records both
+python benchmarks/letters.py                # renders runs/letters.npz, trains three times, records all
 python benchmarks/letters.py --seed 1
 
 26 capitals, each in one of 21 fonts that matplotlib brings (upright and slanted, light and bold, with serifs and
@@ -33,7 +33,12 @@ FONTS = (
 )
 SIDE, TIMES = 28, 4  # drawn four times as large
 NUMBERS = {"train": 12_000, "test": 3_000}
-PARTS = {"recipe": [], "without": ["--tau", "0", "--generated", "0"]}
+SIZES = ["--z-c", "10", "--z-s", "20", "--beta", "2"]
+PARTS = {
+    "style": [*SIZES, "--tau", "0.5", "--generated", "40", "--style", "0.5", "--independence", "10"],
+    "without": SIZES,
+    "recipe": [],
+}
 
 
 def letter(index: int, font: str, rng: np.random.Generator) -> np.ndarray:

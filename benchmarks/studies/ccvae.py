@@ -53,25 +53,34 @@ VARIANTS: dict[str, tuple[Iterable[tuple[str, str]], dict[str, Any]]] = {
 }
 # What keeps style in interventions, in the recipe's short run on held-out rows: its parts alone and together, and on
 # other models; see `infer.style_terms`.
-NEITHER = {"tau": 0.0, "generated": 0.0, "style": 0.0}
+SIZES = {"z_c": 10, "z_s": 20, "beta": 2.0}
+REPLACEMENT, REGRESSION, READ = {"tau": 0.5}, {"generated": 40.0}, {"style": 0.5}
+INDEPENDENCE = {"independence": 10.0}
+ALL = {**SIZES, **REPLACEMENT, **REGRESSION, **READ, **INDEPENDENCE}
 STYLE: dict[str, tuple[str, dict[str, Any]]] = {
-    "both": ("ccvae.py", {}),
-    "replacement": ("ccvae.py", {"generated": 0.0, "style": 0.0}),
-    "regression": ("ccvae.py", {"tau": 0.0}),
-    "regression of the label alone": ("ccvae.py", {"tau": 0.0, "style": 0.0}),
-    "both of the label alone": ("ccvae.py", {"style": 0.0}),
-    "neither": ("ccvae.py", NEITHER),
-    "both with beta 1": ("ccvae.py", {"beta": 1.0}),
-    "both with beta 4": ("ccvae.py", {"beta": 4.0}),
-    "neither with beta 4": ("ccvae.py", {**NEITHER, "beta": 4.0}),
-    "both with missing labels summed": ("ccvae.py", {"fresh": "enumerate"}),
-    "both on all rows": ("ccvae.py", {"share": 1.0}),
+    "all": ("ccvae.py", ALL),
+    "neither": ("ccvae.py", SIZES),
+    "replacement": ("ccvae.py", {**SIZES, **REPLACEMENT}),
+    "regression": ("ccvae.py", {**SIZES, **REGRESSION}),
+    "both": ("ccvae.py", {**SIZES, **REPLACEMENT, **REGRESSION}),
+    "both and independence": ("ccvae.py", {**SIZES, **REPLACEMENT, **REGRESSION, **INDEPENDENCE}),
+    "both and style read off": ("ccvae.py", {**SIZES, **REPLACEMENT, **REGRESSION, **READ}),
+    "all with beta 1": ("ccvae.py", {**ALL, "beta": 1.0}),
+    "all with beta 4": ("ccvae.py", {**ALL, "beta": 4.0}),
+    "all with missing labels summed": ("ccvae.py", {**ALL, "fresh": "enumerate"}),
+    "all on all rows": ("ccvae.py", {**ALL, "share": 1.0}),
     "DIVA": ("diva.py", {}),
-    "DIVA with both": ("diva.py", {"tau": 0.5, "generated": 60.0, "style": 1.0}),
+    "DIVA with all": ("diva.py", {**REPLACEMENT, **REGRESSION, **READ, **INDEPENDENCE}),
     "M2": ("m2.py", {}),
-    "M2 with regression": ("m2.py", {"generated": 60.0}),
+    "M2 with regression": ("m2.py", REGRESSION),
 }
-STYLE_MEASURES = ("test_accuracy", "generation_accuracy", "intervention_accuracy", "generation_variance_share")
+STYLE_MEASURES = (
+    "test_accuracy",
+    "generation_accuracy",
+    "intervention_accuracy",
+    "intervention_precision",
+    "generation_variance_share",
+)
 KEPT = ("brightness", "thickness", "width", "height", "slant")
 DEFAULT_PRESET = "recipe"
 

@@ -24,6 +24,8 @@ PRESETS = ("recipe", "demo")
 RATES = ("0.004", "0.06", "0.2", "1.0")
 # Flags that say which run it is, or where; all others are settings.
 NO_SETTINGS = {"dataset", "labelled", "seed", "out", "data_dir", "cuda", "resume", "overwrite", "smoke_test"}
+# What runs had of weights whose flags came later.
+ADDED = {"tau": 0.0, "generated": 0.0, "style": 0.0, "independence": 0.0}
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,13 @@ class Job:
         return {name: value for name, value in vars(settings).items() if name not in NO_SETTINGS}
 
     def result(self) -> dict | None:
-        """What was recorded, if all the settings that were recorded with it are today's."""
-        recorded = json.loads(self.path.read_text()) if self.path.exists() else {}
-        same = recorded and recorded["settings"].items() <= self.settings.items()
-        return recorded if same else None
+        """What was recorded, if all the settings that were recorded with it are today's, those of flags that came later
+        among them."""
+        if not self.path.exists():
+            return None
+        recorded, now = json.loads(self.path.read_text()), self.settings
+        then = {name: value for name, value in ADDED.items() if name in now}
+        return recorded if {**now, **then, **recorded["settings"]} == now else None
 
     def run(self, cuda: bool, *, quiet: bool = False) -> None:
         """Runs the example, or goes on with it, and records what it measured; quiet: its output goes to a file.

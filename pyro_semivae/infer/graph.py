@@ -156,12 +156,17 @@ def made_of(owner: Any) -> list[Any]:
     return found
 
 
-def argument_names(fn: Callable) -> list[str]:
+def argument_names(fn: Callable, *, keyword_only: bool = False) -> list[str]:
     """The names of a function's positional arguments, also inside of Pyro's handlers; of a `SemiVAE`'s those of its
-    sites."""
+    sites.
+
+    Args:
+        keyword_only: those that have no position, too.
+    """
     while isinstance(fn, partial):
         fn = next(part for part in (*reversed(fn.args), fn.func) if callable(part))
     if (spaces := getattr(getattr(fn, "__self__", None), "spaces", None)) is not None:
         return [*spaces]
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    kinds += (inspect.Parameter.KEYWORD_ONLY,) if keyword_only else ()
     return [name for name, part in inspect.signature(fn).parameters.items() if part.kind in kinds]

@@ -8,7 +8,7 @@ from typing import Literal
 from pyro_semivae.errors import InputError, check_number
 from pyro_semivae.infer.base import Objective, Sum
 from pyro_semivae.infer.terms import GeneratedLabelsTerm, ReplacementTerm, TotalCorrelation
-from pyro_semivae.infer.weights import WarmUp, check_weight
+from pyro_semivae.infer.weights import WarmUp
 
 
 def style_terms(
@@ -16,8 +16,8 @@ def style_terms(
     kept: Sequence[str] = (),
     tau: float = 0.5,
     generated: float = 20.0,
-    style: float = 0.5,
-    independence: float = 10.0,
+    style: float = 0.0,
+    independence: float = 0.0,
     warm_up: float = 0.25,
     entries: Literal["all", "one"] = "all",
     missing_labels: Literal["sample", "enumerate"] = "sample",
@@ -53,17 +53,17 @@ def style_terms(
     >>> from pyro_semivae import CCVAE
     >>> from pyro_semivae.spaces import Classes
     >>> vae = CCVAE((1, 8, 8), Classes(10), z_c=10, z_s=20)
-    >>> objective = vae.elbo() + style_terms("z_c", kept=["z_s"])
+    >>> objective = vae.elbo() + style_terms("z_c", kept=["z_s"], style=0.5, independence=10.0)
     >>> import torch
     >>> list(objective.terms(vae.model, vae.guide, torch.rand(5, 1, 8, 8)))[-4:]
-    ['replaced: log p(x|z_c,z_s)', "log q(y'|x~)", 'log q(z_s|x~)', '-TC(z_c;z_s)']
+    ['replaced: log p(x|z_c,z_s)', "shown: log q(y'|x~)", 'shown: log q(z_s|x~)', '-TC(z_c;z_s)']
     """
-    check_weight("tau", tau, least=0)
-    check_weight("generated", generated, least=0)
-    check_weight("style", style, least=0)
-    check_weight("independence", independence, least=0)
-    if style and not generated:
-        raise InputError(f"style: got {style} without `generated`; expected both, or 0")
+    for name, weight in (("tau", tau), ("generated", generated), ("style", style), ("independence", independence)):
+        check_number(name, weight, least=0)
+    if isinstance(kept, str):
+        raise InputError(f"kept: got {kept!r}; expected a sequence of names, [{kept!r}]")
+    if style and not (generated and kept):
+        raise InputError(f"style: got {style} without `generated` or `kept`; expected these, or 0")
     check_number("warm_up", warm_up, above=0, most=1)
     parts = []
     if characteristic and tau:
@@ -72,7 +72,7 @@ def style_terms(
     if generated:
         latents = kept if style else ()
         told = GeneratedLabelsTerm(labels_from="prior", kept=kept, teaches="model", latents=latents, share=share)
-        weights = {f"log q({name}|x~)": style / generated for name in latents}
+        weights = {f"shown: log q({name}|x~)": style / generated for name in latents}
         parts += (WarmUp(warm_up, generated) * told).weighted(weights).parts()
     if independence and characteristic and kept:
         critic = TotalCorrelation(*characteristic, *kept, hidden=(300,) * 3, lr=1e-3, by_site=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -50,14 +50,20 @@ class Step:
     strata: dict[str, tuple[int, ...]] = field(default_factory=dict)
     _runs: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
-    def named(self, *, left_out: bool = False) -> dict[str, Any]:
-        """The arguments by their names, in the order of the model's; those that are left out before others are None,
-        with `left_out` all that are left out."""
+    def named(self) -> dict[str, Any]:
+        """The arguments by their names, in the order of the model's; those that are left out before others are None."""
         names = [*(argument_names(self.model) if self.names is None else self.names)]
         names += [f"argument {i + 1}" for i in range(len(names), len(self.args))]
         given = {**dict(zip(names, self.args, strict=False)), **self.kwargs}
-        last = max((i for i, name in enumerate(names) if left_out or name in given), default=-1)
+        last = max((i for i, name in enumerate(names) if name in given), default=-1)
         return {**{name: given.get(name) for name in names[: last + 1]}, **given}
+
+    def with_arguments(self, values: Mapping[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """The positional and the other arguments, with other values of some; those that are not given are added by
+        name."""
+        names = [*self.named()][: len(self.args)]
+        args = tuple(values.get(name, value) for name, value in zip(names, self.args, strict=True))
+        return args, {**self.kwargs, **{name: value for name, value in values.items() if name not in names}}
 
     @property
     def without_data(self) -> bool:

@@ -46,7 +46,7 @@ def test_weights_of_what_is_added_to_the_bound():
     replaced, told = found[ReplacementTerm], found[GeneratedLabelsTerm]
     assert replaced.weights == (0.7,) and replaced.what.latents == ("z_c",) and replaced.what.share == 0.3
     assert told.weights == (WarmUp(0.25, 8.0),) and told.what.kept == ("z_s",) and told.what.share == 0.3
-    assert dict(told.of_terms) == {"log q(z_s|x~)": 0.25}
+    assert dict(told.of_terms) == {"shown: log q(z_s|x~)": 0.25}
     assert found[TotalCorrelation].weights == (WarmUp(0.25, 5.0),) and found[TotalCorrelation].what.by_site
     assert told.what.teaches == "model" and told.what.labels_from == "prior"
 

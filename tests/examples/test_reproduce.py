@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -224,13 +225,27 @@ def test_what_keeps_style_is_a_study_of_several_models(studies):
     assert len({job.path for job in found}) == len(found) == 2 * len(ccvae.STYLE)
     of = {job.part.removeprefix("style "): job.settings for job in found if job.dataset == "mnist"}
     assert all(settings["hold_out"] == 10_000 for settings in of.values())
-    assert of["neither"].items() >= {"tau": 0.0, "generated": 0.0, "style": 0.0}.items()
-    assert of["DIVA with both"]["tau"] == 0.5 and "tau" not in of["M2 with regression"]
+    weights = {"tau", "generated", "style", "independence"}
+    assert all(of["all"][name] > 0 for name in (*weights, "z_s")) and not any(of["neither"][name] for name in weights)
+    assert len({str(sorted(settings.items())) for settings in of.values()}) == len(of), "no two train the same"
+    assert of["DIVA with all"]["tau"] == 0.5 and "tau" not in of["M2 with regression"]
     values = dict.fromkeys(ccvae.STYLE_MEASURES, 0.5)
     for job in found[:2]:
         job.path.parent.mkdir(parents=True, exist_ok=True)
         kept = dict.fromkeys(ccvae.KEPT, 0.25)
         job.path.write_text(json.dumps({**values, "kept": kept, "measures": 3, "settings": job.settings}))
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in ccvae.style_table().splitlines()[2:]]
-    assert [row[:3] for row in rows] == [["mnist", "both", "0.500"], ["mnist", "replacement", "0.500"]]
+    assert [row[:3] for row in rows] == [["mnist", "all", "0.500"], ["mnist", "neither", "0.500"]]
     assert rows[0][-1] == "0.250"
+
+
+def test_a_run_without_a_weight_is_not_one_with_it(studies):
+    """Records that are older than a flag had what it does nothing with."""
+    from studies.job import Job
+
+    job = Job("ccvae", "mnist", "0.004", "recipe", 0)
+    job.path.parent.mkdir(parents=True, exist_ok=True)
+    older = {name: value for name, value in job.settings.items() if name not in ("tau", "generated", "share")}
+    job.path.write_text(json.dumps({"settings": older}))
+    assert job.result() is not None
+    assert replace(job, changes={"tau": 0.5}).result() is None and replace(job, changes={"z_s": 9}).result() is None

@@ -2,12 +2,15 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
+import graphs
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from ccvae_toy import D_C, D_S, C, K, Y, make
+from pyro import poutine
 from terms import evaluate
 from torch import nn
 from torch.testing import assert_close
@@ -249,7 +252,7 @@ def test_the_model_alone_learns_of_the_labels_of_what_it_generates(classifier):
         learns |= {name.split(".")[0]} if one.any() else set()
     assert learns == {"p_x", "p_z_c"}
     with LocalParameters(), torch.no_grad():
-        assert [*told().values(run)] == ["log q(y'|x~)"], "a value without gradients is had without them"
+        assert [*told().values(run)] == ["shown: log q(y'|x~)"], "a value without gradients is had without them"
 
 
 def test_the_style_of_what_is_generated_is_read_off_it():
@@ -263,14 +266,14 @@ def test_the_style_of_what_is_generated_is_read_off_it():
         for name, module in {"q_z": vae.q_z, "decoder": vae.p_x.net}.items():
             module.register_forward_hook(lambda _, inputs, out, name=name: calls[name].append((inputs, out)))
         found = told(latents=["z_s"]).values(run)
-    assert [*found] == ["log q(y'|x~)", "log q(z_s|x~)"]
+    assert [*found] == ["shown: log q(y'|x~)", "shown: log q(z_s|x~)"]
     fresh, kept = (part.reshape(len(Y), -1) for part in calls["decoder"][0][0])
     assert_close(kept, run.value("z_s").detach())
     by_hand = frozen.q_z(vae.p_x(fresh, kept).mean)[1].log_prob(kept)
-    assert_close(found["log q(z_s|x~)"], by_hand)
+    assert_close(found["shown: log q(z_s|x~)"], by_hand)
     ours, expected = (
         torch.autograd.grad(t.sum(), [*vae.parameters()], retain_graph=True, allow_unused=True, materialize_grads=True)
-        for t in (found["log q(z_s|x~)"], by_hand)
+        for t in (found["shown: log q(z_s|x~)"], by_hand)
     )
     for one, other in zip(ours, expected, strict=True):
         assert_close(one, other)
@@ -283,16 +286,20 @@ def test_weights_of_the_terms_for_interventions():
     for done, factor in ((1.0, 1.0), (0.125, 0.5)):
         found = evaluate(vae.elbo(num_samples=1) + added, vae, x, Y, done=done)
         weights = {v.name: v.weight for v in found.values if v.name.startswith(("replaced", "-TC")) or "x~" in v.name}
-        risen = {"log q(y'|x~)": 8.0 * factor, "log q(z_s|x~)": 2.0 * factor, "-TC(z_c;z_s)": 4.0 * factor}
+        risen = {
+            "shown: log q(y'|x~)": 8.0 * factor,
+            "shown: log q(z_s|x~)": 2.0 * factor,
+            "-TC(z_c;z_s)": 4.0 * factor,
+        }
         assert weights == {"replaced: log p(x)": 0.5, **risen}
     without = style_terms("z_c", kept=["z_s"], style=0.0, independence=0.0)
     names = {v.name for v in evaluate(vae.elbo(num_samples=1) + without, vae, x, Y).values}
-    assert not names & {"log q(z_s|x~)", "-TC(z_c;z_s)"}
+    assert not names & {"shown: log q(z_s|x~)", "-TC(z_c;z_s)"}
     alone = style_terms()
-    assert [*evaluate(vae.elbo(num_samples=1) + alone, vae, x, Y).contributions()][-1] == "log q(y'|x~)"
+    assert [*evaluate(vae.elbo(num_samples=1) + alone, vae, x, Y).contributions()][-1] == "shown: log q(y'|x~)"
     with pytest.raises(InputError, match=r"tau, generated: got 0\.5 and 0\.0"):
         style_terms(generated=0.0, style=0.0)
-    with pytest.raises(InputError, match=r"style: got 1\.0 without"):
+    with pytest.raises(InputError, match=r"style: got 1\.0 without `generated`"):
         style_terms("z_c", kept=["z_s"], generated=0.0, style=1.0)
 
 
@@ -304,14 +311,14 @@ def test_labels_from_the_prior_need_none_that_is_known():
         hook = vae.p_z_c.register_forward_hook(lambda _, inputs, out, labels=labels: labels.append(inputs[0]))
         found = {v.name: v.value for v in evaluate(vae.elbo(num_samples=1) + told(), vae, x, y).values}
         hook.remove()
-        assert found["log q(y'|x~)"].shape == (3000,)
+        assert found["shown: log q(y'|x~)"].shape == (3000,)
         drawn = next(label for label in labels if label.shape == (3000,))
         share = torch.bincount(drawn, minlength=C) / 3000
         p = vae.p_y.logits.exp()
         assert ((share - p).abs() < 5 * (p * (1 - p) / 3000).sqrt()).all()
     with LocalParameters():
         left_out = (vae.elbo(num_samples=1) + told()).terms(vae.model, vae.guide, x)  # y is no argument at all
-    assert left_out["log q(y'|x~)"].shape == (3000,)
+    assert left_out["shown: log q(y'|x~)"].shape == (3000,)
     batch = evaluate(vae.elbo(num_samples=1) + GeneratedLabelsTerm(), vae, x, torch.full((3000,), -1))
     assert not next(v.value for v in batch.values if v.name == "log q(y'|x~)").any(), "no label to take"
 
@@ -321,7 +328,7 @@ def test_several_labels_of_what_is_generated():
     found, seen = spied(vae, vae.elbo(num_samples=K) + told(), x, SEVERAL)
     (z_c, z_s), (fresh, kept) = [[part.reshape(5, -1) for part in each] for each in seen]
     assert_close(z_s, kept)
-    assert (z_c != fresh).all() and (found["log q(y'|x~)"] < 0).all()
+    assert (z_c != fresh).all() and (found["shown: log q(y'|x~)"] < 0).all()
 
 
 def test_other_models_of_the_family():
@@ -330,11 +337,11 @@ def test_other_models_of_the_family():
     diva = DIVA((1, 2, 7), Classes(C), z_c=D_C, z_s=D_S, networks=MLPs((11,)))
     x = torch.rand(len(Y), 1, 2, 7)
     found = evaluate(diva.elbo() + 0.5 * ReplacementTerm("z_c", missing_labels="enumerate") + told(), diva, x, Y)
-    assert {"replaced: log p(x)", "log q(y'|x~)"} <= {v.name for v in found.values}
+    assert {"replaced: log p(x)", "shown: log q(y'|x~)"} <= {v.name for v in found.values}
     m2 = M2((1, 2, 7), Classes(C), z=D_S, networks=MLPs((11,)))
     y = torch.tensor([1, 0, 2, 4, 1, 2, 3, 0])
     term = GeneratedLabelsTerm(labels_from="prior", teaches="model")
-    value = next(v.value for v in evaluate(m2.elbo() + term, m2, x, y).values if v.name == "log q(y'|x~)")
+    value = next(v.value for v in evaluate(m2.elbo() + term, m2, x, y).values if v.name == "shown: log q(y'|x~)")
     gradients = torch.autograd.grad(value.sum(), [*m2.parameters()], allow_unused=True, materialize_grads=True)
     learns = {name.split(".")[0] for (name, _), g in zip(m2.named_parameters(), gradients, strict=True) if g.any()}
     assert learns == {"p_x"}
@@ -353,6 +360,7 @@ def test_bad_input_is_told():
         (lambda: evaluate(elbo + ReplacementTerm("z"), vae, x, Y), r"got \['z'\]; expected latents: z_c, z_s"),
         (lambda: evaluate(elbo + ReplacementTerm("z_c", entries="one"), vae, x, Y), "entries: got 'one'"),
         (lambda: evaluate(elbo + GeneratedLabelsTerm(kept=["z"]), vae, x, Y), r"kept: got \['z'\]"),
+        (lambda: evaluate(elbo + told(latents=["z_c"]), vae, x, Y), "got a guide that says it without the data"),
         (lambda: evaluate(elbo + GeneratedLabelsTerm(latents=["z"]), vae, x, Y), r"latents: got \['z'\]"),
         (
             lambda: evaluate(of_binary + ReplacementTerm("z_c", missing_labels="enumerate"), binary, x[:5], SEVERAL),
@@ -432,7 +440,7 @@ def test_some_rows_of_several_labels():
     assert torch.equal((~same).sum(1), torch.ones(3, dtype=torch.long))
     log_q = vae.q_z(x)[0].log_prob(z_c)[rows].where(same, torch.tensor(0.0)).sum(1)
     assert_close(found["replaced: -log q(z_c)"][rows], -log_q * 5 / 3)
-    assert (found["log q(y'|x~)"] != 0).sum() == 3
+    assert (found["shown: log q(y'|x~)"] != 0).sum() == 3
 
 
 def test_some_rows_with_every_value_of_the_label():
@@ -447,3 +455,80 @@ def test_some_rows_with_every_value_of_the_label():
     values = torch.stack([vae.p_x(fresh, kept).log_prob(x[rows]) for fresh, kept in each], 1)
     assert values.shape == (3, C)
     assert_close(found["replaced: log p(x)"][rows], (q_y[rows] * values).sum(1) * 8 / 3)
+
+
+def masked_rows(pair, mask):
+    """The same pair, some rows left out by a handler around both."""
+    keep = poutine.mask(mask=mask)
+    return SimpleNamespace(model=keep(pair.model), guide=keep(pair.guide))
+
+
+def test_masked_rows_do_not_count():
+    pair, x, y = Linear(0.6), torch.randn(6, X), torch.tensor([2, 0, -1, 1, -1, 0])
+    pair.guide = lambda x, y=None, of=pair.guide: of(x, y)
+    mask = torch.tensor([True, False, True, True, False, True])
+    objective = TraceLabels_ELBO() + ReplacementTerm("z_c", densities=True) + told()
+    found = of(objective, masked_rows(pair, mask), x, y)
+    for name in [name for name in found if name.startswith(("replaced", "shown"))]:
+        assert torch.equal(found[name] != 0, mask), name
+    for term in (ReplacementTerm("z_c", share=0.5), told(share=0.5)):
+        with pytest.raises(InputError, match=r"share: got 0\.5 of rows some of which poutine\.mask leaves out"):
+            of(TraceLabels_ELBO() + term, masked_rows(pair, mask), x, y)
+
+
+def test_arguments_are_passed_as_they_came():
+    """By name where they have no other way, with defaults of their own; a scalar has no rows."""
+    pair = Linear(0.6)
+    seen = []
+
+    def model(x, *, y=None, temperature=2.0):
+        seen.append((len(x), temperature))
+        return pair.model(x, y)
+
+    def guide(x, *, y=None, temperature=2.0):
+        seen.append((len(x), temperature))
+        return pair.guide(x, y)
+
+    objective = TraceLabels_ELBO() + ReplacementTerm("z_c", share=0.5) + told(share=0.5)
+    x, y = torch.randn(6, X), torch.tensor([2, 0, -1, 1, -1, 0])
+    objective.differentiable_loss(model, guide, x, y=y).backward()
+    assert seen == [(6, 2.0), (6, 2.0), (3, 2.0), (3, 2.0), (3, 2.0)]
+    objective.differentiable_loss(model, guide, x, temperature=torch.tensor(0.5)).backward()
+    assert {float(temperature) for _, temperature in seen[5:]} == {0.5}
+
+
+def test_a_class_beside_other_labels_is_given_in_its_own_shape():
+    """Rows are dimension -2 there; as an argument it is `(B,)` all the same."""
+    for name in ("rotation", "own_folder"):
+        vae, rows = graphs.build(name)
+        for labels_from in ("batch", "prior"):
+            seen = []
+            vae.guide = lambda *args, of=vae.guide, seen=seen, **kwargs: seen.append(args) or of(*args, **kwargs)
+            term = GeneratedLabelsTerm(labels_from=labels_from)
+            with LocalParameters():
+                vae.elbo().evaluate(Step(vae.model, vae.guide, (*rows.values(),)))
+                found = (vae.elbo() + term).evaluate(Step(vae.model, vae.guide, (*rows.values(),)))
+            assert any("x~" in v.name for v in found.values)
+            shapes = {tuple(None if a is None else a.shape for a in args) for args in seen}
+            assert len(shapes) == 1, shapes
+
+
+def test_continuous_labels_that_are_missing_on_all_rows():
+    torch.manual_seed(0)
+    vae = LaRVAE((1, 2, 7), Real(3), z=2, networks=MLPs((11,)))
+    x, bound = torch.rand(4, 1, 2, 7), TraceLabels_ELBO(max_plate_nesting=2)
+    term = GeneratedLabelsTerm("y", labels_from="prior")
+    for y in (None, torch.full((4, 3), NAN)):
+        found = {v.name: v.value for v in evaluate(bound + term, vae, x, y).values}
+        assert (found["-|y' - E[y|x~]|^2"] < 0).all()
+        told_of = {v.name: v.value for v in evaluate(bound + ReplacementTerm("z", densities=True), vae, x, y).values}
+        kinds = {name.replace("_m", "") for name in told_of if name.startswith("replaced")}
+        assert kinds == {"replaced: log p(x)", "replaced: log p(y)", "replaced: -log q(y)"}
+    with pytest.raises(InputError, match="GeneratedLabelsTerm: got no label; expected a model with one"):
+        evaluate(vae.elbo() + GeneratedLabelsTerm(labels_from="prior"), vae, x, torch.zeros(4, 3))
+
+
+def test_both_may_learn_in_one_objective():
+    vae, x = make()
+    found = evaluate(vae.elbo(num_samples=1) + told() + GeneratedLabelsTerm(labels_from="prior"), vae, x, Y)
+    assert {"log q(y'|x~)", "shown: log q(y'|x~)"} <= {v.name for v in found.values}

@@ -13,10 +13,11 @@ from torch import Tensor
 from pyro_semivae.errors import InputError, check_choice, check_number
 from pyro_semivae.infer.base import Term
 from pyro_semivae.infer.generation import Generating, generated_sites
+from pyro_semivae.infer.graph import argument_names
 from pyro_semivae.infer.roles import sample_sites
 from pyro_semivae.infer.run import Run
 from pyro_semivae.infer.some_rows import SomeRows
-from pyro_semivae.infer.tables import log_prob, masked, to_rows
+from pyro_semivae.infer.tables import log_prob, masked, plate_dims, to_rows
 from pyro_semivae.infer.terms.regression import regression
 from pyro_semivae.spaces import is_missing
 
@@ -59,8 +60,6 @@ class GeneratedLabelsTerm(Term):
             one value for each of a label's.
     """
 
-    whole_batch = True  # y' are of all rows, and every row has one
-
     def __init__(
         self,
         *labels: str,
@@ -76,64 +75,91 @@ class GeneratedLabelsTerm(Term):
         self.teaches = check_choice("teaches", teaches, ("guide", "model"))
         self.share = check_number("share", share, above=0, most=1)
 
+    @property
+    def whole_batch(self) -> bool:
+        """Labels of the batch are those of all its rows."""
+        return self.labels_from == "batch"
+
     def values(self, run: Run) -> Mapping[str, Tensor]:
         there = (*run.observed,) if self.labels_from == "batch" else (*run.roles.labels, *run.continuous)
+        there += tuple(name for name in self.labels if name in run.latents)  # continuous ones, missing on all rows
         self._check(run, there)
         names = [name for name in there if not self.labels or name in self.labels]
         if not names:
             return {}
-        rows, given, known = SomeRows(run, self.share), run.step.named(left_out=True), None
+        rows, step, known = SomeRows(run, self.share), run.step, None
+        changes: dict[str, Any] = dict.fromkeys(there)
         if self.labels_from == "batch":
-            drawn = {name: shuffled(given[name]) for name in there}
-            given = {**given, **{name: y for name, (y, _) in drawn.items()}}
+            drawn = {name: shuffled(step.named()[name]) for name in run.observed}
+            changes = {name: rows.of(y) for name, (y, _) in drawn.items()}
             known = torch.stack([found for _, found in drawn.values()]).all()
-        else:
-            given = {**given, **dict.fromkeys(there)}
-        given = {name: rows.of(value) for name, value in given.items()}
         by_model = self.teaches == "model" and torch.is_grad_enabled()
         with torch.set_grad_enabled(by_model):
-            made = self._generated(rows, given)
-        given = {**given, **{name: made[name].detach() for name in there}}
-        x = {name: made[name].reshape(given[name].shape) for name in generated_sites(run) if name in given}
+            made = self._generated(rows, changes)
+        if self.labels_from == "prior":
+            changes = {name: _as_argument(made[name]).detach() for name in there}
+        own = {name: rows.of(step.named()[name]) for name in generated_sites(run)}
+        x = {name: made[name]["value"].reshape(value.shape) for name, value in own.items()}
         seen = {name: value.detach().requires_grad_(by_model) for name, value in x.items()}
-        with poutine.condition(data={name: made[name].detach() for name in self.latents}):
-            guide = poutine.trace(run.step.guide).get_trace(*{**given, **seen}.values())
-        told = [self._told(run, guide, name, given[name]) for name in names]
+        args, kwargs = rows.arguments({**changes, **seen})
+        with poutine.condition(data={name: made[name]["value"].detach() for name in self.latents}):
+            guide = poutine.trace(step.guide).get_trace(*args, **kwargs)
+        told = [self._told(run, guide, name, changes[name]) for name in names]
         sites = {name: guide.nodes[name] for name in self.latents}
         told += [(f"log q({name}|x~)", to_rows(log_prob(site), site)) for name, site in sites.items()]
         if by_model:
             told = [(name, through(value, seen, x)) for name, value in told]
         if known is not None:
             told = [(name, torch.where(known, value, 0.0)) for name, value in told]
-        return {name: rows.spread(value) for name, value in told}
+        before = "shown: " if self.teaches == "model" else ""
+        return {f"{before}{name}": rows.spread(value) for name, value in told}
 
     def _check(self, run: Run, labels: Sequence[str]) -> None:
-        if labels and (unknown := [name for name in self.labels if name not in labels]):
-            raise InputError(f"GeneratedLabelsTerm: got {unknown}; expected labels: {', '.join(labels)}")
-        if unknown := [name for name in labels if name not in run.step.named(left_out=True)]:
+        unknown = [name for name in self.labels if name not in labels]
+        if unknown and (labels or self.labels_from == "prior"):
+            accepted = ", ".join(labels) or "labels of the model, which has none (or hides them)"
+            raise InputError(f"GeneratedLabelsTerm: got {unknown}; expected labels: {accepted}")
+        if not labels and self.labels_from == "prior":
             raise InputError(
-                f"model: its labels {unknown} are no arguments of that name; expected y=... for the site 'y'"
+                "GeneratedLabelsTerm: got no label; expected a model with one, or the names of continuous labels that "
+                "are missing on all rows"
             )
+        accepted = {*argument_names(run.step.model, keyword_only=True), *run.step.named()}
+        for what, names in (("labels", labels), ("data", generated_sites(run))):
+            if unknown := [name for name in names if name not in accepted]:
+                raise InputError(
+                    f"model: its {what} {unknown} are no arguments of that name; expected y=... for the site 'y'"
+                )
+        if not generated_sites(run):
+            raise InputError("GeneratedLabelsTerm: got a model without data of floats; expected some to generate")
         for what, latents in (("kept", self.kept), ("latents", self.latents)):
             if unknown := [name for name in latents if name not in run.latents]:
                 raise InputError(f"{what}: got {unknown}; expected latents: {', '.join(run.latents)}")
         for name in self.kept:
             run.value(name)  # an error, where it has one for each value of a label
 
-    def _generated(self, rows: SomeRows, given: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Site of the model -> its values: kept latents the guide's, data their mean, all else sampled."""
+    def _generated(self, rows: SomeRows, changes: Mapping[str, Any]) -> dict[str, dict]:
+        """The model's sites: kept latents the guide's, data their mean, all else sampled."""
         own = {name: rows.latent(name).detach() for name in self.kept}
+        args, kwargs = rows.arguments(changes)
         with Generating(generated_sites(rows.run), {}, mean=True), poutine.condition(data=own):
-            trace = poutine.trace(rows.run.step.model).get_trace(*given.values())
-        return {name: site["value"] for name, site in sample_sites(trace)}
+            trace = poutine.trace(rows.run.step.model).get_trace(*args, **kwargs)
+        return dict(sample_sites(trace))
 
     def _told(self, run: Run, guide: Trace, label: str, y: Tensor) -> tuple[str, Tensor]:
         """What a trace of the guide says of a label."""
-        if label in run.continuous:
+        if label in run.continuous or label in run.latents:
             title, values = regression(guide, label, y, self.density)
             return title.replace(f"{label}_o", f"{label}'").replace("|.", "|x~"), values
         site = guide.nodes[label]
         return f"log q({label}'|x~)", to_rows(masked(log_prob(site), site), site)
+
+
+def _as_argument(site: dict) -> Tensor:
+    """A site's values as an argument: with a dimension for each of its plates, `(B,)` where rows are its only one."""
+    value, event_dim = site["value"], site["fn"].event_dim
+    plates = [value.shape[dim - event_dim] for dim in sorted(plate_dims(site))]
+    return value.reshape(*plates, *value.shape[value.dim() - event_dim :])
 
 
 def through(values: Tensor, at: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
@@ -142,10 +168,16 @@ def through(values: Tensor, at: Mapping[str, Tensor], inputs: Mapping[str, Tenso
     Args:
         values: a function of `at`, leaves, each row of its own row of them. inputs: the same values with the gradient.
     """
-    slopes = torch.autograd.grad(values.sum(), [*at.values()], retain_graph=True)
+    slopes = torch.autograd.grad(values.sum(), [*at.values()], retain_graph=True, allow_unused=True)
+    if all(slope is None for slope in slopes):
+        raise InputError(
+            "GeneratedLabelsTerm: got a guide that says it without the data; expected one that looks at what is "
+            "generated, and among `latents` none that its labels are told from"
+        )
     found = values.detach()
     for slope, value in zip(slopes, inputs.values(), strict=True):
-        found = found + (slope * (value - value.detach())).flatten(1).sum(1)
+        if slope is not None:  # else the guide does not look at it
+            found = found + (slope * (value - value.detach())).flatten(1).sum(1)
     return found
 
 

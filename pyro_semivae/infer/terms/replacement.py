@@ -26,13 +26,15 @@ class ReplacementTerm(Term):
         \log p(x|y) \ge E_{p(z_c|y) \, q(z_s|x)}[\log p(x|z_c, z_s)] - KL(q(z_s|x) \Vert p(z_s))
 
     is the ELBO of a guide that has z_c from p(z_c | y), whose log p and -log q cancel. Its first part is the term; with
-    `densities` the second one is, too, which the bound that the term is added to has already, once. It is LaRVAE's
+    `densities` it is all of it, a bound. Without, tau times the term added to a bound leaves one KL of z_s for both:
+    z_s then has the weight beta / (1 + tau) of a beta-VAE's. It is LaRVAE's
     label replacement (Nie et al. 2020, Eq. 9) one latent further down: there y itself is replaced by what is known of
     it. A bound alone does not care in which of two latents style is; a fresh z_c does not know an example's style, so
     that this term wants it in z_s. It also lets z_s take the class, if nothing keeps it out: see `GeneratedLabelsTerm`.
 
-    A missing label is one sample of q(y | .), without gradient: but for log p(y) - log q(y | x), which are left out, it
-    is a bound on log p(x), whose gradient it has for all parameters except the classifier's.
+    A missing label is one sample of q(y | .), without gradient. But for log p(y) - log q(y | x), which are left out, it
+    is a bound on log p(x), and has its gradient for the parameters of p(x | .), p(z_c | y) and q(z_s | x), none for
+    p(y) and for what q(y | x) is made of.
 
     Args:
         latents: the names of those that are replaced.
@@ -71,7 +73,7 @@ class ReplacementTerm(Term):
     def values(self, run: Run) -> Mapping[str, Tensor]:
         if unknown := [name for name in self.latents if name not in run.latents]:
             raise InputError(f"ReplacementTerm: got {unknown}; expected latents: {', '.join(run.latents)}")
-        for name in run.latents:
+        for name in (*run.latents, *run.continuous):
             if name not in self.latents:
                 run.value(name)  # an error, where it has one for each value of a label
         found: dict[str, Tensor] = {}
@@ -114,10 +116,17 @@ class ReplacementTerm(Term):
         model = Evidence(data_complete=run.step.data_complete).then_model()(run.step.model)
         one = _OneEntry(rows, self.latents if self.entries == "one" else ())
         with poutine.condition(data={**given, **kept}), one:
-            trace = poutine.trace(model).get_trace(*rows.named().values())
+            args, kwargs = rows.arguments()
+            trace = poutine.trace(model).get_trace(*args, **kwargs)
         sites = trace.nodes
         found = {f"replaced: log p({name})": to_rows(log_prob(sites[name]), sites[name]) for name in run.roles.data}
         if self.densities:
+            for name in run.continuous:  # where they are missing, they are latents as others are
+                site, of_guide = sites[name], run.guide.nodes[name]
+                missing = rows.of(run.missing(name), row_dim(of_guide))
+                tables = log_prob(site), rows.of(log_prob(of_guide), row_dim(of_guide))
+                log_p, log_q = (to_rows(torch.where(missing, table, 0.0), site) for table in tables)
+                found |= {f"replaced: log p({name}_m)": log_p, f"replaced: -log q({name}_m)": -log_q}
             for name in kept:
                 found[f"replaced: log p({name})"] = to_rows(log_prob(sites[name]), sites[name])
                 found[f"replaced: -log q({name})"] = -rows.of(run.first_log_q(name))
