@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 from studies import ccvae, faces, inverted, labels, larvae, rbvae
 from studies.job import RATES, Job
@@ -75,12 +76,19 @@ def main() -> None:
         if job.result() is None
     ]
     print(f"{len(missing)} runs to do", flush=True)
+    failed = Event()
     with ThreadPoolExecutor(args.at_once) as pool:
 
         def do(job: Job) -> None:
+            if failed.is_set():  # a thread is faster than the news of it
+                return
             print(job.path.name, flush=True)
-            if not args.dry_run:
-                job.run(args.cuda, quiet=args.at_once > 1)
+            try:
+                if not args.dry_run:
+                    job.run(args.cuda, quiet=args.at_once > 1)
+            except BaseException:
+                failed.set()
+                raise
 
         try:
             for _ in pool.map(do, missing):

@@ -295,6 +295,15 @@ class Style(Generated):
         choices=["sample", "enumerate"],
     )
 
+    def check_given(self, given: Collection[str]) -> None:
+        """Refuses the options of terms that have no weight."""
+        super().check_given(given)
+        weights = {"entries": ("tau",), "fresh": ("tau",), "style": ("generated",), "share": ("tau", "generated")}
+        for name in weights.keys() & given:
+            if not any(getattr(self, other) for other in weights[name]):
+                other = " or ".join(f"--{other}" for other in weights[name])
+                raise InputError(f"--{name}: got it without {other}; expected a weight of that above 0 with it")
+
     def style_options(self) -> dict[str, Any]:
         names = ("tau", "style", "independence", "entries")
         own = {**{name: getattr(self, name) for name in names}, "missing_labels": self.fresh}

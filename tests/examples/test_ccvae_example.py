@@ -72,3 +72,18 @@ def test_other_presets_are_as_they_were(preset):
     elbo, _ = objective_of("--preset", preset)
     kinds = {type(part.what) for part in elbo.parts()}
     assert not kinds & {ReplacementTerm, GeneratedLabelsTerm, TotalCorrelation}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--entries", "one"), "--entries: got it without --tau; expected a weight of that above 0 with it"),
+        (("--fresh", "enumerate", "--generated", "3"), "--fresh: got it without --tau"),
+        (("--style", "2"), "--style: got it without --generated"),
+        (("--share", "0.5"), "--share: got it without --tau or --generated"),
+    ],
+)
+def test_options_of_terms_without_a_weight_are_refused(flags, message, capsys):
+    with pytest.raises(SystemExit):
+        objective_of(*flags)
+    assert message in capsys.readouterr().err
