@@ -25,6 +25,7 @@ from pyro_semivae.infer import (
     TraceLabels_ELBO,
     style_terms,
 )
+from pyro_semivae.infer.terms.generated_labels import through
 from pyro_semivae.models import DIVA, M2, LaRVAE
 from pyro_semivae.nn import MLPs
 from pyro_semivae.spaces import Binary, Classes, Real
@@ -532,3 +533,25 @@ def test_both_may_learn_in_one_objective():
     vae, x = make()
     found = evaluate(vae.elbo(num_samples=1) + told() + GeneratedLabelsTerm(labels_from="prior"), vae, x, Y)
     assert {"log q(y'|x~)", "shown: log q(y'|x~)"} <= {v.name for v in found.values}
+
+
+def test_data_that_the_guide_gets_under_another_name_are_told():
+    pair = Linear(0.6)
+    named = SimpleNamespace(
+        model=lambda images, y=None: pair.model(images, y), guide=lambda images, y=None: pair.guide(images, y)
+    )
+    x, y = torch.randn(3, X), torch.tensor([2, 0, 1])
+    with pytest.raises(InputError, match=r"model: its data \['x'\] are no arguments of that name"):
+        of(TraceLabels_ELBO() + told(), named, x, y)
+
+
+def test_data_that_a_guide_does_not_look_at_have_no_gradient():
+    weight = torch.tensor([2.0, 3.0], requires_grad=True)
+    inputs = {"seen": weight * torch.ones(4, 2), "unseen": weight * torch.ones(4, 2)}
+    at = {name: value.detach().requires_grad_() for name, value in inputs.items()}
+    values = at["seen"].square().sum(1)
+    found = through(values, at, inputs)
+    assert_close(found, torch.full((4,), 13.0))
+    assert_close(torch.autograd.grad(found.sum(), weight)[0], torch.tensor([16.0, 24.0]))
+    with pytest.raises(InputError, match="got a guide that says it without the data"):
+        through(weight.sum().expand(4), at, inputs)
