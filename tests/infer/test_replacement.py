@@ -352,8 +352,10 @@ def test_bad_input_is_told():
     vae, x = make()
     binary, m2 = attributes(), M2((1, 2, 7), Classes(C), z=D_S, networks=MLPs((11,)))
     elbo, of_binary = vae.elbo(num_samples=1), binary.elbo(num_samples=1)
+    empty = CCVAE((1, 2, 7), Classes(C), z_c=D_C, z_s=0, networks=MLPs((11,)))
     cases = [
         (lambda: ReplacementTerm(), "got no latent"),
+        (lambda: evaluate(empty.elbo() + ReplacementTerm("z_c"), empty, x, Y), r"got \['z_s'\] of size 0 beside"),
         (lambda: ReplacementTerm("z_c", missing_labels="gumbel"), "missing_labels: got 'gumbel'"),
         (lambda: ReplacementTerm("z_c", entries="two"), "entries: got 'two'"),
         (lambda: GeneratedLabelsTerm(teaches="both"), "teaches: got 'both'"),

@@ -50,9 +50,9 @@ class ReplacementTerm(Term):
     `replaced: -log q(z_s|x)`, and so for every latent that is kept.
 
     Raises:
-        InputError: an option is none of these. When evaluated: there is no such latent; a label is sampled by the
-            bound, or depends on others; labels to enumerate are not one class label; one entry is asked for, and the
-            latent has none.
+        InputError: an option is none of these. When evaluated: there is no such latent, or those to keep are empty; a
+            label is sampled by the bound, or depends on others; labels to enumerate are not one class label; one entry
+            is asked for, and the latent has none.
     """
 
     def __init__(
@@ -76,6 +76,11 @@ class ReplacementTerm(Term):
         for name in (*run.latents, *run.continuous):
             if name not in self.latents:
                 run.value(name)  # an error, where it has one for each value of a label
+        kept = [name for name in run.latents if name not in self.latents]
+        if kept and not any(run.value(name).numel() for name in kept):
+            raise InputError(
+                f"ReplacementTerm: got {kept} of size 0 beside {[*self.latents]}; expected a latent to keep"
+            )
         found: dict[str, Tensor] = {}
         rows = SomeRows(run, self.share)
         for labels, weight in self._labels(run):
