@@ -46,10 +46,8 @@ def test_it_writes_what_it_promises_and_resumes(run, tmp_path):
     assert code == 0, err
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [("--dataset", "sprites"), pytest.param(("--base", "factor", "--replacement", "guide"), marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [("--dataset", "sprites"), ("--base", "factor", "--replacement", "guide")])
 def test_other_data_and_other_bases(flags, run, tmp_path):
     code, _, err = run("larvae.py", "--smoke-test", "--no-baseline", "--z", 0, "--out", "out", *flags)
     assert code == 0, err

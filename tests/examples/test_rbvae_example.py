@@ -60,6 +60,7 @@ def test_it_writes_what_it_promises_and_resumes(flags, run, tmp_path):
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_faces_are_measured_by_their_smile_too(run, tmp_path):
     code, _, err = run("rbvae.py", "--smoke-test", "--dataset", "faces", "--out", "out", "--width", 4)
     assert code == 0, err
