@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from studies.job import RESULTS, ROOT
 
-from pyro_semivae.files import write_json
+from pyro_semivae.files import atomic_open, write_json
 
 FONTS = (
     *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
@@ -70,7 +70,8 @@ def render(path: Path) -> None:
         end = "_test" if part == "test" else ""
         arrays |= {f"x{end}": x, f"letter{end}": np.array([chr(ord("A") + k) for k in y])}
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, **arrays)
+    with atomic_open(path) as file:
+        np.savez_compressed(file, **arrays)
 
 
 def main() -> None:

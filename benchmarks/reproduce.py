@@ -42,17 +42,8 @@ def main() -> None:
     parser.add_argument("--rate", choices=[*RATES, "10", *larvae.RATES], help="10: images, one a class")
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--part", help="of a study's jobs: a marginal, a model ...")
-    presets = [
-        "recipe",
-        "paper",
-        "reference-code",
-        "demo",
-        "plain",
-        *rbvae.HELD_OUT,
-        *larvae.CURVES,
-        *ccvae.VARIANTS,
-        "style",
-    ]
+    presets = ["recipe", "paper", "reference-code", "demo", "plain", "style"]
+    presets += [*ccvae.VARIANTS, *rbvae.HELD_OUT, *larvae.CURVES]
     parser.add_argument("--preset", choices=presets, help="ccvae: recipe, others: demo, unless it is said")
     parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--table", action="store_true", help="print the tables of recorded runs")

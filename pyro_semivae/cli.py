@@ -254,7 +254,13 @@ class Classified(Compared):
 
 @dataclass(kw_only=True)
 class Generated(Flags):
-    """The flags of `GeneratedLabelsTerm` for the model, whose decoder reads the label or latents below it."""
+    """The flags of `GeneratedLabelsTerm` for the model, whose decoder reads the label or latents below it.
+
+    Attributes:
+        NEEDS: flag -> the weights one of which it needs.
+    """
+
+    NEEDS: ClassVar[dict[str, tuple[str, ...]]] = {"share": ("generated",)}
 
     generated: float = flag(
         0.0, "weight of log q(y'|x~) of generated images x~, for the decoder alone to learn", number(least=0)
@@ -262,6 +268,14 @@ class Generated(Flags):
     share: float = flag(
         0.25, "fraction of a step's images that have such terms, so much larger", number(above=0, most=1)
     )
+
+    def check_given(self, given: Collection[str]) -> None:
+        """Refuses the options of terms that have no weight."""
+        super().check_given(given)
+        for name in self.NEEDS.keys() & given:
+            if not any(getattr(self, other) for other in self.NEEDS[name]):
+                other = " or ".join(f"--{other}" for other in self.NEEDS[name])
+                raise InputError(f"--{name}: got it without {other}; expected a weight of that above 0 with it")
 
     def style_options(self) -> dict[str, Any]:
         """Those of `infer.style_terms`."""
@@ -278,35 +292,32 @@ class Generated(Flags):
 class Style(Generated):
     """The flags of what keeps an image's style in interventions on its label: see `infer.style_terms`."""
 
+    NEEDS: ClassVar = {
+        "share": ("tau", "generated"),
+        "entries": ("tau",),
+        "impute": ("tau",),
+        "style": ("generated",),
+    }
+
     tau: float = flag(
         0.0, "weight of log p(x|z_c',z_s), z_c' from p(z_c|y): style goes to the other latents", number(least=0)
     )
     style: float = flag(
-        0.0, "weight of log q(z_s|x~) of generated images, of which z_s is read off again", number(least=0)
+        0.0, "weight of log q(z_s|x~) of generated images x~, so that they show their z_s", number(least=0)
     )
     independence: float = flag(0.0, "weight of -I(z_c; z_s), by a critic", number(least=0))
     entries: str = flag(
-        "all", "of binary labels, which entries of z_c are replaced in tau's term", choices=["all", "one"]
+        "all", "binary labels: in tau's term z_c' is fresh in all entries, or in one at random", choices=["all", "one"]
     )
-
-    fresh: str = flag(
+    impute: str = flag(
         "sample",
-        "in tau's term, a label that is missing: a sample of q(y|z_c), or the mean over all classes",
+        "in tau's term, what a missing label is: a sample of q(y|z_c), or every class in turn, weighted",
         choices=["sample", "enumerate"],
     )
 
-    def check_given(self, given: Collection[str]) -> None:
-        """Refuses the options of terms that have no weight."""
-        super().check_given(given)
-        weights = {"entries": ("tau",), "fresh": ("tau",), "style": ("generated",), "share": ("tau", "generated")}
-        for name in weights.keys() & given:
-            if not any(getattr(self, other) for other in weights[name]):
-                other = " or ".join(f"--{other}" for other in weights[name])
-                raise InputError(f"--{name}: got it without {other}; expected a weight of that above 0 with it")
-
     def style_options(self) -> dict[str, Any]:
         names = ("tau", "style", "independence", "entries")
-        own = {**{name: getattr(self, name) for name in names}, "missing_labels": self.fresh}
+        own = {**{name: getattr(self, name) for name in names}, "missing_labels": self.impute}
         return {**super().style_options(), **own}
 
 

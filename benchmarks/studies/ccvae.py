@@ -67,7 +67,7 @@ STYLE: dict[str, tuple[str, dict[str, Any]]] = {
     "both and style read off": ("ccvae.py", {**SIZES, **REPLACEMENT, **REGRESSION, **READ}),
     "all with beta 1": ("ccvae.py", {**ALL, "beta": 1.0}),
     "all with beta 4": ("ccvae.py", {**ALL, "beta": 4.0}),
-    "all with missing labels summed": ("ccvae.py", {**ALL, "fresh": "enumerate"}),
+    "all with missing labels summed": ("ccvae.py", {**ALL, "impute": "enumerate"}),
     "all on all rows": ("ccvae.py", {**ALL, "share": 1.0}),
     "DIVA": ("diva.py", {}),
     "DIVA with all": ("diva.py", {**REPLACEMENT, **REGRESSION, **READ, **INDEPENDENCE}),

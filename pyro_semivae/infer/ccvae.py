@@ -15,7 +15,7 @@ from pyro_semivae.infer.evidence import enumeration_dim, select
 from pyro_semivae.infer.roles import Roles
 from pyro_semivae.infer.run import Run, log_sum
 from pyro_semivae.infer.step import Step
-from pyro_semivae.infer.tables import log_prob, masked, plate_dims, reduce_plates, to_rows
+from pyro_semivae.infer.tables import log_prob, masked, plate_dims, reduce_plates, sampled_index, to_rows
 from pyro_semivae.infer.weights import Weight, at, check_weight
 from pyro_semivae.spaces import is_missing
 
@@ -227,8 +227,7 @@ class TraceCCVAE_ELBO(Bound):
 
 def _draw(values: Tensor, log_q: Tensor, dim: int) -> Tensor:
     """One entry of `values` along `dim`, sampled from q; the gradient is that of its mean (score function)."""
-    gumbel = -(-torch.rand_like(log_q).clamp(min=torch.finfo(log_q.dtype).tiny).log()).log()
-    drawn = (log_q + gumbel).argmax(dim, keepdim=True)
+    drawn = sampled_index(log_q, dim).unsqueeze(dim)
     value, log_q = (torch.gather(t, dim, drawn).squeeze(dim) for t in torch.broadcast_tensors(values, log_q))
     return value + value.detach() * (log_q - log_q.detach())
 

@@ -30,25 +30,26 @@ def style_terms(
         + w \, E_{p(y') \, p(z_c'|y') \, q(z_s|x)}[\log q(y'|\tilde x)] - \gamma \, I(z_c; z_s),
         \qquad \tilde x = E[x|z_c',z_s]
 
-    A bound on log p(x) is as good with style in z_c as in z_s: both are latents of one decoder, with a prior each. With
-    style in z_c an intervention on y, which has a fresh z_c, loses it. The first term (`ReplacementTerm`) has no way to
-    x's style but z_s, so that style goes there; alone it takes the class there, too, which is a part of x as well. The
-    second one (`GeneratedLabelsTerm` for the model) asks that what is decoded of a fresh z_c and anybody's z_s has the
-    class of z_c: what z_s knows of the class is overruled. The third one (`TotalCorrelation` between sites, FactorVAE's
-    critic) makes every z_s as likely with one class as with another. Without it the decoder is asked for pairs that no
-    image has, on which nothing but the classifier teaches it, and draws what pleases that: specks.
+    A bound on log p(x) can be as good with style in z_c as in z_s: both are latents of one decoder, with a prior each.
+    With style in z_c an intervention on y, which has a fresh z_c, loses it. The first term (`ReplacementTerm`) has no
+    way to x's style but z_s, so that style goes there; alone it takes the class there, too, which is a part of x as
+    well. The second one (`GeneratedLabelsTerm` for the model) asks that what is decoded of a fresh z_c and anybody's
+    z_s has the class of z_c: what z_s knows of the class is overruled. The third one (`TotalCorrelation` between
+    sites, FactorVAE's critic) makes every z_s as likely with one class as with another. Else the decoder is asked for
+    pairs that no image has, on which nothing but the classifier teaches it.
 
     Args:
         characteristic: the latents below the label; none (of a model whose decoder reads the label itself): the second
-            term alone. kept: the other latents. Without any of these there is no third term, and no `style`.
+            term alone. kept: the other latents.
         tau, generated: the weights. warm_up: the fraction of training over which `generated` rises to its value, for
             the labels of images are as good as the classifier.
-        style: weight of log q(z_s|x~): the style that an image is generated with can be read off it. independence:
-            gamma, which rises as `generated` does; its critic is trained by `fit`.
+        style: weight of log q(z_s|x~), by which the style that an image is generated with can be told from it; it needs
+            `generated`, with which it rises, and `kept`. independence: gamma, which rises as they do and needs both
+            kinds of latents; its critic is trained by `fit`.
         entries, missing_labels: see `ReplacementTerm`. share: of the rows that have the terms, see there.
 
     Raises:
-        InputError: neither term is left; an option is none of these.
+        InputError: no term is left; an option is none of these, or lacks what it needs.
 
     >>> from pyro_semivae import CCVAE
     >>> from pyro_semivae.spaces import Classes
@@ -64,6 +65,8 @@ def style_terms(
         raise InputError(f"kept: got {kept!r}; expected a sequence of names, [{kept!r}]")
     if style and not (generated and kept):
         raise InputError(f"style: got {style} without `generated` or `kept`; expected these, or 0")
+    if independence and not (characteristic and kept):
+        raise InputError(f"independence: got {independence} without latents below the label or `kept`; expected both")
     check_number("warm_up", warm_up, above=0, most=1)
     parts = []
     if characteristic and tau:
@@ -74,7 +77,7 @@ def style_terms(
         told = GeneratedLabelsTerm(labels_from="prior", kept=kept, teaches="model", latents=latents, share=share)
         weights = {f"shown: log q({name}|x~)": style / generated for name in latents}
         parts += (WarmUp(warm_up, generated) * told).weighted(weights).parts()
-    if independence and characteristic and kept:
+    if independence:
         critic = TotalCorrelation(*characteristic, *kept, hidden=(300,) * 3, lr=1e-3, by_site=True)
         parts += (WarmUp(warm_up, independence) * critic).parts()
     if not parts:

@@ -1,4 +1,4 @@
-"""Some rows of a run, for terms that cost as much as the bound does and are as good on fewer."""
+"""Some rows of a run, for terms that would cost as much as the bound does on all."""
 
 from __future__ import annotations
 
@@ -28,12 +28,9 @@ class SomeRows:
         self.run, self.total = run, run.step.num_rows
         self.index: Tensor | None = None
         if share < 1:
-            sites = dict(sample_sites(run.model))
-            if any(
-                isinstance(sites[n]["mask"], Tensor) and sites[n]["mask"].dim()
-                for n in sites
-                if n not in run.roles.data
-            ):
+            # Data have masks of their own, of rows that are missing.
+            masks = [site["mask"] for name, site in sample_sites(run.model) if name not in run.roles.data]
+            if any(isinstance(mask, Tensor) and mask.dim() for mask in masks):
                 raise InputError(f"share: got {share} of rows some of which poutine.mask leaves out; expected 1")
             first = next(value for value in run.step.named().values() if isinstance(value, Tensor))
             number = max(1, round(share * self.total))

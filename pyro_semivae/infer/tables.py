@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from torch import Tensor
@@ -27,6 +28,12 @@ def advantage(reward: Tensor) -> Tensor:
     """Each row's reward minus the leave-one-out baseline: a score-function gradient stays unbiased. Detached."""
     others = (reward.sum() - reward) / max(len(reward) - 1, 1)
     return (reward - others).detach()
+
+
+def sampled_index(log_q: Tensor, dim: int) -> Tensor:
+    """Which value along `dim` is sampled with the probabilities exp(log_q), without that dimension; no gradient."""
+    gumbel = -(-torch.rand_like(log_q).clamp(min=torch.finfo(log_q.dtype).tiny).log()).log()
+    return (log_q.detach() + gumbel).argmax(dim)
 
 
 def varies(table: Tensor, dim: int | None) -> bool:

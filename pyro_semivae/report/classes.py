@@ -46,8 +46,8 @@ def measure_classes(
     `test_accuracy_clean` (the same, nothing corrupted), `test_accuracy_mean` (the same at the posterior mean),
     `generation_accuracy` (of the independent classifier, on 200 images a class), `swap_difference` (nats, see
     `metrics.swap_difference`), `intervention_accuracy` (how often it says the class that was set; 1000 images, each set
-    to every other class), `intervention_precision` (the part of 200 of these a class that lie among images of the class
-    that was set: an independent classifier may be sure of what is no picture), `mutual_information` of the generations
+    to every other class), `intervention_precision` (as `generation_precision`, of 200 of these for every class that is
+    set: a classifier may be sure of what is no picture), `mutual_information` of the generations
     and `mutual_information_real` of test images (nats), and `evaluator_accuracy`, the independent classifier's own;
     `test_labels_missing`, where any is.
 

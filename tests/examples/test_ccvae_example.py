@@ -53,7 +53,7 @@ def test_weights_of_what_is_added_to_the_bound():
 
 def test_other_models_of_the_family_have_the_same_terms():
     elbo, _ = objective_of(
-        "--tau", "0.7", "--generated", "8", "--entries", "one", "--fresh", "enumerate", script="diva.py"
+        "--tau", "0.7", "--generated", "8", "--entries", "one", "--impute", "enumerate", script="diva.py"
     )
     found = {type(part.what): part for part in elbo.parts()}
     assert found[ReplacementTerm].weights == (0.7,) and found[ReplacementTerm].what.entries == "one"
@@ -78,7 +78,7 @@ def test_other_presets_are_as_they_were(preset):
     ("flags", "message"),
     [
         (("--entries", "one"), "--entries: got it without --tau; expected a weight of that above 0 with it"),
-        (("--fresh", "enumerate", "--generated", "3"), "--fresh: got it without --tau"),
+        (("--impute", "enumerate", "--generated", "3"), "--impute: got it without --tau"),
         (("--style", "2"), "--style: got it without --generated"),
         (("--share", "0.5"), "--share: got it without --tau or --generated"),
     ],
@@ -87,3 +87,6 @@ def test_options_of_terms_without_a_weight_are_refused(flags, message, capsys):
     with pytest.raises(SystemExit):
         objective_of(*flags)
     assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        objective_of("--share", "0.5", script="m2.py")
+    assert "--share: got it without --generated; expected" in capsys.readouterr().err

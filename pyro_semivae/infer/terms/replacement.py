@@ -15,7 +15,7 @@ from pyro_semivae.infer.base import Term
 from pyro_semivae.infer.evidence import Evidence
 from pyro_semivae.infer.run import Run
 from pyro_semivae.infer.some_rows import SomeRows
-from pyro_semivae.infer.tables import log_prob, plate_dims, row_dim, to_rows
+from pyro_semivae.infer.tables import log_prob, plate_dims, row_dim, sampled_index, to_rows
 from pyro_semivae.spaces import is_missing
 
 
@@ -27,10 +27,9 @@ class ReplacementTerm(Term):
 
     is the ELBO of a guide that has z_c from p(z_c | y), whose log p and -log q cancel. Its first part is the term; with
     `densities` it is all of it, a bound. Without, tau times the term added to a bound leaves one KL of z_s for both:
-    z_s then has the weight beta / (1 + tau) of a beta-VAE's. It is LaRVAE's
-    label replacement (Nie et al. 2020, Eq. 9) one latent further down: there y itself is replaced by what is known of
-    it. A bound alone does not care in which of two latents style is; a fresh z_c does not know an example's style, so
-    that this term wants it in z_s. It also lets z_s take the class, if nothing keeps it out: see `GeneratedLabelsTerm`.
+    z_s then has the weight beta / (1 + tau) of a beta-VAE's. It is LaRVAE's label replacement (Nie et al. 2020, Eq. 9)
+    one latent further down: there y itself is replaced by what is known of it. A fresh z_c does not know an example's
+    style, so that this term wants it in z_s; it wants the class there, too, see `style_terms`.
 
     A missing label is one sample of q(y | .), without gradient. But for log p(y) - log q(y | x), which are left out, it
     is a bound on log p(x), and has its gradient for the parameters of p(x | .), p(z_c | y) and q(z_s | x), none for
@@ -43,8 +42,8 @@ class ReplacementTerm(Term):
         entries: of latents with one for each entry of a label, `"all"`, or `"one"`, a random one of each example, so
             that the others' are among those that are kept.
         densities: see above.
-        share: the fraction of the rows, at random, that have the term, which is so much larger there: at 0.25 it costs
-            a quarter, and is the same in the mean.
+        share: the fraction of the rows, at random, that have the term, which is so much larger there: cheaper, and
+            the same in the mean.
 
     Terms (each `(B,)`, in nats): `replaced: log p(x|z_c,z_s)`; with `densities` `replaced: log p(z_s)` and
     `replaced: -log q(z_s|x)`, and so for every latent that is kept.
@@ -73,14 +72,11 @@ class ReplacementTerm(Term):
     def values(self, run: Run) -> Mapping[str, Tensor]:
         if unknown := [name for name in self.latents if name not in run.latents]:
             raise InputError(f"ReplacementTerm: got {unknown}; expected latents: {', '.join(run.latents)}")
-        for name in (*run.latents, *run.continuous):
-            if name not in self.latents:
-                run.value(name)  # an error, where it has one for each value of a label
-        kept = [name for name in run.latents if name not in self.latents]
-        if kept and not any(run.value(name).numel() for name in kept):
-            raise InputError(
-                f"ReplacementTerm: got {kept} of size 0 beside {[*self.latents]}; expected a latent to keep"
-            )
+        # An error, where one has a value for each value of a label:
+        kept = {name: run.value(name) for name in (*run.latents, *run.continuous) if name not in self.latents}
+        if kept and not any(value.numel() for value in kept.values()):
+            got = f"{[*kept]} of size 0 beside {[*self.latents]}"
+            raise InputError(f"ReplacementTerm: got {got}; expected a latent to keep")
         found: dict[str, Tensor] = {}
         rows = SomeRows(run, self.share)
         for labels, weight in self._labels(run):
@@ -147,9 +143,7 @@ def _sampled(run: Run, label: str) -> Tensor:
     """A label as it is observed, and sampled from q(y | .) where it is missing; of the plates' shape."""
     if run.fully_observed:
         return run.observed[label]
-    log_q, dim = run.first_classifier(label).detach(), run.enumeration_dim(label)
-    gumbel = -(-torch.rand_like(log_q).clamp(min=torch.finfo(log_q.dtype).tiny).log()).log()
-    index = (log_q + gumbel).argmax(dim)
+    index = sampled_index(run.first_classifier(label), run.enumeration_dim(label))
     index = index.reshape(index.shape[row_dim(run.guide.nodes[label]) :])
     drawn = run.sums.values[label].reshape(-1)[index]
     return torch.where(is_missing(run.observed[label]), drawn, run.observed[label]) if label in run.observed else drawn
