@@ -26,7 +26,8 @@ torch.manual_seed(0)
 x, y = torch.randint(0, 256, (3000, 1, 28, 28), dtype=torch.uint8), torch.arange(3000) % 10
 y[1500:] = -1
 model, batch, device = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-vae = (CCVAE if model == "ccvae" else M2)((1, 28, 28), data.load("digits").labels)
+sizes = {"z_c": 30, "z_s": 0} if model == "ccvae" else {}
+vae = (CCVAE if model == "ccvae" else M2)((1, 28, 28), data.load("digits").labels, **sizes)
 elbo = vae.elbo(marginal="jensen") if model == "ccvae" else vae.elbo(classifier_weight=10.0)
 how = dict(elbo=elbo, epochs=1, batch_size=batch, labelled_batch_size=batch, corrupt=None, progress=False,
            accelerator=device)

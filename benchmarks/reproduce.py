@@ -3,10 +3,11 @@
 python benchmarks/reproduce.py ccvae                                        # every run that is still missing
 python benchmarks/reproduce.py ccvae --dataset mnist --rate 0.06 --seed 0   # one of them
 python benchmarks/reproduce.py ccvae --preset paper                         # the same in the paper's exact setting
-python benchmarks/reproduce.py ccvae --preset demo                          # the recipe taken apart, on held-out rows
-python benchmarks/reproduce.py ccvae --preset split                         # the recipe with 4 + 10 latents
-python benchmarks/reproduce.py ccvae --preset consistency                   # what it does without
-python benchmarks/reproduce.py ccvae --preset style                         # what keeps style in interventions
+python benchmarks/reproduce.py ccvae --preset style                         # what keeps style, on held-out rows
+python benchmarks/reproduce.py ccvae --preset recipe-1                      # the recipe without that
+python benchmarks/reproduce.py ccvae --preset ablation                      # and its parts taken out, on held-out rows
+python benchmarks/reproduce.py ccvae --preset split                         # with 4 + 10 latents
+python benchmarks/reproduce.py ccvae --preset consistency                   # with what it does without
 python benchmarks/reproduce.py faces                                        # 18 labels, three bounds
 python benchmarks/reproduce.py labels                                       # CCVAE, M2, M3, DIVA, MVAE side by side
 python benchmarks/reproduce.py inverted                                     # ten trials with and without reverse
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--rate", choices=[*RATES, "10", *larvae.RATES], help="10: images, one a class")
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--part", help="of a study's jobs: a marginal, a model ...")
-    presets = ["recipe", "paper", "reference-code", "demo", "plain", "style"]
+    presets = ["recipe", "recipe-1", "paper", "reference-code", "demo", "plain", "style"]
     presets += [*ccvae.VARIANTS, *rbvae.HELD_OUT, *larvae.CURVES]
     parser.add_argument("--preset", choices=presets, help="ccvae: recipe, others: demo, unless it is said")
     parser.add_argument("--cuda", action="store_true")

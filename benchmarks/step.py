@@ -127,7 +127,7 @@ def labels_ratio(steps: int, device: str, few: int = 5, many: int = 40, rows: in
 
 
 def ccvae() -> tuple[SemiVAE, Objective]:
-    vae = CCVAE((1, 28, 28), Classes(10))
+    vae = CCVAE((1, 28, 28), Classes(10), z_c=30, z_s=0)
     return vae, vae.elbo(marginal="jensen", weights="independent", num_samples=K)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import statistics
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from pyro_semivae.nn import MLPs
 from pyro_semivae.runs import versions
 from pyro_semivae.train import fit
 
-MODELS = {"m2": M2, "ccvae": CCVAE}
+MODELS = {"m2": M2, "ccvae": partial(CCVAE, z_c=30, z_s=0)}
 RARE = (7, 8, 9)
 
 

@@ -8,7 +8,7 @@ python examples/rbvae.py --preset paper --image-size 64 --cuda      # the paper'
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -88,13 +88,13 @@ class Settings(cli.Reference):
         weights = WEIGHTS.get(method, {}) if given.get("preset", "demo") == "demo" else {}
         return {"strength": STRENGTHS.get(method), **weights}
 
-    def check_given(self, given: Collection[str]) -> None:
+    def check_given(self) -> None:
         reads = set(METHODS[self.method])
         if self.method == "rb-vae" and not self.symmetric:
             reads -= {"adversarial", "latents", "crossed", "r1"}
         elif self.method == "rb-vae" and self.preset == "paper":
             reads -= {"adversarial", "latents", "beta", "scales"}
-        if unread := [f"--{name}" for name in OF_OBJECTIVE if name in given and name not in reads]:
+        if unread := [f"--{name}" for name in OF_OBJECTIVE if name in self.given and name not in reads]:
             what = f"--method {self.method}"
             what += " --no-symmetric" if not self.symmetric and "symmetric" in reads else ""
             raise InputError(f"{', '.join(unread)}: got with {what} --preset {self.preset}, which does not read it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -252,6 +252,11 @@ class Classified(Compared):
     alpha: float = flag(by_label(*ALPHA), "weight alpha N / N_labelled on log q(y|.) of labelled rows", number(least=0))
 
 
+def _some(value: Any) -> bool:
+    """Whether a weight, or a choice, is one; of those by data set, on any."""
+    return any(value.values()) if isinstance(value, dict) else bool(value)
+
+
 @dataclass(kw_only=True)
 class Generated(Flags):
     """The flags of `GeneratedLabelsTerm` for the model, whose decoder reads the label or latents below it.
@@ -269,11 +274,11 @@ class Generated(Flags):
         0.25, "fraction of a step's images that have such terms, so much larger", number(above=0, most=1)
     )
 
-    def check_given(self, given: Collection[str]) -> None:
+    def check_given(self) -> None:
         """Refuses the options of terms that have no weight."""
-        super().check_given(given)
-        for name in self.NEEDS.keys() & given:
-            if not any(getattr(self, other) for other in self.NEEDS[name]):
+        super().check_given()
+        for name in self.NEEDS.keys() & self.given:
+            if _some(getattr(self, name)) and not any(_some(getattr(self, other)) for other in self.NEEDS[name]):
                 other = " or ".join(f"--{other}" for other in self.NEEDS[name])
                 raise InputError(f"--{name}: got it without {other}; expected a weight of that above 0 with it")
 
@@ -314,6 +319,13 @@ class Style(Generated):
         "in tau's term, what a missing label is: a sample of q(y|z_c), or every class in turn, weighted",
         choices=["sample", "enumerate"],
     )
+
+    @classmethod
+    def chosen(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Without latents to keep there is no term, and without generated images none of their style."""
+        off = ("tau", "generated", "style", "independence") if given.get("z_s") == 0 else ()
+        off = off or (("style",) if given.get("generated") == 0 else ())
+        return {**super().chosen(given), **dict.fromkeys(off, 0.0)}
 
     def style_options(self) -> dict[str, Any]:
         names = ("tau", "style", "independence", "entries")

@@ -33,8 +33,15 @@ def flag(default: Any, meaning: str, kind: Callable[[str], Any] = str, *, group:
     return field(default_factory=lambda: default, metadata={"help": meaning, "group": group, **about, **options})
 
 
+class _Given:
+    """Which flags were given; a slot, so that `vars` has the flags alone."""
+
+    __slots__ = ("given",)
+    given: Collection[str]
+
+
 @dataclass(kw_only=True)
-class Flags:
+class Flags(_Given):
     """The settings of a script, a flag each.
 
     Attributes:
@@ -46,6 +53,9 @@ class Flags:
     DEFAULTS: ClassVar[dict[str, Any]] = {}
 
     preset: str = flag(None, "sets defaults of other flags")
+
+    def __post_init__(self) -> None:
+        self.given = frozenset()
 
     @classmethod
     def parse(cls: type[F], description: str | None, argv: Sequence[str] | None = None) -> F:
@@ -65,8 +75,9 @@ class Flags:
         given = vars(parser.parse_args(argv))
         chosen = cls.defaults(given.get("preset"), quick=given.get("smoke_test", False))
         settings = cls(**{**chosen, **cls.chosen(given), **given})
+        settings.given = {*given}
         try:
-            settings.check_given({*given})
+            settings.check_given()
         except InputError as error:
             parser.error(str(error))
         return settings
@@ -76,8 +87,9 @@ class Flags:
         """Defaults of flags that follow from those that are given."""
         return {}
 
-    def check_given(self, given: Collection[str]) -> None:
-        """Looks at which flags were given; a script refuses here those that would do nothing.
+    def check_given(self) -> None:
+        """Looks at which flags were given (`given`); a script refuses here those that would do nothing. It is called
+        before the data are known, and again when they are.
 
         Raises:
             InputError: one of them would.
@@ -100,8 +112,15 @@ class Flags:
         return about
 
     def for_data(self: F, keys: str | Sequence[str]) -> F:
-        """The same with the defaults of a data set, where they depend on it: see `defaults.for_data`."""
-        return replace(self, **{name: for_data(value, keys) for name, value in vars(self).items()})
+        """The same with the defaults of a data set, where they depend on it: see `defaults.for_data`.
+
+        Raises:
+            InputError: a flag that was given would do nothing on these data.
+        """
+        found = replace(self, **{name: for_data(value, keys) for name, value in vars(self).items()})
+        found.given = self.given
+        found.check_given()
+        return found
 
 
 def _shown(defaults: dict[str, Any]) -> str:

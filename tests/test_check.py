@@ -202,14 +202,6 @@ def test_characteristics_must_be_sites():
         check_model(broken("Named", characteristic=("z_y",)), *batch())
 
 
-def test_show_draws_and_prints(capsys, tmp_path):
-    Sound().show(*batch(), path=tmp_path / "graph.png")
-    Sound().show(None, batch()[1][:1])  # as many grey images as labels
-    assert (tmp_path / "graph.png").stat().st_size > 5000
-    out = capsys.readouterr().out
-    assert "p(x | z_c, z_s)" in out and "log q(y_o|x)" in out
-
-
 def test_labels_that_only_the_guide_observes():
     """Replayed against the guide the model would have its labels; by itself it has others."""
 

@@ -2,13 +2,9 @@
 
 import pytest
 import torch
-from matplotlib.colors import to_rgba
 from torch.testing import assert_close
 
-from pyro_semivae.models import CCVAE
-from pyro_semivae.nn import MLPs
-from pyro_semivae.plot import KINDS, image_grid, training_curves
-from pyro_semivae.spaces import Classes
+from pyro_semivae.plot import image_grid, training_curves
 
 
 def shown(figure):
@@ -63,22 +59,6 @@ def test_curves_have_a_panel_each_with_its_unit():
     assert curves["log p(x|z) (nats per example)"] == [[1, -4], [2, -8], [3, -12]]
     assert curves["elbo (nats per example)"] == [[1, -5], [2, -4], [3, -3]]
     assert curves["objective (nats per example)"] == [[1, -4], [2, -3], [3, -2]]
-
-
-def test_graphs_point_from_parents_to_children_in_the_colours_of_what_happens_there(capsys):
-    vae = CCVAE((1, 2, 3), Classes(3), networks=MLPs((4,)))
-    model, guide = vae.show(torch.rand(2, 1, 2, 3), torch.tensor([1, -1])).axes
-    capsys.readouterr()
-    for axis, graph in (
-        (model, {"z_c": ["y"], "x": ["z_c", "z_s"]}),
-        (guide, {"z_c": ["x"], "z_s": ["x"], "y": ["z_c"]}),
-    ):
-        place = {text.get_position(): text.get_text() for text in axis.texts if text.get_text()}
-        arrows = {(place[text.xy], place[text.xyann]) for text in axis.texts if not text.get_text()}
-        assert arrows == {(child, parent) for child, parents in graph.items() for parent in parents}
-        colour = {place[tuple(dot.get_offsets()[0])]: tuple(dot.get_facecolor()[0]) for dot in axis.collections}
-        kinds = {"x": "observed", "y": "marginalised where missing", "z_c": "sampled", "z_s": "sampled"}
-        assert colour == {name: to_rgba(KINDS[kind]) for name, kind in kinds.items()}
 
 
 def test_a_figure_that_fails_leaves_the_old_one(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_semivae import SemiVAE
+from pyro_semivae import SemiVAE, show
 from pyro_semivae.check import check_model
 from pyro_semivae.conditionals import Gaussian, Label, LabelPrior, StandardNormal
 from pyro_semivae.contract import ContractError
@@ -14,7 +14,6 @@ from pyro_semivae.errors import InputError
 from pyro_semivae.infer import ClassifierTerm, TraceLabels_ELBO
 from pyro_semivae.models import VAE
 from pyro_semivae.nn import MLP, MLPs
-from pyro_semivae.plot import show
 from pyro_semivae.spaces import Binary, Classes, Real, Vectors
 from pyro_semivae.train import fit
 
@@ -209,8 +208,18 @@ MISTAKES = [
 ]
 
 
+def draw(vae, x, y):
+    """`show`, whose picture says what is wrong and is drawn all the same."""
+    picture = show(vae, rows=dict(zip(vae.spaces, (x, y), strict=True)))
+    if picture.why_not:
+        assert f"no bound: {picture.why_not}" in str(picture) and not picture.values and picture.sites
+        said = " ".join(text.get_text() for text in picture.figure.texts)
+        assert " ".join(picture.why_not.split()) in " ".join(said.split()), "lines of the figure"
+        raise ContractError(picture.why_not)
+
+
 @pytest.mark.parametrize("labels", [True, False])
-@pytest.mark.parametrize("ask", [check_model, fit, show])
+@pytest.mark.parametrize("ask", [check_model, fit, draw])
 @pytest.mark.parametrize(("model", "kind", "message"), MISTAKES, ids=lambda v: getattr(v, "__name__", None))
 def test_every_mistake_has_its_message(model, kind, message, ask, labels, capsys):
     """Also in `fit` on rows that happen to have no label, or all labels."""
@@ -241,7 +250,7 @@ def test_a_plate_of_another_size_is_named():
             with pyro.plate("data", 5 if x is None else len(x)):
                 return pyro.sample("x", self.p_x(pyro.sample("z", self.p_z())), obs=x)
 
-    for ask in (check_model, fit, show):
+    for ask in (check_model, fit, draw):
         with pytest.raises(
             ContractError, match=r"model: site 'z' is outside of the plate of rows, the one of size [37] "
         ):
@@ -249,17 +258,17 @@ def test_a_plate_of_another_size_is_named():
 
 
 @pytest.mark.parametrize("kind", Y)
-def test_a_right_graph_passes(kind, capsys):
+def test_a_right_graph_passes(kind):
     vae, x = Own(Classes(3) if kind == "classes" else Binary(3)), torch.randn(7, 6)
     check_model(vae, x, Y[kind])
-    show(vae, x, Y[kind])
+    draw(vae, x, Y[kind])
     fit(vae, x, Y[kind], epochs=1, progress=False)
-    assert "p(y) p(z) p(x | y, z)" in capsys.readouterr().out
+    assert "p(y) p(z) p(x | y, z)" in str(show(vae, rows={"x": x, "y": Y[kind]}))
 
 
 def test_class_labels_that_are_floats_are_named():
     vae, x = Own(Classes(3)), torch.randn(7, 6)
-    for ask in (check_model, fit, show):
+    for ask in (check_model, fit, draw):
         with pytest.raises(InputError, match=r"y: got dtype torch.float32; expected a 1-d integer tensor.*-1 for mi"):
             ask(vae, x, Y["binary"][:, 0])
 
@@ -291,7 +300,7 @@ def test_a_continuous_label_is_in_the_guide_as_well():
 
     a = torch.randn(7, 2)
     a[2, 1] = NAN
-    for ask in (check_model, fit, show):
+    for ask in (check_model, fit, draw):
         with pytest.raises(
             ContractError, match=r"label 'a' is in the model and not in the guide, which samples its mis"
         ):

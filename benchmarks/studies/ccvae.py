@@ -1,4 +1,4 @@
-"""CCVAE's Tables 6 and 7, REVAE's D.2 and split, and the recipe taken apart."""
+"""CCVAE's Tables 6 and 7, REVAE's D.2 and split, what keeps style, and the first recipe taken apart."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ MEASURES = {
     "generation_accuracy": "generation accuracy",
     "mutual_information": "MI",
 }
-# Of the generations, without a paper's value beside them. Real test images have a share of about 1.
+# Of generations and interventions, which no paper measures. Real test images have a share of about 1.
 DIVERSITY = {"generation_variance_share": "variance share", "generation_recall": "recall"}
+SET = {"intervention_accuracy": "interventions of the new class", "intervention_precision": "among its images"}
+KEPT = ("brightness", "thickness", "width", "height", "slant")
 REAL = "mutual_information_real"  # of test images: below it generations are surer than real images
 CLEAN = "test_accuracy_clean"  # the guide without the noise that it was trained with
-# The recipe's short run with one of its parts taken out, on the last 10,000 training rows.
+# A short run of the first recipe with one of its parts taken out, on the last 10,000 training rows.
 ABLATIONS = {
     "all": {},
     "exact marginal": {"marginal": "exact"},
@@ -39,7 +41,7 @@ ABLATIONS = {
     "z_c of 10": {"z_c": 10},
 }
 ABLATED = (("mnist", "0.004"), ("fashionmnist", "0.06"))
-# The recipe with a change: a consistency term, which it does without; and REVAE's split of the latents, beside
+# The first recipe with a change: a consistency term, which it does without; and REVAE's split of the latents, beside
 # REVAE's Tables 1 and 2.
 CONSISTENCY = (("mnist", "0.004"), ("fashionmnist", "0.004"), ("fashionmnist", "0.06"))
 SPLIT = {
@@ -53,22 +55,21 @@ VARIANTS: dict[str, tuple[Iterable[tuple[str, str]], dict[str, Any]]] = {
 }
 # What keeps style in interventions, in the recipe's short run on held-out rows: its parts alone and together, and on
 # other models; see `infer.style_terms`.
-SIZES = {"z_c": 10, "z_s": 20, "beta": 2.0}
+NEITHER = {"tau": 0.0, "generated": 0.0, "style": 0.0, "independence": 0.0}
 REPLACEMENT, REGRESSION, READ = {"tau": 0.5}, {"generated": 40.0}, {"style": 0.5}
 INDEPENDENCE = {"independence": 10.0}
-ALL = {**SIZES, **REPLACEMENT, **REGRESSION, **READ, **INDEPENDENCE}
 STYLE: dict[str, tuple[str, dict[str, Any]]] = {
-    "all": ("ccvae.py", ALL),
-    "neither": ("ccvae.py", SIZES),
-    "replacement": ("ccvae.py", {**SIZES, **REPLACEMENT}),
-    "regression": ("ccvae.py", {**SIZES, **REGRESSION}),
-    "both": ("ccvae.py", {**SIZES, **REPLACEMENT, **REGRESSION}),
-    "both and independence": ("ccvae.py", {**SIZES, **REPLACEMENT, **REGRESSION, **INDEPENDENCE}),
-    "both and style read off": ("ccvae.py", {**SIZES, **REPLACEMENT, **REGRESSION, **READ}),
-    "all with beta 1": ("ccvae.py", {**ALL, "beta": 1.0}),
-    "all with beta 4": ("ccvae.py", {**ALL, "beta": 4.0}),
-    "all with missing labels summed": ("ccvae.py", {**ALL, "impute": "enumerate"}),
-    "all on all rows": ("ccvae.py", {**ALL, "share": 1.0}),
+    "all": ("ccvae.py", {}),
+    "neither": ("ccvae.py", NEITHER),
+    "replacement": ("ccvae.py", {**NEITHER, **REPLACEMENT}),
+    "regression": ("ccvae.py", {**NEITHER, **REGRESSION}),
+    "both": ("ccvae.py", {**NEITHER, **REPLACEMENT, **REGRESSION}),
+    "both and independence": ("ccvae.py", {"style": 0.0}),
+    "both and style read off": ("ccvae.py", {"independence": 0.0}),
+    "all with beta 1": ("ccvae.py", {"beta": 1.0}),
+    "all with beta 4": ("ccvae.py", {"beta": 4.0}),
+    "all with missing labels summed": ("ccvae.py", {"impute": "enumerate"}),
+    "all on all rows": ("ccvae.py", {"share": 1.0}),
     "DIVA": ("diva.py", {}),
     "DIVA with all": ("diva.py", {**REPLACEMENT, **REGRESSION, **READ, **INDEPENDENCE}),
     "M2": ("m2.py", {}),
@@ -81,7 +82,6 @@ STYLE_MEASURES = (
     "intervention_precision",
     "generation_variance_share",
 )
-KEPT = ("brightness", "thickness", "width", "height", "slant")
 DEFAULT_PRESET = "recipe"
 
 
@@ -95,10 +95,10 @@ def job_of(dataset: str, rate: str, preset: str, seed: int) -> Job:
 
 def jobs(preset: str, seeds: Sequence[int] | None) -> list[Job]:
     """Three seeds at the lowest rate, five samples of one image per class, one seed elsewhere and of other presets."""
-    if preset == "demo":
-        held_out = {"hold_out": 10_000}
+    if preset == "ablation":
+        short = {"epochs": 10, "hold_out": 10_000}
         return [
-            Job("ccvae", dataset, rate, preset, seed, part, {**changes, **held_out})
+            Job("ccvae", dataset, rate, "recipe-1", seed, part, {**changes, **short})
             for dataset, rate in ABLATED
             for seed in seeds or [0]
             for part, changes in ABLATIONS.items()
@@ -112,43 +112,70 @@ def jobs(preset: str, seeds: Sequence[int] | None) -> list[Job]:
         ]
     if preset in VARIANTS:
         rows, changes = VARIANTS[preset]
-        return [Job("ccvae", *row, "recipe", seed, preset, changes) for row in rows for seed in seeds or [0]]
+        return [Job("ccvae", *row, "recipe-1", seed, preset, changes) for row in rows for seed in seeds or [0]]
     many = {"0.004": 3, "10": 5} if preset == "recipe" else {}
     return [
-        job_of(dataset, rate, preset, seed) for dataset, rate in PAPER for seed in seeds or range(many.get(rate, 1))
+        job_of(dataset, rate, preset, seed)
+        for dataset, rate in PAPER
+        if (preset, rate) != ("recipe-1", "10")  # one image per class has a preset of its own
+        for seed in seeds or range(many.get(rate, 1))
     ]
+
+
+def recorded(preset: str) -> list[tuple[Job, list[dict]]]:
+    """By row of the papers' tables: the first of its jobs, and what is recorded of all its seeds."""
+    rows = [[job for job in jobs(preset, range(10)) if (job.dataset, job.rate) == row] for row in PAPER]
+    found = [(these[0], [run for job in these if (run := job.result())]) for these in rows if these]
+    return [(job, runs) for job, runs in found if runs]
+
+
+def _row(job: Job, runs: list[dict]) -> list[str]:
+    label = "10 images" if job.rate == "10" else str(job.rate)
+    return [job.dataset, label, " ".join(filter(None, [job.preset, job.part])), str(len(runs))]
 
 
 def table(preset: str) -> str:
     """A Markdown table of CCVAE's recorded runs: ours (mean over seeds, +- standard error) and the paper's."""
     papers = SPLIT if preset == "split" else PAPER
     head = ["data", "labelled", "preset", "seeds", "without noise"]
-    head += [name for title in MEASURES.values() for name in (title, "paper")]
-    head += ["MI of test images", *DIVERSITY.values()]
+    head += [name for title in MEASURES.values() for name in (title, "paper")] + ["MI of test images"]
     lines = []
-    for (dataset, rate), paper in papers.items():
-        these = [job for job in jobs(preset, range(10)) if (job.dataset, job.rate) == (dataset, rate)]
-        runs = [run for job in these if (run := job.result())]
-        if runs:
-            label = "10 images" if rate == "10" else rate
-            cells = [dataset, label, " ".join(filter(None, [these[0].preset, these[0].part])), str(len(runs))]
-            cells.append(cell(runs, CLEAN))
-            for measure, theirs in zip(MEASURES, paper, strict=True):
-                cells += [cell(runs, measure), "" if theirs is None else f"{theirs:.3f}"]
-            cells += [cell(runs, measure) for measure in (REAL, *DIVERSITY)]
-            lines.append(cells)
+    for job, runs in recorded(preset):
+        cells = [*_row(job, runs), cell(runs, CLEAN)]
+        for measure, theirs in zip(MEASURES, papers[job.dataset, str(job.rate)], strict=True):
+            cells += [cell(runs, measure), "" if theirs is None else f"{theirs:.3f}"]
+        lines.append([*cells, cell(runs, REAL)])
+    return markdown(head, lines)
+
+
+def diversity_table(preset: str) -> str:
+    """A Markdown table of the same runs: how diverse generations are, and what interventions set and keep."""
+    head = [
+        "data",
+        "labelled",
+        "preset",
+        "seeds",
+        *DIVERSITY.values(),
+        *SET.values(),
+        *(f"{name} kept" for name in KEPT),
+    ]
+    lines = []
+    for job, runs in recorded(preset):
+        if all("kept" in run for run in runs):
+            runs = [{**run, **run["kept"]} for run in runs]
+            lines.append([*_row(job, runs), *(cell(runs, measure) for measure in (*DIVERSITY, *SET, *KEPT))])
     return markdown(head, lines)
 
 
 def consistency_table() -> str:
-    """A Markdown table of the recipe with and without a consistency term: test accuracy, generation accuracy."""
+    """A Markdown table of the first recipe with and without a consistency term: test and generation accuracy."""
     lines = []
     for job in jobs("consistency", None):
-        runs = [job.result(), job_of(job.dataset, job.rate, "recipe", job.seed).result()]
+        runs = [job.result(), job_of(job.dataset, job.rate, "recipe-1", job.seed).result()]
         if all(runs):
             measured = [f"{run[measure]:.3f}" for measure in list(MEASURES)[:2] for run in runs]
             lines.append([job.dataset, job.rate, *measured])
-    head = ["data", "labelled", "accuracy, consistency", "recipe", "generation accuracy, consistency", "recipe"]
+    head = ["data", "labelled", "accuracy, consistency", "recipe-1", "generation accuracy, consistency", "recipe-1"]
     return markdown(head, lines)
 
 
@@ -165,11 +192,11 @@ def style_table() -> str:
 
 
 def ablation_table() -> str:
-    """A Markdown table of the recipe's short run and of its parts taken out: accuracies on held-out rows."""
+    """A Markdown table of the first recipe's short run and of its parts taken out: accuracies on held-out rows."""
     measures = list(MEASURES)[:2]
-    found = {(job.dataset, job.part): run for job in jobs("demo", None) if (run := job.result())}
+    found = {(job.dataset, job.part): run for job in jobs("ablation", None) if (run := job.result())}
     columns = [(data, rate) for data, rate in ABLATED if any(dataset == data for dataset, _ in found)]
-    head = ["recipe", *(f"{data} {rate}: {MEASURES[m]}" for data, rate in columns for m in measures)]
+    head = ["recipe-1", *(f"{data} {rate}: {MEASURES[m]}" for data, rate in columns for m in measures)]
     lines = []
     for part in ABLATIONS:
         runs = [found.get((dataset, part)) for dataset, _ in columns]
@@ -179,4 +206,6 @@ def ablation_table() -> str:
 
 
 def tables() -> list[str]:
-    return [*map(table, ("recipe", "paper", "split")), consistency_table(), ablation_table(), style_table()]
+    presets = ("recipe", "recipe-1", "paper", "split")
+    others = [consistency_table(), ablation_table(), style_table()]
+    return [*map(table, presets), *map(diversity_table, presets), *others]

@@ -20,10 +20,10 @@ from pyro_semivae.files import write_json
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-PRESETS = ("recipe", "demo")
+PRESETS = ("recipe", "recipe-1", "demo")
 RATES = ("0.004", "0.06", "0.2", "1.0")
-# Flags that say which run it is, or where; all others are settings.
-NO_SETTINGS = {"dataset", "labelled", "seed", "out", "data_dir", "cuda", "resume", "overwrite", "smoke_test"}
+# Flags that say which run it is, or where, and a preset's name; all others are settings.
+NO_SETTINGS = {"dataset", "labelled", "seed", "out", "data_dir", "cuda", "resume", "overwrite", "smoke_test", "preset"}
 # What runs had of weights whose flags came later.
 ADDED = {"tau": 0.0, "generated": 0.0, "style": 0.0, "independence": 0.0}
 
@@ -77,7 +77,8 @@ class Job:
             return None
         recorded, now = json.loads(self.path.read_text()), self.settings
         then = {name: value for name, value in ADDED.items() if name in now}
-        return recorded if {**now, **then, **recorded["settings"]} == now else None
+        then |= {name: value for name, value in recorded["settings"].items() if name not in NO_SETTINGS}
+        return recorded if {**now, **then} == now else None
 
     def run(self, cuda: bool, *, quiet: bool = False) -> None:
         """Runs the example, or goes on with it, and records what it measured; quiet: its output goes to a file.

@@ -169,6 +169,10 @@ class Objective(ELBO, Summand):
         """As `terms`, times their weights: they add up to the objective."""
         return self._terms(Step(model, guide, args, kwargs), Value.summed)
 
+    def named_values(self, model: Callable, guide: Callable, *args, **kwargs) -> dict[str, Value]:
+        """As `terms`, each with its weight: a `Value`."""
+        return self._terms(Step(model, guide, args, kwargs), lambda value: value)
+
     def differentiable_loss(self, model: Callable, guide: Callable, *args, **kwargs) -> Tensor:
         """Minus the scaled total, a scalar to call `backward` on."""
         return -self.evaluate(Step(model, guide, args, kwargs)).total()
@@ -192,7 +196,7 @@ class Objective(ELBO, Summand):
         run = Step(model, guide, args, kwargs).run(self.max_plate_nesting)
         return run.model, run.guide
 
-    def _terms(self, step: Step, of: Callable[[Value], Tensor]) -> NamedTerms:
+    def _terms(self, step: Step, of: Callable[[Value], Any]) -> NamedTerms:
         with LocalParameters():
             values = [value for value in self.evaluate(step).values if not value.removed]
             names = with_parents([value.name for value in values], step.graphs())

@@ -23,7 +23,7 @@ from pyro_semivae.models.saving import save
 from pyro_semivae.spaces import Images, Labels, Space
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 
 _rows_without_values: ContextVar[int] = ContextVar("rows_without_values", default=1)
@@ -277,19 +277,6 @@ class SemiVAE(nn.Module, ABC):
             InputError: the file cannot be written.
         """
         save(self, path)
-
-    def show(self, x: Tensor | None = None, y: Tensor | None = None, *, path: str | None = None) -> Figure:
-        """Draws model and guide with what is observed, summed and sampled; prints factorisations and bound.
-
-        Args:
-            x, y: a batch, labels missing or not (default: grey images without labels).
-            path: where to write the drawing as PNG.
-
-        Returns the matplotlib figure.
-        """
-        from pyro_semivae.plot import show  # drawing needs matplotlib, models do not
-
-        return show(self, x, y, path=path)
 
     def register(self) -> None:
         """Puts the parameters into Pyro's store, where a plain `pyro.infer.SVI` loop finds them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pyro_semivae.infer import ClassifierTerm, Objective, TraceCCVAE_ELBO
+from pyro_semivae.infer import ClassifierTerm, Objective, TraceCCVAE_ELBO, style_terms
 from pyro_semivae.models import parts
 from pyro_semivae.models.characteristic import CharacteristicVAE
 
@@ -33,9 +33,10 @@ class CCVAE(CharacteristicVAE):
     Args:
         x_shape: `(C, H, W)` of the images, float in [0, 1].
         labels: the label space, `Classes(10)` or `Binary(18)` (a data set's `labels`).
-        z_c: D_c, the size of the characteristic latent of a class label (default: 30).
-        z_s: D_s, the size of the rest; 0, the default, leaves it empty (REVAE on MNIST: 4 + 10, 10 + 0, 20 + 0; CCVAE's
-            Tables 6 and 7 do not say; on CelebA 18 + 27).
+        z_c: D_c, the size of the characteristic latent of a class label (default: 10).
+        z_s: D_s, the size of the rest (default: 20); 0 leaves it empty, and an intervention on a class label then keeps
+            nothing of an image (REVAE on MNIST: 4 + 10, 10 + 0, 20 + 0; CCVAE's Tables 6 and 7 do not say; on CelebA
+            18 + 27).
         networks: `MLPs()` of 600-600 (REVAE's Table 3), `Convs()` (CCVAE's Table 3), or others; the default follows the
             data, see `parts.networks_for`.
         likelihood: p(x | .) given the decoder, a class of `conditionals` or a `partial` of one: `BernoulliLikelihood`,
@@ -74,17 +75,25 @@ class CCVAE(CharacteristicVAE):
     in VAEs", ICLR 2021; "Rethinking Semi-Supervised Learning in VAEs", 2020.
     """
 
-    sizes = (30, 0)
+    sizes = (10, 20)
 
     def elbo(self, **options) -> TraceCCVAE_ELBO:
         """The CCVAE bound; see `TraceCCVAE_ELBO` for its options."""
         return TraceCCVAE_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
 
     def elbo_for(self, y: Tensor | None) -> Objective:
-        """The recipe's: Jensen's bound, beta 4 of small images and 1 of other data, and a `ClassifierTerm` of weight
-        1000 N / N_labelled of a class label, N / N_labelled of binary ones. The paper's is
-        `elbo(weights="independent")`."""
+        """The recipe's: Jensen's bound and a `ClassifierTerm`; with a class label and images that show style (16 pixels
+        a side or more) also `style_terms`. The paper's is `elbo(weights="independent")`.
+
+        Beta is 1, of small images 4, and 2 where they show style. The classifier's weight is 1000 N / N_labelled of a
+        class label, N / N_labelled of binary ones."""
+        classes, styled = self.labels.entries is None, parts.shows_style(self.spaces["x"])
         weights = parts.recipe_weights(self.labels, y, self.spaces["x"])
-        alpha = weights["classifier_weight"] if self.labels.entries is None else parts.classifier_weight(1.0, y)
-        bound = self.elbo(marginal="jensen", beta=weights["beta"])
-        return bound + alpha * ClassifierTerm() if alpha else bound
+        beta = min(weights["beta"], parts.STYLE_BETA) if styled else weights["beta"]
+        alpha = weights["classifier_weight"] if classes else parts.classifier_weight(1.0, y)
+        objective: Objective = self.elbo(marginal="jensen", beta=beta)
+        if alpha:
+            objective = objective + alpha * ClassifierTerm()
+        if alpha and classes and styled and len(self.p_z_s.loc):
+            objective = objective + style_terms("z_c", kept=["z_s"], **parts.STYLE)
+        return objective

@@ -83,6 +83,8 @@ def classifier_weight(alpha: float, y: Tensor | None) -> float:
 # The weights of the examples' recipe. ALPHA weighs a classifier, see above: of a class label, of binary ones. BETA is
 # of small images, whose likelihood is the cross-entropy, and of other data.
 ALPHA, BETA = (1000.0, 100.0), (4.0, 1.0)
+# CCVAE's where an image shows style: beta of small images, and with a class label the weights of `infer.style_terms`.
+STYLE_BETA, STYLE = 2.0, {"tau": 0.5, "generated": 40.0, "style": 0.5, "independence": 10.0}
 
 
 def recipe_weights(labels: Labels, y: Tensor | None, space: Data) -> dict[str, float]:
@@ -95,6 +97,14 @@ def recipe_weights(labels: Labels, y: Tensor | None, space: Data) -> dict[str, f
     """
     alpha, beta = ALPHA[labels.entries is not None], BETA[likelihood_for(space) is not BernoulliLikelihood]
     return {"classifier_weight": classifier_weight(alpha, y), "beta": beta}
+
+
+def shows_style(space: Data) -> bool:
+    """Whether data are images of 16 pixels a side or more.
+
+    Of smaller ones all style is worth less than what a latent costs: 3 nats of scikit-learn's digits.
+    """
+    return space.pictures and min(space.shape[1:]) >= 16
 
 
 def recipe_corruption(labels: Labels, x_shape: Shape) -> Callable[[Tensor], Tensor] | None:

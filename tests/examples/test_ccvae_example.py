@@ -5,7 +5,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from pyro_semivae import CCVAE
+from pyro_semivae.errors import InputError
 from pyro_semivae.infer import (
     ClassifierTerm,
     GeneratedLabelsTerm,
@@ -15,15 +18,15 @@ from pyro_semivae.infer import (
     WarmUp,
 )
 from pyro_semivae.nn import MLPs
-from pyro_semivae.spaces import Classes
+from pyro_semivae.spaces import Binary, Classes, Images, Vectors
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def objective_of(*flags, script="ccvae.py"):
+def objective_of(*flags, script="ccvae.py", data="mnist"):
     """What is trained, and the model, with 20 of 1,000 images labelled."""
     script = runpy.run_path(str(EXAMPLES / script))
-    args = script["Settings"].parse(None, flags).for_data("mnist")
+    args = script["Settings"].parse(None, flags).for_data(data)
     seen = {}
     job = SimpleNamespace(args=args, data=SimpleNamespace(x_shape=(1, 4, 7), labels=Classes(5)))
     job.parts, job.prior, job.noise = (lambda: {"networks": MLPs((11,))}), (lambda: None), (lambda: None)
@@ -67,11 +70,67 @@ def test_other_models_of_the_family_have_the_same_terms():
         assert not kinds & {ReplacementTerm, GeneratedLabelsTerm, TotalCorrelation}
 
 
-@pytest.mark.parametrize("preset", ["paper", "one-shot"])
-def test_other_presets_are_as_they_were(preset):
-    elbo, _ = objective_of("--preset", preset)
+@pytest.mark.parametrize("preset", ["paper", "one-shot", "recipe-1"])
+def test_other_presets_do_without(preset):
+    elbo, vae = objective_of("--preset", preset)
     kinds = {type(part.what) for part in elbo.parts()}
     assert not kinds & {ReplacementTerm, GeneratedLabelsTerm, TotalCorrelation}
+    assert vae.p_z_s().event_shape == (0,)
+
+
+def told(elbo):
+    """What an objective is, in plain values, without the terms' modules."""
+    return [(type(part.what), part.weights, dict(part.of_terms), part.what.configuration()) for part in elbo.parts()]
+
+
+def test_the_examples_recipe_is_the_one_of_fit():
+    """The same terms, with the same weights and sizes; `recipe` and its short run, `demo`."""
+    vae = CCVAE((1, 28, 28), Classes(5), networks=MLPs((11,)))
+    y = torch.full((1000,), -1)
+    y[:20] = 0
+    of_fit = told(vae.elbo_for(y))
+    assert {ReplacementTerm, GeneratedLabelsTerm, TotalCorrelation} < {kind for kind, *_ in of_fit}
+    for preset in ("demo", "recipe"):
+        elbo, of_example = objective_of("--preset", preset)
+        assert told(elbo) == of_fit
+        assert of_example.p_z_s().event_shape == vae.p_z_s().event_shape == (20,)
+        assert of_example.p_z_c(torch.tensor([0])).event_shape == vae.p_z_c(torch.tensor([0])).event_shape == (10,)
+
+
+@pytest.mark.parametrize(
+    ("flags", "kinds"),
+    [
+        (("--z-s", "0"), set()),
+        (("--generated", "0"), {ReplacementTerm, TotalCorrelation}),
+        (("--generated", "0", "--style", "0", "--independence", "0"), {ReplacementTerm}),
+        (("--tau", "0"), {GeneratedLabelsTerm, TotalCorrelation}),
+    ],
+)
+def test_parts_of_the_recipe_are_taken_out(flags, kinds):
+    """What cannot be without them goes with them: all without z_s, style read off without generated images."""
+    elbo, _ = objective_of(*flags)
+    assert {kind for kind, *_ in told(elbo)} - {ClassifierTerm, TraceCCVAE_ELBO} == kinds
+
+
+@pytest.mark.parametrize(
+    ("space", "labels", "z_s", "styled"),
+    [
+        (Images(1, 16, 20), Classes(3), None, True),
+        (Images(3, 32, 32), Classes(3), 4, True),
+        (Images(1, 15, 40), Classes(3), None, False),
+        (Images(1, 16, 20), Classes(3), 0, False),
+        (Images(1, 16, 20), Binary(3), None, False),
+        (Vectors(400), Classes(3), None, False),
+    ],
+    ids=str,
+)
+def test_what_keeps_style_is_there_where_there_is_some(space, labels, z_s, styled):
+    y = labels.missing(4)
+    y[0] = 1
+    vae = CCVAE(space, labels, z_s=z_s)
+    added = {ReplacementTerm, GeneratedLabelsTerm, TotalCorrelation}
+    assert {part for part, *_ in told(vae.elbo_for(y))} & added == (added if styled else set())
+    assert [part for part, *_ in told(vae.elbo_for(None))] == [TraceCCVAE_ELBO], "without labels there are none to keep"
 
 
 @pytest.mark.parametrize(
@@ -84,9 +143,14 @@ def test_other_presets_are_as_they_were(preset):
     ],
 )
 def test_options_of_terms_without_a_weight_are_refused(flags, message, capsys):
-    with pytest.raises(SystemExit):
-        objective_of(*flags)
-    assert message in capsys.readouterr().err
+    """At once, or as soon as it is known that these data have none of the weight."""
+    for preset in (("--preset", "recipe-1"), ("--tau", "0", "--generated", "0", "--style", "0")):
+        with pytest.raises(SystemExit):
+            objective_of(*preset, *flags)
+        assert message in capsys.readouterr().err
+    for data in ("digits", "faces"):
+        with pytest.raises(InputError, match=message.split(";")[0]):
+            objective_of(*flags, data=data)
     with pytest.raises(SystemExit):
         objective_of("--share", "0.5", script="m2.py")
     assert "--share: got it without --generated; expected" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from pyro_semivae.conditionals import BernoulliLikelihood, LaplaceLikelihood
 from pyro_semivae.data import ImageData
 from pyro_semivae.defaults import keys_of_own
 from pyro_semivae.example_run import ExampleRun
+from pyro_semivae.models.parts import STYLE
 from pyro_semivae.nn import Convs, MLPs
 
 ROOT = Path(__file__).parents[2]
@@ -128,9 +129,10 @@ MANY = own((1, 20, 20), torch.tensor([[0.0, 1.0], [1.0, 0.0]] * 3), ("a", "b"))
 @pytest.mark.parametrize(
     ("own", "expected"),
     [
-        (GREY, {"alpha": 1000.0, "beta": 4.0, "dropout": 0.1, "batch_size": 200, "epochs": None, "labelled": "all"}),
-        (LARGE, {"alpha": 1000.0, "beta": 1.0, "dropout": 0.0, "batch_size": 64, "epochs": None}),
-        (MANY, {"alpha": 1.0, "beta": 4.0, "dropout": 0.1, "z_s": 27, "batch_size": 200}),
+        (GREY, {"alpha": 1000.0, "beta": 2.0, "dropout": 0.1, "batch_size": 200, "epochs": None, "labelled": "all"}),
+        (GREY, {"tau": 0.5, "generated": 40.0, "style": 0.5, "independence": 10.0, "z_c": 10, "z_s": 20}),
+        (LARGE, {"alpha": 1000.0, "beta": 1.0, "dropout": 0.0, "batch_size": 64, "epochs": None, "tau": 0.5}),
+        (MANY, {"alpha": 1.0, "beta": 2.0, "dropout": 0.1, "z_s": 27, "batch_size": 200, "tau": 0.0, "style": 0.0}),
     ],
 )
 def test_defaults_follow_what_the_data_are(own, expected):
@@ -153,5 +155,8 @@ def test_networks_and_likelihood_follow_the_data_and_not_the_labels():
 def test_named_sets_have_the_defaults_they_had():
     faces, fashion = (vars(settings().for_data(name)) for name in ("faces", "fashionmnist"))
     assert (faces["alpha"], faces["beta"], faces["batch_size"], faces["epochs"], faces["z_s"]) == (1.0, 1.0, 64, 10, 27)
-    assert (fashion["alpha"], fashion["beta"], fashion["shift"], fashion["epochs"]) == (1000.0, 4.0, 1, 10)
+    assert (fashion["alpha"], fashion["beta"], fashion["shift"], fashion["epochs"]) == (1000.0, 2.0, 1, 10)
+    digits = vars(settings().for_data("digits"))
+    assert (digits["beta"], digits["epochs"], digits["z_s"]) == (4.0, 400, 20) and not digits["generated"]
+    assert [fashion[name] for name in STYLE] == [*STYLE.values()] and not any(faces[name] for name in STYLE)
     assert faces["labelled"] == "0.2" and fashion["labelled"] == "0.004" and faces["dropout"] == 0.0

@@ -239,13 +239,40 @@ def test_what_keeps_style_is_a_study_of_several_models(studies):
     assert rows[0][-1] == "0.250"
 
 
+def test_ccvae_beside_its_family_is_its_first_recipe_and_the_one_that_keeps_style(studies):
+    from studies import ccvae, labels
+
+    short, full = (labels.job_of("mnist", "0.004", preset, 0, "ccvae") for preset in ("demo", "recipe"))
+    assert full == ccvae.job_of("mnist", "0.004", "recipe", 0) and short.study == "labels"
+    assert (short.settings["epochs"], short.settings["beta"], short.settings["tau"]) == (10, 4.0, 0.0)
+    assert (full.settings["epochs"], full.settings["beta"], full.settings["tau"]) == (40, 2.0, 0.5)
+    kept = dict.fromkeys(ccvae.KEPT, 0.25)
+    for job, accuracy in ((short, 0.5), (full, 0.75), (replace(full, seed=1), 0.25)):
+        job.path.parent.mkdir(parents=True, exist_ok=True)
+        values = dict.fromkeys((*ccvae.DIVERSITY, *ccvae.SET, *ccvae.MEASURES, *labels.OF_CLASSES), accuracy)
+        about = {"kept": kept, "measures": 3, "epochs": job.settings["epochs"], "settings": job.settings}
+        job.path.write_text(json.dumps({**values, **about}))
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in labels.table("mnist").splitlines()[2:]]
+    assert [row[2:6] for row in rows] == [
+        ["ccvae, keeping style", "40", "2", "0.500 ± 0.250"],
+        ["ccvae", "10", "1", "0.500"],
+    ]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in labels.kept_table().splitlines()[2:]]
+    assert [row[2:5] for row in rows] == [["ccvae, keeping style", "0.750", "0.750"], ["ccvae", "0.500", "0.500"]]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in ccvae.diversity_table("recipe").splitlines()[2:]]
+    assert rows == [["mnist", "0.004", "recipe", "2", *["0.500 ± 0.250"] * 4, *["0.250 ± 0.000"] * 5]]
+    assert ccvae.diversity_table("recipe-1") == "" and "mnist | 0.004 | recipe | 2" in ccvae.table("recipe")
+
+
 def test_a_run_without_a_weight_is_not_one_with_it(studies):
     """Records that are older than a flag had what it does nothing with."""
     from studies.job import Job
 
-    job = Job("ccvae", "mnist", "0.004", "recipe", 0)
+    job = Job("ccvae", "mnist", "0.004", "recipe-1", 0)
     job.path.parent.mkdir(parents=True, exist_ok=True)
     older = {name: value for name, value in job.settings.items() if name not in ("tau", "generated", "share")}
     job.path.write_text(json.dumps({"settings": older}))
     assert job.result() is not None
+    job.path.write_text(json.dumps({"settings": {**older, "preset": "recipe"}}))
+    assert job.result() is not None, "a preset's name is no setting"
     assert replace(job, changes={"tau": 0.5}).result() is None and replace(job, changes={"z_s": 9}).result() is None

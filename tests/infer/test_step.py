@@ -20,7 +20,7 @@ STEP = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "step.py"))
 def test_a_plain_loop_has_the_bound_of_the_objective_it_is_compared_with(monkeypatch, model, plain):
     """Without noise, rows and gradients."""
     torch.manual_seed(0)
-    vae = model((1, 3, 5), Classes(10), networks=MLPs((11,)))
+    vae = model((1, 3, 5), Classes(10), networks=MLPs((11,)), **({"z_c": 4, "z_s": 0} if model is CCVAE else {}))
     options = (
         {"num_samples": STEP["K"], "marginal": "jensen", "weights": "independent"}
         if model is CCVAE

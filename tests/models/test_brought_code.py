@@ -9,10 +9,9 @@ from pyro.infer import TraceEnum_ELBO, config_enumerate
 from torch import nn
 from torch.testing import assert_close
 
-from pyro_semivae import Pair, tasks
+from pyro_semivae import Pair, show, tasks
 from pyro_semivae.check import check_model
 from pyro_semivae.infer import ClassifierTerm, TraceLabels_ELBO
-from pyro_semivae.plot import show
 from pyro_semivae.spaces import MISSING, Classes, Vectors
 from pyro_semivae.train import fit
 
@@ -126,7 +125,7 @@ def test_a_plain_pair_is_trained_checked_and_asked(tmp_path):
     pair = OneHot(False)
     vae = Pair(pair.model, pair.guide, x=Vectors(E), y=Classes(C))
     check_model(vae, X, Y)
-    show(vae, X, Y, path=tmp_path / "graph.png")
+    assert not show(vae, rows={"x": X, "y": Y}, path=tmp_path / "graph.png").why_not
     before = pair.q_y.weight.clone()
     history = fit(vae, X, Y, epochs=3, batch_size=4, progress=False, checkpoint=tmp_path / "checkpoint.pt")
     assert len(history) == 3 and not torch.equal(pair.q_y.weight, before)

@@ -423,7 +423,7 @@ def test_the_guide_sees_moved_images_unless_told_otherwise(model):
     vae.guide = lambda x, y=None, run=vae.guide: (seen.extend(map(tuple, x.flatten(1).tolist())), run(x, y))[1]
     for corrupt, moved in (("recipe", True), (None, False)):
         seen.clear()
-        fit(vae, x, y, epochs=1, batch_size=3, progress=False, corrupt=corrupt)
+        fit(vae, x, y, elbo=vae.elbo(), epochs=1, batch_size=3, progress=False, corrupt=corrupt)
         assert any(image not in known for image in seen) == moved
     assert model((1, 8, 8), Classes(3), networks=MLPs((3,))).corruption() is None
     assert model((1, 28, 28), Binary(3), networks=MLPs((3,))).corruption() is None

@@ -1,0 +1,268 @@
+"""`show`: a model and its guide side by side, with their factorisations and what an objective is on some rows."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_semivae.contract import ContractError, check_sites
+from pyro_semivae.drawing import mathematics
+from pyro_semivae.drawing.boxes import figure_of
+from pyro_semivae.drawing.sites import Site, sites_of
+from pyro_semivae.errors import InputError
+from pyro_semivae.files import atomic_open, user_path
+from pyro_semivae.infer import Objective
+from pyro_semivae.infer.graph import argument_names
+from pyro_semivae.models import SemiVAE
+
+LETTERS = {"model": "p", "guide": "q"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What `show` returns: in a notebook a figure and mathematics, elsewhere text.
+
+    Attributes:
+        sites: `"model"`, and `"guide"` where there is one -> site -> what is known of it, arguments first.
+        values, weights: term of the objective -> its mean over the rows, and its factor; empty without an objective.
+        why_not: why the objective has no value on these rows, or why there is no guide; else empty.
+    """
+
+    sites: dict[str, dict[str, Site]]
+    values: dict[str, float]
+    weights: dict[str, float]
+    why_not: str = ""
+
+    @property
+    def graphs(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """`"model"` and `"guide"` -> site -> its parents."""
+        return {
+            side: {name: site.parents for name, site in sites.items() if site.family}
+            for side, sites in self.sites.items()
+        }
+
+    @property
+    def latex(self) -> str:
+        """Both factorisations and the objective, with the value of each term, as LaTeX."""
+        products = [mathematics.factorisation(graph, LETTERS[side]) for side, graph in self.graphs.items()]
+        parts = [*products, *([mathematics.objective(self.values, self.weights)] if self.values else [])]
+        return "\n\n".join(f"$$\n{part}\n$$" for part in parts)
+
+    @cached_property
+    def figure(self) -> Figure:
+        """The drawing, with the factorisations and the objective under it."""
+        lines = []
+        for side, graph in self.graphs.items():
+            for i, product in enumerate(_wrapped(graph)):
+                lines.append(("" if i else side, f"${mathematics.factorisation(product, LETTERS[side])}$"))
+        if self.values:
+            lines.append(("objective", "mean per example, in nats"))
+        for name, value in self.values.items():
+            weight = self.weights[name]
+            factor = "" if weight == 1 else f"{mathematics.number(weight)}\\;\\cdot\\;"
+            lines.append((f"{weight * value:.2f}", f"${factor}{mathematics.term(name)}$"))
+        said = textwrap.wrap(self.why_not.replace("$", r"\$"), 90)
+        lines += [("" if i else "no bound", line) for i, line in enumerate(said)]
+        return figure_of(self.sites, lines)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the figure as PNG."""
+        with atomic_open(user_path(path, "path")) as file:
+            file.write(self._repr_png_())
+
+    def __str__(self) -> str:
+        lines = []
+        for side, sites in self.sites.items():
+            said = [f"{name}: {site.kind}" + _known(site) for name, site in sites.items() if site.family]
+            product = " ".join(
+                f"{LETTERS[side]}({name}{' | ' + ', '.join(parents) if parents else ''})"
+                for name, parents in self.graphs[side].items()
+            )
+            lines += [f"{side}  {product}", f"       {'; '.join(said)}"]
+        if self.values:
+            terms = [
+                f"{'' if self.weights[name] == 1 else f'{self.weights[name]:g} * '}{name} [{value:.2f}]"
+                for name, value in self.values.items()
+            ]
+            lines.append("bound  " + " + ".join(terms))
+        return "\n".join([*lines, *([f"no bound: {self.why_not}"] if self.why_not else [])])
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
+        return file.getvalue()
+
+    def _repr_html_(self) -> str:
+        png = base64.b64encode(self._repr_png_()).decode()
+        return (
+            f'<img src="data:image/png;base64,{png}" alt="{html.escape(str(self))}" style="max-width: 100%"/>\n'
+            f"{self.latex}"
+        )
+
+
+def _wrapped(graph: dict[str, tuple[str, ...]], most: int = 70) -> list[dict[str, tuple[str, ...]]]:
+    """The graph in parts whose factorisations have some 70 letters at most."""
+    parts: list[dict[str, tuple[str, ...]]] = [{}]
+    length = 0
+    for name, parents in graph.items():
+        own = 5 + sum(len(other) + 2 for other in (name, *parents))
+        if parts[-1] and length + own > most:
+            parts.append({})
+            length = 0
+        parts[-1][name] = parents
+        length += own
+    return parts
+
+
+def _known(site: Site) -> str:
+    return f" ({site.known[0]} of {site.known[1]})" if site.kind == "partly observed" else ""
+
+
+def show(
+    model: SemiVAE | Callable,
+    guide: Callable | None = None,
+    rows: Any = None,
+    objective: Objective | None = None,
+    *,
+    path: str | Path | None = None,
+) -> Picture:
+    """A model and its guide side by side, as they run on some rows, and the objective's terms with their values.
+
+    Boxes are coloured by what happens at a site for these rows, and say the family of its distribution and the parts of
+    the model whose parameters it depends on. All of it is read off runs of the code. Nothing is changed: neither random
+    generators nor parameters, nor Pyro's store.
+
+    Args:
+        model: a model, or any function with `pyro.sample` sites. guide: the guide of such a function.
+        rows: of a model rows as `SemiVAE.table` takes them (default: three without content); of a function its
+            arguments by name, or in their order.
+        objective: what to write under the drawing (default: the model's `elbo()`; of functions nothing).
+        path: where to write the figure as PNG.
+
+    Where model and guide break the contract of `check_model`, or the objective has no value on these rows, what runs is
+    drawn, and the drawing says what is wrong.
+
+    >>> from pyro_semivae.models import M2
+    >>> from pyro_semivae.nn import MLPs
+    >>> from pyro_semivae.spaces import Classes
+    >>> x, y = torch.rand(3, 1, 4, 4), torch.tensor([2, -1, -1])
+    >>> picture = show(M2((1, 4, 4), Classes(3), z=2, networks=MLPs((5,))), rows={"x": x, "y": y})
+    >>> print(str(picture).split("bound")[0].strip())
+    model  p(y) p(z) p(x | y, z)
+           y: partly observed (1 of 3); z: sampled; x: observed
+    guide  q(y | x) q(z | x, y)
+           y: partly observed (1 of 3); z: sampled
+
+    Raises:
+        InputError: the rows are none of the model's. Exception: neither model nor guide runs.
+    """
+    why_not = ""
+    if isinstance(model, SemiVAE):
+        inputs = model.blank(3) if rows is None else model.inputs(rows)
+        try:
+            check_sites(model, inputs)
+        except ContractError as error:
+            why_not = str(error)
+        values = model.by_site(inputs)
+        names = {id(p): name.split(".")[0] for name, p in model.named_parameters()}
+        how: dict[str, Any] = {"names": names, "continuous": model.continuous_labels}
+        objective = model.elbo() if objective is None else objective
+        model, guide = model.model, model.guide if guide is None else guide
+    else:
+        values, how = _arguments(model, rows), {}
+    found: dict[str, float] = {}
+    weights: dict[str, float] = {}
+    with _no_new_parameters():
+        sites, mistakes = _sites(model, guide, values, how)
+        why_not = why_not or next(iter(mistakes), "")
+        if objective is not None and guide is not None and not why_not:
+            try:
+                found, weights = _terms(objective, model, guide, values)
+            except (ValueError, RuntimeError, NotImplementedError) as error:
+                why_not = _said(error)
+    picture = Picture(sites, found, weights, why_not)
+    if path is not None:
+        picture.save(path)
+    return picture
+
+
+@contextmanager
+def _no_new_parameters() -> Iterator[None]:
+    """Takes out of Pyro's store what was not there before."""
+    store = pyro.get_param_store()
+    before = {*store.keys()}
+    try:
+        yield
+    finally:
+        for name in {*store.keys()} - before:
+            del store[name]
+
+
+def _sites(
+    model: Callable, guide: Callable | None, values: Mapping[str, Any], how: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Site]], list[str]]:
+    """The sites of both, and what went wrong: a side that does not run is left out, a model that does not go with the
+    guide is run alone."""
+    guide_sites: dict[str, Site] = {}
+    mistakes, run = [], None
+    if guide is not None:
+        try:
+            guide_sites, run = sites_of(guide, values, **how)
+        except Exception as error:  # of one's own code, it may be any
+            mistakes.append(f"guide: {_said(error)}")
+    try:
+        model_sites, _ = sites_of(model, values, given=run, **how)
+    except Exception as error:
+        if run is None and not guide_sites:
+            raise
+        mistakes.append(f"model: {_said(error)}")
+        try:
+            model_sites, _ = sites_of(model, values, **how)
+        except Exception:
+            model_sites = {}
+    found = {"model": model_sites, "guide": guide_sites}
+    return {side: sites for side, sites in found.items() if sites}, mistakes
+
+
+def _arguments(fn: Callable, rows: Any) -> dict[str, Any]:
+    names = argument_names(fn)
+    if rows is None:
+        return {}
+    if isinstance(rows, Mapping):
+        if strange := [name for name in rows if name not in names]:
+            raise InputError(f"rows: got {', '.join(strange)}; expected arguments of the model: {', '.join(names)}")
+        last = max((i for i, name in enumerate(names) if name in rows), default=-1)
+        return {name: rows.get(name) for name in names[: last + 1]}
+    rows = rows if isinstance(rows, list | tuple) else (rows,)
+    if len(rows) > len(names):
+        raise InputError(f"rows: got {len(rows)} values; expected those of {', '.join(names) or 'no argument'}")
+    return dict(zip(names, rows, strict=False))
+
+
+def _terms(
+    objective: Objective, model: Callable, guide: Callable, values: Mapping[str, Any]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Term -> its mean over the rows, and -> its factor at the end of training."""
+    inputs = (*values.values(),)
+    devices = {value.device for value in inputs if isinstance(value, Tensor) and value.is_cuda}
+    with torch.random.fork_rng([*devices]):
+        found = objective.named_values(model, guide, *inputs)
+    values = {name: found[name].value.detach().mean().item() for name in found}
+    return values, {name: found[name].weight for name in found}
+
+
+def _said(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

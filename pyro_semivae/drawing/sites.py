@@ -1,0 +1,155 @@
+"""What one run of a model or guide says of each of its sites: parents, family, owners of its parameters, plates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.inspect import site_is_deterministic
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyro_semivae.infer import LocalParameters, sample_sites
+from pyro_semivae.infer.evidence import Impute, enumerates
+from pyro_semivae.infer.graph import graph
+from pyro_semivae.nn.ends import as_it_is
+from pyro_semivae.spaces import is_missing
+
+Kind = Literal["given", "observed", "partly observed", "marginalised", "sampled"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site of a model or guide, or an argument on which sites depend.
+
+    Attributes:
+        parents: the sites and arguments it depends on. family: the name of its distribution; empty of an argument.
+        owners: the parts of the model whose parameters its density depends on.
+        plates: name -> size, the outermost first. kind: what happens at it for these rows.
+        known: of a label, how many of the entries are observed, and of how many.
+    """
+
+    name: str
+    parents: tuple[str, ...]
+    family: str = ""
+    owners: tuple[str, ...] = ()
+    plates: tuple[tuple[str, int], ...] = ()
+    kind: Kind = "given"
+    known: tuple[int, int] = (0, 0)
+
+
+class _WithoutGradient(Messenger):
+    """Values of random sites carry no gradient, so that a density depends on the parameters of its own parts alone."""
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        if isinstance(msg["value"], Tensor) and not site_is_deterministic(msg):
+            msg["value"] = msg["value"].detach()
+
+
+def sites_of(
+    fn: Callable,
+    values: Mapping[str, Any],
+    *,
+    names: Mapping[int, str] | None = None,
+    continuous: Collection[str] = (),
+    given: Trace | None = None,
+) -> tuple[dict[str, Site], Trace]:
+    """The sites of a model or guide, arguments on which they depend first, from a run of it on some rows; and the run.
+
+    Missing labels are sampled. The random generators and the modules' modes stay as they are.
+
+    Args:
+        values: the arguments by name, in their order. names: the id of a parameter -> the part that owns it; default:
+            by the names in Pyro's store.
+        continuous: the names of continuous labels. given: a run whose values the sites of the same names have.
+    """
+    owner = getattr(fn, "__self__", fn)
+    inputs = (*values.values(),)
+    devices = {value.device for value in inputs if isinstance(value, Tensor) and value.is_cuda}
+    run = fn if given is None else poutine.replay(fn, trace=given)
+    with (
+        torch.random.fork_rng([*devices]),
+        as_it_is(owner),
+        LocalParameters(),
+        pyro.validation_enabled(False),
+        Impute(continuous=continuous),
+        _WithoutGradient(),
+    ):
+        trace = poutine.trace(run).get_trace(*inputs)
+        owners = {name: _owners(site, _stored(trace) if names is None else names) for name, site in sample_sites(trace)}
+    with as_it_is(owner):
+        parents = graph(fn, values, Impute(continuous=continuous))
+    sites = dict(sample_sites(trace))
+    found = {
+        name: _with_kind(
+            Site(
+                name,
+                parents[name],
+                _family(site["fn"]),
+                owners[name],
+                tuple((frame.name, int(frame.size)) for frame in site["cond_indep_stack"] if frame.size),
+            ),
+            site,
+            values.get(name),
+            name in continuous,
+        )
+        for name, site in sites.items()
+    }
+    arguments = dict.fromkeys(parent for site in found.values() for parent in site.parents if parent not in found)
+    return {**{name: Site(name, ()) for name in arguments}, **found}, trace
+
+
+def _with_kind(site: Site, msg: dict[str, Any], value: Any, continuous: bool) -> Site:
+    """The site with what happens at it: `value` is the argument of its name, if there is one."""
+    label = enumerates(msg) or continuous
+    if not label:
+        return replace(site, kind="observed" if msg["is_observed"] else "sampled")
+    missing = is_missing(value) if isinstance(value, Tensor) else torch.ones(1, dtype=torch.bool)
+    known, total = int((~missing).sum()), missing.numel()
+    otherwise: Kind = "sampled" if continuous else "marginalised"
+    kind: Kind = "observed" if known == total else "partly observed" if known else otherwise
+    return replace(site, kind=kind, known=(known, total) if isinstance(value, Tensor) else (0, 0))
+
+
+def _family(fn: Any) -> str:
+    """The name of a distribution without what only reshapes or masks it."""
+    while type(fn).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
+        fn = fn.base_dist
+    return type(fn).__name__
+
+
+def _stored(trace: Trace) -> dict[int, str]:
+    """The ids of the parameters of a run -> the names by which they were registered, of modules the module's."""
+    nodes = trace.nodes.items()
+    return {
+        id(node["value"].unconstrained()) if hasattr(node["value"], "unconstrained") else id(node["value"]): name.split(
+            "$$$"
+        )[0]
+        for name, node in nodes
+        if node["type"] == "param"
+    }
+
+
+def _owners(site: dict[str, Any], names: Mapping[int, str]) -> tuple[str, ...]:
+    """The owners of the parameters that a site's density depends on."""
+    try:
+        todo = [site["fn"].log_prob(site["value"]).sum().grad_fn]
+    except (ValueError, RuntimeError, NotImplementedError):  # no density of this value: nothing is known
+        return ()
+    found: dict[str, None] = {}
+    seen = set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        todo += [parent for parent, _ in node.next_functions]
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) in names:
+            found[names[id(leaf)]] = None
+    return tuple(sorted(found))
