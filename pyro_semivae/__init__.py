@@ -4,6 +4,9 @@ from pyro_semivae.drawing import show
 from pyro_semivae.models import CCVAE, SemiVAE
 from pyro_semivae.models.pair import Pair
 from pyro_semivae.models.saving import load
+from pyro_semivae.notebook import attach
+
+attach()  # what a notebook shows of models, objectives, reports, data sets, histories
 
 __version__ = "0.1.0"
 

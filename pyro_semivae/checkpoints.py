@@ -21,7 +21,9 @@ from pyro_semivae.settings import difference
 if TYPE_CHECKING:
     from pyro_semivae.trainer import Trainer
 
-History = list[dict[str, float]]
+
+class History(list[dict[str, float]]):
+    """The epochs of a training, a record each: its number, the objective, the ELBO, terms and monitors by name."""
 
 
 class Average:
@@ -134,7 +136,7 @@ class Checkpoint:
             "random": random,
             "epoch": len(history),
             "labelled": self.batches.labelled,
-            "history": history,
+            "history": [*history],
             "config": self.config,
             "setting": self.setting,
         }
@@ -173,7 +175,7 @@ class Checkpoint:
         self.precision.load_state_dict(state["scaler"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.trainer.load_states(state["critics"])
-        return list(state["history"]), state["random"], state["weights"]
+        return History(state["history"]), state["random"], state["weights"]
 
     def _numbers(self, state: dict[str, Any]) -> dict[str, Tensor]:
         """The tensors of a state that must be finite, by a name for messages."""

@@ -252,11 +252,6 @@ class Classified(Compared):
     alpha: float = flag(by_label(*ALPHA), "weight alpha N / N_labelled on log q(y|.) of labelled rows", number(least=0))
 
 
-def _some(value: Any) -> bool:
-    """Whether a weight, or a choice, is one; of those by data set, on any."""
-    return any(value.values()) if isinstance(value, dict) else bool(value)
-
-
 @dataclass(kw_only=True)
 class Generated(Flags):
     """The flags of `GeneratedLabelsTerm` for the model, whose decoder reads the label or latents below it.
@@ -275,10 +270,10 @@ class Generated(Flags):
     )
 
     def check_given(self) -> None:
-        """Refuses the options of terms that have no weight."""
+        """Refuses the options of terms that have no weight (one that depends on the data counts as one until then)."""
         super().check_given()
         for name in self.NEEDS.keys() & self.given:
-            if _some(getattr(self, name)) and not any(_some(getattr(self, other)) for other in self.NEEDS[name]):
+            if getattr(self, name) and not any(getattr(self, other) for other in self.NEEDS[name]):
                 other = " or ".join(f"--{other}" for other in self.NEEDS[name])
                 raise InputError(f"--{name}: got it without {other}; expected a weight of that above 0 with it")
 

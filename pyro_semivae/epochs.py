@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pyro_semivae.checkpoints import Checkpoint, History
 from pyro_semivae.data.batches import Batches
 from pyro_semivae.errors import InputError
 from pyro_semivae.models import SemiVAE
-from pyro_semivae.progress import epoch_bar, epoch_line, show_terms
+from pyro_semivae.progress import Progress
 from pyro_semivae.stopping import EarlyStopping
 from pyro_semivae.streams import RandomStreams
 from pyro_semivae.tally import Tally
 from pyro_semivae.trainer import Trainer
-from pyro_semivae.watch import check_weights
+from pyro_semivae.watch import check_weights, labelled_accuracy
 
 
 @dataclass
@@ -28,11 +28,13 @@ class Loop:
     """What is done in every epoch of training.
 
     Attributes:
-        vae, trainer, batches: what learns, how, from what. state: what a checkpoint has. streams: the random streams.
+        vae, table, trainer, batches: what learns, from which rows, how, in which parts. state: what a checkpoint has.
+        streams: the random streams.
         epochs: how many there are. on_epoch, early_stopping, checkpoint, progress: see `fit`.
     """
 
     vae: SemiVAE
+    table: dict[str, Tensor]
     trainer: Trainer
     batches: Batches
     state: Checkpoint
@@ -45,33 +47,37 @@ class Loop:
 
     def run(self, history: History) -> None:
         """The epochs that the history does not have yet, each of which adds its record to it."""
+        with Progress(self.epochs, self.batches.steps, len(history), self.progress) as progress:
+            self._run(history, progress)
+
+    def _run(self, history: History, progress: Progress) -> None:
         for epoch in range(len(history), self.epochs):
             if self.early_stopping is not None and self.early_stopping.is_over(history):
                 break
-            with epoch_bar(self.batches.steps, epoch, self.epochs, self.progress) as bar:
-                history.append(self._learn(epoch, bar))
-                if self.on_epoch is not None:
-                    with self._evaluating():
-                        history[-1].update(_values(self.on_epoch(epoch + 1, self.vae)))
-            self._report(epoch, history)
+            history.append(self._learn(epoch, progress))
+            if self.on_epoch is not None:
+                with self._evaluating():
+                    history[-1].update(_values(self.on_epoch(epoch + 1, self.vae)))
+            progress.epoch(history[-1], self._accuracy() if progress.draws else {})
             check_weights(self.vae, self.trainer.averaged.values, epoch + 1)
             self._keep(epoch, history)
 
-    def _learn(self, epoch: int, bar: Any) -> dict[str, float]:
+    def _learn(self, epoch: int, progress: Progress) -> dict[str, float]:
         """The steps of an epoch; returns its record."""
         tally, steps = Tally(self.vae), self.batches.steps
         for i, batch in enumerate(self.batches.epoch(epoch)):
             done = (epoch * steps + i) / max(1, self.epochs * steps)
             tally.add(self.trainer.learn(batch, done, f"epoch {epoch + 1}, step {i + 1}"), batch)
-            show_terms(bar, tally.so_far)
+            progress.step(tally.bound)
         self.trainer.watch.check()
         return tally.record(epoch)
 
-    def _report(self, epoch: int, history: History) -> None:
-        """A line for the epoch, where there is no bar; at most twenty lines in all."""
-        every = -(-self.epochs // 20)
-        if self.progress and not sys.stderr.isatty() and ((epoch + 1) % every == 0 or epoch + 1 == self.epochs):
-            print(epoch_line(history[-1], self.epochs), file=sys.stderr, flush=True)
+    def _accuracy(self) -> dict[str, str]:
+        """The classifier's accuracy on labelled rows, for the bar."""
+        with self._evaluating():
+            found = labelled_accuracy(self.vae, self.table, seed=0)
+        only = len(found) == 1
+        return {"accuracy" if only else f"accuracy of {name}": f"{value:.3f}" for name, value in found.items()}
 
     def _keep(self, epoch: int, history: History) -> None:
         """The weights of the best epoch so far, and the checkpoint."""

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as MatplotlibFigure
 from torch import Tensor
 
 from pyro_semivae.files import atomic_open, user_path
 from pyro_semivae.train import History
+
+
+class Figure(MatplotlibFigure):
+    """A figure that a notebook shows as it is, without a window or a setting."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=110, bbox_inches="tight")
+        return file.getvalue()
 
 
 def image_grid(

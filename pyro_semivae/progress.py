@@ -1,41 +1,104 @@
-"""Progress of long work: a bar on a terminal, a readable line elsewhere."""
+"""Progress of long work: a bar on a terminal and in a notebook, a readable line elsewhere."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable
+from types import TracebackType
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
+
+FIRST_LINE = 5.0  # seconds of training after which a file says how long it takes
+
+
+def draws_bars() -> bool:
+    """Whether standard error is a terminal, or that of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return sys.stderr.isatty() or "IPKernelApp" in getattr(shell, "config", {})
 
 
 def steps_of(steps: int, what: str, shown: bool = True) -> Iterable[int]:
-    """`range(steps)` with a bar; where standard error is no terminal, one line that says what goes on."""
-    on_terminal = sys.stderr.isatty()
-    if shown and not on_terminal:
+    """`range(steps)` with a bar; where none is drawn, one line that says what goes on."""
+    bars = draws_bars()
+    if shown and not bars:
         print(f"{what}: {steps} steps", file=sys.stderr, flush=True)
-    return tqdm(range(steps), desc=what, disable=not (shown and on_terminal))
+    return tqdm(range(steps), desc=what, disable=not (shown and bars))
 
 
-def epoch_bar(steps: int, epoch: int, epochs: int, progress: bool) -> tqdm:
-    """The bar of an epoch's steps, on a terminal."""
-    return tqdm(
-        total=steps,
-        desc=f"epoch {epoch + 1}/{epochs}",
-        disable=not (progress and sys.stderr.isatty()),
-        mininterval=0.5,
-        leave=epoch + 1 == epochs,
-    )
+class Progress:
+    """What training tells while it goes on.
 
-
-def show_terms(bar: tqdm, so_far: Callable[[], dict[str, float]]) -> None:
-    """Moves the bar on by one step; where that draws it, and at the last step, with the terms' means so far beside it.
+    On a terminal and in a notebook it is one bar over the steps of all epochs, with the time that is left, the bound so
+    far in this epoch, and what else is known. Elsewhere a line after some seconds says how long training takes, and at
+    most twenty lines have the numbers of an epoch.
 
     Args:
-        so_far: returns the means by their names; asked when they are shown.
+        epochs, steps: how many there are, and steps in each. done: epochs that were done before. shown: whether it
+            tells anything.
     """
-    shown = bar.update()
-    if not bar.disable and (shown or bar.n == bar.total):
-        bar.set_postfix({name: f"{value:.2f}" for name, value in so_far().items()})
+
+    def __init__(self, epochs: int, steps: int, done: int = 0, shown: bool = True):
+        self.epochs, self.steps, self.shown = epochs, steps, shown
+        total, before = epochs * steps, done * steps
+        self.bar = tqdm(
+            total=total, initial=before, mininterval=0.5, dynamic_ncols=True, disable=not (shown and draws_bars())
+        )
+        self.start, self.at, self.first = time.perf_counter(), before, before
+        self.told, self.known = False, {}
+
+    @property
+    def draws(self) -> bool:
+        """Whether a bar is drawn."""
+        return not self.bar.disable
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.close()
+
+    def step(self, bound: Callable[[], float]) -> None:
+        """Moves on by one step.
+
+        Args:
+            bound: returns the mean bound so far in this epoch; asked when it is shown.
+        """
+        self.at += 1
+        if self.draws:
+            shown = self.bar.update()
+            if shown or self.at % self.steps == 0:
+                self.bar.set_description(f"epoch {-(-self.at // self.steps)}/{self.epochs}", refresh=False)
+                self.bar.set_postfix({"bound": f"{bound():.2f}", **self.known})
+        elif self.shown and not self.told and (took := time.perf_counter() - self.start) > FIRST_LINE:
+            self.told = True
+            a_step, left = took / (self.at - self.first), self.epochs * self.steps - self.first
+            step = f"step {(self.at - 1) % self.steps + 1} of {self.steps}"
+            takes = f"about {_time(a_step * self.steps)} an epoch, {_time(a_step * left)} in all"
+            print(f"epoch {-(-self.at // self.steps)}/{self.epochs}: {step}; {takes}", file=sys.stderr, flush=True)
+
+    def epoch(self, record: dict[str, float], known: dict[str, str]) -> None:
+        """The end of an epoch: its record, and what the bar shows beside the bound from now on."""
+        self.known = known
+        self.told = True
+        if self.draws:
+            self.bar.set_postfix({"bound": f"{record['elbo']:.2f}", **known})
+        every = -(-self.epochs // 20)
+        if self.shown and not self.draws and (record["epoch"] % every == 0 or record["epoch"] == self.epochs):
+            print(epoch_line(record, self.epochs), file=sys.stderr, flush=True)
+
+
+def _time(seconds: float) -> str:
+    """
+    >>> _time(8.2), _time(75), _time(5400)
+    ('8 s', '1.2 min', '1.5 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
 def epoch_line(record: dict[str, float], epochs: int) -> str:

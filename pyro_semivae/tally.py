@@ -38,10 +38,11 @@ class Tally:
         self.told, self.steps = told, self.steps + 1
         self.sums = told.sums if self.sums is None else self.sums + told.sums
 
-    def so_far(self) -> dict[str, float]:
-        """The objective and its unweighted terms."""
+    def bound(self) -> float:
+        """The mean bound so far, the sum of the unweighted terms that are its own."""
         means = (self.sums / self.steps).tolist()
-        return {"objective": means[len(self.names)], **dict(zip(self.names, means, strict=False))}
+        own = zip(means, self.told.in_elbo, strict=False)
+        return means[len(self.names) + 1] + sum(mean for mean, in_elbo in own if in_elbo)
 
     def record(self, epoch: int) -> dict[str, float]:
         """The epoch's line of the history."""
@@ -51,7 +52,7 @@ class Tally:
         return {
             "epoch": epoch + 1,
             "objective": means[len(self.names)],
-            "elbo": means[len(terms) + 1] + sum(term for term, own in zip(terms, told.in_elbo, strict=True) if own),
+            "elbo": self.bound(),
             **{f"term/{name}": value for name, value in zip(self.names, terms, strict=True)},
             **{f"weight/{name}": value for name, value in weights.items()},
             **{f"monitor/{name}": value for name, value in zip(told.monitors, monitors, strict=True)},

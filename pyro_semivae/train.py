@@ -214,7 +214,9 @@ def fit(
         trainer.start(lambda step: schedule(step / total), len(history) * batches.steps)
 
         # 4. Epochs of steps.
-        loop = Loop(vae, trainer, batches, state, streams, epochs, on_epoch, early_stopping, checkpoint, progress)
+        loop = Loop(
+            vae, table, trainer, batches, state, streams, epochs, on_epoch, early_stopping, checkpoint, progress
+        )
         try:
             with pyro.validation_enabled(False), loop.training():
                 loop.run(history)
@@ -273,7 +275,7 @@ def _taken_up(
     state: Checkpoint, path: Path | None, epochs: int, seed: int, early_stopping: EarlyStopping | None
 ) -> tuple[History, RandomStreams]:
     """The epochs that are done, and the random streams; those of a checkpoint, if there is one to go on from."""
-    history: History = []
+    history = History()
     streams = RandomStreams(seed, state.batches.device)
     if path is not None and path.exists():
         history, streams.state, kept_weights = state.restore(path, epochs)

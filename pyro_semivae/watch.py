@@ -81,11 +81,11 @@ def signs_of_failure(vae: SemiVAE, table: Mapping[str, Tensor], *, seed: int = 0
         table: training rows as `SemiVAE.table` returns them. seed: of the samples, which leave the global generators
             alone.
     """
-    notes, device = [], next(vae.parameters()).device
+    device = next(vae.parameters()).device
     with RandomStreams(seed, device), torch.no_grad(), LocalParameters():
-        if vae.characteristic and (tasks.classifies(vae) or tasks.infers_from_labels(vae)):
-            for name in vae.label_sites:
-                notes += _classifier_at_chance(vae, name, table)
+        found = {name: _against_chance(vae, name, table) for name in _classified(vae)}
+        notes = [_at_chance(vae, name, *values) for name, values in found.items() if values]
+        notes = [*filter(None, notes)]
         given = [*vae.data_sites, *(name for name in vae.label_sites if vae.spaces[name].always_known)]
         rows = vae.inputs({name: values[:500] for name, values in table.items() if name in given})
         latents = inspect_model(vae).latents
@@ -100,26 +100,48 @@ def signs_of_failure(vae: SemiVAE, table: Mapping[str, Tensor], *, seed: int = 0
     return notes
 
 
-def _classifier_at_chance(vae: SemiVAE, name: str, table: Mapping[str, Tensor]) -> list[str]:
+def labelled_accuracy(vae: SemiVAE, table: Mapping[str, Tensor], *, seed: int = 0) -> dict[str, float]:
+    """Label site -> the classifier's accuracy on (up to 1,000) rows that have it; without those it does not classify.
+
+    Args:
+        table, seed: as of `signs_of_failure`.
+    """
+    with RandomStreams(seed, next(vae.parameters()).device), torch.no_grad(), LocalParameters():
+        found = {name: _against_chance(vae, name, table) for name in _classified(vae)}
+    return {name: values[0] for name, values in found.items() if values}
+
+
+def _classified(vae: SemiVAE) -> tuple[str, ...]:
+    """The labels that the model classifies."""
+    return vae.label_sites if vae.characteristic and (tasks.classifies(vae) or tasks.infers_from_labels(vae)) else ()
+
+
+def _against_chance(vae: SemiVAE, name: str, table: Mapping[str, Tensor]) -> tuple[float, float, float] | None:
+    """Accuracy on known labels, that of always saying the (or each entry's) most frequent value, its error; None where
+    no label is known, or it is not a discrete one."""
     space, y = vae.spaces[name], table.get(name)
     known = [] if y is None or space.num_values is None else any_known(y).nonzero()[:1000, 0].cpu()
     if not len(known):
-        return []
+        return None
     data = {site: table[site][known.to(table[site].device)] for site in vae.data_sites}
     probs = tasks.classify(vae, data if len(vae.spaces) > 2 else data[vae.data_sites[0]], mean=True)
     probs = (probs[name] if isinstance(probs, Mapping) else probs).cpu()
-    accuracy, chance, error = _against_chance(space, probs, y[known.to(y.device)].cpu())
+    return _accuracy_and_chance(space, probs, y[known.to(y.device)].cpu())
+
+
+def _at_chance(vae: SemiVAE, name: str, accuracy: float, chance: float, error: float) -> str:
+    """What is to be said of a classifier that is no better than chance; nothing of others."""
     if chance == 1 or accuracy > chance + 2 * error:  # one value alone tells nothing
-        return []
+        return ""
     of = "" if len(vae.label_sites) == 1 else f" of '{name}'"
-    return [
+    return (
         f"accuracy{of} on labelled training rows is {accuracy:.2f}, and always saying the most frequent value "
         f"has {chance:.2f}: the classifier has learnt nothing. Try more epochs, a larger classifier_weight "
         f"or a warm_up (of 0.3, say), and look at the images and labels"
-    ]
+    )
 
 
-def _against_chance(labels: Labels, probs: Tensor, y: Tensor) -> tuple[float, float, float]:
+def _accuracy_and_chance(labels: Labels, probs: Tensor, y: Tensor) -> tuple[float, float, float]:
     """Accuracy on known labels, that of always saying the (or each entry's) most frequent value, its error."""
     known = ~is_missing(y)
     right = (labels.most_probable(probs) == y)[known].double().mean().item()

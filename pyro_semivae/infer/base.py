@@ -9,6 +9,7 @@ points of `pyro.infer.ELBO` and the module form for torch optimisers. All of it 
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer.evaluation import Evaluation, Value, check_names, evaluated, joined, merged, together
-from pyro_semivae.infer.graph import NamedTerms, with_parents
+from pyro_semivae.infer.graph import PLAIN, NamedTerms, with_parents
 from pyro_semivae.infer.handlers import LocalParameters
 from pyro_semivae.infer.module import ObjectiveModule
 from pyro_semivae.infer.run import Run
@@ -56,6 +57,26 @@ class Summand(ABC):
     def configuration(self) -> dict[str, Any]:
         """What it is: two of one class with equal configurations are the same. Modules that it owns are not in it."""
         return {name: value for name, value in vars(self).items() if not isinstance(value, nn.Module)}
+
+    def described(self) -> str:
+        """Its class, with the options that are not the default ones."""
+        options = []
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            value = vars(self).get(name, parameter.default)
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                options += map(repr, value if isinstance(value, tuple) else ())
+            elif isinstance(value, Summand) or (type(value) in PLAIN and value != parameter.default):
+                options.append(f"{name}={value!r}")
+        return f"{type(self).__name__}({', '.join(options)})"
+
+    def __repr__(self) -> str:
+        """What is added up, each with its weight and the options that are not the default ones.
+
+        >>> from pyro_semivae.infer import ClassifierTerm, TraceCCVAE_ELBO
+        >>> TraceCCVAE_ELBO(beta=2.0) + 7.0 * ClassifierTerm()
+        TraceCCVAE_ELBO(beta=2.0) + 7.0 * ClassifierTerm()
+        """
+        return " + ".join(map(_described, self.parts()))
 
     def __add__(self, other: Any) -> Sum:
         return Sum(*self.parts(), *other.parts()) if isinstance(other, Summand) else NotImplemented
@@ -372,3 +393,10 @@ class Sum(Objective):
 
 def _is_bound(part: Part) -> bool:
     return isinstance(part.what, Bound)
+
+
+def _described(part: Part) -> str:
+    """A part of a sum: its weights, what it is, and the weights of single terms of it."""
+    factors = "".join(f"{weight} * " for weight in part.weights)
+    changes = [f".without({n!r})" if w is None else f".weighted({{{n!r}: {w}}})" for n, w in part.of_terms]
+    return factors + part.what.described() + "".join(changes)

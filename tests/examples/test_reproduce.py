@@ -261,7 +261,13 @@ def test_ccvae_beside_its_family_is_its_first_recipe_and_the_one_that_keeps_styl
     assert [row[2:5] for row in rows] == [["ccvae, keeping style", "0.750", "0.750"], ["ccvae", "0.500", "0.500"]]
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in ccvae.diversity_table("recipe").splitlines()[2:]]
     assert rows == [["mnist", "0.004", "recipe", "2", *["0.500 ± 0.250"] * 4, *["0.250 ± 0.000"] * 5]]
-    assert ccvae.diversity_table("recipe-1") == "" and "mnist | 0.004 | recipe | 2" in ccvae.table("recipe")
+    older = ccvae.job_of("mnist", "0.004", "recipe-1", 0)
+    older.path.write_text(json.dumps({"measures": 2, "settings": older.settings, "test_accuracy": 0.5}))
+    assert (
+        older.result()
+        and ccvae.diversity_table("recipe-1") == ""
+        and "mnist | 0.004 | recipe | 2" in ccvae.table("recipe")
+    )
 
 
 def test_a_run_without_a_weight_is_not_one_with_it(studies):

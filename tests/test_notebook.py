@@ -1,0 +1,71 @@
+"""What a notebook shows is what there is."""
+
+import base64
+import re
+
+import torch
+
+from pyro_semivae import CCVAE
+from pyro_semivae.check import check_model
+from pyro_semivae.checkpoints import History
+from pyro_semivae.data import ImageData
+from pyro_semivae.infer import ClassifierTerm, TraceCCVAE_ELBO
+from pyro_semivae.models import M2
+from pyro_semivae.nn import MLPs
+from pyro_semivae.notebook import stated
+from pyro_semivae.plot import image_grid
+from pyro_semivae.spaces import Classes
+from pyro_semivae.train import fit
+
+
+def pictures(page):
+    return [base64.b64decode(found) for found in re.findall(r'base64,([^"]+)"', page)]
+
+
+def rows_of(page):
+    return [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>.*?</tr>", page)]
+
+
+def test_a_model_is_its_graphs_its_bound_and_its_parts():
+    page = CCVAE((1, 2, 3), Classes(3), z_c=2, z_s=3, networks=MLPs((5,)))._repr_html_()
+    (png,) = pictures(page)
+    assert png.startswith(b"\x89PNG") and r"p(z_{c} \mid y)" in page
+    # 6 x 5 + 5 into the hidden layer, 5 x 2 (2 + 3) + 10 out of it
+    assert ("q_z", "95") in [(row[0], row[-1]) for row in rows_of(page)]
+
+
+def test_an_objective_is_its_sum_and_its_mathematics():
+    elbo = TraceCCVAE_ELBO(beta=2.0) + 7.0 * ClassifierTerm()
+    page = elbo._repr_html_()
+    assert repr(elbo) == "TraceCCVAE_ELBO(beta=2.0) + 7.0 * ClassifierTerm()" and repr(elbo) in page
+    assert r"\log p(x, y_o) \ge E_{q(z|x)}\Big[ w" in page and page.count("$$") == 4
+    assert stated(TraceCCVAE_ELBO).count(r" \\ ") == 1 and stated(int) == ""
+    changed = elbo.weighted({"log p(z_s)": 0.5}).without("log p(y)")
+    assert repr(changed).startswith("TraceCCVAE_ELBO(beta=2.0).weighted({'log p(z_s)': 0.5}).without('log p(y)') + 7.0")
+
+
+def test_a_report_a_data_set_and_a_history(tmp_path):
+    torch.manual_seed(0)
+    y = torch.arange(12) % 3
+    data = ImageData("stripes", ("a", "b", "c"), torch.rand(12, 1, 2, 3), y, torch.rand(3, 1, 2, 3), y[:3])
+    page = data._repr_html_()
+    assert ["images", "12 to train on, 3 to test"] in rows_of(page) and len(pictures(page)) == 1
+    assert "a, b, c" in page
+    vae, hidden = M2(data.x_shape, data.labels, z=2, networks=MLPs((5,))), y.clone()
+    hidden[6:] = -1
+    page = check_model(vae, data.x, hidden)._repr_html_()
+    assert r"p(x \mid y, z)" in page and ["labels", "y"] in rows_of(page) and ["latents", "z"] in rows_of(page)
+    how = {"epochs": 25, "progress": False, "checkpoint": tmp_path / "checkpoint.pt"}
+    for resume in (False, True):
+        history = fit(vae, data.x, hidden, resume=resume, **how)
+        assert isinstance(history, History) and len(history) == 25
+    page = history._repr_html_()
+    found = rows_of(page)
+    assert found[0][:3] == ["epoch", "objective", "elbo"] and len(pictures(page)) == 1
+    assert [row[0] for row in found[1:]] == ["1", "4", "7", "10", "13", "16", "19", "22", "25"]
+    assert found[-1][2] == f"{history[-1]['elbo']:.4g}"
+    assert History()._repr_html_() == "no epochs"
+
+
+def test_figures_are_shown_without_a_setting():
+    assert image_grid(torch.rand(1, 2, 1, 4, 4))._repr_png_().startswith(b"\x89PNG")
