@@ -167,3 +167,4 @@ class ExampleRun(Run[S]):
         notes = signs_of_failure(vae, vae.table(self.data.x, self.y), seed=self.args.seed)
         self.finish({**report.measure(vae, self.data, **how), **({"notes": notes} if notes else {})})
         report.draw(vae, self.data, history, self.out)
+        self.draw_graph(vae, self.data.x, self.y, elbo)

@@ -105,6 +105,7 @@ class FactorRun(Run[S]):
         self.finish({"labelled": self.labelled, **self._measured(vae), **measured})
         draw = report.draw_factors if isinstance(self.data, FactorData) else report.draw_real_attributes
         draw(vae, self.data, history, self.out, others=others)
+        self.draw_graph(vae, self.x, self.y, objective(vae, self.args.tau))
 
     def _fit(self, vae: SemiVAE, elbo: Objective, **how: Any) -> History:
         options = {**self.fit_options(), "also_unlabelled": True, "labelled_batch_size": self.args.batch_size, **how}

@@ -1,7 +1,7 @@
 """What a notebook shows of models, objectives, reports, data sets and histories.
 
 Each is a picture or a table of what there is, never a run of anything long. `attach` gives the classes their
-`_repr_html_`, which notebooks call.
+`_repr_html_`, which notebooks call; the package does it where it is imported in IPython.
 """
 
 from __future__ import annotations

@@ -97,6 +97,7 @@ class ReferenceRun(Run[S]):
             print(f"NOTE: {note}", flush=True)
         self.finish({**measured, **({"notes": notes} if notes else {})})
         report.draw_reference(vae, self.data, history, self.out)
+        self.draw_graph(vae, self.data.x, self.data.y, elbo)
 
     def _watched(self, epoch: int, vae: SemiVAE) -> dict[str, float]:
         """The latents' divergences after an epoch, for the history; a note where references do not use theirs."""

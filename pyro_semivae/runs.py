@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import torch
 
 from pyro_semivae import report
+from pyro_semivae.drawing import show
 from pyro_semivae.errors import InputError
 from pyro_semivae.files import FolderLock, check_fields, load_checkpoint, writable_folder, write_json
+from pyro_semivae.infer import Objective
+from pyro_semivae.models import SemiVAE
+from pyro_semivae.spaces import any_known
 from pyro_semivae.train import SCHEDULES
 
 if TYPE_CHECKING:
@@ -115,6 +119,12 @@ class Run(Generic[S]):
             "resume": self.args.resume,
             "config": {**self.config(), "seconds_before_training": self.before_training + self.elapsed()},
         }
+
+    def draw_graph(self, vae: SemiVAE, x: Any, y: Any, elbo: Objective) -> None:
+        """Writes `graph.png`: model and guide on some rows, labelled ones among them, and the objective."""
+        rows = torch.cat([torch.arange(min(len(x), 10)), any_known(y).nonzero()[:10, 0].cpu()])
+        of = {vae.data_sites[0]: x[rows], vae.label_sites[0]: y[rows]}
+        show(vae, rows=of, objective=elbo, path=self.out / "graph.png")
 
     def elapsed(self) -> float:
         """Seconds since the start."""

@@ -2,6 +2,8 @@
 
 import base64
 import re
+import subprocess
+import sys
 
 import torch
 
@@ -12,10 +14,12 @@ from pyro_semivae.data import ImageData
 from pyro_semivae.infer import ClassifierTerm, TraceCCVAE_ELBO
 from pyro_semivae.models import M2
 from pyro_semivae.nn import MLPs
-from pyro_semivae.notebook import stated
+from pyro_semivae.notebook import SHOWN, attach, stated
 from pyro_semivae.plot import image_grid
 from pyro_semivae.spaces import Classes
 from pyro_semivae.train import fit
+
+attach()
 
 
 def pictures(page):
@@ -69,3 +73,12 @@ def test_a_report_a_data_set_and_a_history(tmp_path):
 
 def test_figures_are_shown_without_a_setting():
     assert image_grid(torch.rand(1, 2, 1, 4, 4))._repr_png_().startswith(b"\x89PNG")
+
+
+def test_it_is_there_in_a_notebook_and_a_script_does_not_pay_for_it():
+    """The package looks whether IPython is there; what notebooks show takes seconds to import."""
+    told = "import sys; {} import pyro_semivae; print('pyro_semivae.notebook' in sys.modules)"
+    for before, expected in (("", "False"), ("sys.modules['IPython'] = sys;", "True")):
+        done = subprocess.run([sys.executable, "-c", told.format(before)], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected
+    assert all(hasattr(kind, "_repr_html_") for kind in SHOWN)

@@ -160,3 +160,18 @@ def test_data_that_a_guide_does_not_look_at_have_no_gradient():
     assert_close(torch.autograd.grad(found.sum(), weight)[0], torch.tensor([16.0, 24.0]))
     with pytest.raises(InputError, match="got a guide that says it without the data"):
         through(weight.sum().expand(4), at, inputs)
+
+
+def test_labels_of_the_batch_are_those_of_all_its_rows():
+    """Also where the bound could run the labelled rows, which come first, and the others by themselves."""
+    vae, x = make()
+    y = torch.where(torch.arange(len(x)) < 4, Y.clamp(min=0), -1)
+    objective = vae.elbo(num_samples=K) + GeneratedLabelsTerm(kept=["z_s"])
+    assert GeneratedLabelsTerm().whole_batch and not GeneratedLabelsTerm(labels_from="prior").whole_batch
+    found = []
+    for labelled in (0, 4):
+        torch.manual_seed(3)
+        with LocalParameters():
+            values = objective.evaluate(Step(vae.model, vae.guide, (x, y), labelled=labelled)).values
+        found.append({value.name: value.value for value in values})
+    assert_close(*found)

@@ -6,12 +6,14 @@ import pyro.distributions as dist
 import pytest
 import torch
 from ccvae_toy import D_C, D_S, C, K, Y, make
+from pyro import poutine
 from style_toy import CLASSES, NAN, SEVERAL, Linear, X, attributes, of, spied
 from terms import evaluate
 from torch.testing import assert_close
 
 from pyro_semivae.infer import (
     ReplacementTerm,
+    Step,
     TraceLabels_ELBO,
 )
 from pyro_semivae.models import LaRVAE
@@ -158,6 +160,24 @@ def test_continuous_labels_are_as_the_bound_has_them():
     assert (z != fresh).all() and "replaced: log p(x)" in found
 
 
+def test_densities_of_continuous_labels_count_where_they_are_missing():
+    """log p(y_m) - log q(y_m|x), by hand; nothing of the entries that are known."""
+    torch.manual_seed(0)
+    vae = LaRVAE((1, 2, 7), Real(3), z=2, networks=MLPs((11,)))
+    x, y = torch.rand(4, 1, 2, 7), torch.tensor([[0.5, NAN, 1.0], [NAN] * 3, [1.0, 2.0, 3.0], [NAN, NAN, 0.2]])
+    objective = TraceLabels_ELBO(max_plate_nesting=2) + ReplacementTerm("z", densities=True)
+    found, seen = spied(vae, objective, x, y)
+    label = seen[0][0].reshape(4, 3)
+    traced = poutine.trace(vae.guide).get_trace(x, None).nodes["y"]["fn"]
+    q_y = dist.Normal(traced.loc.detach(), traced.scale.detach())
+    missing = y.isnan()
+    assert_close(found["replaced: -log q(y_m)"], -(q_y.log_prob(label) * missing).sum(1))
+    prior = poutine.trace(vae.model).get_trace(None, None).nodes["y"]["fn"]
+    log_p = dist.Normal(prior.loc.detach(), prior.scale.detach()).log_prob(label)
+    assert_close(found["replaced: log p(y_m)"], (log_p * missing).sum(1))
+    assert found["replaced: log p(y_m)"][2] == 0 and (found["replaced: log p(y_m)"][[0, 1, 3]] != 0).all()
+
+
 def test_rows_without_data_have_no_part():
     pair = Linear(0.6)
     guide = pair.guide
@@ -182,3 +202,20 @@ def test_some_rows_with_every_value_of_the_label():
     values = torch.stack([vae.p_x(fresh, kept).log_prob(x[rows]) for fresh, kept in each], 1)
     assert values.shape == (3, C)
     assert_close(found["replaced: log p(x)"][rows], (q_y[rows] * values).sum(1) * 8 / 3)
+
+
+def test_arguments_that_are_left_out_keep_their_defaults():
+    pair, x, y = Linear(0.6), torch.randn(4, X), torch.tensor([2, 0, 1, 1])
+    seen = []
+
+    def model(x, scale=1.5, y=None):
+        seen.append(scale)
+        return pair.model(x, y)
+
+    def guide(x, scale=1.5, y=None):
+        seen.append(scale)
+        return pair.guide(x, y)
+
+    step = Step(model, guide, (x,), {"y": y})
+    values = (TraceLabels_ELBO() + ReplacementTerm("z_c", share=0.5)).evaluate(step).values
+    assert "replaced: log p(x)" in [value.name for value in values] and {*seen} == {1.5}

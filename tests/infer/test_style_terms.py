@@ -213,3 +213,8 @@ def test_independence_needs_both_kinds_of_latents():
     for characteristic, kept in (([], ["z_s"]), (["z_c"], [])):
         with pytest.raises(InputError, match=r"independence: got 1\.0 without latents below the label or `kept`"):
             style_terms(*characteristic, kept=kept, independence=1.0)
+
+
+def test_generated_images_have_the_latents_that_are_kept():
+    (told,) = [part.what for part in style_terms("z_c", kept=["z_s"]).parts() if hasattr(part.what, "teaches")]
+    assert told.kept == ("z_s",) and told.teaches == "model" and told.labels_from == "prior" and told.share == 0.25
