@@ -102,7 +102,7 @@ def test_ccvae_on_faces(run, tmp_path):
     for key in ("swap_difference", "intervention_condition_number", "intervention_selectivity", "frechet_distance"):
         assert metrics[key] > 0
     made = {path.stem for path in (tmp_path / "here").glob("*.png")}
-    assert made == {"interventions", "walks", "diversity", "swaps", "generations", "training"}
+    assert made == {"interventions", "walks", "diversity", "swaps", "generations", "training", "graph"}
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def test_ccvae_measures(run, tmp_path):
         assert 0 <= metrics[key] <= 1
     assert metrics["mutual_information"] >= 0
     names = {path.stem for path in (tmp_path / "here").glob("*.png")}
-    assert names == {"reconstructions", "generations", "interventions", "interpolation", "training"}
+    assert names == {"reconstructions", "generations", "interventions", "interpolation", "training", "graph"}
 
 
 def test_ccvae_with_one_label_a_class(run, tmp_path):

@@ -39,7 +39,7 @@ def test_it_writes_what_it_promises_and_resumes(run, tmp_path):
     assert found["protocol"]["mig"] == {"bins": 20, "rows": 100}
     made = {path.stem for path in (tmp_path / "out").glob("*.png")}
     names = data.load_grid("room").factor_names
-    assert made == {"reconstructions", "training", "traversals", *(f"traversal-{name}" for name in names)}
+    assert made == {"reconstructions", "training", "graph", "traversals", *(f"traversal-{name}" for name in names)}
     vae = pyro_semivae.load(tmp_path / "out" / "checkpoint.pt")
     assert report.representation(vae, torch.rand(2, 3, 32, 32))[1].shape == (2, 11)
     code, _, err = run("larvae.py", *flags, "--resume", "--epochs", 3)
@@ -61,7 +61,12 @@ def test_binary_attributes_are_numbers(run, tmp_path):
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     keys = {"test_accuracy", "l2", "effect", "leak", "evaluator_accuracy", "accuracy_Smiling", "leak_Smiling"}
     assert {*found} >= keys | {"baseline_effect"} and found["dataset"] == "faces-64"
-    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == {"reconstructions", "training", "traversals"}
+    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == {
+        "reconstructions",
+        "training",
+        "traversals",
+        "graph",
+    }
 
 
 def objective_of(*flags, tau=None):
@@ -230,8 +235,10 @@ def test_the_baseline_is_trained_without_label_replacement_on_the_same(tmp_path,
     monkeypatch.setattr(
         factor_run.report, "draw_factors", lambda vae, data, history, out, others: fitted.append(others)
     )
+    monkeypatch.setattr(job, "draw_graph", lambda *of: fitted.append(of))
     job.train(make, lambda vae, tau: tau)
-    (baseline, x, y, tau, how), (vae, x_2, y_2, tau_2, how_2), metrics, others = fitted
+    (baseline, x, y, tau, how), (vae, x_2, y_2, tau_2, how_2), metrics, others, drawn = fitted
+    assert drawn[0] is vae and drawn[1] is x and drawn[2] is y and drawn[3] == 0.7
     assert (tau, tau_2) == (0.0, 0.7) and x is x_2 is job.x and y is y_2 is job.y
     assert all(torch.equal(a, b) for a, b in zip(baseline.parameters(), vae.parameters(), strict=True)), "one start"
     for options in (how, how_2):
