@@ -64,8 +64,12 @@ def term(name: str) -> str:
 
 
 def number(value: float) -> str:
-    """A value with four digits."""
-    return f"{value:.4g}"
+    """A value with four digits, a large one without a fraction.
+
+    >>> number(0.01234567), number(250001.2)
+    ('0.01235', '250001')
+    """
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
 
 
 def objective(values: Mapping[str, float], weights: Mapping[str, float] | None = None) -> str:

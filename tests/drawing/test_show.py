@@ -156,6 +156,26 @@ def test_functions_of_ones_own(rows):
     pyro.clear_param_store()
 
 
+def test_the_model_runs_on_what_the_guide_sampled():
+    """Of another size it does not fit, which is told also without an objective."""
+
+    def larger(x=None):
+        with pyro.plate("rows", 4):
+            pyro.sample("z", dist.Normal(torch.zeros(4, 3, dtype=torch.float64), 1.0).to_event(1))
+
+    picture = show(model, larger, (DATA,))
+    assert picture.why_not.startswith("model: ") and [*picture.graphs["model"]] == ["z", "x"]
+    assert not show(model, guide, (DATA,)).why_not
+
+
+def test_arguments_that_are_left_out_keep_their_defaults():
+    def scaled(x=None, scale=2.0):
+        pyro.sample("x", dist.Normal(0.0, scale).expand([4, 5]).to_event(2), obs=x)
+
+    for rows in ({"x": DATA}, (DATA,), None):
+        assert show(scaled, rows=rows).graphs == {"model": {"x": ()}}
+
+
 def test_a_guide_that_does_not_go_with_the_model_is_drawn_all_the_same():
     def other(x=None):
         with pyro.plate("rows", 4):

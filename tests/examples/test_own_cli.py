@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 
 import pyro_semivae
-from pyro_semivae import data, tasks
+from pyro_semivae import CCVAE, data, runs, tasks
 from pyro_semivae.conditionals import BernoulliLikelihood, LaplaceLikelihood
 from pyro_semivae.data import ImageData
 from pyro_semivae.defaults import keys_of_own
 from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.models.parts import STYLE
 from pyro_semivae.nn import Convs, MLPs
+from pyro_semivae.spaces import Classes
 
 ROOT = Path(__file__).parents[2]
 OTHER = ("larvae.py", "rbvae.py")  # they have data of their own
@@ -160,3 +161,16 @@ def test_named_sets_have_the_defaults_they_had():
     assert (digits["beta"], digits["epochs"], digits["z_s"]) == (4.0, 400, 20) and not digits["generated"]
     assert [fashion[name] for name in STYLE] == [*STYLE.values()] and not any(faces[name] for name in STYLE)
     assert faces["labelled"] == "0.2" and fashion["labelled"] == "0.004" and faces["dropout"] == 0.0
+
+
+def test_the_picture_of_a_runs_graph_has_labelled_rows(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(runs, "show", lambda vae, **how: seen.append(how))
+    vae, x = CCVAE((1, 2, 3), Classes(3)), torch.rand(60, 1, 2, 3)
+    y = torch.full((60,), -1)
+    y[40:55] = torch.arange(15) % 3
+    runs.Run.draw_graph(type("Job", (), {"out": tmp_path})(), vae, x, y, "objective")
+    (how,) = seen
+    assert how["objective"] == "objective" and how["path"] == tmp_path / "graph.png"
+    assert torch.equal(how["rows"]["y"], torch.cat([y[:10], y[40:50]]))
+    assert torch.equal(how["rows"]["x"], torch.cat([x[:10], x[40:50]]))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from training import options
 
+from pyro_semivae import epochs as module_of_epochs
 from pyro_semivae import progress as module
 from pyro_semivae.models import M2
 from pyro_semivae.nn import MLPs
@@ -73,6 +74,13 @@ def test_a_file_has_a_line_after_some_seconds_and_one_an_epoch(capsys, monkeypat
         "epoch 11/40: step 13 of 300; about 2.0 min an epoch, 1.0 h in all",
         "epoch 12/40: elbo -1.5 log p(z) 3",
     ]
+    with Progress(60, 3) as progress:  # epochs that are short have their lines soon enough
+        for epoch in range(1, 4):
+            for _ in range(3):
+                clock[0] += 1.1
+                progress.step(lambda: pytest.fail("nobody sees it"))
+            progress.epoch({"epoch": epoch, "elbo": -1.5}, {})
+    assert capsys.readouterr().err.splitlines() == ["epoch 3/60: elbo -1.5"]
     with Progress(1, 3, shown=False) as progress:
         clock[0] += 100
         progress.step(lambda: pytest.fail("nobody sees it"))
@@ -121,3 +129,18 @@ def test_the_bar_changes_nothing_of_the_training(monkeypatch):
         fit(vae, torch.linspace(0, 1, 36).view(6, 1, 2, 3), y, **how)
         weights.append(torch.cat([p.detach().flatten() for p in vae.parameters()]))
     assert torch.equal(*weights)
+
+
+def test_the_accuracy_is_of_the_averaged_weights(monkeypatch):
+    terminal = on_terminal(monkeypatch)
+    torch.manual_seed(0)
+    x, y = torch.rand(60, 1, 2, 3), torch.arange(60) % 3
+    vae = M2((1, 2, 3), Classes(3), z=2, networks=MLPs((5,)))
+    last = {}
+    monkeypatch.setattr(module_of_epochs, "labelled_accuracy", lambda vae, *of, **how: last.update(weights(vae)) or {})
+    fit(vae, x, y, **{**options(), "progress": True, "ema_decay": 0.99, "lr": 0.1, "epochs": 2})
+    assert terminal.getvalue() and all(torch.equal(last[name], value) for name, value in weights(vae).items())
+
+
+def weights(vae):
+    return {"training": torch.tensor(vae.training), **{name: value.clone() for name, value in vae.state_dict().items()}}
