@@ -11,7 +11,7 @@ import html
 import inspect
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,10 +62,18 @@ def _parameters(part: torch.nn.Module) -> str:
 def objective_html(objective: Summand) -> str:
     """What is added up, and the mathematics of each bound and term, as its documentation states it."""
     said = [f"<code>{html.escape(repr(objective))}</code>"]
-    for kind in dict.fromkeys(type(part.what) for part in objective.parts()):
+    for kind in dict.fromkeys(_kinds(objective)):
         if formula := stated(kind):
             said.append(f"<b>{kind.__name__}</b>\n$$\n{formula}\n$$")
     return "\n".join(said)
+
+
+def _kinds(objective: Summand) -> Iterator[type]:
+    """The classes of what is added up, and of what these hold."""
+    for part in objective.parts():
+        yield type(part.what)
+        if isinstance(held := getattr(part.what, "what", None), Summand):
+            yield from _kinds(held)
 
 
 def stated(kind: type) -> str:

@@ -11,12 +11,12 @@ from pyro_semivae import CCVAE
 from pyro_semivae.check import check_model
 from pyro_semivae.checkpoints import History
 from pyro_semivae.data import ImageData
-from pyro_semivae.infer import ClassifierTerm, TraceCCVAE_ELBO
-from pyro_semivae.models import M2
+from pyro_semivae.infer import BatchTotalCorrelation, ClassifierTerm, Hidden, TraceCCVAE_ELBO
+from pyro_semivae.models import M2, LaRVAE
 from pyro_semivae.nn import MLPs
 from pyro_semivae.notebook import SHOWN, attach, stated
 from pyro_semivae.plot import image_grid
-from pyro_semivae.spaces import Classes
+from pyro_semivae.spaces import Classes, Real
 from pyro_semivae.train import fit
 
 attach()
@@ -46,6 +46,14 @@ def test_an_objective_is_its_sum_and_its_mathematics():
     assert stated(TraceCCVAE_ELBO).count(r" \\ ") == 1 and stated(int) == ""
     changed = elbo.weighted({"log p(z_s)": 0.5}).without("log p(y)")
     assert repr(changed).startswith("TraceCCVAE_ELBO(beta=2.0).weighted({'log p(z_s)': 0.5}).without('log p(y)') + 7.0")
+
+
+def test_what_an_objective_holds_has_its_mathematics_too():
+    elbo = LaRVAE((1, 4, 4), Real(2), z=2, networks=MLPs((5,))).elbo()
+    page = elbo._repr_html_()
+    assert "<b>TraceLabels_ELBO</b>" in page and "<b>RegressionTerm</b>" in page
+    assert repr(Hidden(TraceCCVAE_ELBO(), "y")).startswith("Hidden(TraceCCVAE_ELBO(), 'y'")
+    assert repr(BatchTotalCorrelation(99, "z")) == "BatchTotalCorrelation(99, 'z')"
 
 
 def test_a_report_a_data_set_and_a_history(tmp_path):

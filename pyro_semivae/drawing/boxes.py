@@ -20,8 +20,9 @@ COLOURS = {
     "partly observed": "#e8d3a8",
     "marginalised": "#ffd28a",
     "sampled": "#ffffff",
+    "auxiliary": "#e6e0f0",
 }
-LINE, LETTER = 0.155, 0.062  # inches of a line of text, and of a letter of it
+LINE, LETTER, NAME = 0.155, 0.062, 0.1  # inches of a line of text, of a letter of it, and of one of a site's name
 BETWEEN, MARGIN = 0.5, 0.45  # inches between layers, and around boxes
 
 
@@ -67,6 +68,7 @@ def arranged(sites: Mapping[str, Site]) -> Drawing:
     layout = layered({name: site.parents for name, site in sites.items()})
     text = {name: lines_of(site) for name, site in sites.items()}
     width = max([0.55, *(LETTER * max(map(len, lines), default=0) + 0.15 for lines in text.values())])
+    width = max([width, *(NAME * len(name) + 0.1 for name in sites)])
     height = LINE * (1.5 + max((len(lines) for lines in text.values()), default=0))
     across, down = width + 0.3, height + BETWEEN
     columns, rows = layout.size
@@ -95,11 +97,11 @@ def _curve(points: Sequence[tuple[float, float]], half: float) -> list[tuple[flo
 
 def _plates(sites: Mapping[str, Site], boxes: Mapping[str, Box]) -> dict[str, tuple[float, float, float, float]]:
     """Plate, with its size -> left, right, bottom, top; those whose rectangle would hold a site that is not in them are
-    left out (the box says them)."""
+    left out (`str(picture)` says them)."""
     inside: dict[str, set[str]] = {}
     for name, site in sites.items():
-        for depth, (plate, size) in enumerate(site.plates):
-            inside.setdefault(f"{depth}{plate}: {size}", set()).add(name)
+        for plate, size in site.plates:
+            inside.setdefault(f"{plate}: {size}", set()).add(name)
     found = {}
     for plate, names in inside.items():
         inner = 1 + sum(other < names for other in inside.values())  # plates in it
@@ -108,7 +110,7 @@ def _plates(sites: Mapping[str, Site], boxes: Mapping[str, Box]) -> dict[str, tu
         left, right = min(s[0] for s in sides) - pad, max(s[1] for s in sides) + pad
         bottom, top = min(s[2] for s in sides) - under, max(s[3] for s in sides) + pad
         if not any(left < boxes[n].x < right and bottom < boxes[n].y < top for n in boxes.keys() - names):
-            found[plate[1:]] = left, right, bottom, top
+            found[plate] = left, right, bottom, top
     return found
 
 
@@ -116,8 +118,9 @@ def paint(axis: Axes, sites: Mapping[str, Site], drawing: Drawing, title: str) -
     """Draws a graph into an axis whose unit is an inch."""
     for plate, (left, right, bottom, top) in drawing.plates.items():
         axis.add_patch(Rectangle((left, bottom), right - left, top - bottom, fill=False, edgecolor="0.6", lw=0.8))
-        size = min(6.0, ((right - left) / 2 - 0.08) / (0.0078 * len(plate)))  # beside edges, which leave in the middle
-        axis.text(right - 0.03, bottom + 0.03, plate, ha="right", va="bottom", fontsize=size, color="0.4")
+        size = ((right - left) / 2 - 0.08) / (0.0078 * len(plate))  # beside edges, which leave in the middle
+        said = {"ha": "right", "va": "bottom", "fontsize": max(4.5, min(6.0, size)), "color": "0.4"}
+        axis.text(right - 0.03, bottom + 0.03, plate, parse_math=False, **said)
     for points in drawing.curves.values():
         codes = [Path.MOVETO, *[Path.CURVE4] * (len(points) - 1)]
         arrow = {"arrowstyle": "-|>", "mutation_scale": 9, "shrinkA": 0, "shrinkB": 0, "color": "0.3", "lw": 1.0}
@@ -138,7 +141,16 @@ def paint(axis: Axes, sites: Mapping[str, Site], drawing: Drawing, title: str) -
         axis.add_patch(shape)
         axis.text(box.x, top - 0.75 * LINE, f"${symbol(name)}$", ha="center", va="center", fontsize=11)
         for i, line in enumerate(lines_of(site)):
-            axis.text(box.x, top - (1.75 + i) * LINE, line, ha="center", va="center", fontsize=7, color="0.25")
+            axis.text(
+                box.x,
+                top - (1.75 + i) * LINE,
+                line,
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="0.25",
+                parse_math=False,
+            )
     axis.set_title(title, fontsize=9)
     axis.set_xlim(0, drawing.width)
     axis.set_ylim(0, drawing.height)

@@ -18,7 +18,20 @@ def symbol(name: str) -> str:
     if found := SYMBOL.fullmatch(name):
         letter, index, prime = found.groups()
         return f"{letter}{'_{' + index + '}' if index else ''}{prime}"
-    return r"\mathrm{" + name.replace("_", r"\_").replace(" ", r"\ ") + "}"
+    return r"\mathrm{" + upright(name) + "}"
+
+
+ESCAPES = {"\\": r"\backslash ", "^": r"\wedge ", "~": r"\sim ", "#": r"\sharp ", "&": r"\ and\ ", " ": r"\ "}
+ESCAPES |= {letter: "\\" + letter for letter in "_$%{}"}
+
+
+def upright(text: str) -> str:
+    r"""Text that is put into mathematics as it is.
+
+    >>> upright("50% of a_b")
+    '50\\%\\ of\\ a\\_b'
+    """
+    return "".join(ESCAPES.get(letter, letter) for letter in text)
 
 
 def factorisation(sites: Mapping[str, Sequence[str]], letter: str) -> str:
@@ -40,7 +53,7 @@ def term(name: str) -> str:
     "\\mathrm{shown:}\\ \\log q(y' \\mid \\tilde{x})"
     """
     said, _, rest = name.rpartition(": ")
-    parts = [r"\mathrm{" + said.replace(" ", r"\ ").replace("_", r"\_") + r":}\ "] if said else []
+    parts = [r"\mathrm{" + upright(said) + r":}\ "] if said else []
     depth = 0
     for token in TOKEN.findall(rest):
         depth += (token in "([") - (token in ")]")
@@ -59,7 +72,7 @@ def term(name: str) -> str:
         elif token == "^":
             parts.append("^")
         else:
-            parts.append({",": ", ", ";": "; "}.get(token, token))
+            parts.append({",": ", ", ";": "; "}.get(token) or ESCAPES.get(token, token))
     return "".join(parts)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
+import inspect
 import io
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ from pyro_semivae.files import atomic_open, user_path
 from pyro_semivae.infer import Objective
 from pyro_semivae.infer.graph import argument_names
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.nn.ends import as_it_is
 
 LETTERS = {"model": "p", "guide": "q"}
 
@@ -80,7 +82,10 @@ class Picture:
 
     def save(self, path: str | Path) -> None:
         """Writes the figure as PNG."""
-        with atomic_open(user_path(path, "path")) as file:
+        path = user_path(path, "path")
+        if path.suffix != ".png":
+            raise InputError(f"path: got {path}; expected a name that ends in .png")
+        with atomic_open(path) as file:
             file.write(self._repr_png_())
 
     def __str__(self) -> str:
@@ -92,6 +97,11 @@ class Picture:
                 for name, parents in self.graphs[side].items()
             )
             lines += [f"{side}  {product}", f"       {'; '.join(said)}"]
+            plates = {f"{plate}: {size}": [] for site in sites.values() for plate, size in site.plates}
+            for name, site in sites.items():
+                for plate, size in site.plates:
+                    plates[f"{plate}: {size}"].append(name)
+            lines += [f"       in {plate}: {', '.join(names)}" for plate, names in plates.items()]
         if self.values:
             terms = [
                 f"{'' if self.weights[name] == 1 else f'{self.weights[name]:g} * '}{name} [{value:.2f}]"
@@ -109,7 +119,7 @@ class Picture:
         png = base64.b64encode(self._repr_png_()).decode()
         return (
             f'<img src="data:image/png;base64,{png}" alt="{html.escape(str(self))}" style="max-width: 100%"/>\n'
-            f"{self.latex}"
+            f"{html.escape(self.latex)}"
         )
 
 
@@ -142,8 +152,8 @@ def show(
     """A model and its guide side by side, as they run on some rows, and the objective's terms with their values.
 
     Boxes are coloured by what happens at a site for these rows, and say the family of its distribution and the parts of
-    the model whose parameters it depends on. All of it is read off runs of the code. Nothing is changed: neither random
-    generators nor parameters, nor Pyro's store.
+    the model whose parameters it depends on. All of it is read off runs of the code. Torch's random generators,
+    parameters and Pyro's store stay as they are; modules that functions close over run in the mode they are in.
 
     Args:
         model: a model, or any function with `pyro.sample` sites. guide: the guide of such a function.
@@ -163,13 +173,20 @@ def show(
     >>> print(str(picture).split("bound")[0].strip())
     model  p(y) p(z) p(x | y, z)
            y: partly observed (1 of 3); z: sampled; x: observed
+           in data: 3: y, z, x
     guide  q(y | x) q(z | x, y)
            y: partly observed (1 of 3); z: sampled
+           in data: 3: y, z
 
     Raises:
         InputError: the rows are none of the model's. Exception: neither model nor guide runs.
     """
     why_not = ""
+    if guide is not None and (not callable(guide) or isinstance(guide, Objective)):
+        raise InputError(f"guide: got {type(guide).__name__}; expected a function, or rows=.. and objective=..")
+    if objective is not None and not isinstance(objective, Objective):
+        got = type(objective).__name__
+        raise InputError(f"objective: got {got}; expected this library's objectives, e.g. TraceLabels_ELBO()")
     if isinstance(model, SemiVAE):
         inputs = model.blank(3) if rows is None else model.inputs(rows)
         try:
@@ -187,11 +204,15 @@ def show(
     weights: dict[str, float] = {}
     with _no_new_parameters():
         sites, mistakes = _sites(model, guide, values, how)
+        if not any(site.family for side in sites.values() for site in side.values()):
+            raise InputError("model: got a function without a pyro.sample site; expected one or more")
         why_not = why_not or next(iter(mistakes), "")
+        if alone := [name for name, site in sites.get("guide", {}).items() if site.kind == "auxiliary"]:
+            why_not = why_not or f"the guide's auxiliary sites {alone} are scored by no objective here"
         if objective is not None and guide is not None and not why_not:
             try:
                 found, weights = _terms(objective, model, guide, values)
-            except (ValueError, RuntimeError, NotImplementedError) as error:
+            except Exception as error:  # of terms of one's own, it may be any
                 why_not = _said(error)
     picture = Picture(sites, found, weights, why_not)
     if path is not None:
@@ -245,7 +266,9 @@ def _arguments(fn: Callable, rows: Any) -> dict[str, Any]:
         if strange := [name for name in rows if name not in names]:
             raise InputError(f"rows: got {', '.join(strange)}; expected arguments of the model: {', '.join(names)}")
         last = max((i for i, name in enumerate(names) if name in rows), default=-1)
-        return {name: rows.get(name) for name in names[: last + 1]}
+        defaults = {name: part.default for name, part in inspect.signature(fn).parameters.items()}
+        defaults = {name: None if value is inspect.Parameter.empty else value for name, value in defaults.items()}
+        return {name: rows[name] if name in rows else defaults.get(name) for name in names[: last + 1]}
     rows = rows if isinstance(rows, list | tuple) else (rows,)
     if len(rows) > len(names):
         raise InputError(f"rows: got {len(rows)} values; expected those of {', '.join(names) or 'no argument'}")
@@ -258,10 +281,19 @@ def _terms(
     """Term -> its mean over the rows, and -> its factor at the end of training."""
     inputs = (*values.values(),)
     devices = {value.device for value in inputs if isinstance(value, Tensor) and value.is_cuda}
-    with torch.random.fork_rng([*devices]):
+    with torch.random.fork_rng([*devices]), _as_they_are(model, guide):
         found = objective.named_values(model, guide, *inputs)
     values = {name: found[name].value.detach().mean().item() for name in found}
     return values, {name: found[name].weight for name in found}
+
+
+@contextmanager
+def _as_they_are(*fns: Callable) -> Iterator[None]:
+    """The modules that functions belong to keep their modes and buffers."""
+    with ExitStack() as stack:
+        for owner in {id(owner): owner for owner in (getattr(fn, "__self__", fn) for fn in fns)}.values():
+            stack.enter_context(as_it_is(owner))
+        yield
 
 
 def _said(error: Exception) -> str:

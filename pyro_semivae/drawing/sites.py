@@ -20,7 +20,7 @@ from pyro_semivae.infer.graph import graph
 from pyro_semivae.nn.ends import as_it_is
 from pyro_semivae.spaces import is_missing
 
-Kind = Literal["given", "observed", "partly observed", "marginalised", "sampled"]
+Kind = Literal["given", "observed", "partly observed", "marginalised", "sampled", "auxiliary"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def sites_of(
                 parents[name],
                 _family(site["fn"]),
                 owners[name],
-                tuple((frame.name, int(frame.size)) for frame in site["cond_indep_stack"] if frame.size),
+                tuple((f.name, int(f.full_size or f.size)) for f in site["cond_indep_stack"] if f.size),
             ),
             site,
             values.get(name),
@@ -106,6 +106,8 @@ def sites_of(
 
 def _with_kind(site: Site, msg: dict[str, Any], value: Any, continuous: bool) -> Site:
     """The site with what happens at it: `value` is the argument of its name, if there is one."""
+    if msg["infer"].get("is_auxiliary") and not msg["is_observed"]:
+        return replace(site, kind="auxiliary")
     label = enumerates(msg) or continuous
     if not label:
         return replace(site, kind="observed" if msg["is_observed"] else "sampled")

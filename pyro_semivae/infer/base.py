@@ -60,11 +60,15 @@ class Summand(ABC):
 
     def described(self) -> str:
         """Its class, with the options that are not the default ones."""
-        options = []
-        for name, parameter in inspect.signature(type(self)).parameters.items():
+        options: list[str] = []
+        parameters = inspect.signature(type(self)).parameters
+        many = [name for name, parameter in parameters.items() if parameter.kind is parameter.VAR_POSITIONAL]
+        for name, parameter in parameters.items():
             value = vars(self).get(name, parameter.default)
-            if parameter.kind is parameter.VAR_POSITIONAL:
+            if name in many:
                 options += map(repr, value if isinstance(value, tuple) else ())
+            elif many and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:  # what comes before them has no name
+                options.append(repr(value))
             elif isinstance(value, Summand) or (type(value) in PLAIN and value != parameter.default):
                 options.append(f"{name}={value!r}")
         return f"{type(self).__name__}({', '.join(options)})"

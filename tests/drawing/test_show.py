@@ -1,6 +1,7 @@
 """What `show` says of a model and its guide is what they do."""
 
 import base64
+import html
 import re
 
 import pyro
@@ -230,5 +231,83 @@ def test_in_a_notebook_it_is_a_figure_and_its_mathematics(tmp_path):
     picture = show(VAE((1, 2, 3), Classes(3), z=2, networks=MLPs((5,))), rows={"x": X}, path=tmp_path / "a.png")
     page = picture._repr_html_()
     png = base64.b64decode(re.search(r'base64,([^"]+)"', page).group(1))
-    assert png.startswith(b"\x89PNG") and picture.latex in page and "p(z) p(x | z)" in page
+    assert png.startswith(b"\x89PNG") and picture.latex in html.unescape(page) and "p(z) p(x | z)" in page
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(InputError, match=r"expected a name that ends in \.png"):
+        picture.save(tmp_path / "a.svg")
+
+
+@pytest.mark.parametrize("name", ["a$b", "50%", "x#y", "a{b", "a\\b", "a^b", "a&b", "a~b", "<b>", "a b/c", "long_" * 9])
+def test_any_name_can_be_drawn(name):
+    def named(x=None):
+        with pyro.plate(f"of {name}", 4):
+            pyro.sample(name, dist.Normal(x[:, 0], 1.0))
+
+    picture = show(named, rows=(DATA,))
+    picture.figure.canvas.draw()
+    assert "<b>" not in picture._repr_html_() and name in picture.graphs["model"]
+    assert any(text.get_text() == f"of {name}: 4" for axis in picture.figure.axes for text in axis.texts)
+
+
+def test_arguments_of_the_wrong_kind_are_told():
+    vae = ccvae()
+    with pytest.raises(InputError, match="guide: got dict; expected a function, or rows="):
+        show(vae, {"x": X})
+    with pytest.raises(InputError, match="guide: got TraceCCVAE_ELBO; expected a function"):
+        show(vae, vae.elbo())
+    with pytest.raises(InputError, match="objective: got Trace_ELBO; expected this library's objectives"):
+        show(model, guide, (DATA,), pyro.infer.Trace_ELBO())
+    with pytest.raises(InputError, match=r"model: got a function without a pyro.sample site"):
+        show(lambda: pyro.deterministic("w", torch.ones(3)))
+
+
+def test_arguments_in_the_middle_keep_their_defaults():
+    def scaled(x=None, scale=2.0, flag=True):
+        assert scale == 2.0 and flag is False
+        pyro.sample("x", dist.Normal(0.0, scale).expand([4, 5]).to_event(2), obs=x)
+
+    assert show(scaled, rows={"x": DATA, "flag": False}).graphs == {"model": {"x": ()}}
+
+
+def test_what_no_objective_scores_is_told():
+    """An autoguide's sites are made of auxiliary ones."""
+
+    def auxiliary(x=None):
+        with pyro.plate("rows", 4):
+            pyro.sample("a", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Normal(torch.zeros(4, 2, dtype=torch.float64), 1.0).to_event(1))
+
+    picture = show(model, auxiliary, (DATA,), TraceLabels_ELBO())
+    assert picture.sites["guide"]["a"].kind == "auxiliary" and not picture.values
+    assert picture.why_not == "the guide's auxiliary sites ['a'] are scored by no objective here"
+
+
+def test_buffers_of_a_model_in_training_stay_as_they_are():
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(5, dtype=torch.float64)
+
+        def model(self, x=None):
+            model(x)
+
+        def guide(self, x=None):
+            guide(self.norm(x))
+
+    normed = Normed().train()
+    assert show(normed.model, normed.guide, (DATA,), TraceLabels_ELBO()).values
+    assert normed.norm.training and normed.norm.num_batches_tracked == 0
+
+
+def test_plates_that_cross_are_each_around_their_own_sites():
+    def crossed():
+        rows, columns = pyro.plate("rows", 6, subsample_size=2, dim=-2), pyro.plate("columns", 3, dim=-1)
+        with rows:
+            a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        with columns:
+            b = pyro.sample("b", dist.Normal(0.0, 1.0))
+        with rows, columns:
+            pyro.sample("c", dist.Normal(a + b, 1.0))
+
+    text = str(show(crossed))
+    assert "in rows: 6: a, c" in text and "in columns: 3: b, c" in text
