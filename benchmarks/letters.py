@@ -33,11 +33,10 @@ FONTS = (
 )
 SIDE, TIMES = 28, 4  # drawn four times as large
 NUMBERS = {"train": 12_000, "test": 3_000}
-SIZES = ["--z-c", "10", "--z-s", "20", "--beta", "2"]
 PARTS = {
-    "style": [*SIZES, "--tau", "0.5", "--generated", "40", "--style", "0.5", "--independence", "10"],
-    "without": SIZES,
-    "recipe": [],
+    "recipe": ["--preset", "recipe"],
+    "without": ["--preset", "recipe", "--tau", "0", "--generated", "0", "--style", "0", "--independence", "0"],
+    "recipe-1": ["--preset", "recipe-1"],
 }
 
 
@@ -84,7 +83,7 @@ def main() -> None:
         render(path)
     for part, flags in PARTS.items():
         out = ROOT / "runs" / f"letters-{part}-seed{args.seed}"
-        command = ["examples/ccvae.py", "--dataset", "runs/letters.npz", "--preset", "recipe", "--labelled", "520"]
+        command = ["examples/ccvae.py", "--dataset", "runs/letters.npz", "--labelled", "520"]
         command += ["--epochs", "40", "--seed", str(args.seed), *flags, "--out", str(out.relative_to(ROOT)), "--resume"]
         command += ["--cuda"] if args.cuda else []
         subprocess.run([sys.executable, *command], check=True, cwd=ROOT)

@@ -16,7 +16,7 @@ from pyro_semivae.contract import ContractError, Values, check_shapes, check_sit
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import LocalParameters, Objective, assign_roles, sample_sites
 from pyro_semivae.infer.evidence import Impute
-from pyro_semivae.infer.graph import Graph, as_it_is, graph
+from pyro_semivae.infer.graph import Graph, as_it_is, graph, leaves
 from pyro_semivae.models import SemiVAE
 
 
@@ -175,17 +175,8 @@ def _check_parameters(vae: SemiVAE, values: Values) -> None:
 
 def _check_owners(vae: SemiVAE, elbo: Objective, values: Values) -> None:
     """All leaves of the loss's graph are parameters of the model: nothing else is trained, moved or saved."""
-    known, seen = {id(parameter) for parameter in vae.parameters()}, set()
-    todo, strange = [elbo(vae.model, vae.guide)(*values).grad_fn], []
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        todo += [parent for parent, _ in node.next_functions]
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in known:
-            strange.append(tuple(leaf.shape))
+    known, found = {id(parameter) for parameter in vae.parameters()}, leaves(elbo(vae.model, vae.guide)(*values))
+    strange = [tuple(leaf.shape) for name, leaf in found.items() if name not in known]
     if strange:
         raise ContractError(
             f"the loss depends on parameters of shapes {strange[:5]} that are not the model's, and are neither trained "

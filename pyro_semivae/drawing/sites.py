@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_semivae.infer import LocalParameters, sample_sites
 from pyro_semivae.infer.evidence import Impute, enumerates
-from pyro_semivae.infer.graph import graph
+from pyro_semivae.infer.graph import graph, leaves
 from pyro_semivae.nn.ends import as_it_is
 from pyro_semivae.spaces import is_missing
 
@@ -127,31 +127,18 @@ def _family(fn: Any) -> str:
 
 def _stored(trace: Trace) -> dict[int, str]:
     """The ids of the parameters of a run -> the names by which they were registered, of modules the module's."""
-    nodes = trace.nodes.items()
-    return {
-        id(node["value"].unconstrained()) if hasattr(node["value"], "unconstrained") else id(node["value"]): name.split(
-            "$$$"
-        )[0]
-        for name, node in nodes
-        if node["type"] == "param"
-    }
+    found = {}
+    for name, node in trace.nodes.items():
+        if node["type"] == "param":
+            value = node["value"]
+            found[id(value.unconstrained() if hasattr(value, "unconstrained") else value)] = name.split("$$$")[0]
+    return found
 
 
 def _owners(site: dict[str, Any], names: Mapping[int, str]) -> tuple[str, ...]:
     """The owners of the parameters that a site's density depends on."""
     try:
-        todo = [site["fn"].log_prob(site["value"]).sum().grad_fn]
+        density = site["fn"].log_prob(site["value"]).sum()
     except (ValueError, RuntimeError, NotImplementedError):  # no density of this value: nothing is known
         return ()
-    found: dict[str, None] = {}
-    seen = set()
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        todo += [parent for parent, _ in node.next_functions]
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) in names:
-            found[names[id(leaf)]] = None
-    return tuple(sorted(found))
+    return tuple(sorted({names[leaf] for leaf in leaves(density) if leaf in names}))

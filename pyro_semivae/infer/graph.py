@@ -112,6 +112,25 @@ def with_parents(names: Sequence[str], graphs: Mapping[str, Graph]) -> list[str]
     return [re.sub(r"log ([pq])\(([^|()]+)\)", full, name) for name in names]
 
 
+def leaves(value: Tensor) -> dict[int, Tensor]:
+    """The tensors that a value was computed of and that take a gradient, by their ids: parameters, as a rule.
+
+    >>> weight = torch.ones(2, requires_grad=True)
+    >>> [*leaves((2 * weight.exp()).sum()).values()][0] is weight
+    True
+    """
+    todo, seen, found = [value.grad_fn], set(), {}
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        todo += [parent for parent, _ in node.next_functions]
+        if (leaf := getattr(node, "variable", None)) is not None:
+            found[id(leaf)] = leaf
+    return found
+
+
 _graphs: WeakKeyDictionary = WeakKeyDictionary()
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pyro_semivae.models.parts import STYLE
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -206,6 +208,8 @@ def test_larvaes_study_pairs_methods_on_the_same_labels(studies):
 
 def test_letters_in_many_fonts(studies, tmp_path, monkeypatch):
     import letters
+    from letters import PARTS
+    from studies.job import example
 
     from pyro_semivae.data import load_path
 
@@ -216,6 +220,10 @@ def test_letters_in_many_fonts(studies, tmp_path, monkeypatch):
     assert torch.equal(one.x, other.x) and one.x.shape == (78, 1, 28, 28) and len(one.label_names) == 26
     assert torch.bincount(one.y, minlength=26).eq(3).all() and len(one.x.flatten(1).unique(dim=0)) == 78
     assert (one.x.amax((1, 2, 3)) == 255).all() and (one.x[..., 0, :] == 0).all(), "whole letters"
+    settings = {part: example("ccvae").Settings.parse(None, flags).for_data("mnist") for part, flags in PARTS.items()}
+    weights = {part: [getattr(found, name) for name in STYLE] for part, found in settings.items()}
+    assert weights == {"recipe": [*STYLE.values()], "without": [0.0] * 4, "recipe-1": [0.0] * 4}
+    assert [(found.z_c, found.z_s, found.beta) for found in settings.values()] == [(10, 20, 2.0)] * 2 + [(30, 0, 4.0)]
 
 
 def test_what_keeps_style_is_a_study_of_several_models(studies):
