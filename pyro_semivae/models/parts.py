@@ -102,7 +102,7 @@ def recipe_weights(labels: Labels, y: Tensor | None, space: Data) -> dict[str, f
 def shows_style(space: Data) -> bool:
     """Whether data are images of 16 pixels a side or more.
 
-    Of smaller ones all style is worth less than what a latent costs: 3 nats of scikit-learn's digits.
+    Of smaller ones style is worth less than what a latent costs: scikit-learn's digits leave z_s unused (a trial).
     """
     return space.pictures and min(space.shape[1:]) >= 16
 
