@@ -23,7 +23,17 @@ if TYPE_CHECKING:
 
 
 class History(list[dict[str, float]]):
-    """The epochs of a training, a record each: its number, the objective, the ELBO, terms and monitors by name."""
+    """The epochs of a training, a record each: its number, the objective, the ELBO, terms and monitors by name.
+
+    >>> History([{"epoch": 1, "objective": -9.0, "elbo": -8.0}, {"epoch": 2, "objective": -7.5, "elbo": -7.25}])
+    2 epochs, the last one: objective -7.5, elbo -7.25
+    """
+
+    def __repr__(self) -> str:
+        if not self:
+            return "no epochs"
+        numbers = ", ".join(f"{name.removeprefix('term/')} {x:.4g}" for name, x in self[-1].items() if name != "epoch")
+        return f"{len(self)} epochs, the last one: {numbers}"
 
 
 class Average:

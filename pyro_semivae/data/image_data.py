@@ -65,6 +65,10 @@ class ImageData:
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # the class is frozen
 
+    def __repr__(self) -> str:
+        numbers = f"{len(self.x):,} images of {self.x_shape} to train on, {len(self.x_test):,} to test"
+        return f"{self.name}: {numbers}; labels {self.labels}: {', '.join(self.label_names)}"
+
     @property
     def labels(self) -> Labels:
         """The label space."""

@@ -86,7 +86,7 @@ class Picture:
         if path.suffix != ".png":
             raise InputError(f"path: got {path}; expected a name that ends in .png")
         with atomic_open(path) as file:
-            file.write(self._repr_png_())
+            file.write(self.png())
 
     def __str__(self) -> str:
         lines = []
@@ -110,13 +110,16 @@ class Picture:
             lines.append("bound  " + " + ".join(terms))
         return "\n".join([*lines, *([f"no bound: {self.why_not}"] if self.why_not else [])])
 
-    def _repr_png_(self) -> bytes:
+    __repr__ = __str__
+
+    def png(self) -> bytes:
+        """The figure as a PNG file's content."""
         file = io.BytesIO()
         self.figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
         return file.getvalue()
 
     def _repr_html_(self) -> str:
-        png = base64.b64encode(self._repr_png_()).decode()
+        png = base64.b64encode(self.png()).decode()
         return (
             f'<img src="data:image/png;base64,{png}" alt="{html.escape(str(self))}" style="max-width: 100%"/>\n'
             f"{html.escape(self.latex)}"
