@@ -118,16 +118,16 @@ def read_columns(
 ) -> dict[str, Column]:
     """Labels (and numbers that are data) from columns, by the names of their sites.
 
-    ======================================  ==============================================================
+    ======================================  ================================================
     values                                  kind, where `kinds` says none
-    ======================================  ==============================================================
+    ======================================  ================================================
     text                                    class; names sorted
     0 and 1, or true and false              binary
     at most 20 different whole numbers >=0  class; the numbers are the names, in their order
     other numbers                           real
     `(N, K)` of 0, 1 and missing            binary, K entries; `(N, 1)` is as `(N,)`
     `(N, K)` of other numbers               real, K entries
-    ======================================  ==============================================================
+    ======================================  ================================================
 
     Missing are NaN, None, the cells "", NA, N/A, NaN, null and ?, in any case; and, in integer arrays that have no
     other negative number, -1.

@@ -44,7 +44,7 @@ class TraceMVAE_ELBO(Bound):
     rows have any (`fit`'s do).
 
     Terms (each `(B,)`, in nats): `log p(x|z)`, `log p(y|z)`, `log p(z)`, `-log q(z|x,y)` of the first ELBO, the same
-    with `x: ` before their names of the image's, `y: ` of the labels' (their sum), `subset: ` of the subsets'.
+    with `x:` before their names of the image's, `y:` of the labels' (their sum), `subset:` of the subsets'.
 
     Raises:
         ValueError: an option is not one of those above; the guide has label sites.

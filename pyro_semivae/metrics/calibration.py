@@ -13,7 +13,7 @@ from pyro_semivae.spaces import is_missing
 
 
 def calibration_error(probs: Tensor, y: Tensor, *, bins: int = 15) -> float:
-    """The expected calibration error: the mean of |confidence - accuracy| over bins of confidence.
+    """The expected calibration error: the mean of `|confidence - accuracy|` over bins of confidence.
 
     Confidence is the largest probability; the `bins` divide [0, 1] evenly and count by their number of rows (Guo et
     al., *On Calibration of Modern Neural Networks*, ICML 2017, Eq. 3).

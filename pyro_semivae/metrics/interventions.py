@@ -118,7 +118,7 @@ def condition_number(matrix: Tensor) -> float:
 
 
 def selectivity(matrix: Tensor) -> float:
-    """The mean |diagonal| over the mean |off-diagonal|; infinite for a diagonal matrix, NaN for a single label.
+    """The mean size of the diagonal over that of all else; infinite for a diagonal matrix, NaN for a single label.
 
     Entries that are NaN (of a label that is missing everywhere) do not count.
 

@@ -34,7 +34,7 @@ def swap_difference(
     num_partners: int = 5,
     seed: int = 0,
 ) -> float:
-    """The mean |log p_c(y_i | x) - log p_c(y_i | x')| over rows, labels and partners, in nats; lower is better.
+    """The mean of `|log p_c(y_i|x) - log p_c(y_i|x')|` over rows, labels and partners, in nats; lower is better.
 
     x' has the characteristics of x and the rest of a random partner, p_c is an independent classifier, y are the labels
     of x. CCVAE's Table 2 reports "the average difference in log probabilities for multiple swaps"; that the difference

@@ -17,14 +17,14 @@ class CCVAE(CharacteristicVAE):
         p(y) p(z_c | y) p(z_s) p(x | z_c, z_s)          generative model
         q(z_c, z_s | x) q(y | z_c)                      inference model
 
-    ====  ====================  ==========================================  ==========================================
-    site  symbol                shape: one class label | L binary labels    role
-    ====  ====================  ==========================================  ==========================================
-    y     y                     (B,) | (B, L)                               label: observed, or enumerated where missing
-    z_c   z_c                   (B, D_c) | (B, L)                           latent, characteristic
-    z_s   z\\c (the rest)        (B, D_s) | (B, 1, D_s)                      latent
-    x     x                     (B, C, H, W) | (B, 1, C, H, W)              data
-    ====  ====================  ==========================================  ==========================================
+    ====  ==============  ========================================  ============================================
+    site  symbol          shape: one class label | L binary labels  role
+    ====  ==============  ========================================  ============================================
+    y     y               (B,) | (B, L)                             label: observed, or enumerated where missing
+    z_c   z_c             (B, D_c) | (B, L)                         latent, characteristic
+    z_s   z_s (the rest)  (B, D_s) | (B, 1, D_s)                    latent
+    x     x               (B, C, H, W) | (B, 1, C, H, W)            data
+    ====  ==============  ========================================  ============================================
 
     With binary labels each has a latent of its own: p(y), p(z_c | y) and q(y | z_c) are products over labels of p(y_i),
     p(z_c^i | y_i) and q(y_i | z_c^i), in a plate inside of the rows', so that any single label may be missing and

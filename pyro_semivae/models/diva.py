@@ -18,14 +18,14 @@ class DIVA(CharacteristicVAE):
         p(y) p(z_c | y) p(z_s) p(x | z_c, z_s)          generative model
         q(z_c, z_s | x) q(y | z_c)                      inference model
 
-    ====  ======  =======================================  ==========================================
+    ====  ======  ========================================  ============================================
     site  symbol  shape: one class label | L binary labels  role
-    ====  ======  =======================================  ==========================================
-    y     y       (B,) | (B, L)                            label: observed, or enumerated where missing
-    z_c   z_c     (B, D_c) | (B, L)                        latent, characteristic
-    z_s   z\\c     (B, D_s) | (B, 1, D_s)                   latent
-    x     x       (B, C, H, W) | (B, 1, C, H, W)           data
-    ====  ======  =======================================  ==========================================
+    ====  ======  ========================================  ============================================
+    y     y       (B,) | (B, L)                             label: observed, or enumerated where missing
+    z_c   z_c     (B, D_c) | (B, L)                         latent, characteristic
+    z_s   z_s     (B, D_s) | (B, 1, D_s)                    latent
+    x     x       (B, C, H, W) | (B, 1, C, H, W)            data
+    ====  ======  ========================================  ============================================
 
     Args:
         x_shape, labels, networks, likelihood, prior, classifier, label_hidden, separation: see `CCVAE`.

@@ -31,13 +31,13 @@ class InvertedVAE(SemiVAE):
         p(y) p(z) p(x | y, z)               forward: generative model; in reverse the guide
         q(x) q(y | x) q(z | x, y)           forward: inference model; in reverse the model
 
-    ====  ======  =======================================  =====================================================
+    ====  ======  ========================================  ======================================================
     site  symbol  shape: one class label | L binary labels  role (forward; in reverse)
-    ====  ======  =======================================  =====================================================
-    y     y       (B,) | (B, L)                            label, marginalised or sampled where missing; observed
-    z     z       (B, D_z) | (B, 1, D_z)                   latent; observed too, or latent
-    x     x       (B, C, H, W) | (B, 1, C, H, W)           data; latent: imagined
-    ====  ======  =======================================  =====================================================
+    ====  ======  ========================================  ======================================================
+    y     y       (B,) | (B, L)                             label, marginalised or sampled where missing; observed
+    z     z       (B, D_z) | (B, 1, D_z)                    latent; observed too, or latent
+    x     x       (B, C, H, W) | (B, 1, C, H, W)            data; latent: imagined
+    ====  ======  ========================================  ======================================================
 
     Forward it is M2 with z in a box: p(z) is uniform on `[low, high]^D_z`, and q(z | x, y) a Gaussian pushed through a
     scaled sigmoid. Its guide has a density of images too, q(x), of fair coins. In reverse the same two functions

@@ -39,13 +39,13 @@ class M1(SemiVAE):
         p(z) p(x | z)                  generative model
         q(z | x) q(y | z)              inference model
 
-    ====  ======  =======================================  ===============================
+    ====  ======  ========================================  =========================
     site  symbol  shape: one class label | L binary labels  role
-    ====  ======  =======================================  ===============================
-    y     y       (B,) | (B, L)                            label, in the guide alone
-    z     z       (B, D_z) | (B, 1, D_z)                   latent
-    x     x       (B, C, H, W) | (B, 1, C, H, W)           data
-    ====  ======  =======================================  ===============================
+    ====  ======  ========================================  =========================
+    y     y       (B,) | (B, L)                             label, in the guide alone
+    z     z       (B, D_z) | (B, 1, D_z)                    latent
+    x     x       (B, C, H, W) | (B, 1, C, H, W)            data
+    ====  ======  ========================================  =========================
 
     Two stages: train with `elbo()`, the VAE's ELBO, on all rows; then `fit_classifier(x, y)`, a logistic regression of
     scikit-learn on the posterior means of the labelled rows, whose weights become q(y | z)'s. The label has no part in

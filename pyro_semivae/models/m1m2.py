@@ -23,14 +23,14 @@ class M1M2(SemiVAE):
         p(y) p(z) p(f | y, z) p(x | f)             generative model
         q(f | x) q(y | f) q(z | f, y)              inference model
 
-    ====  ======  =======================================  ==========================================
+    ====  ======  ========================================  ===========================================================
     site  symbol  shape: one class label | L binary labels  role
-    ====  ======  =======================================  ==========================================
-    y     y       (B,) | (B, L)                            label: observed, or marginalised (or sampled) where missing
-    z     z_2     (B, D_z) | (B, 1, D_z)                   latent
-    f     z_1     (B, D_f) | (B, 1, D_f)                   latent, M1's
-    x     x       (B, C, H, W) | (B, 1, C, H, W)           data
-    ====  ======  =======================================  ==========================================
+    ====  ======  ========================================  ===========================================================
+    y     y       (B,) | (B, L)                             label: observed, or marginalised (or sampled) where missing
+    z     z_2     (B, D_z) | (B, 1, D_z)                    latent
+    f     z_1     (B, D_f) | (B, 1, D_f)                    latent, M1's
+    x     x       (B, C, H, W) | (B, 1, C, H, W)            data
+    ====  ======  ========================================  ===========================================================
 
     Two stages: train an `M1` on all rows, then `M1M2(m1)`, which copies its p(x | f) and q(f | x) and holds them fixed.
     With these fixed, the ELBO of the whole graph is E_q(f|x) of M2's objective on f plus what no parameter moves: the

@@ -24,14 +24,14 @@ class M3(SemiVAE):
         p(z_c) p(z_s) p(x | z_c, z_s)          generative model
         q(z_c, z_s | x) q(y | z_c)             inference model
 
-    ====  ======  =======================================  ===============================
+    ====  ======  ========================================  =========================
     site  symbol  shape: one class label | L binary labels  role
-    ====  ======  =======================================  ===============================
-    y     y       (B,) | (B, L)                            label, in the guide alone
-    z_c   z_c     (B, D_c) | (B, L)                        latent, characteristic
-    z_s   z\\c     (B, D_s) | (B, 1, D_s)                   latent
-    x     x       (B, C, H, W) | (B, 1, C, H, W)           data
-    ====  ======  =======================================  ===============================
+    ====  ======  ========================================  =========================
+    y     y       (B,) | (B, L)                             label, in the guide alone
+    z_c   z_c     (B, D_c) | (B, L)                         latent, characteristic
+    z_s   z_s     (B, D_s) | (B, 1, D_s)                    latent
+    x     x       (B, C, H, W) | (B, 1, C, H, W)            data
+    ====  ======  ========================================  =========================
 
     Args:
         x_shape, labels, z_c, z_s, networks, likelihood, label_hidden: see `CCVAE`.

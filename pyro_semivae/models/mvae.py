@@ -25,13 +25,13 @@ class MVAE(SemiVAE):
         p(z) p(y | z) p(x | z)         generative model
         q(z | x, y)                    inference model
 
-    ====  ======  =======================================  ==============================================
+    ====  ======  ========================================  ===========================================
     site  symbol  shape: one class label | L binary labels  role
-    ====  ======  =======================================  ==============================================
-    z     z       (B, D_z) | (B, 1, D_z)                   latent
-    y     y       (B,) | (B, L)                            label: scored where observed, else left out
-    x     x       (B, C, H, W) | (B, 1, C, H, W)           data
-    ====  ======  =======================================  ==============================================
+    ====  ======  ========================================  ===========================================
+    z     z       (B, D_z) | (B, 1, D_z)                    latent
+    y     y       (B,) | (B, L)                             label: scored where observed, else left out
+    x     x       (B, C, H, W) | (B, 1, C, H, W)            data
+    ====  ======  ========================================  ===========================================
 
     q(z | x, y) is proportional to p(z) q(z | x) prod_i q(z | y_i) over what is known, so that single labels may be
     missing. q(y | x) is E_q(z|x)[p(y | z)]. There is no latent of a label: an intervention infers z anew from the image
