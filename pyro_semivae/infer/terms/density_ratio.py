@@ -37,8 +37,8 @@ class DensityRatio(Term):
         group: a label and one of its values: rows with others have no part in it (default: all rows).
         generate: how the model generates.
         lr: the discriminator's learning rate. betas: Adam's.
-        r1: gamma of the penalty `gamma / 2 |grad d|^2` on the guide's pairs, by data and latents (R1; Mescheder et al., ICML
-            2018). It is estimated on an eighth of the rows that count, in every step.
+        r1: gamma of the penalty `gamma / 2 |grad d|^2` on the guide's pairs, by data and latents (R1; Mescheder et
+            al., ICML 2018). It is estimated on an eighth of the rows that count, in every step.
 
     Monitors: the means of d over the guide's and over the model's pairs.
 
