@@ -19,10 +19,11 @@ from pyro_semivae.infer import Objective
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.models.parts import classifier_weight, is_large, likelihood_for
 from pyro_semivae.nn import Convs, MLPs
+from pyro_semivae.plot import noted
 from pyro_semivae.runs import Run
 from pyro_semivae.spaces import Images, any_known
 from pyro_semivae.train import fit
-from pyro_semivae.watch import signs_of_failure
+from pyro_semivae.watch import labelled_accuracy, signs_of_failure
 
 if TYPE_CHECKING:
     from pyro_semivae.cli import Common
@@ -158,7 +159,7 @@ class ExampleRun(Run[S]):
             then: a second stage of training, whose weights the checkpoint gets.
             options: those of `fit` that the common flags leave open.
         """
-        options = {"corrupt": self.noise(), **options}
+        options = {"corrupt": self.noise(), "on_epoch": self._tested, **options}
         history = fit(vae, self.data.x, self.y, elbo=elbo, **{**self.fit_options(), **options})
         if then is not None:
             then()
@@ -166,5 +167,11 @@ class ExampleRun(Run[S]):
         how = {"corrupt": options["corrupt"], "quick": self.args.smoke_test, "seed": self.args.seed}
         notes = signs_of_failure(vae, vae.table(self.data.x, self.y), seed=self.args.seed)
         self.finish({**report.measure(vae, self.data, **how), **({"notes": notes} if notes else {})})
-        report.draw(vae, self.data, history, self.out)
+        with noted(notes):
+            report.draw(vae, self.data, history, self.out)
         self.draw_graph(vae, self.data.x, self.y, elbo)
+
+    def _tested(self, epoch: int, vae: SemiVAE) -> dict[str, float]:
+        """The classifier's accuracy on (up to 1,000) test images after an epoch; nobody chooses anything by it."""
+        some = vae.table(self.data.x_test[:1000], self.data.y_test[:1000])
+        return {f"monitor/test accuracy of {name}": value for name, value in labelled_accuracy(vae, some).items()}

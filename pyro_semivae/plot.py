@@ -1,17 +1,24 @@
-"""Figures: grids of images, the bound's terms over training."""
+"""Figures: grids of images, terms over training, confusions, latents by label; a line of warning on all of them."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
+import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure as MatplotlibFigure
 from torch import Tensor
 
 from pyro_semivae.files import atomic_open, user_path
 from pyro_semivae.train import History
+
+_NOTES: ContextVar[tuple[str, ...]] = ContextVar("notes", default=())
 
 
 class Figure(MatplotlibFigure):
@@ -51,7 +58,10 @@ def image_grid(
     axis = figure.subplots()
     axis.imshow(tiled.squeeze(-1) if channels == 1 else tiled, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     if columns:
-        axis.set_xticks([k * (width + pad) + width / 2 for k in range(num_columns)], columns, fontsize=7, rotation=45)
+        turned = 45 if max(map(len, columns)) > 2 else 0
+        axis.set_xticks(
+            [k * (width + pad) + width / 2 for k in range(num_columns)], columns, fontsize=7, rotation=turned
+        )
         axis.xaxis.tick_top()
         for label in axis.get_xticklabels():
             label.set(ha="left", rotation_mode="anchor")
@@ -88,7 +98,111 @@ def training_curves(history: History, *, path: str | Path | None = None) -> Figu
     return _finish(figure, path)
 
 
+def confusion_matrix(
+    counts: Tensor, names: Sequence[str], *, title: str = "", path: str | Path | None = None
+) -> Figure:
+    """How often a class (row) is said to be a class (column): the fraction of the row's examples, `(C, C)` counts.
+
+    A row without examples stays empty.
+    """
+    counts = counts.detach().cpu().double()
+    shares = (counts / counts.sum(1, keepdim=True)).numpy()  # NaN in a row without examples
+    size = 1.6 + 0.42 * len(names)
+    figure = Figure(figsize=(size, size))
+    axis = figure.subplots()
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), share in np.ndenumerate(shares):
+        if share >= 0.005 and len(names) <= 20:
+            axis.text(
+                column,
+                row,
+                f"{share:.2f}",
+                ha="center",
+                va="center",
+                fontsize=6,
+                color="white" if share > 0.5 else "black",
+            )
+    axis.set_xticks(range(len(names)), names, fontsize=7, rotation=90)
+    axis.set_yticks(range(len(names)), names, fontsize=7)
+    axis.set_xlabel("said", fontsize=8)
+    axis.set_ylabel("true", fontsize=8)
+    if title:
+        axis.set_title(title, fontsize=8)
+    return _finish(figure, path)
+
+
+def latents_by_class(
+    z: Tensor, y: Tensor, names: Sequence[str], *, title: str = "", path: str | Path | None = None
+) -> Figure:
+    """A scatter of latents `(N, D)`, coloured by class `(N,)`; missing classes (-1) are not shown.
+
+    Of more than two entries it shows the two principal components, and says how much of the variance they have.
+    """
+    known = (y >= 0).cpu()
+    z, y = z.detach().cpu().double()[known], y.cpu()[known]
+    across, down = "first entry", "second entry"
+    if z.shape[1] == 1:
+        z, down = torch.cat([z, torch.zeros_like(z)], 1), ""
+    elif z.shape[1] > 2 and len(z) > 2:
+        _, strengths, axes = torch.linalg.svd(z - z.mean(0), full_matrices=False)
+        z = (z - z.mean(0)) @ axes[:2].T
+        shares = strengths.square() / strengths.square().sum()
+        across, down = (f"component {i + 1}, {shares[i]:.0%} of the variance" for i in range(2))
+    figure = Figure(figsize=(5.2, 4))
+    axis = figure.subplots()
+    colours = colormaps["tab10" if len(names) <= 10 else "gist_ncar"]
+    for c, name in enumerate(names):
+        colour = colours(c if len(names) <= 10 else c / len(names))
+        axis.scatter(*z[y == c, :2].T.numpy(), s=5, alpha=0.6, color=[colour], label=name)
+    axis.set_xlabel(across, fontsize=8)
+    axis.set_ylabel(down, fontsize=8)
+    axis.tick_params(labelsize=7)
+    if len(names) <= 30:
+        axis.legend(fontsize=6, markerscale=2, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    if title:
+        axis.set_title(title, fontsize=8)
+    return _finish(figure, path)
+
+
+def latents_by_label(
+    z: Tensor, y: Tensor, names: Sequence[str], *, title: str = "", path: str | Path | None = None
+) -> Figure:
+    """Histograms of the latent of each binary label, `(N, L)`, where it is on and where it is off, `(N, L)`."""
+    z, y = z.detach().cpu().double(), y.cpu()
+    columns = min(6, len(names))
+    height = -(-len(names) // columns)
+    figure = Figure(figsize=(1.7 * columns, 1.3 * height + 0.4))
+    axes = figure.subplots(height, columns, squeeze=False)
+    for axis, values, on, name in zip(axes.flat, z.T, y.T, names, strict=False):
+        bins = np.linspace(float(values.min()), float(values.max()) + 1e-9, 30)
+        for value, colour, label in ((0, "tab:gray", "off"), (1, "tab:orange", "on")):
+            axis.hist(values[on == value].numpy(), bins, color=colour, alpha=0.6, density=True, label=label)
+        axis.set_title(name, fontsize=7)
+        axis.tick_params(labelsize=5, left=False, labelleft=False)
+    for axis in axes.flat[len(names) :]:
+        axis.set_visible(False)
+    axes.flat[0].legend(fontsize=6, frameon=False)
+    if title:
+        figure.suptitle(title, fontsize=8)
+    figure.tight_layout()
+    return _finish(figure, path)
+
+
+@contextmanager
+def noted(notes: Sequence[str]) -> Iterator[None]:
+    """What is drawn inside says these sentences under the figure: what the model has plainly not learnt."""
+    token = _NOTES.set(tuple(notes))
+    try:
+        yield
+    finally:
+        _NOTES.reset(token)
+
+
 def _finish(figure: Figure, path: str | Path | None) -> Figure:
+    if _NOTES.get():
+        width = int(18 * figure.get_figwidth())
+        lines = [line for note in _NOTES.get() for line in textwrap.wrap(f"NOTE: {note}", width)]
+        figure.text(0.5, -0.02, "\n".join(lines), color="firebrick", fontsize=7, ha="center", va="top")
     if path is not None:
         with atomic_open(user_path(path, "path")) as file:
             figure.savefig(file, format="png", dpi=130, bbox_inches="tight")

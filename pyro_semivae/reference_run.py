@@ -10,6 +10,7 @@ from pyro_semivae.errors import InputError
 from pyro_semivae.flags import naming
 from pyro_semivae.infer import Objective
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.plot import noted
 from pyro_semivae.runs import Run, S
 from pyro_semivae.train import fit
 from pyro_semivae.watch import signs_of_failure
@@ -96,7 +97,8 @@ class ReferenceRun(Run[S]):
         for note in notes:
             print(f"NOTE: {note}", flush=True)
         self.finish({**measured, **({"notes": notes} if notes else {})})
-        report.draw_reference(vae, self.data, history, self.out)
+        with noted(notes):
+            report.draw_reference(vae, self.data, history, self.out)
         self.draw_graph(vae, self.data.x, self.data.y, elbo)
 
     def _watched(self, epoch: int, vae: SemiVAE) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Measures, on plain arrays and callables; one a file."""
 
-from pyro_semivae.metrics.accuracy import accuracy, balanced_label_accuracy, label_accuracy, mean_accuracy
+from pyro_semivae.metrics.accuracy import accuracy, balanced_label_accuracy, confusion, label_accuracy, mean_accuracy
 from pyro_semivae.metrics.calibration import calibration_error
 from pyro_semivae.metrics.capture import Capture, characteristic_capture
 from pyro_semivae.metrics.diversity import class_precision_recall, precision_recall, variance_share
@@ -30,6 +30,7 @@ __all__ = [
     "characteristic_capture",
     "class_precision_recall",
     "condition_number",
+    "confusion",
     "distinct_classes",
     "extraction",
     "frechet_distance",

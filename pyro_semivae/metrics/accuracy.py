@@ -31,6 +31,24 @@ def accuracy(probs: Tensor, y: Tensor) -> float:
     return right[..., ~is_missing(y)].double().mean().item()
 
 
+def confusion(probs: Tensor, y: Tensor) -> Tensor:
+    """How many rows of each class (row) have each class as their most probable one (column), int64 `(C, C)`.
+
+    Args:
+        probs: `(N, C)` probabilities, log-probabilities or logits. y: `(N,)` classes; missing ones (-1) do not count.
+
+    >>> confusion(torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]]), torch.tensor([0, 0, -1]))
+    tensor([[1, 1],
+            [0, 0]])
+
+    Raises:
+        InputError: the shapes do not fit; `y` is outside of -1 to C - 1.
+    """
+    y = check_classes("probs", probs, y)
+    known, size = ~is_missing(y), probs.shape[-1]
+    return torch.bincount(y[known] * size + probs.argmax(-1)[known], minlength=size * size).view(size, size)
+
+
 def label_accuracy(probs: Tensor, y: Tensor) -> Tensor:
     """The fraction of rows in which each binary label is right (on where its probability is above 1/2), `(L,)`.
 

@@ -14,7 +14,7 @@ from pyro_semivae import evaluators, metrics, tasks
 from pyro_semivae.data import ImageData
 from pyro_semivae.files import writable_folder
 from pyro_semivae.models import SemiVAE
-from pyro_semivae.plot import image_grid, training_curves
+from pyro_semivae.plot import image_grid, latents_by_label, training_curves
 from pyro_semivae.report.common import bound_per_row, missing_labels
 from pyro_semivae.streams import RandomStreams
 from pyro_semivae.train import History
@@ -164,7 +164,8 @@ def draw_attributes(vae: SemiVAE, data: ImageData, history: History, out: str | 
     `interventions` (each label of a face switched; CCVAE Fig. 11), `walks` (two characteristics on a grid; Fig. 3),
     `diversity` (samples for one label, and the standard deviation of each pixel in green; Figs. 4 and 5), `swaps`
     (characteristics of the row's face, the rest of the column's; Fig. 7), `generations` (samples for labels of a test
-    face) and `training`.
+    face), `latents` (each label's own one of up to 2,000 test images, or, where the label is a latent itself, its
+    probability; by the label's value) and `training`.
     """
     device, out = next(vae.parameters()).device, writable_folder(out, "out")
     names = data.label_names
@@ -182,6 +183,10 @@ def draw_attributes(vae: SemiVAE, data: ImageData, history: History, out: str | 
         drawn = torch.cat([x.unsqueeze(1), tasks.generate(vae, y, 7).transpose(0, 1)], 1)
         title = "x, and samples of p(x | y) for its labels"
         image_grid(drawn, title=title, path=out / "generations.png")
+        own, _ = _own_and_others(vae, data.x_test[:2000].to(device))
+        if own.shape[1] == len(names):
+            title = "what the model holds of each label, of test images where it is off and on"
+            latents_by_label(own, data.y_test[:2000], names, title=title, path=out / "latents.png")
     training_curves(history, path=out / "training.png")
 
 

@@ -15,8 +15,8 @@ from pyro_semivae import evaluators, metrics, tasks
 from pyro_semivae.data import ImageData
 from pyro_semivae.files import writable_folder
 from pyro_semivae.models import SemiVAE
-from pyro_semivae.plot import image_grid, training_curves
-from pyro_semivae.report.common import bound_per_row, missing_labels
+from pyro_semivae.plot import confusion_matrix, image_grid, latents_by_class, training_curves
+from pyro_semivae.report.common import bound_per_row, missing_labels, shown_latents
 from pyro_semivae.spaces import is_missing
 from pyro_semivae.streams import RandomStreams
 from pyro_semivae.structure import descendants
@@ -176,10 +176,11 @@ CORNERS = (("T-shirt/top", "Pullover", "Coat", "Dress"), ("5", "8", "3", "0"))
 def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Path) -> None:
     """The papers' figures for multi-class data, as PNG files in `out`.
 
-    `reconstructions`, `generations` (per class, all but the characteristic latents fixed), `interventions` (a test
-    image per class, its label set to every class; the title says which latents are kept, if any), `interpolation`
-    (between four classes' prior means; of two or three classes some twice) and `training` (the bound's terms). Where no
-    test label is known, the first images stand for the classes.
+    `reconstructions`, `generations` (per class, a test image of it and samples, all but the characteristic latents
+    fixed), `interventions` (a test image per class, its label set to every class; the title says which latents are
+    kept, if any), `confusion` (of the classifier), `latents` (the posterior means of up to 2,000 test images),
+    `interpolation` (between four classes' prior means; of two or three classes some twice) and `training` (the bound's
+    terms). Where no test label is known, the first images stand for the classes.
     """
     device, out = next(vae.parameters()).device, writable_folder(out, "out")
     y_test = data.labels.validate(data.y_test, "y_test")
@@ -195,9 +196,13 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
     kept = {name: z for name, z in _kept_latents(vae, x).items() if z.numel()}
     rest, of_rest = {name: z[:1] for name, z in kept.items()}, ", ".join(kept)
     drawn = tasks.generate(vae, labels, 8, given=rest).transpose(0, 1)
+    real = torch.ones_like(drawn[:, :1])  # beside them a test image of the class, where there is one
+    for i, c in enumerate(first):
+        real[c, 0] = x[i]
     image_grid(
-        drawn,
+        torch.cat([real, drawn], 1) if first else drawn,
         rows=data.label_names,
+        columns=["x", *[""] * 8] if first else (),
         title=f"samples of p(x | y){f', {of_rest} fixed' if rest else ''}",
         path=out / "generations.png",
     )
@@ -211,6 +216,15 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
         path=out / "interventions.png",
     )
 
+    some = slice(0, 2000)
+    probs = tasks.in_batches(partial(tasks.classify, vae, mean=True), data.x_test[some].to(device))
+    confusion = metrics.confusion(probs, y_test[some].to(device))
+    if confusion.any():
+        title = "test images: q(y | x) at the mean of z"
+        confusion_matrix(confusion, data.label_names, title=title, path=out / "confusion.png")
+    if (shown := shown_latents(vae, data.x_test[some].to(device))) and first:
+        title = f"E[{shown[0]} | x] of test images, by class"
+        latents_by_class(shown[1], y_test[some], data.label_names, title=title, path=out / "latents.png")
     training_curves(history, path=out / "training.png")
     if not set(vae.characteristic) <= descendants(vae):  # nothing to interpolate: the label has no latents below it
         return

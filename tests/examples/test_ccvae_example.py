@@ -1,5 +1,6 @@
 """The examples of CCVAE and its family: their flags reach the objective."""
 
+import json
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pyro_semivae import CCVAE
+from pyro_semivae import CCVAE, data, load, metrics, plot, report, tasks
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import (
     ClassifierTerm,
@@ -23,10 +24,10 @@ from pyro_semivae.spaces import Binary, Classes, Images, Vectors
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def objective_of(*flags, script="ccvae.py", data="mnist"):
+def objective_of(*flags, script="ccvae.py", dataset="mnist"):
     """What is trained, and the model, with 20 of 1,000 images labelled."""
     script = runpy.run_path(str(EXAMPLES / script))
-    args = script["Settings"].parse(None, flags).for_data(data)
+    args = script["Settings"].parse(None, flags).for_data(dataset)
     seen = {}
     job = SimpleNamespace(args=args, data=SimpleNamespace(x_shape=(1, 4, 7), labels=Classes(5)))
     job.parts, job.prior, job.noise = (lambda: {"networks": MLPs((11,))}), (lambda: None), (lambda: None)
@@ -148,9 +149,25 @@ def test_options_of_terms_without_a_weight_are_refused(flags, message, capsys):
         with pytest.raises(SystemExit):
             objective_of(*preset, *flags)
         assert message in capsys.readouterr().err
-    for data in ("digits", "faces"):
+    for dataset in ("digits", "faces"):
         with pytest.raises(InputError, match=message.split(";")[0]):
-            objective_of(*flags, data=data)
+            objective_of(*flags, dataset=dataset)
     with pytest.raises(SystemExit):
         objective_of("--share", "0.5", script="m2.py")
     assert "--share: got it without --generated; expected" in capsys.readouterr().err
+
+
+def test_a_run_tells_the_test_accuracy_of_every_epoch_and_marks_figures(run, tmp_path, monkeypatch):
+    """Junction: after an epoch it is the test images' accuracy that is kept, and every figure says the notes."""
+    notes = []
+    draw = report.draw
+    monkeypatch.setattr(report, "draw", lambda *args: (notes.append(plot._NOTES.get()), draw(*args)))
+    code, _, err = run("ccvae.py", "--smoke-test", "--out", "out")
+    assert code == 0, err
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert list(notes[0]) == found.get("notes", []) and plot._NOTES.get() == ()
+    history = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["history"]
+    vae, digits = load(tmp_path / "out" / "checkpoint.pt"), data.load_small("digits")
+    probs = tasks.classify(vae, digits.x_test[:1000], mean=True)
+    torch.set_default_dtype(torch.float32)
+    assert history[-1]["monitor/test accuracy of y"] == pytest.approx(metrics.accuracy(probs, digits.y_test[:1000]))

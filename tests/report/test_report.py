@@ -12,7 +12,7 @@ from pyro_semivae import data, metrics, report, tasks
 from pyro_semivae.models import CCVAE, M1, M1M2, M2, M3, MVAE, VAE
 from pyro_semivae.nn import MLPs
 
-ALL = {"interventions", "walks", "diversity", "swaps", "generations", "training"}
+ALL = {"interventions", "walks", "diversity", "swaps", "generations", "latents", "training"}
 
 HISTORY = [{"epoch": 1, "objective": -2.0, "elbo": -2.0, "term/log p(x|z)": -2.0, "seconds": 1.0}]
 
@@ -107,4 +107,5 @@ def test_classes_that_no_test_row_has_are_left_out_of_the_figures(tmp_path):
     vae = CCVAE(digits.x_shape, digits.labels, networks=MLPs((8,)))
     report.draw(vae, digits, HISTORY, tmp_path)
     made = {path.stem for path in tmp_path.glob("*.png")}
-    assert made == {"reconstructions", "generations", "interventions", "interpolation", "training"}
+    classified = {"confusion", "latents"}
+    assert made == {"reconstructions", "generations", "interventions", "interpolation", "training", *classified}

@@ -9,6 +9,7 @@ import torch
 from pyro_semivae import data, metrics, report, tasks
 from pyro_semivae.models import CCVAE, DIVA, M1, M2, M3, MVAE, VAE, InvertedVAE
 from pyro_semivae.nn import MLPs
+from pyro_semivae.report import classes
 
 HISTORY = [{"epoch": 1, "objective": -2.0, "elbo": -2.0, "term/log p(x|z)": -2.0, "seconds": 1.0}]
 DIVERSITY = ("generation_variance_share", "generation_precision", "generation_recall")
@@ -193,3 +194,28 @@ def test_sets_of_two_and_three_classes_are_drawn(number, tmp_path):
     assert len(found["generation_per_class"]) == number
     report.draw(vae, few, HISTORY, tmp_path)
     assert "interpolation" in {path.stem for path in tmp_path.glob("*.png")}
+
+
+def test_the_confusion_and_the_latents_are_of_the_test_images(digits, monkeypatch, tmp_path):
+    """Junction: test images with their labels, the true class first, and the model's characteristic latents."""
+    seen = {}
+    monkeypatch.setattr(classes, "confusion_matrix", lambda counts, names, **_: seen.update(counts=counts, names=names))
+    monkeypatch.setattr(classes, "latents_by_class", lambda z, y, names, **_: seen.update(z=z, y=y))
+    vae = make(CCVAE, digits, z_c=4, z_s=3)
+    report.draw(vae, digits, HISTORY, tmp_path)
+    said = tasks.classify(vae, digits.x_test, mean=True).argmax(1)
+    for true, out in ((3, 3), (3, 5), (5, 3)):
+        assert seen["counts"][true, out] == ((digits.y_test == true) & (said == out)).sum()
+    assert seen["counts"].sum() == (digits.y_test >= 0).sum() and seen["names"] == digits.label_names
+    assert torch.equal(seen["z"], tasks.infer(vae, digits.x_test)["z_c"]) and torch.equal(seen["y"], digits.y_test)
+
+
+def test_a_test_image_of_its_class_is_beside_the_generations(digits, monkeypatch, tmp_path):
+    grids = {}
+    monkeypatch.setattr(classes, "image_grid", lambda images, *, path, **_: grids.update({path.stem: images}))
+    only = replace(digits, y_test=digits.y_test.where(digits.y_test != 4, -1))  # no test image of class 4 is known
+    report.draw(make(M2, digits), only, HISTORY, tmp_path)
+    beside = grids["generations"][:, 0]
+    for c in range(10):
+        images = only.x_test[only.y_test == c] / 255
+        assert (beside[c] == 1).all() if c == 4 else (images == beside[c]).flatten(1).all(1).any()
