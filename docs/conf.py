@@ -4,7 +4,10 @@ import re
 import shutil
 from pathlib import Path
 
-from pyro_semivae import __version__
+from sphinx.util import inspect
+from sphinx.util.inspect import stringify_signature
+
+from pyro_semivae import SemiVAE, __version__
 
 HERE = Path(__file__).parent
 
@@ -41,5 +44,12 @@ def escape_bars(app, what, name, obj, options, lines):
             lines[i] = "`".join(parts)
 
 
+def how_it_is_built(app, what, name, obj, options, signature, returned):
+    """The arguments of a model's `__init__`, where Sphinx would show those of `__new__`."""
+    if what == "class" and issubclass(obj, SemiVAE):
+        return stringify_signature(inspect.signature(obj.__init__, bound_method=True)), returned
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("autodoc-process-signature", how_it_is_built)
