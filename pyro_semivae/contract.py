@@ -71,10 +71,10 @@ def check_sites(vae: SemiVAE, values: Values, *, missing: bool = True) -> None:
     with torch.random.fork_rng([*devices]), torch.no_grad(), as_it_is(vae), pyro.validation_enabled(False):
         complete = _completed(vae, values)
         sites = check_shapes(vae, complete)
+        _check_events(*sites.values())  # before the model takes the guide's values, and a network fails at their size
         check_labels(vae, complete)
         if missing:
             _check_missing(vae, complete)
-        _check_events(*sites.values())
         if stated := [name for name in vae.characteristic if name not in sites["model"]]:
             raise ContractError(
                 f"characteristic: {stated} are no sites of the model, which has {[*sites['model']]}: is the line of it "

@@ -11,7 +11,7 @@ from pyro_semivae import CCVAE
 from pyro_semivae.check import check_model
 from pyro_semivae.checkpoints import History
 from pyro_semivae.data import ImageData
-from pyro_semivae.infer import BatchTotalCorrelation, ClassifierTerm, Hidden, TraceCCVAE_ELBO
+from pyro_semivae.infer import BatchTotalCorrelation, ClassifierTerm, EntropyTerm, Hidden, TraceCCVAE_ELBO
 from pyro_semivae.models import M2, LaRVAE
 from pyro_semivae.nn import MLPs
 from pyro_semivae.notebook import SHOWN, attach, stated
@@ -44,8 +44,11 @@ def test_an_objective_is_its_sum_and_its_mathematics():
     assert repr(elbo) == "TraceCCVAE_ELBO(beta=2.0) + 7.0 * ClassifierTerm()" and repr(elbo) in page
     assert r"\log p(x, y_o) \ge E_{q(z|x)}\Big[ w" in page and page.count("$$") == 4
     assert stated(TraceCCVAE_ELBO).count(r" \\ ") == 1 and stated(int) == ""
-    changed = elbo.weighted({"log p(z_s)": 0.5}).without("log p(y)")
-    assert repr(changed).startswith("TraceCCVAE_ELBO(beta=2.0).weighted({'log p(z_s)': 0.5}).without('log p(y)') + 7.0")
+    changed = elbo.weighted({"log p(z_s)": 0.5}).weighted({"log p(x)": 2.0}).without("log p(y)") + 3.0 * EntropyTerm()
+    assert repr(changed) == (
+        "(TraceCCVAE_ELBO(beta=2.0) + 7.0 * ClassifierTerm()).weighted({'log p(z_s)': 0.5, 'log p(x)': 2.0})"
+        ".without('log p(y)') + 3.0 * EntropyTerm()"
+    )
 
 
 def test_what_an_objective_holds_has_its_mathematics_too():

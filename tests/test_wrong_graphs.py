@@ -148,6 +148,14 @@ class OtherSizes(Own):
             pyro.sample("x", self.p_x(y, pyro.sample("z", self.p_z())[..., :4]), obs=x)
 
 
+class OtherSizesInNetworks(Own):
+    """The decoder is made for what the model samples, and would fail at what the guide does."""
+
+    def __init__(self, y):
+        super().__init__(y)
+        self.p_z, self.p_x = StandardNormal(5), Gaussian(MLP([y, 5], [8], (12,)))
+
+
 class RowsOfWhatIsNone(Own):
     def model(self, x=None, y=None):
         self.register()
@@ -202,6 +210,7 @@ MISTAKES = [
         r"site 'z' has 4 at dim -1 of its batch shape, where the plate 'data' has \d: .*to_event\(1\)",
     ),
     (OtherSizes, "classes", r"site 'z' has the event shape \(5,\) in the model and \(4,\) in the guide"),
+    (OtherSizesInNetworks, "classes", r"site 'z' has the event shape \(5,\) in the model and \(4,\) in the guide"),
     (RowsOfWhatIsNone, "classes", r"model: fails where it has to generate, x being None: .*with self.rows\(x, y\) as"),
     (NoGradient, "classes", r"guide: site 'z' is sampled without a gradient \(\w+ has no rsample\), so that its par"),
     (OutsideOfThePlate, "classes", r"guide: site 'z' is outside of the plate of rows, .*\(it is in no plate\)"),

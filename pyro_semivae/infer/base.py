@@ -14,6 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass, replace
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -80,7 +81,7 @@ class Summand(ABC):
         >>> TraceCCVAE_ELBO(beta=2.0) + 7.0 * ClassifierTerm()
         TraceCCVAE_ELBO(beta=2.0) + 7.0 * ClassifierTerm()
         """
-        return " + ".join(map(_described, self.parts()))
+        return " + ".join(_described(list(parts), of) for of, parts in groupby(self.parts(), lambda p: p.of_terms))
 
     def __add__(self, other: Any) -> Sum:
         return Sum(*self.parts(), *other.parts()) if isinstance(other, Summand) else NotImplemented
@@ -399,8 +400,11 @@ def _is_bound(part: Part) -> bool:
     return isinstance(part.what, Bound)
 
 
-def _described(part: Part) -> str:
-    """A part of a sum: its weights, what it is, and the weights of single terms of it."""
-    factors = "".join(f"{weight} * " for weight in part.weights)
-    changes = [f".without({n!r})" if w is None else f".weighted({{{n!r}: {w}}})" for n, w in part.of_terms]
-    return factors + part.what.described() + "".join(changes)
+def _described(parts: Sequence[Part], of_terms: Sequence[tuple[str, Weight | None]]) -> str:
+    """Parts of a sum, each with its weights, and the weights of single terms of them, as they are written."""
+    told = " + ".join("".join(f"{weight} * " for weight in p.weights) + p.what.described() for p in parts)
+    told = f"({told})" if of_terms and (len(parts) > 1 or parts[0].weights) else told
+    for taken_out, terms in groupby(of_terms, lambda term: term[1] is None):
+        factors = ", ".join(repr(name) if taken_out else f"{name!r}: {weight}" for name, weight in terms)
+        told += f".without({factors})" if taken_out else f".weighted({{{factors}}})"
+    return told
