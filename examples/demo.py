@@ -4,54 +4,42 @@ pip install -e ".[demo]"
 python examples/demo.py --checkpoint runs/ccvae-fashionmnist   # the folder of a run, or a checkpoint in it
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import tempfile
 from functools import partial
 from typing import Any
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before it is imported
-try:
-    import gradio as gr
-except ImportError as error:
-    raise SystemExit(f'error: {error}: pip install -e ".[demo]"') from None
-
 from pyro_semivae import cli
 from pyro_semivae.demo import OPEN, Page, Session, open_run, picture
+from pyro_semivae.errors import InputError
 from pyro_semivae.flags import count, naming
 
-CSS = """footer {display: none !important}
-#message {color: #b91c1c; min-height: 1.5em}
-.gallery img, .grid-wrap img {image-rendering: pixelated}"""
+CSS = """footer {display: none !important} #message {color: #b91c1c; min-height: 1.5em}
+.grid-container {grid-template-columns: repeat(8, minmax(0, 1fr)) !important; gap: 4px !important}
+.thumbnail-item {width: 100% !important; height: auto !important; aspect-ratio: 1; border-radius: 0 !important}
+.thumbnail-item img {image-rendering: pixelated}"""
 FONT = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # none is loaded from anywhere
 
 
-def chooser(page: Page, name: str) -> tuple[gr.Gallery, gr.UploadButton]:
+def chooser(gr: Any, page: Page, name: str) -> tuple[Any, Any]:
     """The images to choose from, and a button to upload one."""
-    look = {
-        "columns": 8,
-        "height": 230,
-        "object_fit": "contain",
-        "allow_preview": False,
-        "format": "png",
-        "buttons": [],
-    }
+    gr.Markdown(f"**{name}**")
+    look = {"columns": 8, "height": 230, "object_fit": "contain", "allow_preview": False, "buttons": []}
     images = [picture(x) for x in page.images]
-    gallery = gr.Gallery(images, label=name, interactive=False, visible=bool(images), **look)
+    gallery = gr.Gallery(images, show_label=False, interactive=False, visible=bool(images), format="png", **look)
     return gallery, gr.UploadButton(f"Upload: {name.lower()}", size="sm")
 
 
-def build(page: Page, title: str, note: str) -> gr.Blocks:
+def build(gr: Any, page: Page, title: str, note: str) -> Any:
     """The page as Gradio's blocks."""
     explorer = page.explorer
     with gr.Blocks(title=title, analytics_enabled=False) as blocks:
         session = gr.State(Session())
         gr.Markdown(f"### {title}\n{note}")
         with gr.Row():
-            with gr.Column(scale=4, min_width=300):
-                choosers = [chooser(page, name) for name in ("Image", "Second image")[: 1 + explorer.swaps]]
+            with gr.Column(scale=5, min_width=340):
+                choosers = [chooser(gr, page, name) for name in ("Image", "Second image")[: 1 + explorer.swaps]]
                 takes = ("characteristics", "rest") if explorer.swaps else ()
                 swaps = {take: gr.Button(f"Swap: take its {take}", size="sm") for take in takes}
             with gr.Column(scale=5, min_width=470):
@@ -63,7 +51,10 @@ def build(page: Page, title: str, note: str) -> gr.Blocks:
                 values = [[("open", OPEN), *((name, i) for i, name in enumerate(c.values))] for c in explorer.choices]
                 names = [choice.name for choice in explorer.choices]
                 switches = [gr.Radio(of, value=OPEN, label=name) for name, of in zip(names, values, strict=True)]
-                sliders = [gr.Slider(s.low, s.high, 0.0, label=s.name, step=0.01) for s in explorer.sliders]
+                ranges = [(round(slider.low, 2), round(slider.high, 2)) for slider in explorer.sliders]
+                latents = [slider.name for slider in explorer.sliders]
+                look = {"step": 0.01, "buttons": []}
+                sliders = [gr.Slider(*of, label=name, **look) for name, of in zip(latents, ranges, strict=True)]
         shown = [session, pictures, message, *switches, *sliders]
 
         def on(event: Any, handler: Any, *inputs: Any, outputs: list = shown) -> None:
@@ -105,14 +96,19 @@ def run() -> None:
     with naming("--checkpoint", "checkpoint"), naming("--checkpoint", "model"):
         trained = open_run(args.checkpoint, args.data_dir)
         page = Page(trained)
-    note = f"No images to choose from, {trained.why_not}. Upload some." if trained.why_not else ""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before it is imported
+    try:
+        import gradio as gr
+    except ImportError as error:
+        raise InputError(f'{error}; the demo takes it: pip install -e ".[demo]"') from error
+    note = f"The run's images are not there: {trained.why_not}. Uploads work." if trained.why_not else ""
     if note:
         print(f"NOTE: {note}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # of uploads and thumbnails; it is removed at the end
-        blocks = build(page, trained.name, note)
+        blocks = build(gr, page, trained.name, note)
         local = {"server_name": "127.0.0.1", "server_port": args.port, "share": False, "ssr_mode": False}
-        look = {"theme": gr.themes.Default(**FONT), "css": CSS, "footer_links": []}
+        look = {"theme": gr.themes.Default(primary_hue="blue", **FONT), "css": CSS, "footer_links": []}
         blocks.launch(**local, **look, quiet=True, prevent_thread_lock=True)
         print(f"{trained.name}: {blocks.local_url} (Ctrl-C ends it)", flush=True)
         blocks.block_thread()

@@ -54,7 +54,7 @@ class Page:
         else:
             switches, sliders = self.explorer.chosen(session.state), self.explorer.positions(session.state)
         switches = [OPEN if value is None else value for value in switches]
-        return [*self.pictured(session, message), *switches, *sliders]
+        return [*self.pictured(session, message), *switches, *(round(value, 2) for value in sliders)]
 
     def pictured(self, session: Session, message: str = "") -> list[Any]:
         """The session, its pictures and the message; no switches and sliders."""
@@ -65,7 +65,7 @@ class Page:
         read = {"image": self.explorer.read(state.x), "changed": self.explorer.read(now.unsqueeze(0))}
         said = "<br/>".join(f"q(y | {name}): {probabilities(found)}" for name, found in read.items() if found)
         small = "" if second is None else figures({"second image": second[0]}, 90)
-        pictures = figures({"image": state.x[0], "changed": now}, 220)
+        pictures = figures({"image": state.x[0], "changed": now}, 210)
         return [session, f"{pictures}<p>{said}</p>{small}", message]
 
     def begin(self) -> list[Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_semivae import data
 from pyro_semivae.data import ImageData
 from pyro_semivae.errors import InputError
-from pyro_semivae.files import read_json, user_path
+from pyro_semivae.files import load_checkpoint, read_json, user_path
 from pyro_semivae.flags import naming, parse_kinds
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.models.saving import load
@@ -24,7 +24,7 @@ class Trained:
 
     Attributes:
         vae: the model, on the CPU. name: the model's class and the data set. data: the run's data set, or None.
-        why_not: a sentence that says why there are no data; None where there are.
+        why_not: why there are no data; None where there are.
     """
 
     vae: SemiVAE
@@ -50,19 +50,25 @@ def open_run(checkpoint: str | Path, data_dir: str | Path | None = None) -> Trai
         raise InputError(f"checkpoint: got {path}, {what}; expected the folder of a run, or a checkpoint")
     with naming("checkpoint", "path"):
         vae = load(file).eval()
-    found, why_not = None, f"{file.parent} has no config.json, which names the data"
-    used = ""
-    if (file.parent / "config.json").is_file():
-        try:
-            config = read_json(file.parent / "config.json")
-            used = str(config.get("dataset_used", ""))
-            found, why_not = run_data(config, data_dir), None
-        except (InputError, OSError, KeyError, TypeError, AttributeError) as error:
-            why_not = f"the data of the run cannot be had: {str(error).splitlines()[0]}"
-    if found is not None and (shape := _shape(vae)) != found.x_shape:
-        found, why_not = None, f"the run's data are images of {found.x_shape}, the model's of {shape}"
-    name = f"{type(vae).__name__}{f' on {used}' if used else ''}"
+    name, found, why_not = type(vae).__name__, None, None
+    try:
+        config = _config(file)
+        name = f"{name} on {config['dataset_used']}"
+        found = run_data(config, data_dir)
+        if _shape(vae) != found.x_shape:
+            found, why_not = None, f"they have the shape {found.x_shape}, the model's images {_shape(vae)}"
+    except (InputError, OSError) as error:
+        why_not = str(error).splitlines()[0]
+    except (KeyError, TypeError, AttributeError) as error:
+        why_not = f"the run does not say which they are ({error!r})"
     return Trained(vae, name, found, why_not)
+
+
+def _config(file: Path) -> dict[str, Any]:
+    """The configuration of the run that wrote a checkpoint: from beside it, or its own where the run has not ended."""
+    if (file.parent / "config.json").is_file():
+        return read_json(file.parent / "config.json")
+    return load_checkpoint(file).get("config") or {}
 
 
 def _shape(vae: SemiVAE) -> tuple[int, ...]:
@@ -96,8 +102,7 @@ def some_rows(data: ImageData, number: int) -> Tensor:
     y = data.y_test
     if y.is_floating_point():
         return torch.arange(min(number, len(y)))
-    rank = torch.zeros_like(y)
-    for k in y.unique():
+    rank = torch.full_like(y, len(y))  # rows without a label come last
+    for k in range(len(data.label_names)):
         rank[y == k] = torch.arange(int((y == k).sum()))
-    last = len(data.label_names)  # rows without a label come last
-    return (rank * (last + 1) + torch.where(y < 0, last, y)).argsort(stable=True)[:number]
+    return (rank * len(data.label_names) + y).argsort(stable=True)[:number]

@@ -57,7 +57,7 @@ def read_upload(path: str | Path, shape: tuple[int, int, int], *, name: str | No
             f"upload: {name} has far too many pixels; expected at most {MAX_PIXELS // 10**6} million"
         ) from error
     except UnidentifiedImageError as error:
-        raise InputError(f"upload: {name} is no JPEG or PNG image, or damaged from its start") from error
+        raise InputError(f"upload: {name} is no JPEG or PNG image") from error
     except Exception as error:  # PIL raises many kinds for a damaged file
         raise InputError(f"upload: {name} is damaged: {str(error)[:100]}") from error
     pixels = np.array(image)
