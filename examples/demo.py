@@ -16,7 +16,9 @@ from pyro_semivae.errors import InputError
 from pyro_semivae.flags import count, naming
 
 CSS = """footer {display: none !important} #message {color: #b91c1c; min-height: 1.5em}
+#pictures {position: sticky; top: 10px; align-self: flex-start}
 .grid-container {grid-template-columns: repeat(8, minmax(0, 1fr)) !important; gap: 4px !important}
+.grid-container {grid-template-rows: none !important; grid-auto-rows: auto !important; align-content: start}
 .thumbnail-item {width: 100% !important; height: auto !important; aspect-ratio: 1; border-radius: 0 !important}
 .thumbnail-item img {image-rendering: pixelated}"""
 FONT = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # none is loaded from anywhere
@@ -42,19 +44,25 @@ def build(gr: Any, page: Page, title: str, note: str) -> Any:
                 choosers = [chooser(gr, page, name) for name in ("Image", "Second image")[: 1 + explorer.swaps]]
                 takes = ("characteristics", "rest") if explorer.swaps else ()
                 swaps = {take: gr.Button(f"Swap: take its {take}", size="sm") for take in takes}
-            with gr.Column(scale=5, min_width=470):
+            with gr.Column(scale=5, min_width=470, elem_id="pictures"):
                 pictures, message = gr.HTML(), gr.HTML(elem_id="message")
                 with gr.Row():
                     back = gr.Button("Back to the image", size="sm")
                     redraw = gr.Button("Sample anew", size="sm", visible=explorer.resamples)
             with gr.Column(scale=6, min_width=320):
-                values = [[("open", OPEN), *((name, i) for i, name in enumerate(c.values))] for c in explorer.choices]
-                names = [choice.name for choice in explorer.choices]
-                switches = [gr.Radio(of, value=OPEN, label=name) for name, of in zip(names, values, strict=True)]
-                ranges = [(round(slider.low, 2), round(slider.high, 2)) for slider in explorer.sliders]
-                latents = [slider.name for slider in explorer.sliders]
-                look = {"step": 0.01, "buttons": []}
-                sliders = [gr.Slider(*of, label=name, **look) for name, of in zip(latents, ranges, strict=True)]
+                switches, sliders = [], []
+                for choice in explorer.choices:
+                    values = [("open", OPEN), *((name, i) for i, name in enumerate(choice.values))]
+                    switches.append(gr.Radio(values, value=OPEN, label=choice.name, min_width=230, render=False))
+                for s in explorer.sliders:
+                    look = {"label": s.name, "step": 0.01, "buttons": [], "min_width": 200, "render": False}
+                    sliders.append(gr.Slider(round(s.low, 2), round(s.high, 2), **look))
+                # A label and the latent that it has for its own are side by side.
+                paired = [choice.name for choice in explorer.choices] == [slider.name for slider in explorer.sliders]
+                for row in zip(switches, sliders, strict=True) if paired else [(*switches, *sliders)]:
+                    with gr.Row() if paired else gr.Column():
+                        for one in row:
+                            one.render()
         shown = [session, pictures, message, *switches, *sliders]
 
         def on(event: Any, handler: Any, *inputs: Any, outputs: list = shown) -> None:
@@ -93,8 +101,9 @@ def run() -> None:
     parser.add_argument("--data-dir", help="root of the data sets (default: that of the run)")
     parser.add_argument("--port", type=count(1, 65535), help="of this machine (default: the first free one from 7860)")
     args = parser.parse_args()
-    with naming("--checkpoint", "checkpoint"), naming("--checkpoint", "model"):
+    with naming("--checkpoint", "checkpoint"):
         trained = open_run(args.checkpoint, args.data_dir)
+    with naming("--checkpoint", "model"):
         page = Page(trained)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before it is imported
     try:

@@ -65,7 +65,7 @@ def test_readme_snippets_run(monkeypatch, tmp_path):
     assert names["probs"].keys() == {"digit", "colour"} and names["blue"].shape == (1, 4, 1, 8, 8)
 
 
-@pytest.mark.parametrize("page", ["objectives.md", "data.md", "graphs.md"])
+@pytest.mark.parametrize("page", ["objectives.md", "data.md", "graphs.md", "demo.md"])
 def test_snippets_of_the_docs_run(page, monkeypatch, tmp_path):
     monkeypatch.setenv("PYRO_SEMIVAE_CACHE", str(tmp_path))
     torch.set_default_dtype(torch.float32)

@@ -63,7 +63,7 @@ class Page:
             return [session, f"<p>{BEGIN}</p>", message]
         now = self.explorer.image(state)
         read = {"image": self.explorer.read(state.x), "changed": self.explorer.read(now.unsqueeze(0))}
-        said = "<br/>".join(f"q(y | {name}): {probabilities(found)}" for name, found in read.items() if found)
+        said = "<br/>".join(f"q(y | {name}): {self._told(found)}" for name, found in read.items() if found)
         small = "" if second is None else figures({"second image": second[0]}, 90)
         pictures = figures({"image": state.x[0], "changed": now}, 210)
         return [session, f"{pictures}<p>{said}</p>{small}", message]
@@ -71,6 +71,12 @@ class Page:
     def begin(self) -> list[Any]:
         """A new session, with the first image where there is one."""
         return self.choose(Session(), 0) if len(self.images) else self.shown(Session())
+
+    def _told(self, found: list[tuple[str, float]]) -> str:
+        """Of classes the three most probable ones, of binary labels those that are rather on than off."""
+        if self.explorer.vae.labels.entries is None:
+            return probabilities(found, 3)
+        return probabilities([pair for pair in found if pair[1] > 0.5]) or "none above 0.50"
 
     def choose(self, session: Session, index: int, second: bool = False) -> list[Any]:
         """Takes one of the images, as the first or the second one."""

@@ -44,8 +44,8 @@ def figures(images: Mapping[str, Tensor | None], height: int = 150) -> str:
     return f'<div style="display: flex; flex-wrap: wrap; gap: 12px">{"".join(out)}</div>'
 
 
-def probabilities(found: Sequence[tuple[str, float]], most: int = 3) -> str:
-    """What a classifier reads, in words: the first ones of classes; see `Explorer.read`.
+def probabilities(found: Sequence[tuple[str, float]], most: int | None = None) -> str:
+    """What a classifier reads, in words, at most the first ones; see `Explorer.read`.
 
     >>> probabilities([("owl", 0.9), ("cat", 0.1)], most=1)
     'owl 0.90'

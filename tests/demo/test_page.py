@@ -15,7 +15,7 @@ from pyro_semivae import CCVAE
 from pyro_semivae.data import ImageData
 from pyro_semivae.demo import OPEN, Page, Session, Trained, figures, picture, probabilities
 from pyro_semivae.nn import MLPs
-from pyro_semivae.spaces import Classes
+from pyro_semivae.spaces import Binary, Classes
 
 NAMES = ("<owl>", "cat")
 
@@ -97,6 +97,19 @@ def test_pictures_are_in_the_page_itself():
         shown(html)["a &amp; b"].shape == (2, 5, 3) and "http" not in html and "<figcaption>none</figcaption>" in html
     )
     assert probabilities([("a", 0.5), ("b", 0.25), ("c", 0.25)], most=2) == "a 0.50, b 0.25"
+
+
+def test_of_binary_labels_it_says_which_are_on(monkeypatch):
+    torch.manual_seed(0)
+    vae = CCVAE((1, 8, 8), Binary(3), networks=MLPs((6,)))
+    x, y = torch.rand(4, 1, 8, 8), torch.zeros(4, 3)
+    one = Page(Trained(vae, "CCVAE", ImageData("faces", ("Hat", "Smile", "Beard"), x, y, x, y), None))
+    for probs, said in (((0.9, 0.2, 0.7), "Hat 0.90, Beard 0.70"), ((0.1, 0.2, 0.3), "none above 0.50")):
+        found = [*zip(("Hat", "Smile", "Beard"), probs, strict=True)]
+        monkeypatch.setattr(one.explorer, "read", lambda x, found=found: found)
+        assert f"q(y | image): {said}<br/>" in one.begin()[1]
+    session, _, _, *values = one.switch(one.begin()[0], 1, 0)
+    assert values[:3] == [OPEN, 0, OPEN] and values[3:] == [round(z, 2) for z in one.explorer.positions(session.state)]
 
 
 @pytest.mark.slow
