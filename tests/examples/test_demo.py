@@ -39,10 +39,11 @@ def served(process):
         lines = []
         for line in process.stdout:
             lines.append(line)
-            if found := re.search(r"http://127\.0\.0\.1:\d+/", line):
+            if found := re.search(r"http://\S+", line):
                 break
         else:
             pytest.fail("".join(lines) + process.stderr.read())
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", found.group()), "of this machine alone"
         yield found.group()
     finally:
         process.send_signal(signal.SIGINT)
@@ -83,8 +84,17 @@ def drag(page, slider, to):
     page.mouse.click(box["x"] + to * box["width"], box["y"] + box["height"] / 2)
 
 
-def upload(page, path, which=0):
-    page.locator("input[type=file]").nth(which).set_input_files(path)
+def values(page):
+    """Where the sliders are."""
+    sliders = page.locator("input[type=range]")
+    return [float(sliders.nth(i).input_value()) for i in range(sliders.count())]
+
+
+def upload(page, path, which="image"):
+    """As a user does, who clicks the button: the same file may be chosen again."""
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name=f"Upload: {which}").click()
+    chooser.value.set_files(path)
 
 
 def says(page, text):
@@ -130,28 +140,34 @@ def test_the_page_in_a_browser(browser, run, start, tmp_path):
         opened(url, viewport={"width": 1400, "height": 1000}) as (page, asked),
     ):
         assert "CCVAE on digits" in page.content() and page.locator("input[type=range]").count() == 10
+        bad = bad_files(tmp_path)
         changes(page, lambda: drag(page, 0, 0.95))
+        before = values(page)
         changes(page, lambda: drag(page, 3, 0.05))
+        upload(page, tmp_path / "notes.txt")  # then the page is shown anew, sliders too
+        says(page, bad["notes.txt"])
+        assert [i for i, (now, then) in enumerate(zip(values(page), before, strict=True)) if now != then] == [3]
         _, three = changes(page, lambda: page.get_by_label("3", exact=True).check())
         _, eight = changes(page, lambda: page.get_by_label("8", exact=True).check())
         _, again = changes(page, lambda: page.get_by_role("button", name="Sample anew").click())
         assert len({three, eight, again}) == 3
-        values = [page.locator("input[type=range]").nth(i).input_value() for i in range(10)]
+        before = values(page)
         changes(page, lambda: page.get_by_label("open", exact=True).check())
-        assert values != [page.locator("input[type=range]").nth(i).input_value() for i in range(10)]
+        assert values(page) != before
         page.get_by_role("button", name="Swap: take its rest").click()
         says(page, "A swap needs two images")
         changes(page, lambda: page.get_by_label("Thumbnail 5 of 40").first.click(), "image")
         page.get_by_label("Thumbnail 8 of 40").nth(1).click()
         page.get_by_alt_text("second image").wait_for()
         changes(page, lambda: page.get_by_role("button", name="Swap: take its characteristics").click())
-        for name, said in bad_files(tmp_path).items():
+        for name, said in bad.items():
             before = page.get_by_alt_text("image", exact=True).get_attribute("src")
             upload(page, tmp_path / name)
             says(page, said)
             assert page.get_by_alt_text("image", exact=True).get_attribute("src") == before
         changes(page, lambda: upload(page, tmp_path / "good.png"), "image")
         assert page.locator("#message").inner_text().strip() == ""
+        changes(page, lambda: upload(page, tmp_path / "good.png", "second image"), "second image")
         changes(page, lambda: drag(page, 1, 0.9))
         asked = [address for address in asked if not address.startswith(("data:", "blob:"))]
         assert asked and not [address for address in asked if not address.startswith(url)]
