@@ -82,7 +82,9 @@ def main() -> None:
     for case in CASES:
         found[case.name] = numbers_of_case(case)
         print(case.name, flush=True)
-    for script in [] if args.no_examples else sorted((ROOT / "examples").glob("*.py")):
+    for script in (
+        [] if args.no_examples else sorted({*(ROOT / "examples").glob("*.py")} - {ROOT / "examples" / "demo.py"})
+    ):
         found[script.name] = numbers_of_example(script)
         print(script.name, flush=True)
     if args.what == "record":

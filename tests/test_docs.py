@@ -85,7 +85,7 @@ def test_the_snippets_of_the_readme_are_scripts_that_learn(in_float32):
     assert names["sevens"].shape == (1, 4, 1, 8, 8)
 
 
-@pytest.mark.parametrize("page", ["start.md", "objectives.md", "data.md", "graphs.md"])
+@pytest.mark.parametrize("page", ["start.md", "objectives.md", "data.md", "graphs.md", "demo.md"])
 def test_snippets_of_the_docs_run(page, in_float32):
     names = {"__name__": page}
     for snippet in snippets_of(README.parent / "docs" / page):

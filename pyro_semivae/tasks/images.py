@@ -10,19 +10,22 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_semivae.contract import Values
 from pyro_semivae.errors import InputError, as_tensor, check_count
-from pyro_semivae.infer import Mean, sample_sites
+from pyro_semivae.infer import Mean
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.spaces import is_missing
 from pyro_semivae.structure import check_available, descendants, has_label, infers_from_labels
 from pyro_semivae.tasks.latents import (
     Images,
+    Labels,
     Latents,
     classify,
     covariates,
     decode,
     image_of,
     infer_from_inputs,
+    latents_of,
     num_rows,
     run_model,
     stacked,
@@ -93,26 +96,40 @@ def intervene(vae: SemiVAE, x: Any, y_new: Any, num_samples: int = 1, *, confide
     draws, values = range(check_count("num_samples", num_samples)), vae.inputs(x)
     number = num_rows(vae, values)
     new = _labels_to_set(vae, y_new, number)
+    found = infer_from_inputs(vae, values) if not infers_from_labels(vae) else ({}, {})
+    return stacked([with_labels(vae, values, found, new, confidence=confidence)[2] for _ in draws])
+
+
+def with_labels(
+    vae: SemiVAE, values: Values, found: tuple[Latents, Labels], new: Labels, *, confidence: float = 0.5
+) -> tuple[Latents, Labels, Images]:
+    """One sample of latents, labels and images after labels are set: what `intervene` does to rows that are inferred.
+
+    Args:
+        values: the rows, as `SemiVAE.inputs` returns them. found: their latents and labels, of `infer_from_inputs`;
+            not used where labels are evidence on the latents (MVAE). new: the labels to set, by site; missing: keep.
+        confidence: see `generate`.
+    """
+    latents, labels = found
     if infers_from_labels(vae):
         evidence = (*{**vae.by_site(values), **new}.values(),)
-        return stacked([decode(vae, infer_from_inputs(vae, evidence, mean=False)[0], new) for _ in draws])
-    latents, labels = infer_from_inputs(vae, values)
+        latents = infer_from_inputs(vae, evidence, mean=False)[0]
+        return latents, new, decode(vae, latents, new)
     is_set = {name: ~is_missing(y) for name, y in new.items()}
     if not has_label(vae):  # new characteristics for the labels that are set, by the guide's classifier
-        ((name, y),), out = new.items(), []
-        for _ in draws:
-            drawn = characterise(vae, y, confidence=confidence)
-            set_to = {site: where_rows(is_set[name], z, latents[site]) for site, z in drawn.items()}
-            out.append(decode(vae, {**latents, **set_to}))
-        return stacked(out)
+        ((name, y),) = new.items()
+        drawn = characterise(vae, y, confidence=confidence)
+        latents = {**latents, **{site: where_rows(is_set[name], z, latents[site]) for site, z in drawn.items()}}
+        return latents, labels, decode(vae, latents)
     below = {name: descendants(vae, [name], kept=set(vae.label_sites) - {name}) for name in new}
     redrawn = {site: {name: is_set[name] for name in new if site in below[name]} for site in latents}
     kept = {site: value for site, value in latents.items() if not redrawn[site]}
     inferred = {site: (latents[site], masks) for site, masks in redrawn.items() if masks}
-    labels |= {name: torch.where(is_set[name], y, labels[name]) if name in labels else y for name, y in new.items()}
+    set_to = {name: torch.where(is_set[name], y, labels[name]) if name in labels else y for name, y in new.items()}
+    labels = {**labels, **set_to}
     with _Redraw(inferred):
-        given = {**labels, **covariates(vae, values)}
-        return stacked([image_of(vae, run_model(vae, kept, given, number)) for _ in draws])
+        trace = run_model(vae, kept, {**labels, **covariates(vae, values)}, num_rows(vae, values))
+    return latents_of(vae, trace), labels, image_of(vae, trace)
 
 
 def _labels_to_set(vae: SemiVAE, y_new: Any, number: int) -> dict[str, Tensor]:
@@ -143,22 +160,30 @@ def swap(vae: SemiVAE, x_characteristics: Any, x_rest: Any) -> Images:
     Raises:
         InputError: the model has no characteristics.
     """
+    latents, labels = swapped(vae, x_characteristics, x_rest)
+    return decode(vae, latents, labels)
+
+
+@task
+def swapped(vae: SemiVAE, x_characteristics: Any, x_rest: Any) -> tuple[Latents, Labels]:
+    """The latents and labels of what `swap` makes of images; without those that it samples anew."""
     check_available(vae, "swap")
     values, of_rest = vae.inputs(x_characteristics), vae.inputs(x_rest)
     sizes = [num_rows(vae, part) for part in (values, of_rest)]
     if sizes[0] != sizes[1]:
         raise InputError(f"x_characteristics, x_rest: got {sizes} rows; expected as many of each")
+    of_x = covariates(vae, of_rest)
     if infers_from_labels(vae):
         y = vae.labels.most_probable(classify(vae, x_characteristics, mean=True))
-        return reconstruct(vae, {**vae.by_site(of_rest), vae.label_sites[0]: y})
+        latents, labels = infer_from_inputs(vae, vae.inputs({**vae.by_site(of_rest), vae.label_sites[0]: y}))
+        return latents, {**labels, **of_x}
     (characteristics, y), (rest, y_rest) = infer_from_inputs(vae, values), infer_from_inputs(vae, of_rest)
-    named, of_x = set(vae.characteristic or vae.label_sites), covariates(vae, of_rest)
+    named = set(vae.characteristic or vae.label_sites)
     labels = {name: (y if name in named or not named & set(y) else y_rest)[name] for name in y}
     if not named & set(rest):  # labels themselves: what descends from them is sampled anew
         redrawn = descendants(vae, named & set(vae.label_sites), kept=set(vae.label_sites) - named)
-        return decode(vae, {name: z for name, z in rest.items() if name not in redrawn}, {**labels, **of_x})
-    chosen = {name: (characteristics if name in named else rest)[name] for name in rest}
-    return decode(vae, chosen, {**labels, **of_x})
+        return {name: z for name, z in rest.items() if name not in redrawn}, {**labels, **of_x}
+    return {name: (characteristics if name in named else rest)[name] for name in rest}, {**labels, **of_x}
 
 
 @task
@@ -235,7 +260,7 @@ def interpolate(vae: SemiVAE, y: Tensor, steps: int = 8) -> Tensor:
         raise InputError(f"y: got {len(y)} labels; expected the four corners' labels")
     with Mean():
         trace = run_model(vae, {}, y, 4)
-    latents = {name: site["value"] for name, site in sample_sites(trace) if name not in vae.spaces}
+    latents = latents_of(vae, trace)
     t = torch.linspace(0, 1, steps, device=y.device)
     row, column = (axis.reshape(-1) for axis in torch.meshgrid(t, t, indexing="ij"))
     corners = torch.stack([(1 - row) * (1 - column), (1 - row) * column, row * (1 - column), row * column], -1)

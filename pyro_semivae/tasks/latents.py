@@ -84,7 +84,7 @@ def infer_from_inputs(vae: SemiVAE, values: Values, *, mean: bool = True) -> tup
     labels = {name: given[name] for name in vae.label_sites if given[name] is not None}
     for name in set(vae.label_sites) & set(sites):
         labels[name] = vae.spaces[name].outward(sites[name]["value"], vae.max_plate_nesting)
-    return {name: site["value"] for name, site in sites.items() if name not in vae.spaces}, labels
+    return latents_of(vae, trace), labels
 
 
 @task
@@ -324,6 +324,11 @@ def image_of(vae: SemiVAE, trace: Trace) -> Images:
     sites = {name: site for name, site in sample_sites(trace) if name in vae.data_sites and not site["is_observed"]}
     means = {name: vae.spaces[name].outward(site["fn"].mean, vae.max_plate_nesting) for name, site in sites.items()}
     return next(iter(means.values())) if len(means) == 1 else means
+
+
+def latents_of(vae: SemiVAE, trace: Trace) -> Latents:
+    """The latents in a trace, by site."""
+    return {name: site["value"] for name, site in sample_sites(trace) if name not in vae.spaces}
 
 
 def stacked(images: Sequence[Images]) -> Images:

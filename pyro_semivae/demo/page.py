@@ -1,0 +1,129 @@
+"""What the page of a model shows and does, without a library of pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_semivae.demo.explorer import Explorer, State
+from pyro_semivae.demo.pictures import figures, probabilities
+from pyro_semivae.demo.trained import Trained, some_rows
+from pyro_semivae.demo.uploads import read_upload
+from pyro_semivae.errors import InputError
+
+OPEN = -1  # the value of a switch whose label is open
+IMAGES = 40  # of the test set, to choose from
+BEGIN = "Choose an image, or upload one."
+
+
+@dataclass(frozen=True)
+class Session:
+    """What one user sees: an image with its changes, and a second image to swap with."""
+
+    state: State | None = None
+    second: Tensor | None = None
+
+
+class Page:
+    """The page of a run's model.
+
+    Its methods take a session and return what is shown next: the session, the pictures as HTML, a message (empty where
+    all is well), then the values of all switches and sliders, unless it is said otherwise.
+
+    Attributes:
+        explorer: of the model, which has the switches (`choices`) and the `sliders`. images: to choose from, `(N, C, H,
+            W)`; none where the data are not there.
+
+    Raises:
+        InputError: the model cannot be shown; see `Explorer`.
+    """
+
+    def __init__(self, run: Trained):
+        self.explorer = Explorer(run.vae, run.data.label_names if run.data else ())
+        self.images = run.data.x_test[some_rows(run.data, IMAGES)] if run.data else torch.zeros(0)
+
+    def shown(self, session: Session, message: str = "") -> list[Any]:
+        """A session as it is."""
+        if session.state is None:
+            switches, sliders = [None] * len(self.explorer.choices), [0.0] * len(self.explorer.sliders)
+        else:
+            switches, sliders = self.explorer.chosen(session.state), self.explorer.positions(session.state)
+        switches = [OPEN if value is None else value for value in switches]
+        return [*self.pictured(session, message), *switches, *(round(value, 2) for value in sliders)]
+
+    def pictured(self, session: Session, message: str = "") -> list[Any]:
+        """The session, its pictures and the message; no switches and sliders."""
+        state, second = session.state, session.second
+        if state is None:
+            return [session, f"<p>{BEGIN}</p>", message]
+        now = self.explorer.image(state)
+        read = {"image": self.explorer.read(state.x), "changed": self.explorer.read(now.unsqueeze(0))}
+        said = "<br/>".join(f"q(y | {name}): {self._told(found)}" for name, found in read.items() if found)
+        small = "" if second is None else figures({"second image": second[0]}, 90)
+        pictures = figures({"image": state.x[0], "changed": now}, 210)
+        return [session, f"{pictures}<p>{said}</p>{small}", message]
+
+    def begin(self) -> list[Any]:
+        """A new session, with the first image where there is one."""
+        return self.choose(Session(), 0) if len(self.images) else self.shown(Session())
+
+    def _told(self, found: list[tuple[str, float]]) -> str:
+        """Of classes the three most probable ones, of binary labels those that are rather on than off."""
+        if self.explorer.vae.labels.entries is None:
+            return probabilities(found, 3)
+        return probabilities([pair for pair in found if pair[1] > 0.5]) or "none above 0.50"
+
+    def choose(self, session: Session, index: int, second: bool = False) -> list[Any]:
+        """Takes one of the images, as the first or the second one."""
+        return self._taken(session, self.images[index : index + 1], second)
+
+    def upload(self, session: Session, path: str | Path, second: bool = False) -> list[Any]:
+        """Takes a file, as the first or the second image, or says what is wrong with it; the file is removed."""
+        try:
+            return self._taken(session, read_upload(path, self.explorer.vae.x_shape), second)
+        except InputError as error:
+            return self.shown(session, str(error))
+        finally:
+            Path(path).unlink(missing_ok=True)
+
+    def _taken(self, session: Session, x: Tensor, second: bool) -> list[Any]:
+        state = self.explorer.start(x)  # which checks it
+        return self.shown(replace(session, second=state.x) if second else replace(session, state=state))
+
+    def move(self, session: Session, slider: int, value: float) -> list[Any]:
+        """Moves a slider; no switches and sliders are returned, for the user has one of them in hand."""
+        if session.state is None:
+            return self.pictured(session, BEGIN)
+        return self.pictured(replace(session, state=self.explorer.move(session.state, slider, value)))
+
+    def switch(self, session: Session, choice: int, value: int) -> list[Any]:
+        """Sets a label, or leaves it open (`OPEN`)."""
+        return self._changed(
+            session, lambda state: self.explorer.choose(state, choice, None if value == OPEN else value)
+        )
+
+    def redraw(self, session: Session) -> list[Any]:
+        """Samples anew below the labels that are set."""
+        if session.state is not None and not any(v is not None for v in self.explorer.chosen(session.state)):
+            return self.shown(session, "All labels are open: there is nothing to sample. Set one first.")
+        return self._changed(session, self.explorer.redraw)
+
+    def back(self, session: Session) -> list[Any]:
+        """The image as the model infers it, all labels open."""
+        return self._changed(session, lambda state: self.explorer.start(state.x))
+
+    def swap(self, session: Session, take: str) -> list[Any]:
+        """Takes the characteristics, or the rest, of the second image."""
+        if session.state is None or session.second is None:
+            return self.shown(session, "A swap needs two images: choose or upload both.")
+        return self._changed(session, lambda state: self.explorer.swap(state, session.second, take))
+
+    def _changed(self, session: Session, change: Callable[[State], State]) -> list[Any]:
+        if session.state is None:
+            return self.shown(session, BEGIN)
+        return self.shown(replace(session, state=change(session.state)))
