@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from pyro_semivae.check import Report
 from pyro_semivae.checkpoints import History
-from pyro_semivae.data import ImageData
+from pyro_semivae.data import ImageData, Table
 from pyro_semivae.drawing import mathematics, show
 from pyro_semivae.infer.base import Summand
 from pyro_semivae.models import SemiVAE
@@ -117,6 +117,16 @@ def data_html(data: ImageData) -> str:
     return table([data.name, ""], about) + png(image_grid(images, rows=names))
 
 
+def table_html(rows: Table) -> str:
+    """What is said of each site, and the first images."""
+    numbers = f"{len(rows.train['x']):,} training rows, {len(rows.test['x']):,} test rows"
+    page = table([rows.name, numbers], list(rows.described().items()))
+    if not (rows.spaces["x"].pictures and rows.spaces["x"].shape[0] in (1, 3)):
+        return page
+    images = torch.as_tensor(rows.train["x"][:ROWS]).nan_to_num()
+    return page + png(image_grid((images / 255 if images.dtype == torch.uint8 else images).unsqueeze(0)))
+
+
 def history_html(history: History) -> str:
     """The numbers of some epochs, the last one among them, and the curves of all."""
     if not history:
@@ -133,6 +143,7 @@ SHOWN: Mapping[type, Callable[[Any], str]] = {
     Summand: objective_html,
     Report: report_html,
     ImageData: data_html,
+    Table: table_html,
     History: history_html,
 }
 

@@ -76,9 +76,10 @@ def image_grid(
 
 
 def training_curves(history: History, *, path: str | Path | None = None) -> Figure:
-    """Objective, ELBO, unweighted terms and monitors over epochs, a panel each (except those that never change)."""
+    """Objective, ELBO, unweighted terms and monitors over epochs, a panel each (except those that never change, or by
+    rounding alone)."""
     names = ["objective", *(n for n in history[0] if n == "elbo" or n.startswith(("term/", "monitor/")))]
-    names = [n for n in names if n == "objective" or len({record[n] for record in history}) > 1]
+    names = [n for n in names if n == "objective" or _changes([record[n] for record in history])]
     columns = 3
     height = -(-len(names) // columns)
     figure = Figure(figsize=(3.2 * columns, 2 * height))
@@ -196,6 +197,11 @@ def noted(notes: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         _NOTES.reset(token)
+
+
+def _changes(values: Sequence[float]) -> bool:
+    """Whether numbers differ by more than the rounding of a mean over a data set."""
+    return max(values) - min(values) > 1e-6 * max(map(abs, values))
 
 
 def _finish(figure: Figure, path: str | Path | None) -> Figure:

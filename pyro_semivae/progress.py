@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from tqdm.auto import tqdm
@@ -19,12 +19,22 @@ def draws_bars() -> bool:
     return sys.stderr.isatty() or "IPKernelApp" in getattr(shell, "config", {})
 
 
-def steps_of(steps: int, what: str, shown: bool = True) -> Iterable[int]:
-    """`range(steps)` with a bar; where none is drawn, one line that says what goes on."""
+def steps_of(steps: int, what: str, shown: bool = True, *, delay: float = 0.0) -> Iterator[int]:
+    """`range(steps)` with a bar, from so many seconds on; where none is drawn, one line that says what goes on."""
     bars = draws_bars()
     if shown and not bars:
         print(f"{what}: {steps} steps", file=sys.stderr, flush=True)
-    return tqdm(range(steps), desc=what, disable=not (shown and bars))
+    bar, start = None, time.perf_counter()
+    try:
+        for step in range(steps):
+            if bar is None and shown and bars and time.perf_counter() - start >= delay:
+                bar = tqdm(total=steps, initial=step, desc=what)
+            yield step
+            if bar is not None:
+                bar.update()
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 class Progress:

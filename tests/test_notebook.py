@@ -10,13 +10,13 @@ import torch
 from pyro_semivae import CCVAE
 from pyro_semivae.check import check_model
 from pyro_semivae.checkpoints import History
-from pyro_semivae.data import ImageData
+from pyro_semivae.data import ImageData, Table
 from pyro_semivae.infer import BatchTotalCorrelation, ClassifierTerm, EntropyTerm, Hidden, TraceCCVAE_ELBO
 from pyro_semivae.models import M2, LaRVAE
 from pyro_semivae.nn import MLPs
 from pyro_semivae.notebook import SHOWN, attach, stated
 from pyro_semivae.plot import image_grid
-from pyro_semivae.spaces import Classes, Real
+from pyro_semivae.spaces import Classes, Images, Real
 from pyro_semivae.train import fit
 
 attach()
@@ -63,6 +63,11 @@ def test_a_report_a_data_set_and_a_history(tmp_path):
     torch.manual_seed(0)
     y = torch.arange(12) % 3
     data = ImageData("stripes", ("a", "b", "c"), torch.rand(12, 1, 2, 3), y, torch.rand(3, 1, 2, 3), y[:3])
+    rows = {"x": data.x, "kind": y}
+    table = Table("stripes", {"x": Images(1, 2, 3), "kind": Classes(3)}, {"kind": ("a", "b", "c")}, rows, rows)
+    page = table._repr_html_()
+    assert ["stripes", "12 training rows, 12 test rows"] in rows_of(page) and len(pictures(page)) == 1
+    assert ["kind", "class: a, b, c; known in 12 of 12 training rows, 12 of 12 test rows"] in rows_of(page)
     page = data._repr_html_()
     assert ["images", "12 to train on, 3 to test"] in rows_of(page) and len(pictures(page)) == 1
     assert "a, b, c" in page

@@ -146,7 +146,8 @@ def _decoded(
     """The images one after the other, decoded by several threads."""
     block = 1000
     with ThreadPoolExecutor(threads) as pool:
-        for i in steps_of(-(-len(paths) // block), f"{name}: decoding {len(paths)} images, 1,000 a step"):
+        what = f"{name}: decoding {len(paths)} images, 1,000 a step"
+        for i in steps_of(-(-len(paths) // block), what, delay=2.0):
             part = slice(i * block, (i + 1) * block)
             at = [None] * len(paths[part]) if places is None else places[part]
             yield from pool.map(lambda path, place: _decode(path, name, channels, size, where, place), paths[part], at)

@@ -82,7 +82,8 @@ def load_folder(
     x = image_array([folder / file for file in files], folder.name, channels=channels, size=size, stamp=stamp)
     n = len(rows[0])
     space = Images(*x.shape[1:])
-    return make_table(folder.name, {"x": (space, x[:n])}, {"x": (space, x[n:])}, columns, rows)
+    names = {"train": files[:n], "test": files[n:]}
+    return make_table(folder.name, {"x": (space, x[:n])}, {"x": (space, x[n:])}, columns, rows, names)
 
 
 def _images(folder: Path) -> list[str]:

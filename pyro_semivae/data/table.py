@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class Table:
         spaces: site -> space; sites of data first, `"x"` the first of them, then labels.
         names: label site -> the names of its classes, or of its entries (of a label of one column the column's name).
         train, test: site -> values of as many rows each, one or more; missing as the space says, -1 or NaN.
+        files: "train" and "test" -> the file of each row: of a folder of images their paths in it. Else empty.
 
     Raises:
         InputError: a site is missing or unknown, values are outside of their space, numbers of rows or names differ.
@@ -48,6 +49,7 @@ class Table:
     names: dict[str, tuple[str, ...]]
     train: dict[str, Tensor]
     test: dict[str, Tensor]
+    files: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         spaces = self.spaces
@@ -68,6 +70,11 @@ class Table:
         self._set("names", {site: tuple(self.names[site]) for site in labels})
         self._set("train", self._checked("train", self.train))
         self._set("test", self._checked("test", self.test))
+        self._set("files", {part: tuple(names) for part, names in self.files.items()})
+        sizes = {"train": len(self.train["x"]), "test": len(self.test["x"])}
+        if self.files and {part: len(names) for part, names in self.files.items()} != sizes:
+            got = ", ".join(f"{len(names)} of {part}" for part, names in self.files.items())
+            raise InputError(f"files: got {got}; expected one for each row, {sizes}, or none")
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # the class is frozen
@@ -125,21 +132,22 @@ class Table:
         classes, binary = (tuple(s for s, kind in self.kinds.items() if kind == of) for of in ("class", "binary"))
         return binary if not classes else classes if len(classes) == 1 else ()
 
-    def __str__(self) -> str:
+    def described(self) -> dict[str, str]:
+        """What is said of each site: its space, or its label's kind and names, and in how many rows it is known."""
         n, n_test = len(self.train["x"]), len(self.test["x"])
+        out = {site: f"{space}" for site, space in self.spaces.items()}
+        for site, kind in self.kinds.items():
+            known, known_test = (int(any_known(part[site]).sum()) for part in (self.train, self.test))
+            of = f"known in {known} of {n} training rows, {known_test} of {n_test} test rows"
+            out[site] = f"{kind}: {_listed(self.names[site])}; {of}"
+        return out
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {len(self.train['x'])} training rows, {len(self.test['x'])} test rows"]
         width = max(map(len, self.spaces))
-        lines = [f"{self.name}: {n} training rows, {n_test} test rows"]
-        for site, space in self.spaces.items():
-            if site not in self.kinds:
-                said = f"{space}"
-            else:
-                known, known_test = (int(any_known(part[site]).sum()) for part in (self.train, self.test))
-                said = (
-                    f"{self.kinds[site]}: {_listed(self.names[site])}; "
-                    f"known in {known} of {n} training rows, {known_test} of {n_test} test rows"
-                )
-            lines.append(f"  {site:{width}}  {said}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  {site:{width}}  {said}" for site, said in self.described().items())])
+
+    __repr__ = __str__
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -152,8 +160,10 @@ def make_table(
     data_test: Mapping[str, tuple[Space, Tensor]],
     columns: Mapping[str, Column],
     rows: tuple[Tensor, Tensor],
+    files: Mapping[str, Sequence[str]] | None = None,
 ) -> Table:
-    """A table of data in two parts, and of columns whose rows of the training and of the test are numbered."""
+    """A table of data in two parts, and of columns whose rows of the training and of the test are numbered; see `Table`
+    for `files`."""
     if twice := sorted(set(data) & set(columns)):
         raise InputError(f"columns: got {', '.join(map(repr, twice))}, sites of data already; expected others")
     ordered = dict(sorted(columns.items(), key=lambda item: item[1].space.is_label))
@@ -165,7 +175,8 @@ def make_table(
         {site: x for site, (_, x) in part.items()} | {site: c.values[of] for site, c in ordered.items()}
         for part, of in zip((data, data_test), rows, strict=True)
     )
-    return Table(name, spaces, {site: c.names for site, c in ordered.items() if c.space.is_label}, *parts)
+    names = {site: c.names for site, c in ordered.items() if c.space.is_label}
+    return Table(name, spaces, names, *parts, dict(files or {}))
 
 
 def taken(values: Tensor, rows: Tensor) -> Tensor:

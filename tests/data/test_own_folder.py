@@ -103,6 +103,8 @@ def test_the_drawn_test_rows_have_labels_and_the_seed_draws_them(folder):
     assert len(table.test["x"]) == 8 and table.test["pet"].bincount().tolist() == [6, 2], "as among the labelled rows"
     assert len(table.train["x"]) == 32 and table.train["pet"].eq(-1).sum() == 20
     rows = [level // 6 for level in levels(table.train["x"])]
+    assert table.files["train"] == tuple(f"images/{row}.png" for row in rows)
+    assert [f"images/{level // 6}.png" for level in levels(table.test["x"])] == [*table.files["test"]]
     assert rows == sorted(rows, key=str), "the training rows keep the order of the files"
     assert all(y in (-1, int(row % 4 == 0)) for row, y in zip(rows, table.train["pet"].tolist(), strict=True))
     again, other = data.load_folder(folder, test=0.4), data.load_folder(folder, test=0.4, seed=1)

@@ -49,6 +49,7 @@ def test_tables_are_checked():
     x, y = torch.rand(3, 1, 4, 4), [0, 1, -1]
     spaces, names, rows = {"x": Images(1, 4, 4), "y": Classes(2)}, {"y": ("a", "b")}, {"x": x, "y": y}
     assert data.Table("made", spaces, names, rows, rows).train["y"].dtype == torch.long
+    assert repr(data.Table("made", spaces, names, rows, rows)).startswith("made: 3 training rows, 3 test rows")
     for change, message in [
         ({"spaces": {"y": Classes(2), "x": Images(1, 4, 4)}}, "spaces: got y, x; expected sites of data"),
         ({"spaces": {"x": Images(1, 4, 4), "y": Classes(2), "v": Vectors(2)}}, "spaces: got x, y, v"),
@@ -60,6 +61,11 @@ def test_tables_are_checked():
         ({"train": {"x": x}}, r"train: got values of \['x'\]"),
         ({"test": {"x": x, "y": [0, 1]}}, "test: got rows: 3 of x, 2 of y"),
         ({"test": {"x": x[:0], "y": torch.zeros(0, dtype=torch.long)}}, "test: got rows: 0 of x, 0 of y"),
+        (
+            {"files": {"train": ["a", "b", "c"], "test": ["d"]}},
+            "files: got 3 of train, 1 of test; expected one for each",
+        ),
+        ({"files": {"train": ["a", "b", "c"]}}, "files: got 3 of train; expected"),
         ({"test": {"x": x, "y": [0, 1, 2]}}, r"test\['y'\]: got \[2\] at rows \[2\]"),
     ]:
         given = {"spaces": spaces, "names": names, "train": rows, "test": rows, **change}

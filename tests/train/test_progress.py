@@ -101,6 +101,8 @@ def test_in_a_notebook_bars_are_drawn(monkeypatch):
 def test_steps_of_something_else(monkeypatch):
     terminal = on_terminal(monkeypatch)
     assert [*steps_of(3, "a classifier")] == [0, 1, 2] and "a classifier: 100%" in terminal.getvalue()
+    terminal = on_terminal(monkeypatch)
+    assert [*steps_of(3, "a classifier", delay=60.0)] == [0, 1, 2] and terminal.getvalue() == ""
 
 
 @pytest.mark.parametrize("labels", [Classes(3), Binary(2)], ids=str)
