@@ -74,6 +74,9 @@ def test_a_slider_is_a_traversal_of_its_coordinate(name):
         assert torch.allclose(explorer.image(moved), wanted)
         assert not torch.allclose(explorer.image(moved), explorer.image(state))
         assert explorer.positions(moved)[i] == pytest.approx(min(max(0.7, slider.low), slider.high))
+    first = explorer.sliders[0]
+    assert explorer.positions(explorer.move(state, 0, first.high + 1))[0] == first.high
+    assert explorer.positions(explorer.move(state, 0, first.low - 1))[0] == first.low
     both = explorer.move(explorer.move(state, 0, 0.7), 1, -0.4)
     assert explorer.positions(both)[:2] == pytest.approx([0.7, -0.4]), "one slider keeps the other"
 
@@ -144,6 +147,8 @@ def test_each_label_has_its_own_latent_and_the_rest_is_kept(name):
     assert torch.equal(now.latents["z_s"], state.latents["z_s"]) and explorer.chosen(now) == [1, 0, None]
     opened = explorer.choose(now, 1, None)
     assert opened.latents["z_c"].flatten().tolist() == [z[0], before[1], 0.7]
+    moved = explorer.choose(explorer.move(now, 0, 0.3), 1, 1)
+    assert moved.latents["z_c"].flatten()[0] == 0.3, "a label that was set before is not sampled again"
     again = explorer.redraw(opened)
     assert again.latents["z_c"].flatten()[1:].tolist() == [before[1], 0.7] and again.latents["z_c"].flatten()[0] != z[0]
 

@@ -64,6 +64,14 @@ def test_a_session_from_its_first_image_to_a_swap():
         assert np.array_equal(shown(one.swap(session, take)[1])["changed"], picture(wanted))
 
 
+def test_the_images_are_those_of_the_test_set():
+    torch.manual_seed(0)
+    x, y = torch.rand(6, 1, 8, 8), torch.arange(3) % 2
+    vae = CCVAE((1, 8, 8), Classes(2), networks=MLPs((6,)))
+    one = Page(Trained(vae, "CCVAE", ImageData("pets", NAMES, x[:3], y, x[3:], y), None))
+    assert torch.equal(one.images, x[3:])
+
+
 def test_messages_where_nothing_can_be_done():
     one = page()
     for found in (one.move(Session(), 0, 1.0), one.switch(Session(), 0, 1), one.redraw(Session()), one.back(Session())):
