@@ -20,13 +20,18 @@ def draws_bars() -> bool:
 
 
 def steps_of(steps: int, what: str, shown: bool = True, *, delay: float = 0.0) -> Iterator[int]:
-    """`range(steps)` with a bar, from so many seconds on; where none is drawn, one line that says what goes on."""
+    """`range(steps)` with a bar, from so many seconds on; where none is drawn, one line that says what goes on, and
+    after some seconds one that says how long it takes."""
     bars = draws_bars()
     if shown and not bars:
         print(f"{what}: {steps} steps", file=sys.stderr, flush=True)
-    bar, start = None, time.perf_counter()
+    bar, start, told = None, time.perf_counter(), False
     try:
         for step in range(steps):
+            passed = time.perf_counter() - start
+            if shown and not bars and not told and step and passed >= FIRST_LINE:
+                told = True
+                print(f"{what}: some {passed / step * (steps - step):.0f} s left", file=sys.stderr, flush=True)
             if bar is None and shown and bars and time.perf_counter() - start >= delay:
                 bar = tqdm(total=steps, initial=step, desc=what)
             yield step

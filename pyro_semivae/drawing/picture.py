@@ -71,7 +71,7 @@ class Picture:
             for i, product in enumerate(_wrapped(graph)):
                 lines.append(("" if i else side, f"${mathematics.factorisation(product, LETTERS[side])}$"))
         if self.values:
-            lines.append(("objective", "mean per example, in nats"))
+            lines.append((f"{self._total():.2f}", "the objective, mean per example, in nats: the sum of"))
         for name, value in self.values.items():
             weight = self.weights[name]
             factor = "" if weight == 1 else f"{mathematics.number(weight)}\\;\\cdot\\;"
@@ -79,6 +79,10 @@ class Picture:
         said = textwrap.wrap(self.why_not.replace("$", r"\$"), 90)
         lines += [("" if i else "no bound", line) for i, line in enumerate(said)]
         return figure_of(self.sites, lines)
+
+    def _total(self) -> float:
+        """The objective's value."""
+        return sum(self.weights[name] * value for name, value in self.values.items())
 
     def save(self, path: str | Path) -> None:
         """Writes the figure as PNG."""
@@ -103,11 +107,11 @@ class Picture:
                     plates[f"{plate}: {size}"].append(name)
             lines += [f"       in {plate}: {', '.join(names)}" for plate, names in plates.items()]
         if self.values:
-            terms = [
-                f"{'' if self.weights[name] == 1 else f'{self.weights[name]:g} * '}{name} [{value:.2f}]"
-                for name, value in self.values.items()
-            ]
-            lines.append("bound  " + " + ".join(terms))
+            terms = []
+            for name, value in self.values.items():
+                weight = self.weights[name]
+                terms.append(f"{'' if weight == 1 else f'{weight:g} * '}{name} [{weight * value:.2f}]")
+            lines.append(f"bound  {' + '.join(terms)} = {self._total():.2f} nats per example")
         return "\n".join([*lines, *([f"no bound: {self.why_not}"] if self.why_not else [])])
 
     __repr__ = __str__

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_semivae.data import ImageData
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.report.attributes import draw_attributes, measure_attributes
-from pyro_semivae.report.classes import draw_classes, measure_classes
+from pyro_semivae.report.classes import draw_classes, measure_classes, sign_of_chance
 from pyro_semivae.report.extraction import canonical_images, draw_extraction, measure_extraction
 from pyro_semivae.report.factors import draw_factors, measure_factors, representation
 from pyro_semivae.report.images import draw_images, measure_images
@@ -48,6 +48,7 @@ __all__ = [
     "measure_reference",
     "measure_rows",
     "representation",
+    "sign_of_chance",
     "signs_of_collapse",
 ]
 

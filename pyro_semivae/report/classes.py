@@ -117,6 +117,23 @@ def measure_classes(
     }
 
 
+def sign_of_chance(measured: dict[str, Any], num_classes: int) -> str:
+    """A sentence where generations of classes are hardly of them, for which the evaluator is to be good; else empty.
+
+    Args:
+        measured: what `measure_classes` returned; of other measures there is nothing to say.
+    """
+    if "intervention_precision" not in measured or num_classes < 3:
+        return ""
+    right, chance = measured["generation_accuracy"], 1 / num_classes
+    if right > 2 * chance or not measured["evaluator_accuracy"] > 3 * chance:
+        return ""
+    return (
+        f"the evaluator finds the class of {right:.2f} of the generations, and chance is {chance:.2f}: images do not "
+        f"depend on the label. Try more epochs, or a larger classifier_weight"
+    )
+
+
 def _kept(
     vae: SemiVAE,
     x: Tensor,

@@ -51,16 +51,20 @@ def measure_rows(vae: SemiVAE, rows: Mapping[str, Any], *, seed: int = 0, size: 
     return found
 
 
-def draw_rows(vae: SemiVAE, rows: Mapping[str, Any], history: History, out: str | Path, *, number: int = 8) -> None:
+def draw_rows(
+    vae: SemiVAE, rows: Mapping[str, Any], history: History | None, out: str | Path, *, number: int = 8
+) -> None:
     """Writes `training.png`, and of images `reconstructions-<site>.png` and, for each label of the model,
     `interventions-<site>-<label>.png`: the label set to each of its values (continuous ones: to five quantiles), the
     others and what does not descend from it kept.
 
     Args:
-        rows: as in `measure_rows`; the first `number` are drawn. out: the folder, which is made.
+        rows: as in `measure_rows`; the first `number` are drawn. history: what `fit` returned; None (of a loaded model)
+            for no `training.png`. out: the folder, which is made.
     """
     out, table = writable_folder(out), vae.table(rows)
-    plot.training_curves(history, path=out / "training.png")
+    if history:
+        plot.training_curves(history, path=out / "training.png")
     number = min(number, len(next(iter(table.values()))))
     some = {name: values[:number] for name, values in table.items() if name in vae.data_sites}
     shown = [name for name in some if vae.spaces[name].pictures]

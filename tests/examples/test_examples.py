@@ -103,7 +103,7 @@ def test_ccvae_on_faces(run, tmp_path):
     for key in ("swap_difference", "intervention_condition_number", "intervention_selectivity", "frechet_distance"):
         assert metrics[key] > 0
     made = {path.stem for path in (tmp_path / "here").glob("*.png")}
-    assert made == {"interventions", "walks", "diversity", "swaps", "generations", "training", "graph"}
+    assert made == {"interventions", "walks", "diversity", "swaps", "generations", "latents", "training", "graph"}
 
 
 @pytest.mark.slow
@@ -130,7 +130,9 @@ def test_ccvae_measures(run, tmp_path):
         assert 0 <= metrics[key] <= 1
     assert metrics["mutual_information"] >= 0
     names = {path.stem for path in (tmp_path / "here").glob("*.png")}
-    assert names == {"reconstructions", "generations", "interventions", "interpolation", "training", "graph"}
+    classified = {"confusion", "latents"}
+    shown = {"reconstructions", "generations", "interventions", "interpolation", "training", "graph"}
+    assert names == shown | classified
 
 
 def test_ccvae_with_one_label_a_class(run, tmp_path):

@@ -219,3 +219,12 @@ def test_a_test_image_of_its_class_is_beside_the_generations(digits, monkeypatch
     for c in range(10):
         images = only.x_test[only.y_test == c] / 255
         assert (beside[c] == 1).all() if c == 4 else (images == beside[c]).flatten(1).all(1).any()
+
+
+def test_generations_at_chance_are_told():
+    found = {"generation_accuracy": 0.13, "intervention_precision": 0.2, "evaluator_accuracy": 0.97}
+    assert "0.13 of the generations, and chance is 0.10" in report.sign_of_chance(found, 10)
+    assert report.sign_of_chance({**found, "generation_accuracy": 0.21}, 10) == ""
+    assert report.sign_of_chance({**found, "evaluator_accuracy": 0.2}, 10) == "", "an evaluator that tells nothing"
+    assert report.sign_of_chance({**found, "evaluator_accuracy": math.nan}, 10) == ""
+    assert report.sign_of_chance({"generation_accuracy": 0.13}, 18) == "", "binary labels"
