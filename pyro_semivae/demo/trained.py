@@ -83,10 +83,8 @@ def _assigned(file: Path, found: ImageData | None) -> tuple[int, ...]:
     except (InputError, OSError):
         return ()
     assigned = said.get("assigned") if isinstance(said, dict) else None
-    classes = [*range(len(found.label_names))]
-    return (
-        tuple(assigned) if isinstance(assigned, list) and sorted(assigned, key=str) == sorted(classes, key=str) else ()
-    )
+    classes = [repr(k) for k in range(len(found.label_names))]
+    return tuple(assigned) if isinstance(assigned, list) and sorted(map(repr, assigned)) == sorted(classes) else ()
 
 
 def _config(file: Path) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def test_a_dark_image_of_the_test_set_is_taken():
     vae = CCVAE((1, 8, 8), Classes(2), z_c=3, networks=MLPs((6,)))
     one = Page(Trained(vae, "CCVAE", ImageData("pets", NAMES, x, torch.arange(4) % 2, x, torch.arange(4) % 2), None))
     for i in range(4):
-        session, html, message, *_ = one.choose(Session(), i)
+        _, html, message, *_ = one.choose(Session(), i)
         assert message == "" and shown(html)["image"].max() == one.images[i].mul(255).round().max()
     assert {round(image.max().item() * 255) for image in one.images} == {0, 1, 90, 200}
 
