@@ -65,8 +65,8 @@ def build(gr: Any, page: Page, title: str, note: str) -> Any:
                             one.render()
         shown = [session, pictures, message, *switches, *sliders]
 
-        def on(event: Any, handler: Any, *inputs: Any, outputs: list = shown) -> None:
-            event(handler, [*inputs], outputs, show_progress="hidden", api_visibility="private", queue=False)
+        def on(event: Any, handler: Any, *inputs: Any, outputs: list = shown, **how: Any) -> None:
+            event(handler, [*inputs], outputs, show_progress="hidden", api_visibility="private", queue=False, **how)
 
         def select(second: bool) -> Any:
             def selected(session: Session, event: gr.SelectData) -> list:
@@ -89,6 +89,7 @@ def build(gr: Any, page: Page, title: str, note: str) -> Any:
                 session,
                 slider,
                 outputs=shown[:3],
+                trigger_mode="always_last",  # a slider that is dragged: what comes while one is drawn is not lost
             )
         on(back.click, page.back, session)
         on(redraw.click, page.redraw, session)

@@ -15,6 +15,7 @@ from pyro_semivae.demo.pictures import figures, probabilities
 from pyro_semivae.demo.trained import Trained, some_rows
 from pyro_semivae.demo.uploads import read_upload
 from pyro_semivae.errors import InputError
+from pyro_semivae.spaces import to_unit
 
 OPEN = -1  # the value of a switch whose label is open
 IMAGES = 40  # of the test set, to choose from
@@ -37,15 +38,17 @@ class Page:
 
     Attributes:
         explorer: of the model, which has the switches (`choices`) and the `sliders`. images: to choose from, `(N, C, H,
-            W)`; none where the data are not there.
+            W)`, float in [0, 1]; none where the data are not there.
 
     Raises:
         InputError: the model cannot be shown; see `Explorer`.
     """
 
     def __init__(self, run: Trained):
-        self.explorer = Explorer(run.vae, run.data.label_names if run.data else ())
-        self.images = run.data.x_test[some_rows(run.data, IMAGES)] if run.data else torch.zeros(0)
+        self.explorer = Explorer(run.vae, run.label_names)
+        self.images = torch.zeros(0)
+        if run.data:  # as floats: a dark image alone looks as if it were one of 0 and 1, and would be refused
+            self.images = to_unit(run.data.x_test[some_rows(run.data, IMAGES)])
 
     def shown(self, session: Session, message: str = "") -> list[Any]:
         """A session as it is."""

@@ -25,12 +25,21 @@ class Trained:
     Attributes:
         vae: the model, on the CPU. name: the model's class and the data set. data: the run's data set, or None.
         why_not: why there are no data; None where there are.
+        assigned: the class that each value of the label is taken for, where classes were found without labels
+            (`InvertedVAE`); empty where it is the value's own.
     """
 
     vae: SemiVAE
     name: str
     data: ImageData | None
     why_not: str | None
+    assigned: tuple[int, ...] = ()
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The names of the label's values, or of the binary labels; empty where they are not known."""
+        names = self.data.label_names if self.data else ()
+        return tuple(names[k] for k in self.assigned) if names and self.assigned else names
 
 
 def open_run(checkpoint: str | Path, data_dir: str | Path | None = None) -> Trained:
@@ -61,7 +70,21 @@ def open_run(checkpoint: str | Path, data_dir: str | Path | None = None) -> Trai
         why_not = str(error).splitlines()[0]
     except (KeyError, TypeError, AttributeError) as error:
         why_not = f"the run does not say which they are ({error!r})"
-    return Trained(vae, name, found, why_not)
+    return Trained(vae, name, found, why_not, _assigned(file, found))
+
+
+def _assigned(file: Path, found: ImageData | None) -> tuple[int, ...]:
+    """What `metrics.json` beside a checkpoint says of classes that were found without labels."""
+    beside = file.parent / "metrics.json"
+    if found is None or not beside.is_file():
+        return ()
+    try:
+        said = read_json(beside)
+    except (InputError, OSError):
+        return ()
+    assigned = said.get("assigned") if isinstance(said, dict) else None
+    classes = [repr(k) for k in range(len(found.label_names))]
+    return tuple(assigned) if isinstance(assigned, list) and sorted(map(repr, assigned)) == sorted(classes) else ()
 
 
 def _config(file: Path) -> dict[str, Any]:

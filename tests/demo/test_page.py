@@ -72,6 +72,17 @@ def test_the_images_are_those_of_the_test_set():
     assert torch.equal(one.images, x[3:])
 
 
+def test_a_dark_image_of_the_test_set_is_taken():
+    x = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    x[0], x[2], x[1, 0, 3] = 200, 90, 1
+    vae = CCVAE((1, 8, 8), Classes(2), z_c=3, networks=MLPs((6,)))
+    one = Page(Trained(vae, "CCVAE", ImageData("pets", NAMES, x, torch.arange(4) % 2, x, torch.arange(4) % 2), None))
+    for i in range(4):
+        _, html, message, *_ = one.choose(Session(), i)
+        assert message == "" and shown(html)["image"].max() == one.images[i].mul(255).round().max()
+    assert {round(image.max().item() * 255) for image in one.images} == {0, 1, 90, 200}
+
+
 def test_messages_where_nothing_can_be_done():
     one = page()
     for found in (one.move(Session(), 0, 1.0), one.switch(Session(), 0, 1), one.redraw(Session()), one.back(Session())):

@@ -82,6 +82,23 @@ def test_where_the_data_are_not_there_it_says_why_and_uploads_work(tmp_path):
     assert 'alt="changed"' in pictures and message == "" and len(others) == 1 + 2
 
 
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        ('{"assigned": [0, 1, 2, 3, 4, 7, 5, 9, 6, 8]}', "0123475968"),
+        ('{"assigned": [0, 1]}', "0123456789"),
+        ('{"assigned": null}', "0123456789"),
+        ("[3]", "0123456789"),
+        ("not JSON", "0123456789"),
+    ],
+)
+def test_classes_that_were_found_without_labels_have_the_names_that_they_are_taken_for(written, names, tmp_path):
+    run(tmp_path)
+    (tmp_path / "metrics.json").write_text(written)
+    assert open_run(tmp_path).label_names == tuple(names)
+    assert Page(open_run(tmp_path)).explorer.choices[0].values == tuple(names)
+
+
 def test_a_run_that_has_not_ended_has_its_configuration_in_the_checkpoint(tmp_path):
     run(tmp_path)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)

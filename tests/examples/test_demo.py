@@ -84,6 +84,19 @@ def drag(page, slider, to):
     page.mouse.click(box["x"] + to * box["width"], box["y"] + box["height"] / 2)
 
 
+def rush(page, slider, fractions):
+    """The picture after a slider was dragged over fractions of its range, faster than pictures are drawn."""
+    page.locator("input[type=range]").nth(slider).evaluate(
+        """async (slider, fractions) => { for (const f of fractions) {
+            slider.value = Number(slider.min) + f * (slider.max - slider.min)
+            slider.dispatchEvent(new Event("input", { bubbles: true }))
+            await new Promise(done => setTimeout(done, 5)) } }""",
+        fractions,
+    )
+    page.wait_for_timeout(1500)
+    return page.get_by_alt_text("changed", exact=True).get_attribute("src")
+
+
 def values(page):
     """Where the sliders are."""
     sliders = page.locator("input[type=range]")
@@ -140,6 +153,8 @@ def test_the_page_in_a_browser(browser, run, start, tmp_path):
         opened(url, viewport={"width": 1400, "height": 1000}) as (page, asked),
     ):
         assert "CCVAE on digits" in page.content() and page.locator("input[type=range]").count() == 10
+        last = rush(page, 2, [0.1, 0.9])
+        assert rush(page, 2, [i / 40 for i in range(40)] + [0.9]) == last  # the picture is that of where it stopped
         bad = bad_files(tmp_path)
         changes(page, lambda: drag(page, 0, 0.95))
         before = values(page)
