@@ -311,3 +311,20 @@ def test_plates_that_cross_are_each_around_their_own_sites():
 
     text = str(show(crossed))
     assert "in rows: 6: a, c" in text and "in columns: 3: b, c" in text
+
+
+def test_text_and_picture_have_the_weighted_values_and_their_sum():
+    """What is written is what is added up: the objective's mean per example is the total."""
+    vae, y = ccvae(), torch.tensor([0, 1, 2, 0])
+    picture = show(vae, rows={"x": X, "y": y}, objective=vae.elbo() + 3.0 * ClassifierTerm())
+    said = str(picture)
+    values = [float(value) for value in re.findall(r"\[(-?[\d.]+)\]", said.split("bound")[1])]
+    total = sum(picture.weights[name] * value for name, value in picture.values.items())
+    assert sum(values) == pytest.approx(total, abs=0.05) and f"= {total:.2f} nats per example" in said
+    assert any(weight != 1 for weight in picture.weights.values())
+    drawn = [text.get_text() for axis in picture.figure.axes for text in axis.texts] + [
+        text.get_text() for text in picture.figure.texts
+    ]
+    assert f"{total:.2f}" in drawn
+    for name, value in picture.values.items():
+        assert f"{picture.weights[name] * value:.2f}" in drawn
