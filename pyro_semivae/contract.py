@@ -187,9 +187,11 @@ def _check_kinds(vae: SemiVAE, sites: dict[str, Sites]) -> None:
             event = tuple(site["fn"].event_shape)
             one_hot = isinstance(getattr(site["fn"], "support", None), type(constraints.one_hot))
             if event and not one_hot:
+                plate = f", its entries are a plate, `with self.entries('{name}'):`" if space.entries else ""
+                why = "so that each entry may be missing" if space.entries else "so that it can be marginalised"
                 raise ContractError(
                     f"{where}: label '{name}' has the event shape {event}, one value for a whole row: leave .to_event "
-                    f"out, its entries are a plate, `with self.entries('{name}'):`"
+                    f"out, {why}{plate}"
                 )
             if space.always_known and (enumerates(site) or where == "guide"):
                 raise ContractError(

@@ -191,6 +191,11 @@ MISTAKES = [
     ),
     (
         LabelAsOneEvent,
+        "classes",
+        r"guide: label 'y' has the event .*leave .to_event out, so that it can be marginalised$",
+    ),
+    (
+        LabelAsOneEvent,
         "binary",
         r"guide: label 'y' has the event shape \(3,\).*leave .to_event out.*self.entries\('y'\)",
     ),
