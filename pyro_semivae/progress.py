@@ -31,7 +31,7 @@ def steps_of(steps: int, what: str, shown: bool = True, *, delay: float = 0.0) -
             passed = time.perf_counter() - start
             if shown and not bars and not told and step and passed >= FIRST_LINE:
                 told = True
-                print(f"{what}: some {passed / step * (steps - step):.0f} s left", file=sys.stderr, flush=True)
+                print(f"{what}: about {passed / step * (steps - step):.0f} s left", file=sys.stderr, flush=True)
             if bar is None and shown and bars and time.perf_counter() - start >= delay:
                 bar = tqdm(total=steps, initial=step, desc=what)
             yield step
@@ -45,7 +45,7 @@ def steps_of(steps: int, what: str, shown: bool = True, *, delay: float = 0.0) -
 class Progress:
     """What training tells while it goes on.
 
-    On a terminal and in a notebook it is one bar over the steps of all epochs, with the time that is left, the bound so
+    On a terminal and in a notebook it is one bar over the steps of all epochs, with the time that is left, the ELBO so
     far in this epoch, and what else is known. Elsewhere a line after some seconds says how long training takes, and at
     most twenty lines have the numbers of an epoch.
 
@@ -76,31 +76,31 @@ class Progress:
     ) -> None:
         self.bar.close()
 
-    def step(self, bound: Callable[[], float]) -> None:
+    def step(self, elbo: Callable[[], float]) -> None:
         """Moves on by one step.
 
         Args:
-            bound: returns the mean bound so far in this epoch; asked when it is shown.
+            elbo: returns the mean ELBO so far in this epoch; called only when it is shown.
         """
         self.at += 1
         if self.draws:
             shown = self.bar.update()
             if shown or self.at % self.steps == 0:
                 self.bar.set_description(f"epoch {-(-self.at // self.steps)}/{self.epochs}", refresh=False)
-                self.bar.set_postfix({"bound": f"{bound():.2f}", **self.known})
+                self.bar.set_postfix({"elbo": f"{elbo():.2f}", **self.known})
         elif self.shown and not self.told and (took := time.perf_counter() - self.start) > FIRST_LINE:
             self.told = True
             a_step, left = took / (self.at - self.first), self.epochs * self.steps - self.first
             step = f"step {(self.at - 1) % self.steps + 1} of {self.steps}"
-            takes = f"about {_time(a_step * self.steps)} an epoch, {_time(a_step * left)} in all"
+            takes = f"about {_time(a_step * self.steps)} per epoch, {_time(a_step * left)} in total"
             print(f"epoch {-(-self.at // self.steps)}/{self.epochs}: {step}; {takes}", file=sys.stderr, flush=True)
 
     def epoch(self, record: dict[str, float], known: dict[str, str]) -> None:
-        """The end of an epoch: its record, and what the bar shows beside the bound from now on."""
+        """The end of an epoch: its record, and what the bar shows beside the ELBO from now on."""
         self.known = known
         self.told = True
         if self.draws:
-            self.bar.set_postfix({"bound": f"{record['elbo']:.2f}", **known})
+            self.bar.set_postfix({"elbo": f"{record['elbo']:.2f}", **known})
         every = -(-self.epochs // 20)
         if self.shown and not self.draws and (record["epoch"] % every == 0 or record["epoch"] == self.epochs):
             print(epoch_line(record, self.epochs), file=sys.stderr, flush=True)
@@ -117,10 +117,16 @@ def _time(seconds: float) -> str:
 
 
 def epoch_line(record: dict[str, float], epochs: int) -> str:
-    """A readable line per epoch, for output that goes to a file."""
-    shown = " ".join(
-        f"{name.removeprefix('term/').removeprefix('monitor/')} {value:.4g}"
+    """A readable line per epoch, for output that goes to a file: all of the record except terms and their weights.
+
+    >>> epoch_line({"epoch": 2, "elbo": -281.62, "objective": -281.62, "term/log p(x|z)": -260.8}, 40)
+    'epoch 2/40: elbo -281.6'
+    """
+    shown = {
+        name.removeprefix("monitor/"): f"{value:.4g}"
         for name, value in record.items()
-        if name != "epoch" and not name.startswith("weight/")
-    )
-    return f"epoch {record['epoch']}/{epochs}: {shown}"
+        if name != "epoch" and not name.startswith(("term/", "weight/"))
+    }
+    if shown.get("objective") == shown["elbo"]:
+        del shown["objective"]
+    return f"epoch {record['epoch']}/{epochs}: {', '.join(map(' '.join, shown.items()))}"

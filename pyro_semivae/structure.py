@@ -126,7 +126,7 @@ def available(vae: SemiVAE) -> dict[str, str | None]:
         "generate": not_told,
         "intervene": not_told,
         "swap": not_swapped,
-        "characterise": not_read,
+        "sample_characteristics": not_read,
         "closest_change": not_read,
         "vary_within": not_read,
         "prior_of_characteristics": no_prior,

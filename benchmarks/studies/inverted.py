@@ -33,7 +33,7 @@ MEASURES = {
     "accuracy_unseen_pairwise": "accuracy",
     "accuracy_unseen_optimal": "best assignment",
     "calibration_error_unseen_pairwise": "calibration error",
-    "bound_per_row": "bound per test row",
+    "elbo_per_example": "ELBO per test example",
     "test_accuracy": "accuracy, labelled classes",
 }
 

@@ -15,7 +15,7 @@ from pyro_semivae.data import ImageData
 from pyro_semivae.files import writable_folder
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, latents_by_label, training_curves
-from pyro_semivae.report.common import bound_per_row, missing_labels
+from pyro_semivae.report.common import elbo_per_example, missing_labels
 from pyro_semivae.streams import RandomStreams
 from pyro_semivae.train import History
 
@@ -33,8 +33,8 @@ def measure_attributes(
     Args:
         vae, data, corrupt, quick, seed: see `measure_classes`.
 
-    Returns `bound_per_row` (M2's is relaxed, and no bound); `test_accuracy` (mean over labels, at E_q(z|x)[q(y|z)], as
-    the guide was trained), `test_accuracy_clean`, `test_accuracy_mean`, `test_accuracy_per_label` and
+    Returns `elbo_per_example` (M2's is relaxed, and no bound); `test_accuracy` (mean over labels, at E_q(z|x)[q(y|z)],
+    as the guide was trained), `test_accuracy_clean`, `test_accuracy_mean`, `test_accuracy_per_label` and
     `test_accuracy_balanced` (on and off count alike); `generation_accuracy` (of images sampled with the labels of the
     test set), also `_balanced` and `_per_label`; `majority_accuracy`, of saying each label's more frequent value
     always; `mutual_information` of these images and `mutual_information_real` of the test set's; `frechet_distance` of
@@ -54,11 +54,11 @@ def measure_attributes(
         swap = partial(tasks.in_batches, partial(tasks.swap, vae))
         swap_difference = metrics.swap_difference(swap, evaluator.logits, x, y, num_partners=1 if quick else 5)
         interventions = _of_interventions(vae, evaluator, x[few], y[few])
-        per_row = bound_per_row(vae, x)
+        per_row = elbo_per_example(vae, x)
         rows = torch.randperm(len(data.x))[: 1000 if quick else 10_000]
     posterior = evaluators.independent_posterior(data, evaluator, num_rows=10_000, steps=5 if quick else 300)
     out = {
-        "bound_per_row": per_row,
+        "elbo_per_example": per_row,
         **_accuracies(probs, y, data.label_names),
         "generation_accuracy": generation,
         **_of_generations(evaluator.classify(images), y, data.label_names),

@@ -16,7 +16,7 @@ from pyro_semivae.data import ImageData
 from pyro_semivae.files import writable_folder
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import confusion_matrix, image_grid, latents_by_class, training_curves
-from pyro_semivae.report.common import bound_per_row, missing_labels, shown_latents
+from pyro_semivae.report.common import elbo_per_example, missing_labels, shown_latents
 from pyro_semivae.spaces import is_missing
 from pyro_semivae.streams import RandomStreams
 from pyro_semivae.structure import descendants
@@ -41,7 +41,7 @@ def measure_classes(
         quick: a quick end-to-end check, with few steps and samples.
         seed: of the samples. The independent classifier is the same for every seed.
 
-    Returns `bound_per_row` (`vae.elbo()` without labels, all weights 1, in nats per test row, one sample of z each),
+    Returns `elbo_per_example` (`vae.elbo()` without labels, all weights 1, in nats per test row, one sample of z each),
     `test_accuracy` (arg max of E_q(z|x)[q(y|z)], 100 samples, q(z|x) being the guide as it was trained),
     `test_accuracy_clean` (the same, nothing corrupted), `test_accuracy_mean` (the same at the posterior mean),
     `generation_accuracy` (of the independent classifier, on 200 images a class), `swap_difference` (nats, see
@@ -70,7 +70,7 @@ def measure_classes(
         )
         hows = ({"corrupt": corrupt}, {}, {"mean": True})
         sampled, clean, mean = (tasks.in_batches(partial(tasks.classify, vae, **how), x) for how in hows)
-        per_row = bound_per_row(vae, x)
+        per_row = elbo_per_example(vae, x)
         swap = partial(tasks.in_batches, partial(tasks.swap, vae))
         swap_difference = metrics.swap_difference(swap, evaluator.logits, x, y, num_partners=1)
         intervene = partial(tasks.in_batches, lambda x, y: tasks.intervene(vae, x, y)[0])
@@ -94,7 +94,7 @@ def measure_classes(
     interventions = (torch.cat(seen), torch.cat(of_set)) if seen else (embedded[0][:0], labels[:0])
     faithful, _ = metrics.class_precision_recall(*embedded[:2], *interventions, len(names))
     return {
-        "bound_per_row": per_row,
+        "elbo_per_example": per_row,
         "test_accuracy": metrics.accuracy(sampled, y),
         "test_accuracy_clean": metrics.accuracy(clean, y),
         "test_accuracy_mean": metrics.accuracy(mean, y),

@@ -11,7 +11,7 @@ from pyro_semivae.spaces import is_missing
 
 
 @torch.no_grad()
-def bound_per_row(vae: SemiVAE, x: Tensor) -> float:
+def elbo_per_example(vae: SemiVAE, x: Tensor) -> float:
     """The mean of `vae.elbo()` over images without labels, in nats; one sample of the latents each."""
 
     def bound(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from pyro_semivae.errors import InputError, as_tensor
 from pyro_semivae.files import writable_folder
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
-from pyro_semivae.report.common import bound_per_row, missing_labels
+from pyro_semivae.report.common import elbo_per_example, missing_labels
 from pyro_semivae.spaces import is_missing
 from pyro_semivae.streams import RandomStreams
 from pyro_semivae.train import History
@@ -57,11 +57,11 @@ def measure_extraction(
     Args:
         labelled_rows: of the training set.
 
-    Returns `bound_per_row`, `test_accuracy` (on the classes with labels), `cross_entropy_unseen` and `accuracy_unseen`
-    (nats; on the others, under the paper's greedy assignment) and `calibration_error_unseen`, each also as
-    `.._pairwise` and `.._optimal` (the other assignments of `metrics.assign`), `distinct_digits` (how many classes the
-    canonical images show), `assigned`, `evaluator_accuracy`, `test_labels_missing`, where any is; and the canonical
-    images `(C, ...)`.
+    Returns `elbo_per_example`, `test_accuracy` (on the classes with labels), `cross_entropy_unseen` and
+    `accuracy_unseen` (nats; on the others, under the paper's greedy assignment) and `calibration_error_unseen`, each
+    also as `.._pairwise` and `.._optimal` (the other assignments of `metrics.assign`), `distinct_digits` (how many
+    classes the canonical images show), `assigned`, `evaluator_accuracy`, `test_labels_missing`, where any is; and the
+    canonical images `(C, ...)`.
     """
     evaluator, evaluator_accuracy = evaluators.logistic_regression(data)
     device = next(vae.parameters()).device
@@ -72,10 +72,10 @@ def measure_extraction(
     hows = {"": "greedy", "_pairwise": "pairwise", "_optimal": "optimal"}
     found = {end: metrics.extraction(log_probs, y, scores, num_known, how) for end, how in hows.items()}
     with RandomStreams(seed, device):
-        per_row = bound_per_row(vae, x)
+        per_row = elbo_per_example(vae, x)
     known = y < num_known  # or missing, which does not count
     out = {
-        "bound_per_row": per_row,
+        "elbo_per_example": per_row,
         "test_accuracy": metrics.accuracy(log_probs[known].exp(), y[known]),
         **{f"cross_entropy_unseen{end}": under.cross_entropy for end, under in found.items()},
         **{f"accuracy_unseen{end}": under.accuracy for end, under in found.items()},

@@ -12,7 +12,7 @@ from pyro_semivae.data import ImageData
 from pyro_semivae.files import writable_folder
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
-from pyro_semivae.report.common import bound_per_row, missing_labels
+from pyro_semivae.report.common import elbo_per_example, missing_labels
 from pyro_semivae.streams import RandomStreams
 from pyro_semivae.train import History
 
@@ -20,15 +20,18 @@ from pyro_semivae.train import History
 def measure_images(vae: SemiVAE, data: ImageData, *, seed: int = 0) -> dict[str, float]:
     """Of a model that no label generates (VAE, M1), on the test set.
 
-    Returns `bound_per_row` (nats), `reconstruction_error` (|x - x'| a pixel) and, where the guide has a classifier,
+    Returns `elbo_per_example` (nats), `reconstruction_error` (|x - x'| a pixel) and, where the guide has a classifier,
     `test_accuracy`, of the labels that are known; `test_labels_missing`, where any is.
     """
     device = next(vae.parameters()).device
     x, y = data.x_test.to(device), data.y_test.to(device)
     with RandomStreams(seed, device):
-        per_row = bound_per_row(vae, x)
+        per_row = elbo_per_example(vae, x)
         rebuilt = tasks.in_batches(partial(tasks.reconstruct, vae), x)
-        out = {"bound_per_row": per_row, "reconstruction_error": (vae.images(x) - rebuilt).abs().double().mean().item()}
+        out = {
+            "elbo_per_example": per_row,
+            "reconstruction_error": (vae.images(x) - rebuilt).abs().double().mean().item(),
+        }
         if tasks.classifies(vae):
             probs = tasks.in_batches(partial(tasks.classify, vae), x)
             out["test_accuracy"] = data.labels.accuracy(probs, y)

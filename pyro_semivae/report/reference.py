@@ -40,8 +40,8 @@ def measure_reference(
     Args:
         quick: a quick end-to-end check, with few steps of the probe. seed: of the pairs of images.
 
-    Returns `bound_per_row`, `vae.elbo()` of test images; `kl_common`, `kl_target`, `kl_common_reference`: KL(q || p) of
-    the common and the target factors of unlabelled images, and of the common factors of references, in nats. And
+    Returns `elbo_per_example`, `vae.elbo()` of test images; `kl_common`, `kl_target`, `kl_common_reference`: KL(q || p)
+    of the common and the target factors of unlabelled images, and of the common factors of references, in nats. And
 
     - of factors that are numbers: `mean_absolute_error` (Table 1's, of e) and `error_<factor>`;
       `mean_absolute_error_all`, of all latents; `style_from_common`, the error of the first factor (a digit's scale)
@@ -82,7 +82,7 @@ def measure_reference(
     out |= {name: value for name, value in own.items() if not math.isnan(value)}
     with RandomStreams(seed, device):
         bound = sum(_terms(vae, data.test.x, 0).values()).mean().item()
-        return {"bound_per_row": bound, **divergences(vae, data), **out}
+        return {"elbo_per_example": bound, **divergences(vae, data), **out}
 
 
 @torch.no_grad()

@@ -25,9 +25,9 @@ def measure_rows(vae: SemiVAE, rows: Mapping[str, Any], *, seed: int = 0, size: 
     Args:
         rows: site -> values, some of the labels missing. seed: of the samples. size: of the batches.
 
-    Returns `bound_per_row`, the ELBO of the data without labels in nats, one sample of z each; and for each label that
-    is known of some rows, and that the model classifies, `<label>/accuracy` or `<label>/mean_absolute_error` of what is
-    found of it from the data alone, and `<label>/missing`, if some entries are.
+    Returns `elbo_per_example`, the ELBO of the data without labels in nats, one sample of z each; and for each label
+    that is known for some rows and that the model classifies, `<label>/accuracy` or `<label>/mean_absolute_error` of
+    its prediction from the data alone, and `<label>/missing`, if some entries are.
     """
     table, device = vae.table(rows), next(vae.parameters()).device
     data = {name: table[name] for name in vae.data_sites if name in table}
@@ -38,7 +38,7 @@ def measure_rows(vae: SemiVAE, rows: Mapping[str, Any], *, seed: int = 0, size: 
         steps = [Step(vae.model, vae.guide, vae.inputs(part)) for part in parts]
         elbos = [vae.elbo().bound.evaluate(step) for step in steps]
         total = sum(sum(v.value.sum() for v in elbo.values if v.in_elbo and v.by_row) for elbo in elbos)
-        found["bound_per_row"] = (total / number).item()
+        found["elbo_per_example"] = (total / number).item()
         if tasks.available(vae)["classify"] is not None:
             return found
         guesses = [_by_label(vae, tasks.classify(vae, part)) for part in parts]

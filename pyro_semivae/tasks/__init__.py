@@ -19,12 +19,11 @@ from pyro_semivae.tasks.latents import (
     log_classify,
     prior_of_characteristics,
 )
-from pyro_semivae.tasks.search import characterise, closest_change, vary_within
+from pyro_semivae.tasks.search import closest_change, sample_characteristics, vary_within
 
 __all__ = [
     "Latents",
     "available",
-    "characterise",
     "classifies",
     "classify",
     "closest_change",
@@ -39,6 +38,7 @@ __all__ = [
     "log_classify",
     "prior_of_characteristics",
     "reconstruct",
+    "sample_characteristics",
     "swap",
     "traverse",
     "vary_within",

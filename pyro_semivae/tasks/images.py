@@ -31,7 +31,7 @@ from pyro_semivae.tasks.latents import (
     stacked,
     task,
 )
-from pyro_semivae.tasks.search import characterise, where_rows
+from pyro_semivae.tasks.search import sample_characteristics, where_rows
 
 
 @task
@@ -56,7 +56,7 @@ def generate(
         confidence: see below.
 
     Where the model has no label and the guide reads it off latents (M3), those are sampled by rejection, until the
-    classifier is so confident: `characterise`.
+    classifier is so confident: `sample_characteristics`.
     Where labels are evidence on the latents (MVAE), these are sampled from q(z | y).
 
     Raises:
@@ -71,7 +71,7 @@ def generate(
     for _ in range(check_count("num_samples", num_samples)):
         latents = infer_from_inputs(vae, vae.inputs(table), mean=False)[0] if of_labels else {}
         if read_off:
-            latents = characterise(vae, table[vae.label_sites[0]], confidence=confidence)
+            latents = sample_characteristics(vae, table[vae.label_sites[0]], confidence=confidence)
         out.append(image_of(vae, run_model(vae, {**latents, **given}, table, number)))
     return stacked(out)
 
@@ -118,7 +118,7 @@ def with_labels(
     is_set = {name: ~is_missing(y) for name, y in new.items()}
     if not has_label(vae):  # new characteristics for the labels that are set, by the guide's classifier
         ((name, y),) = new.items()
-        drawn = characterise(vae, y, confidence=confidence)
+        drawn = sample_characteristics(vae, y, confidence=confidence)
         latents = {**latents, **{site: where_rows(is_set[name], z, latents[site]) for site, z in drawn.items()}}
         return latents, labels, decode(vae, latents)
     below = {name: descendants(vae, [name], kept=set(vae.label_sites) - {name}) for name in new}

@@ -28,7 +28,7 @@ from pyro_semivae.tasks.latents import (
 
 
 @task
-def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_proposals: int = 1000) -> Latents:
+def sample_characteristics(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_proposals: int = 1000) -> Latents:
     """Characteristic latents for labels, where only the guide's classifier knows both: rejection (REVAE, Appendix A).
 
     Draws from the prior, entry by entry of several labels, until q(y | z) exceeds `confidence`; a missing label accepts
@@ -44,7 +44,7 @@ def characterise(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_propos
         InputError: the model has no characteristic latents; `confidence` is not between 0 and
             1; `max_proposals` is below 1.
     """
-    check_available(vae, "characterise")
+    check_available(vae, "sample_characteristics")
     check_confidence(confidence)
     check_count("max_proposals", max_proposals)
     y = vae.label_values(y)
@@ -183,15 +183,15 @@ def vary_within(
 ) -> Tensor:
     """Images whose characteristics are others of the same labels (REVAE, Appendix A), `(num_samples, B, C, H, W)`.
 
-    New characteristics are sampled by rejection (`characterise`) for the labels that the classifier gives x; the rest
-    of x is kept.
+    New characteristics are sampled by rejection (`sample_characteristics`) for the labels that the classifier gives
+    x; the rest of x is kept.
     """
     check_available(vae, "vary_within")
     latents, _ = infer_latents(vae, x)
     probs = classify(vae, x, mean=True)
     y = vae.labels.most_probable(probs)
     draws = range(check_count("num_samples", num_samples))
-    drawn = (characterise(vae, y, confidence=confidence, max_proposals=max_proposals) for _ in draws)
+    drawn = (sample_characteristics(vae, y, confidence=confidence, max_proposals=max_proposals) for _ in draws)
     return torch.stack([decode(vae, {**latents, **z}) for z in drawn])
 
 

@@ -157,7 +157,7 @@ def test_an_epoch_goes_once_through_the_unlabelled_rows():
 
 
 @pytest.mark.parametrize("weight", [1.0, 2.5])
-def test_scales_make_a_step_an_estimate_of_the_bound_per_row(weight):
+def test_scales_make_a_step_an_estimate_of_the_elbo_per_example(weight):
     """design, Scales: s (N_l / B_l) sum_labelled + (N_u / B_u) sum_unlabelled, divided by N."""
     n_l, n_u = 20, 40
     y = data.hide(torch.arange(n_l + n_u) % 10, torch.arange(n_l))

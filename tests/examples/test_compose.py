@@ -184,11 +184,11 @@ def test_it_is_measured_and_drawn(name, tmp_path):
     continuous = {"rotation": {"angle"}, "own_folder": {"angle"}, "factors": {"y"}}.get(name, set())
     measures = {label: "mean_absolute_error" if label in continuous else "accuracy" for label in vae.label_sites}
     expected = {f"{label}/{measure}" for label, measure in measures.items()}
-    assert {key for key in found if "missing" not in key} == {"bound_per_row", *expected}
+    assert {key for key in found if "missing" not in key} == {"elbo_per_example", *expected}
     data_alone = {site: rows[site] for site in vae.data_sites if site in rows}
     with RandomStreams(0), torch.no_grad():
         terms = vae.elbo().bound.terms(vae.model, vae.guide, *vae.inputs(data_alone))
-    assert found["bound_per_row"] == pytest.approx(sum(terms.values()).mean().item())
+    assert found["elbo_per_example"] == pytest.approx(sum(terms.values()).mean().item())
     if name == "rotation":
         guess = tasks.classify(vae, data_alone, num_samples=400)
         error = (guess["angle"] - rows["angle"]).abs().nanmean()

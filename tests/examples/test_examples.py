@@ -24,7 +24,7 @@ def test_smoke(script, run_apart, tmp_path):
     code, out, err = run_apart(script, "--smoke-test", "--seed", 3, "--out", tmp_path / "out")
     assert code == 0, err
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    for key in ("dataset", "labelled", "seed", "epochs", "bound_per_row", "seconds", "versions"):
+    for key in ("dataset", "labelled", "seed", "epochs", "elbo_per_example", "seconds", "versions"):
         assert key in metrics
     assert metrics["seed"] == 3 and metrics["dataset"] == "digits" and "torch" in metrics["versions"]
     assert json.loads((tmp_path / "out" / "config.json").read_text())["seed"] == 3
@@ -33,7 +33,7 @@ def test_smoke(script, run_apart, tmp_path):
     assert torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["epoch"] == metrics["epochs"]
     figures = list((tmp_path / "out").glob("*.png"))
     assert figures and all(path.stat().st_size > 2000 for path in figures)
-    assert "bound_per_row" in out
+    assert "elbo_per_example" in out
 
 
 @pytest.mark.cuda

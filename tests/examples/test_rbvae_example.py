@@ -30,7 +30,7 @@ from pyro_semivae.report import reference
 SCRIPT = Path(__file__).parents[2] / "examples" / "rbvae.py"
 KEYS = {"mean_absolute_error", "error_scale", "error_width", "error_red", "style_from_common", "transfer_error"}
 KEYS |= {"transfer_error_scale", "digit_kept", "class_from_target", "class_from_common", "kl_common_reference"}
-KEYS |= {"error_median", "error_pixels", "error_components", "probe_error", "probe_accuracy", "bound_per_row"}
+KEYS |= {"error_median", "error_pixels", "error_components", "probe_error", "probe_accuracy", "elbo_per_example"}
 
 
 OF_TARGET = {"style_from_common", "transfer_error", "transfer_error_scale", "digit_kept", "class_from_common"}
@@ -100,7 +100,14 @@ def test_affectnet_is_measured_by_expressions_alone(tmp_path, monkeypatch):
     assert job.data.attribute_names == EXPRESSIONS[1:]
     found = report.measure_reference(script["make"](job), job.data, quick=True, progress=False)
     expressions = {f"attribute_from_{part}_{name}" for part in ("target", "common") for name in EXPRESSIONS[1:]}
-    others = {"bound_per_row", "kl_common", "kl_target", "kl_common_reference", "transfer_attribute", "probe_attribute"}
+    others = {
+        "elbo_per_example",
+        "kl_common",
+        "kl_target",
+        "kl_common_reference",
+        "transfer_attribute",
+        "probe_attribute",
+    }
     assert {*found} == expressions | others | {"attribute_from_target", "attribute_from_common"}
     assert found["attribute_from_target"] == pytest.approx(
         sum(found[f"attribute_from_target_{name}"] for name in EXPRESSIONS[1:]) / 7

@@ -101,7 +101,7 @@ def test_characteristics_are_the_prior_where_the_classifier_is_confident(labels,
     """The first draw that is accepted: the prior, truncated, and not the best of many draws."""
     vae, several, slope = line(labels, 1.7), isinstance(labels, Binary), 1.7
     y = torch.tensor([[1.0, torch.nan]]).expand(4000, 2) if several else torch.ones(4000, dtype=torch.long)
-    z = tasks.characterise(vae, y, confidence=confidence)["z_c"]
+    z = tasks.sample_characteristics(vae, y, confidence=confidence)["z_c"]
     border = torch.tensor(confidence).logit().item() / slope
     assert follows(z[:, 0], stats.truncnorm(border, torch.inf))
     if several:
@@ -112,7 +112,9 @@ def test_where_no_draw_is_accepted_it_is_the_best_of_all():
     """Of 100 draws in two rounds: the law of the largest."""
     vae = line(Classes(2), 1.0)
     with pytest.warns(UserWarning, match="2000 of 2000 labels found no draw"):
-        z = tasks.characterise(vae, torch.ones(2000, dtype=torch.long), confidence=1 - 1e-9, max_proposals=100)["z_c"]
+        z = tasks.sample_characteristics(
+            vae, torch.ones(2000, dtype=torch.long), confidence=1 - 1e-9, max_proposals=100
+        )["z_c"]
     uniform = torch.tensor(stats.norm.cdf(z.numpy())) ** 100  # of the largest of 100
     assert follows(uniform, stats.uniform)
 

@@ -98,7 +98,7 @@ def test_models_without_such_a_classifier_are_refused():
     with pytest.raises(ValueError, match="confidence: got 1"):
         tasks.closest_change(vae, x, torch.full((6,), 2), confidence=1)
     with pytest.raises(ValueError, match="confidence: got 'sure'"):
-        tasks.characterise(vae, torch.full((6,), 2), confidence="sure")
+        tasks.sample_characteristics(vae, torch.full((6,), 2), confidence="sure")
     with pytest.raises(ValueError, match=r"x: got shape \(\)"):
         tasks.closest_change(vae, x[0, 0, 0, 0], torch.full((6,), 2))
     with pytest.raises(ValueError, match=r"x, y_new: got \[6, 2\] rows"):

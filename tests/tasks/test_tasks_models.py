@@ -60,13 +60,13 @@ def test_m3_generates_by_rejection(labels):
     reached = vae.q_y(torch.randn(2000, 2)).probs.max(0).values if not several else None
     if not several:
         y = y * 0 + int(reached.argmax())
-    z = tasks.characterise(vae, y, confidence=0.6)["z_c"]
+    z = tasks.sample_characteristics(vae, y, confidence=0.6)["z_c"]
     probs = vae.q_y(z).probs
     chosen = torch.where(y == 1, probs, 1 - probs) if several else probs.gather(1, y[:, None])
     assert (chosen > 0.6).all()
     assert tasks.generate(vae, y[:4], 2).shape == (2, 4, *SHAPE)
     with pytest.warns(UserWarning, match=r"labels found no draw with q\(y\|z\) > 0.999"):
-        tasks.characterise(vae, y, confidence=0.9999999, max_proposals=2)
+        tasks.sample_characteristics(vae, y, confidence=0.9999999, max_proposals=2)
 
     latents = tasks.infer(vae, x)
     y_new = torch.full((6, L), torch.nan) if several else torch.full((6,), MISSING)
@@ -117,14 +117,14 @@ REFUSED = {
     "generate": lambda vae, x, y: tasks.generate(vae, y),
     "intervene": lambda vae, x, y: tasks.intervene(vae, x, y),
     "swap": lambda vae, x, y: tasks.swap(vae, x, x),
-    "characterise": lambda vae, x, y: tasks.characterise(vae, y),
+    "sample_characteristics": lambda vae, x, y: tasks.sample_characteristics(vae, y),
     "closest_change": lambda vae, x, y: tasks.closest_change(vae, x, y),
     "vary_within": lambda vae, x, y: tasks.vary_within(vae, x),
     "interpolate": lambda vae, x, y: tasks.interpolate(vae, y[:4]),
     "prior_of_characteristics": lambda vae, x, y: tasks.prior_of_characteristics(vae, y),
     "classify": lambda vae, x, y: tasks.classify(vae, x),
 }
-SEARCHES = {"characterise", "closest_change", "vary_within", "prior_of_characteristics"}
+SEARCHES = {"sample_characteristics", "closest_change", "vary_within", "prior_of_characteristics"}
 WITHOUT = {
     VAE: set(REFUSED),
     M1: set(REFUSED) - {"classify"},
@@ -176,7 +176,7 @@ def test_a_task_works_or_says_why_not_and_what_to_use(model, labels):
 def test_rejection_checks_its_options(options, message):
     vae, _ = make(M3, z_c=2, z_s=3)
     with pytest.raises(ValueError, match=message):
-        tasks.characterise(vae, torch.tensor([1, 2]), **options)
+        tasks.sample_characteristics(vae, torch.tensor([1, 2]), **options)
 
 
 def test_the_confidence_of_m3s_rejection_reaches_generations():

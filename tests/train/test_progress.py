@@ -47,8 +47,8 @@ def test_the_bound_is_asked_for_when_the_bar_is_drawn_and_at_the_end_of_an_epoch
             progress.epoch({"epoch": epoch + 1, "elbo": -1.5}, {"accuracy": "0.875"})
     assert asked[0] == 500 and asked[1] >= 600 and asked[-1] == 1000 and len(asked) < 500
     drawn = terminal.getvalue().split("\r")
-    assert any("epoch 2/2" in line and "bound=-125.00, accuracy=0.875" in line for line in drawn)
-    assert "100%" in drawn[-1] and "1000/1000" in drawn[-1] and "bound=-1.50, accuracy=0.875" in drawn[-1]
+    assert any("epoch 2/2" in line and "elbo=-125.00, accuracy=0.875" in line for line in drawn)
+    assert "100%" in drawn[-1] and "1000/1000" in drawn[-1] and "elbo=-1.50, accuracy=0.875" in drawn[-1]
     assert "\n" not in terminal.getvalue().strip(), "one bar for all epochs"
 
 
@@ -71,8 +71,8 @@ def test_a_file_has_a_line_after_some_seconds_and_one_an_epoch(capsys, monkeypat
         progress.epoch({"epoch": 12, "elbo": -1.5, "weight/log p(z)": 2.0, "term/log p(z)": 3.0}, {})
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "epoch 11/40: step 13 of 300; about 2.0 min an epoch, 1.0 h in all",
-        "epoch 12/40: elbo -1.5 log p(z) 3",
+        "epoch 11/40: step 13 of 300; about 2.0 min per epoch, 1.0 h in total",
+        "epoch 12/40: elbo -1.5",
     ]
     with Progress(60, 3) as progress:  # epochs that are short have their lines soon enough
         for epoch in range(1, 4):
@@ -116,7 +116,7 @@ def test_fit_shows_the_bound_and_the_accuracy_on_labelled_rows(monkeypatch, labe
     how = {**options(), "progress": True, "epochs": 3, "elbo": elbo}
     history = fit(vae, torch.rand(12, 1, 2, 3), y, **how)
     assert "epoch 3/3: 100%" in terminal.getvalue() and "accuracy=" in terminal.getvalue()
-    assert f"bound={history[-1]['elbo']:.2f}, accuracy=" in terminal.getvalue()
+    assert f"elbo={history[-1]['elbo']:.2f}, accuracy=" in terminal.getvalue()
 
 
 def test_the_bar_changes_nothing_of_the_training(monkeypatch):
