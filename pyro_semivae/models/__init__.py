@@ -1,4 +1,4 @@
-"""Models: one file per paper's graph."""
+"""Models: one file for each paper's graph."""
 
 from pyro_semivae.models.base import SemiVAE
 from pyro_semivae.models.ccvae import CCVAE

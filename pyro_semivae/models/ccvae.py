@@ -10,7 +10,7 @@ from pyro_semivae.models.characteristic import CharacteristicVAE
 
 
 class CCVAE(CharacteristicVAE):
-    """A VAE whose latents z_c carry what the labels stand for.
+    """A VAE whose latents z_c capture the characteristics of the labels.
 
     ::
 
@@ -26,35 +26,35 @@ class CCVAE(CharacteristicVAE):
     x     x               (B, C, H, W) | (B, 1, C, H, W)            data
     ====  ==============  ========================================  ============================================
 
-    With binary labels each has a latent of its own: p(y), p(z_c | y) and q(y | z_c) are products over labels of p(y_i),
-    p(z_c^i | y_i) and q(y_i | z_c^i), in a plate inside of the rows', so that any single label may be missing and
-    summing the missing ones costs 2 L terms, not 2^L.
+    Each binary label has a latent of its own: p(y), p(z_c | y) and q(y | z_c) are products over labels of p(y_i),
+    p(z_c^i | y_i) and q(y_i | z_c^i), in a plate inside the plate of rows. Any single label may then be missing, and
+    marginalising the missing ones takes 2 L terms, not 2^L.
 
     Args:
         x_shape: `(C, H, W)` of the images, float in [0, 1].
         labels: the label space, `Classes(10)` or `Binary(18)` (a data set's `labels`).
         z_c: D_c, the size of the characteristic latent of a class label (default: 10).
-        z_s: D_s, the size of the rest (default: 20); 0 leaves it empty, and an intervention on a class label then keeps
-            nothing of an image (REVAE on MNIST: 4 + 10, 10 + 0, 20 + 0; CCVAE's Tables 6 and 7 do not say; on CelebA
-            18 + 27).
-        networks: `MLPs()` of 600-600 (REVAE's Table 3), `Convs()` (CCVAE's Table 3), or others; the default follows the
-            data, see `parts.networks_for`.
-        likelihood: p(x | .) given the decoder, a class of `conditionals` or a `partial` of one: `BernoulliLikelihood`,
-            `LaplaceLikelihood` (CCVAE on CelebA), ...; the default follows the data, see `parts.likelihood_for`.
-        prior: p(y), probabilities of the classes or that a label is on; uniform where not given.
-            `labels.frequencies(y)` has that of observed labels.
-        classifier: `"network"`, or `"bayes"`, p(z_c | y) p(y) normalised, without parameters. The network is an MLP
-            for a class label (Table 3 prints its first layer as "50 x 50", a slip for D_c x 50), and
-            Ber(sigmoid(a_i z_c^i + b_i)) for binary ones.
+        z_s: D_s, the size of the other latent (default: 20). With 0 an intervention on a class label preserves nothing
+            of the image. (D_c + D_s in REVAE on MNIST: 4 + 10, 10 + 0, 20 + 0; CCVAE's Tables 6 and 7 do not give them;
+            on CelebA 18 + 27.)
+        networks: `MLPs()` of 600-600 (REVAE's Table 3), `Convs()` (CCVAE's Table 3), or others; the default depends on
+            the data, see `parts.networks_for`.
+        likelihood: the class of p(x | .) in `conditionals`, or a `partial` of it: `BernoulliLikelihood`,
+            `LaplaceLikelihood` (CCVAE on CelebA), ...; the default depends on the data, see `parts.likelihood_for`.
+        prior: p(y): the probability of each class, or of each binary label being 1; uniform by default.
+            `labels.frequencies(y)` estimates it from observed labels.
+        classifier: `"network"`, or `"bayes"`: p(z_c | y) p(y), normalised, without parameters of its own. The network
+            is an MLP for a class label (Table 3 prints its first layer as "50 x 50", a misprint for D_c x 50), and
+            Ber(sigmoid(a_i z_c^i + b_i)) for binary labels.
         label_hidden: hidden sizes of the classifier and the conditional prior of a class label.
-        separation: of binary labels, how far apart the means of p(z_c^i | y_i) start, and the slope of q(y_i | z_c^i),
-            which is then Bayes' rule except for the prior.
+        separation: for binary labels, the initial distance between the means of p(z_c^i | y_i), and the initial slope
+            of q(y_i | z_c^i), which then equals Bayes' rule except for the prior.
 
-    The objective is `TraceCCVAE_ELBO`, CCVAE's Eqs. 4 and 5. Trains by `train.fit` and by `pyro.infer.SVI`.
+    The objective is `TraceCCVAE_ELBO`, CCVAE's Eqs. 4 and 5. Train it with `train.fit` or with `pyro.infer.SVI`.
 
-    Differs from the reference code (github.com/thwjoy/ccvae), which has no multi-class model: y is summed where it is
-    missing, not sampled; any single label may be missing; the prior's frequencies are probabilities (the Pyro code puts
-    them through a sigmoid).
+    Differs from the reference code (github.com/thwjoy/ccvae), which has no multi-class model: a missing y is
+    marginalised, not sampled; any single label may be missing; the prior's frequencies are probabilities (the Pyro code
+    applies a sigmoid to them).
 
     >>> from pyro_semivae.nn import MLPs
     >>> from pyro_semivae.spaces import Binary, Classes
@@ -82,11 +82,11 @@ class CCVAE(CharacteristicVAE):
         return TraceCCVAE_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
 
     def elbo_for(self, y: Tensor | None) -> Objective:
-        """The recipe's: Jensen's bound and a `ClassifierTerm`; with a class label and images that show style (16 pixels
-        a side or more) also `style_terms`. The paper's is `elbo(weights="independent")`.
+        """The recipe's objective: Jensen's bound and a `ClassifierTerm`; for a class label and images that show style
+        (sides of at least 16 pixels) also `style_terms`. The paper's objective is `elbo(weights="independent")`.
 
-        Beta is 1, of small images 4, and 2 where they show style. The classifier's weight is 1000 N / N_labelled of a
-        class label, N / N_labelled of binary ones."""
+        Beta is 4 for small images (2 if they show style) and 1 for other data. The classifier's weight is
+        1000 N / N_labelled for a class label and N / N_labelled for binary labels."""
         classes, styled = self.labels.entries is None, parts.shows_style(self.spaces["x"])
         weights = parts.recipe_weights(self.labels, y, self.spaces["x"])
         beta = min(weights["beta"], parts.STYLE_BETA) if styled else weights["beta"]

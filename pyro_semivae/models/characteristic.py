@@ -1,4 +1,4 @@
-"""The graph that CCVAE and DIVA have in common: labels are parents of latents, and leaves of the guide."""
+"""The graph that CCVAE and DIVA share: labels are parents of latents in the model, and leaves in the guide."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from pyro_semivae.spaces import Data, Labels
 class CharacteristicVAE(SemiVAE, ABC):
     """p(y) p(z_c | y) p(z_s) p(x | z_c, z_s) and q(z_c, z_s | x) q(y | z_c); see `CCVAE` for arguments and shapes.
 
-    A subclass states its objective: one graph, several bounds.
+    A subclass defines the objective.
 
     Attributes:
-        sizes: z_c and z_s where they are not given.
+        sizes: the defaults of z_c and z_s.
     """
 
     characteristic = ("z_c",)
@@ -76,5 +76,5 @@ class CharacteristicVAE(SemiVAE, ABC):
             pyro.sample("z_s", q_z_s)
 
     def corruption(self) -> Callable[[Tensor], Tensor] | None:
-        """The recipe's: see `parts.recipe_corruption`."""
+        """The recipe's noise, see `parts.recipe_corruption`."""
         return parts.recipe_corruption(self.labels, self.x_shape)

@@ -11,7 +11,7 @@ from pyro_semivae.models.characteristic import CharacteristicVAE
 
 
 class DIVA(CharacteristicVAE):
-    """CCVAE's graph with another objective: a VAE with a classifier beside it.
+    """CCVAE's graph with another objective: the ELBO and a classifier term.
 
     ::
 
@@ -31,13 +31,13 @@ class DIVA(CharacteristicVAE):
         x_shape, labels, networks, likelihood, prior, classifier, label_hidden, separation: see `CCVAE`.
         z_c, z_s: see there; 10 and 10 by default.
 
-    The objective is `TraceLabels_ELBO` with beta and with a `ClassifierTerm`, alpha log q(y | z_c) of observed labels
-    (alpha is 1 in `elbo()`, more in `elbo_for(y)`, which `fit` takes; CCVAE C.4, whose last line attaches the
-    classifier to unlabelled rows: a slip). An observed label reaches the encoder through p(z_c | y) and the
-    classifier; CCVAE's weights q(y|z_c) / q(y|x) are missing.
+    The objective is `TraceLabels_ELBO` with beta, plus a `ClassifierTerm`, alpha log q(y | z_c) for observed labels
+    (CCVAE C.4, whose last line attaches the classifier to unlabelled rows by mistake). alpha is 1 in `elbo()` and
+    larger in `elbo_for(y)`, the default of `fit`. An observed label affects the encoder through p(z_c | y) and the
+    classifier; there are no weights q(y|z_c) / q(y|x) as in CCVAE.
 
-    Differs from the original: no domain latent; log p(y) - log q(y|z_c) of missing labels times beta, as in C.4; KL
-    terms by one sample.
+    Differs from the original: no domain latent; beta also multiplies log p(y) - log q(y|z_c) of missing labels, as in
+    C.4; KL terms are estimated with one sample.
 
     >>> from pyro_semivae.spaces import Classes
     >>> from pyro_semivae.nn import MLPs
@@ -56,11 +56,11 @@ class DIVA(CharacteristicVAE):
         """The modified DIVA objective; see `TraceLabels_ELBO` for its options.
 
         Args:
-            classifier_weight: alpha, of the `ClassifierTerm` that is added to the bound; 0 for the bound alone.
+            classifier_weight: alpha, the weight of the `ClassifierTerm`; 0 for the bound alone.
         """
         return parts.classified(self.max_plate_nesting, classifier_weight, **options)
 
     def elbo_for(self, y: Tensor | None) -> Objective:
-        """The recipe's weights: alpha = 1000 N / N_labelled of a class label, 100 N / N_labelled of binary ones; beta 4
-        of small images, 1 of other data."""
+        """The objective with the recipe's weights: alpha is 1000 N / N_labelled for a class label and
+        100 N / N_labelled for binary labels; beta is 4 for small images and 1 for other data."""
         return self.elbo(**parts.recipe_weights(self.labels, y, self.spaces["x"]))

@@ -1,4 +1,4 @@
-"""The inverted VAE ("labels untapped"): two models that are each other's guides (Gemp, Parente, Mahadevan, 2017)."""
+"""The inverted VAE ("labels untapped"): two models, each the other's guide (Gemp, Parente, Mahadevan, 2017)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pyro_semivae.spaces import Data, Labels
 
 
 class InvertedVAE(SemiVAE):
-    """Two models with the same parameters: of images by labels and latents, and of labels and latents by images.
+    """Two models with the same parameters: images given labels and latents, and labels and latents given images.
 
     ::
 
@@ -39,26 +39,28 @@ class InvertedVAE(SemiVAE):
     x     x       (B, C, H, W) | (B, 1, C, H, W)            data; latent: imagined
     ====  ======  ========================================  ======================================================
 
-    Forward it is M2 with z in a box: p(z) is uniform on `[low, high]^D_z`, and q(z | x, y) a Gaussian pushed through a
-    scaled sigmoid. Its guide has a density of images too, q(x), of fair coins. In reverse the same two functions
-    exchange roles: the guide generates labels (and z) from images that the model imagines. That is how labels without
-    images teach both: `elbo.terms(vae.model, vae.guide, None, y)`, or `fit(..., unpaired_labels=y)`.
+    Forward, it is M2 with z in a box: p(z) is uniform on `[low, high]^D_z`, and q(z | x, y) is a Gaussian pushed
+    through a scaled sigmoid. The guide also has a density of images, q(x), with every pixel Bernoulli(1/2). In reverse,
+    the same two functions exchange roles: the guide generates labels (and z) from images that the model samples. In
+    this way labels without images train both: `elbo.terms(vae.model, vae.guide, None, y)`, or
+    `fit(..., unpaired_labels=y)`.
 
     Args:
         x_shape: `(C, H, W)` of the images, float in [0, 1]; grey levels as `BernoulliLikelihood` takes them.
         labels: the label space.
         z: D_z. low, high: the box.
         classifier_hidden, encoder_hidden, decoder_hidden: hidden sizes of q(y | x), q(z | x, y), p(x | y, z).
-        activation: of all hidden layers.
-        prior: p(y); uniform where not given.
-        classifier_noise: what q(y | x) sees instead of an image while training, e.g. `data.jitter`: y is then told from
-            what the noise leaves, and z has the rest, for q(z | x, y) sees the image. See `nn.Noisy`.
+        activation: the class of the non-linearity of all hidden layers.
+        prior: p(y); uniform by default.
+        classifier_noise: noise on the images that q(y | x) sees in training, e.g. `data.jitter`. y is then classified
+            by what the noise preserves, and z carries the rest, as q(z | x, y) sees the clean image. See `nn.Noisy`.
 
-    Networks and box are by default those of the paper's Appendix D. The objective is `TraceInverted_ELBO`: Eqs. 3 to 8,
-    and 17.
+    The default networks and box are those of the paper's Appendix D. The objective is `TraceInverted_ELBO`: Eqs. 3 to
+    8, and 17.
 
-    Differs from the reference code (github.com/all-umass/untapped): what it calls z2 is z; images are grey, not
-    rounded; the box is the paper's (there: +- pi/2); labels are not softened, for the categorical scores observed ones.
+    Differs from the reference code (github.com/all-umass/untapped): its z2 is called z; images are grey, not rounded;
+    the box is the paper's (there: +- pi/2); labels are not softened, as the categorical distribution scores observed
+    ones.
 
     >>> from pyro_semivae.spaces import Classes
     >>> import torch
@@ -124,7 +126,9 @@ class InvertedVAE(SemiVAE):
         return TraceInverted_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
 
     def elbo_for(self, y: Tensor | None) -> TraceInverted_ELBO:
-        """With the weights of the example's recipe. Those of the paper's Appendix D are a `classifier_weight` of 10, an
-        `image_weight` of 0.1 and a `reverse_weight` of 1."""
+        """The objective with the weights of the example's recipe.
+
+        The weights of the paper's Appendix D are a `classifier_weight` of 10, an `image_weight` of 0.1 and a
+        `reverse_weight` of 1."""
         weights = {"classifier_weight": 5.0, "image_weight": 10.0, "reverse_weight": 10.0}
         return self.elbo(missing_labels="gumbel", gradient="hard", temperature=0.67, **weights)

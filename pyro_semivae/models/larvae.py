@@ -1,4 +1,4 @@
-"""LaRVAE, a VAE whose labels are continuous factors and a part of its code (Nie et al. 2020)."""
+"""LaRVAE, a VAE whose code includes continuous labels (Nie et al. 2020)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Base = Literal["beta", "tc", "factor"]
 
 
 class LaRVAE(SemiVAE):
-    """A VAE whose code is the labels, which are continuous factors, and a nuisance.
+    """A VAE whose code consists of the labels, which are continuous factors, and a nuisance latent.
 
     ::
 
@@ -38,11 +38,11 @@ class LaRVAE(SemiVAE):
     Args:
         x_shape: `(C, H, W)` of the images, float in [0, 1].
         labels: `Real(F)`, the factors; of mean 0 and variance 1, or with their `loc` and `scale`.
-        z: D_z; 0 for none. networks, likelihood: see `CCVAE`. One network gives q(y|x) and q(z|x).
+        z: D_z; 0 for no nuisance. networks, likelihood: see `CCVAE`. One network computes q(y|x) and q(z|x).
 
-    The objective is `label_replacement`: a VAE's that never sees the labels (with a beta, with total correlation by a
-    batch or by a critic), the error of the means of q(y|x) on labelled rows, and the bound on log p(x|y) there. It is
-    made of terms, and any other graph with `Real` labels has it as well.
+    The objective is `label_replacement`, the sum of an unsupervised objective that never sees the labels (a VAE's, with
+    a beta, or with the total correlation estimated from the batch or by a critic), the squared error of the means of
+    q(y|x) on labelled rows, and the bound on log p(x|y) on these rows. It works for any other graph with `Real` labels.
 
     Differs from the paper: see docs/larvae.md.
 
@@ -107,7 +107,7 @@ class LaRVAE(SemiVAE):
         """LaRVAE's objective; see `label_replacement` for its options.
 
         Args:
-            base: the unsupervised part: see `base`. Default: the ELBO.
+            base: the unsupervised part, see the method `base` (default: the ELBO).
         """
         base = TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting) if base is None else base
         return label_replacement(base, "y", alpha=alpha, tau=tau, **options)
@@ -116,9 +116,11 @@ class LaRVAE(SemiVAE):
         """The unsupervised objectives that the paper builds on.
 
         Args:
-            kind: `"beta"`: the beta-VAE; `"tc"`: beta-TCVAE, total correlation from the batch; `"factor"`: FactorVAE,
-                from a critic. weight: beta; beta, so that the total correlation has beta - 1; gamma.
-            num_rows: N, of the training set.
+            kind: `"beta"`: the beta-VAE; `"tc"`: beta-TCVAE, with the total correlation estimated from the batch;
+                `"factor"`: FactorVAE, with the total correlation estimated by a critic.
+            weight: beta for `"beta"` and for `"tc"`, where the total correlation has the weight beta - 1; gamma for
+                `"factor"`.
+            num_rows: N, the size of the training set.
         """
         elbo = TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, beta=weight if kind == "beta" else 1.0)
         if kind == "beta":
@@ -130,7 +132,8 @@ class LaRVAE(SemiVAE):
         raise InputError(f"kind: got {kind!r}; expected beta, tc or factor")
 
     def elbo_for(self, y: Tensor | None) -> Objective:
-        """alpha 100 and tau 1, of the means over labelled rows: times N / N_labelled."""
+        """The objective with alpha = 100 N / N_labelled and tau = N / N_labelled: 100 and 1 on means over labelled
+        rows."""
         share = 1.0
         if y is not None and (known := int(any_known(y).sum())):
             share = len(y) / known

@@ -20,7 +20,7 @@ from pyro_semivae.spaces import Data, Labels, is_missing
 
 
 class _Line(nn.Module):
-    """A linear map that no gradient trains: its weights are set by the second stage."""
+    """A linear map without trained parameters: the second stage sets its weights."""
 
     def __init__(self, in_size: int, out_size: int):
         super().__init__()
@@ -32,7 +32,7 @@ class _Line(nn.Module):
 
 
 class M1(SemiVAE):
-    """A VAE, and a linear classifier on its latents that is fitted afterwards.
+    """A VAE and a linear classifier on its latents, which is fitted afterwards.
 
     ::
 
@@ -47,9 +47,10 @@ class M1(SemiVAE):
     x     x       (B, C, H, W) | (B, 1, C, H, W)            data
     ====  ======  ========================================  =========================
 
-    Two stages: train with `elbo()`, the VAE's ELBO, on all rows; then `fit_classifier(x, y)`, a logistic regression of
-    scikit-learn on the posterior means of the labelled rows, whose weights become q(y | z)'s. The label has no part in
-    the first stage, so that M1 cannot generate from one, nor intervene on one: for that, M2, M3 or CCVAE.
+    Two stages: train with `elbo()`, the VAE's ELBO, on all rows; then call `fit_classifier(x, y)`. It fits
+    scikit-learn's logistic regression to the posterior means of the labelled rows and copies its weights to q(y | z).
+    The first stage does not use labels, so M1 can neither generate from a label nor intervene on one: use M2, M3 or
+    CCVAE for that.
 
     Args:
         x_shape, labels, networks, likelihood: see `CCVAE`. z: D_z.
@@ -99,16 +100,16 @@ class M1(SemiVAE):
 
     @torch.no_grad()
     def fit_classifier(self, x: Tensor, y: Tensor) -> M1:
-        """The second stage: fits q(y | z) to the observed labels, each binary label to the rows where it is.
+        """The second stage: fits q(y | z) to the observed labels, each binary label on the rows where it is observed.
 
-        A binary label that has one value only, or none, is always said to have its frequency, by the rule of succession
-        (n_on + 1) / (n + 2), and a warning says so.
+        For a binary label with fewer than two distinct observed values, q(y_i | z) is constant, its frequency by the
+        rule of succession, (n_on + 1) / (n + 2), and a warning is given.
 
         Args:
             x: images `(B, C, H, W)`. y: their labels, some missing.
 
         Raises:
-            ValueError: fewer than two classes are observed; images and labels are not as many.
+            ValueError: fewer than two classes are observed; the numbers of images and labels differ.
         """
         rows = self.table(x, y)
         x, y = rows["x"], rows["y"]
@@ -136,13 +137,13 @@ class M1(SemiVAE):
             net.bias.copy_(torch.cat([bias for _, bias in lines]))
         if constant:
             warnings.warn(
-                f"labels {constant} have one value at most in y: their classifiers say their frequency", stacklevel=2
+                f"labels {constant} have at most one value in y: their classifiers return its frequency", stacklevel=2
             )
         return self
 
     def _set_classes(self, weight: Tensor, bias: Tensor, classes: np.ndarray) -> None:
-        """A regression on the classes that are there; an absent class gets a logit of -30."""
-        if len(classes) == 2:  # scikit-learn has one line for two classes
+        """Sets the weights from a regression on the observed classes; an absent class gets a logit of -30."""
+        if len(classes) == 2:  # for two classes scikit-learn has one linear function
             weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
         self.q_y.net.weight.zero_()
         self.q_y.net.bias.fill_(-30.0)

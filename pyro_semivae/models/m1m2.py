@@ -16,7 +16,7 @@ from pyro_semivae.nn import MLP
 
 
 class M1M2(SemiVAE):
-    """M2 with M1's latents in the place of images; M1 is trained first and stays as it is.
+    """M2 on the latents of M1 instead of images; M1 is trained first and then held fixed.
 
     ::
 
@@ -33,15 +33,16 @@ class M1M2(SemiVAE):
     ====  ======  ========================================  ===========================================================
 
     Two stages: train an `M1` on all rows, then `M1M2(m1)`, which copies its p(x | f) and q(f | x) and holds them fixed.
-    With these fixed, the ELBO of the whole graph is E_q(f|x) of M2's objective on f plus what no parameter moves: the
-    features are sampled anew in every step, as the authors do, and the bound is one on log p(x, y_o).
+    The ELBO of the whole graph, a bound on log p(x, y_o), is then the expectation over q(f | x) of M2's objective on f,
+    plus a constant. As in the authors' code, the features are sampled anew in every step.
 
     Args:
-        m1: a trained M1 (its labels and images are this model's).
+        m1: a trained M1; this model has its label and image spaces.
         z: D_z. hidden: hidden layers of the three new networks (the authors' code: 300, with 100 labels, or 500).
         prior: p(y), see `CCVAE`.
 
-    The objective is `TraceLabels_ELBO`, whose beta leaves the features alone: they are M2's data. See `M2`.
+    The objective is `TraceLabels_ELBO`. Its beta does not multiply the densities of the features, which are M2's data.
+    See `M2`.
 
     >>> import torch
     >>> from pyro_semivae.spaces import Classes
@@ -91,13 +92,14 @@ class M1M2(SemiVAE):
         """The M2 objective on features; see `TraceLabels_ELBO` for its options.
 
         Args:
-            classifier_weight: alpha, of the `ClassifierTerm` that is added to the bound; 0 for the bound alone.
+            classifier_weight: alpha, the weight of the `ClassifierTerm`; 0 for the bound alone.
         """
         options = {"unscaled": ("f",), **parts.drawn_labels(self.labels, options)}
         return parts.classified(self.max_plate_nesting, classifier_weight, **options)
 
     def elbo_for(self, y: Tensor | None) -> Objective:
-        """The recipe's: alpha = 1000 N / N_labelled with a class label, 100 N / N_labelled with binary ones; beta is 1.
+        """The objective with the recipe's weights: alpha is 1000 N / N_labelled for a class label and
+        100 N / N_labelled for binary labels; beta is 1.
 
         The authors' code has alpha = 0.1 N / N_labelled.
         """

@@ -1,4 +1,4 @@
-"""M2, the semi-supervised VAE whose label is a latent of its own (Kingma, Rezende, Mohamed, Welling, NIPS 2014)."""
+"""M2, the semi-supervised VAE with the label as a latent (Kingma, Rezende, Mohamed, Welling, NIPS 2014)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pyro_semivae.spaces import Data, Labels
 
 
 class M2(SemiVAE):
-    """A VAE in which the label is a latent where it is missing.
+    """A VAE in which the label, where it is missing, is a latent.
 
     ::
 
@@ -39,17 +39,17 @@ class M2(SemiVAE):
 
     Args:
         x_shape: `(C, H, W)` of the images, float in [0, 1].
-        labels: the label space, `Classes(10)` or `Binary(18)`; q(y | x) of binary labels is a product over labels.
-        z: D_z. networks, likelihood, prior: see `CCVAE`. With the true frequencies of unbalanced classes as the prior
-            rare classes are found less often than with a uniform one (docs/labels.md).
+        labels: the label space, `Classes(10)` or `Binary(18)`; for binary labels q(y | x) is a product over labels.
+        z: D_z. networks, likelihood, prior: see `CCVAE`. With the true frequencies of unbalanced classes as the prior,
+            rare classes are found less often than with a uniform prior (docs/labels.md).
 
-    The objective is `TraceLabels_ELBO` with a `ClassifierTerm`: Kingma et al.'s Eqs. 6 to 9, whose alpha is the term's
-    weight: 1 in `elbo()`, and more in `elbo_for(y)`, which `fit` maximises. A missing class label is marginalised.
-    Missing binary labels, all parents of x at once, would make 2^L terms, and are sampled: relaxed by default, or with
-    the score function (`missing_labels="reinforce"`).
+    The objective is `TraceLabels_ELBO` with a `ClassifierTerm`: Kingma et al.'s Eqs. 6 to 9, with their alpha as the
+    term's weight: 1 in `elbo()`, more in `elbo_for(y)`, the default of `fit`. A missing class label is marginalised.
+    Missing binary labels are all parents of x, so that marginalising them would need 2^L terms. They are sampled
+    instead: relaxed by default, or with the score-function gradient (`missing_labels="reinforce"`).
 
-    Differs from the original: 600-600 ReLU networks as the other models' (there: one or two softplus layers of 500 or
-    600); no prior on the weights.
+    Differs from the original: 600-600 ReLU networks as in the other models (there: one or two softplus layers of 500
+    or 600); no prior on the weights.
 
     >>> from pyro_semivae.spaces import Classes
     >>> from pyro_semivae.nn import MLPs
@@ -102,19 +102,19 @@ class M2(SemiVAE):
         """The M2 objective; see `TraceLabels_ELBO` for its options.
 
         Args:
-            classifier_weight: alpha, of the `ClassifierTerm` that is added to the bound; 0 for the bound alone.
+            classifier_weight: alpha, the weight of the `ClassifierTerm`; 0 for the bound alone.
         """
         options = {"split_labelled": self.labels.entries is None, **parts.drawn_labels(self.labels, options)}
         return parts.classified(self.max_plate_nesting, classifier_weight, **options)
 
     def elbo_for(self, y: Tensor | None) -> Objective:
-        """The recipe's: alpha = 1000 N / N_labelled of a class label, 100 N / N_labelled of binary ones; beta 4 of
-        small images, 1 of other data.
+        """The objective with the recipe's weights: alpha is 1000 N / N_labelled for a class label and
+        100 N / N_labelled for binary labels; beta is 4 for small images and 1 for other data.
 
         The authors' code has alpha = 0.1 N / N_labelled.
         """
         return self.elbo(**parts.recipe_weights(self.labels, y, self.spaces["x"]))
 
     def corruption(self) -> Callable[[Tensor], Tensor] | None:
-        """The recipe's: see `parts.recipe_corruption`."""
+        """The recipe's noise, see `parts.recipe_corruption`."""
         return parts.recipe_corruption(self.labels, self.x_shape)

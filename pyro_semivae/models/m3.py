@@ -1,4 +1,4 @@
-"""M3, a VAE with a classifier on a part of its latents (CCVAE's Eq. 2; REVAE's Section 4 and Appendix A)."""
+"""M3, a VAE with a classifier on some of its latents (CCVAE's Eq. 2; REVAE's Section 4 and Appendix A)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pyro_semivae.spaces import Data, Labels
 
 
 class M3(SemiVAE):
-    """A VAE whose generative model knows no labels, and a classifier that reads them off z_c.
+    """A VAE without labels in its generative model, and a classifier of the labels on z_c.
 
     ::
 
@@ -36,9 +36,9 @@ class M3(SemiVAE):
     Args:
         x_shape, labels, z_c, z_s, networks, likelihood, label_hidden: see `CCVAE`.
 
-    The objective is `TraceLabels_ELBO`, the VAE's ELBO on all rows, and a `ClassifierTerm`, alpha log q(y | z_c) on
-    observed labels, alpha being 1 in `elbo()` and more in `elbo_for(y)`, which `fit` takes (CCVAE Eq. 2;
-    REVAE's Eq. 3 writes a labelled bound L(x, y) where only the VAE's L(x) can stand).
+    The objective is `TraceLabels_ELBO`, the VAE's ELBO on all rows, plus a `ClassifierTerm`, alpha log q(y | z_c) for
+    observed labels (CCVAE Eq. 2). alpha is 1 in `elbo()` and larger in `elbo_for(y)`, the default of `fit`. (REVAE's
+    Eq. 3 has a labelled bound L(x, y) where only the VAE's L(x) is possible.)
 
     >>> from pyro_semivae.spaces import Classes
     >>> from pyro_semivae.nn import MLPs
@@ -91,15 +91,15 @@ class M3(SemiVAE):
         """The M3 objective; see `TraceLabels_ELBO` for its options.
 
         Args:
-            classifier_weight: alpha, of the `ClassifierTerm` that is added to the bound; 0 for the bound alone.
+            classifier_weight: alpha, the weight of the `ClassifierTerm`; 0 for the bound alone.
         """
         return parts.classified(self.max_plate_nesting, classifier_weight, **options)
 
     def elbo_for(self, y: Tensor | None) -> Objective:
-        """The recipe's weights: alpha = 1000 N / N_labelled of a class label, 100 N / N_labelled of binary ones; beta 4
-        of small images, 1 of other data."""
+        """The objective with the recipe's weights: alpha is 1000 N / N_labelled for a class label and
+        100 N / N_labelled for binary labels; beta is 4 for small images and 1 for other data."""
         return self.elbo(**parts.recipe_weights(self.labels, y, self.spaces["x"]))
 
     def corruption(self) -> Callable[[Tensor], Tensor] | None:
-        """The recipe's: see `parts.recipe_corruption`."""
+        """The recipe's noise, see `parts.recipe_corruption`."""
         return parts.recipe_corruption(self.labels, self.x_shape)

@@ -18,7 +18,7 @@ from pyro_semivae.spaces import Data, Labels
 
 
 class MVAE(SemiVAE):
-    """Image and labels as modalities of one latent; whatever is known of a row is an expert on it.
+    """A VAE with image and labels as modalities of one latent, with one expert for each observed modality.
 
     ::
 
@@ -33,9 +33,9 @@ class MVAE(SemiVAE):
     x     x       (B, C, H, W) | (B, 1, C, H, W)            data
     ====  ======  ========================================  ===========================================
 
-    q(z | x, y) is proportional to p(z) q(z | x) prod_i q(z | y_i) over what is known, so that single labels may be
-    missing. q(y | x) is E_q(z|x)[p(y | z)]. There is no latent of a label: an intervention infers z anew from the image
-    and the new labels, a swap from one image and the other one's labels.
+    q(z | x, y) is proportional to p(z) q(z | x) prod_i q(z | y_i) over the observed modalities, so that any label may
+    be missing. q(y | x) is E_q(z|x)[p(y | z)]. Labels have no latents of their own: an intervention infers z anew from
+    the image and the new labels, and a swap infers it from one image and the other image's labels.
 
     Args:
         x_shape, labels, z, networks, likelihood: see `M2`.
@@ -45,7 +45,7 @@ class MVAE(SemiVAE):
 
     Differs from the original: the expert of a label value is a table entry (there: an MLP of 512-512 on an embedding of
     it); softplus scales; MLPs of 600-600 or CCVAE's convolutions. As there, beta should rise from 0 in the first part
-    of training (`fit`'s `warm_up`): in a trial on the digits z was hardly used without.
+    of training (`fit`'s `warm_up`): without it, z was hardly used in a trial on the digits.
 
     >>> from pyro_semivae.spaces import Classes
     >>> from pyro_semivae.nn import MLPs
@@ -97,5 +97,5 @@ class MVAE(SemiVAE):
         return TraceMVAE_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
 
     def elbo_for(self, y: Tensor | None) -> TraceMVAE_ELBO:
-        """With the weight 10 of the labels that the authors' code has on MNIST and CelebA."""
+        """The objective with a label weight of 10, as in the authors' code for MNIST and CelebA."""
         return self.elbo(label_weight=10.0)

@@ -1,4 +1,4 @@
-"""A model and a guide that are plain functions, or methods of any module, as a `SemiVAE`."""
+"""A `SemiVAE` from a model and a guide that are plain functions, or methods of any module."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pyro_semivae.spaces import Space
 
 
 class Pair(SemiVAE):
-    """A pair of functions that one has, with a statement of its spaces: for `fit`, the tasks, `check_model` and `show`.
+    """Wraps your own model and guide functions, with their spaces, for `fit`, the tasks, `check_model` and `show`.
 
     Args:
-        model, guide: functions of the values of the sites in `spaces`, in that order, each `None` where it is missing,
-            as `SemiVAE.model` and `SemiVAE.guide` are; their plates are theirs. With a label of several entries
-            (`Binary`, `Real`) the plate of rows is dim -2 and data are `(B, 1, ...)`, see `SemiVAE`.
-        modules: the modules whose parameters are trained (default: those whose methods the functions are).
-        elbo: makes the objective (default: `TraceLabels_ELBO` with a classifier weight of 1).
-        characteristic: see `SemiVAE`; default: the labels.
+        model, guide: functions with the arguments of `SemiVAE.model` and `SemiVAE.guide`: the values of the sites in
+            `spaces`, in that order, each `None` if it is missing. They define their own plates. With a label of several
+            entries (`Binary`, `Real`) the plate of rows is dim -2 and data are `(B, 1, ...)`, see `SemiVAE`.
+        modules: modules to train, in addition to those that the functions are methods of.
+        elbo: a function that returns the objective (default: `TraceLabels_ELBO` with a classifier weight of 1).
+        characteristic: see `SemiVAE` (default: the labels).
         spaces: site name -> space.
 
     Raises:
-        InputError: there are no modules.
+        InputError: there are no modules to train.
 
     >>> import pyro, torch, pyro.distributions as dist
     >>> from pyro_semivae.spaces import Classes, Vectors

@@ -27,7 +27,7 @@ UNLABELLED, REFERENCE = 0, 1
 
 
 class RbVAE(SemiVAE):
-    """Target factors e and common factors z, told apart by a set of reference images whose e is one vector.
+    """Target factors e and common factors z, separated by a set of reference images, which all have the same e.
 
     ::
 
@@ -43,23 +43,23 @@ class RbVAE(SemiVAE):
     x     x       (B, C, H, W)  data
     ====  ======  ============  ==========================================================
 
-    p(e | y=0) is a standard Gaussian. p(e | y=1) and q(e | x, y=1) are a point mass at the learned vector e_r: its
-    density cancels in every bound, and is set to 1 in both.
+    p(e | y=0) is a standard Gaussian. p(e | y=1) and q(e | x, y=1) are a point mass at the learned vector e_r. Its
+    density cancels in every bound and is set to 1 in both.
 
     Args:
         x_shape: `(C, H, W)` of the images, float in [0, 1].
         z, e: D_z, D_e.
         networks, likelihood: see `CCVAE`; by default `PixelNormConvs()` (MLPs where a side has fewer than 16 pixels)
-            and Laplace pixels of the scale .1.
+            and a Laplace likelihood of scale 0.1.
 
-    `fit` takes as many reference as unlabelled images in a step, of the same total weight, as the paper does
+    A step of `fit` has equally many reference and unlabelled images, with the same total weight, as in the paper
     (p(y) = 1/2).
 
-    `elbo()` is the conventional objective, Eq. 1 (Rb-VAE). `symmetric()` is the symmetric one as the paper prints it
-    (sRb-VAE). `elbo(adversarial=.., latents=.., ..)` is our recipe of it, see there.
+    `elbo()` is the conventional objective, Eq. 1 (Rb-VAE). `symmetric()` is the symmetric objective as printed in the
+    paper (sRb-VAE). `elbo(adversarial=.., latents=.., ..)` is our variant of it, see there.
 
-    Differs from the paper: images in [0, 1]; see `PixelNormConvs` for the networks, whose figure is lost; D_z, D_e and
-    the Laplace scale, which it does not state, are ours.
+    Differs from the paper: images are in [0, 1]; the networks are `PixelNormConvs` (the paper's figure of its networks
+    is not available); D_z, D_e and the Laplace scale, which the paper does not state, are ours.
 
     >>> import torch
     >>> from pyro_semivae.nn import MLPs
@@ -124,19 +124,19 @@ class RbVAE(SemiVAE):
         r1: float = 0.0,
         lr: float = 1e-3,
     ) -> Objective:
-        r"""Eq. 1, the ELBO, minus whatever is added of the symmetric divergence's other half.
+        r"""Eq. 1, the ELBO, plus weighted terms of the other half of the symmetric divergence.
 
         Args:
             beta: see `TraceLabels_ELBO`.
-            scales: 1 for log p(x|z,e); K for `MultiScaleTerm` in its place.
-            adversarial: weight of `DensityRatio`, twice: d(x, z, e) of unlabelled rows, d(x, z) of references.
-            latents: weight of log q(z, e|x~), see `LatentReconstruction`, whose gradient stops at x~ and the latents.
-            crossed: the fraction of generated rows whose z is that of an image of the other set and whose e is the
-                row's own, see `Generate`: what is made of a reference's z and an unlabelled image's e must look like an
-                image with this e, and the reverse. (Ours.)
-            r1, lr: of the discriminators, see `DensityRatio`.
+            scales: 1 for log p(x|z,e); K > 1 to replace it with a `MultiScaleTerm` of K scales.
+            adversarial: weight of two `DensityRatio` terms: d(x, z, e) on unlabelled rows and d(x, z) on references.
+            latents: weight of log q(z, e|x~), see `LatentReconstruction`; its gradient stops at x~ and the latents.
+            crossed: the fraction of generated rows that combine the row's own e with the z of an image of the other
+                set, see `Generate`. An image generated from a reference's z and an unlabelled image's e must then look
+                like an image with this e, and the reverse. (Ours.)
+            r1, lr: options of the discriminators, see `DensityRatio`.
 
-        With `adversarial` 0 it is Rb-VAE's.
+        The defaults give the objective of Rb-VAE.
         """
         check_weight("adversarial", adversarial, least=0)
         check_weight("latents", latents, least=0)
@@ -145,7 +145,7 @@ class RbVAE(SemiVAE):
         if check_count("scales", scales) > 1:
             if not isinstance(self.p_x, LaplaceLikelihood):
                 raise InputError(
-                    f"scales: got {scales}; expected 1 with {type(self.p_x).__name__}, for it is Laplace's"
+                    f"scales: got {scales}; expected 1 with {type(self.p_x).__name__}; more need LaplaceLikelihood"
                 )
             objective = objective.replaced("log p(x)", MultiScaleTerm(scales, self.p_x.scale))
         generate = self._generate(crossed)
@@ -157,17 +157,17 @@ class RbVAE(SemiVAE):
     def symmetric(
         self, *, crossed: float = 0.0, stop_gradients: bool = True, r1: float = 0.0, lr: float = 1e-4
     ) -> Objective:
-        """sRb-VAE as the paper has it: Eq. 3 and the reconstructions of Eqs. 1 and 2, all of weight 1.
+        """sRb-VAE as in the paper: Eq. 3 and the reconstructions of Eqs. 1 and 2, all with weight 1.
 
         Args:
-            crossed: as in `elbo`; the paper's 0. stop_gradients: see `TraceSymmetricKL_ELBO`.
-            r1, lr: of the discriminators, see `DensityRatio`.
+            crossed: as in `elbo`; 0 in the paper. stop_gradients: see `TraceSymmetricKL_ELBO`.
+            r1, lr: options of the discriminators, see `DensityRatio`.
         """
         ratios = self.discriminators(self._generate(crossed), r1=r1, lr=lr)
         return TraceSymmetricKL_ELBO(*ratios, stop_gradients=stop_gradients)
 
     def discriminators(self, generate: Generate, *, r1: float = 0.0, lr: float = 1e-3) -> list[DensityRatio]:
-        """New discriminators d(x, z, e) of unlabelled rows and d(x, z) of references.
+        """Creates the discriminators d(x, z, e) for unlabelled rows and d(x, z) for references.
 
         Args:
             generate: how the model generates. r1, lr: see `DensityRatio`.

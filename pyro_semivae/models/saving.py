@@ -1,4 +1,4 @@
-"""Models as files: weights, and how the model was built, in plain values that are safe to load."""
+"""Models as files: the weights and the constructor's arguments, as plain values that are safe to load."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pyro_semivae.files import check_fields, load_checkpoint, note, save_checkpo
 if TYPE_CHECKING:
     from pyro_semivae.models.base import SemiVAE
 
-# What a file may name: modules, and what of them; nothing else is imported, and nothing of it is called but classes of
-# models, spaces, networks and likelihoods.
+# The names that a file may contain: module prefix -> whether an object of that module is accepted. Nothing else is
+# imported, and only classes of models, spaces, networks and likelihoods are called.
 _NAMED: dict[str, Callable[[Any], bool]] = {
     "pyro_semivae.models.": lambda found: isinstance(found, type) and issubclass(found, nn.Module),
     "pyro_semivae.spaces.": dataclasses.is_dataclass,
@@ -34,11 +34,11 @@ _NAMED: dict[str, Callable[[Any], bool]] = {
 
 
 class _UnknownError(Exception):
-    """A value that no file can hold."""
+    """A value that a file cannot hold."""
 
 
 def built(vae: SemiVAE) -> dict[str, Any]:
-    """How a model was built: its class and arguments, as a file holds them; `"unknown"` says what it cannot hold."""
+    """A model's class and constructor arguments, encoded for a file; `"unknown"` lists those that it cannot hold."""
     cls = type(vae)
     args, kwargs = vae.built_with
     out: dict[str, Any] = {"class": f"{cls.__module__}.{cls.__qualname__}", "arguments": {}, "unknown": []}
@@ -51,14 +51,14 @@ def built(vae: SemiVAE) -> dict[str, Any]:
 
 
 def _arguments(cls: type, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """A call's arguments by name; those of `**kwargs` by theirs."""
+    """A call's arguments by name, those in `**kwargs` included."""
     signature = inspect.signature(cls.__init__)
     bound = signature.bind(None, *args, **kwargs).arguments
     out = {}
     for name, value in list(bound.items())[1:]:  # after self
         kind = signature.parameters[name].kind
         if kind is inspect.Parameter.VAR_POSITIONAL:
-            raise InputError(f"{cls.__name__}: has *{name}; a model that is saved has arguments with names")
+            raise InputError(f"{cls.__name__}: got *{name}; expected named arguments only, so that it can be saved")
         out |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
     return out
 
@@ -78,7 +78,7 @@ def _encoded(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: _encoded(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"kind": "object", "of": _name(type(value)), "fields": fields}
-    if hasattr(value, "built_with"):  # another model, such as the M1 of an M1+M2, whose weights are this one's
+    if hasattr(value, "built_with"):  # another model, such as M1 in M1+M2, whose weights are saved with this model's
         made = built(value)
         if made["unknown"]:
             raise _UnknownError(f"{type(value).__name__}({', '.join(made['unknown'])})")
@@ -100,7 +100,7 @@ def _name(value: Any) -> str:
 
 
 def _named(name: str, path: str | Path) -> Any:
-    """What a file names."""
+    """The object with a name that a file contains."""
     module, _, attribute = name.rpartition(".")
     for prefix, accepted in _NAMED.items():
         if module.startswith(prefix) or module == prefix.rstrip("."):
@@ -139,26 +139,26 @@ def save(vae: SemiVAE, path: str | Path) -> None:
     """See `SemiVAE.save`."""
     how = built(vae)
     if how["unknown"]:
-        note(f"{path} cannot hold {', '.join(how['unknown'])}: load(path, vae) puts the weights into a model like it")
+        note(f"{path} cannot hold {', '.join(how['unknown'])}: load(path, vae) loads the weights into a model like it")
     weights = {name: value.detach().cpu() for name, value in vae.state_dict().items()}
     save_checkpoint(path, {"model": type(vae).__name__, "weights": weights, "built": how})
 
 
 def load(path: str | Path, model: type[SemiVAE] | SemiVAE | None = None) -> SemiVAE:
-    """A model from a file that `SemiVAE.save` wrote, or from the checkpoint of a run; no code of the file is run.
+    """Loads a model from a file of `SemiVAE.save`, or from a run's checkpoint; no code in the file is executed.
 
     Args:
-        path: the file. model: nothing for the models of this package; the class of a graph of one's own; or, where a
-            file cannot hold how it was built (functions and modules of one's own), a model like it, which is filled.
+        path: the file. model: None for this package's models; the class, for your own model; or, if the file could not
+            hold its arguments (your own functions and modules), a model built the same way, whose weights are replaced.
 
-    Returns the model, on the CPU (a `model` that is given stays where it is), in the dtype of the weights.
+    Returns the model, on the CPU (a given `model` stays on its device), in the dtype of the weights.
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: it is damaged, or of another version; it holds another class than `model`, or what this version does
-            not know; its weights do not fit, or are not finite.
+        InputError: the file is damaged, or from another version; it holds another class than `model`, or an object that
+            this version does not know; its weights do not fit, or are not finite.
     """
-    from pyro_semivae.checkpoints import load_weights  # which knows models
+    from pyro_semivae.checkpoints import load_weights  # imported here: it imports the models
 
     state = load_checkpoint(path)
     name = state["model"]
@@ -184,7 +184,7 @@ def _rebuilt(state: dict[str, Any], cls: type[SemiVAE] | None, path: str | Path)
         unknown = ", ".join(map(str, how["unknown"]))
         raise InputError(f"path: {path} could not hold {unknown}; expected load(path, vae) with a model like it")
     if cls is None and not how["class"].startswith("pyro_semivae.models."):
-        raise InputError(f"path: {path} holds a {how['class']}, of your own; expected load(path, {state['model']})")
+        raise InputError(f"path: {path} holds a {how['class']}, your own class; expected load(path, {state['model']})")
     try:
         return _made(_named(how["class"], path) if cls is None else cls, how, path)
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:

@@ -15,7 +15,7 @@ from pyro_semivae.spaces import Data, Groups
 
 
 class SwapVAE(SemiVAE):
-    """Target factors e without noise and common factors z, told apart by swaps and by discriminators of images.
+    """Deterministic target factors e and common factors z, separated by swaps and by image discriminators.
 
     ::
 
@@ -31,14 +31,15 @@ class SwapVAE(SemiVAE):
     x     x       (B, C, H, W)  data
     ====  ======  ============  ===========================================================
 
-    Mathieu et al. have classes whose images share s, and pairs of one class. Adapted to a reference set, whose images
-    are one class: e is s; the swap of s within a class is that of e between references (`SwapTerm`); images of another
-    image's z are judged by two discriminators, of G(z of an unlabelled image, e of a reference) beside references and
-    of G(z of a reference, e of an unlabelled image) beside unlabelled images (`DensityRatio` without latents). There
-    is no label that a discriminator could be conditioned on.
+    Mathieu et al. have classes whose images share s, and pairs of images from one class. Here the method is adapted to
+    a reference set, whose images form one class. e takes the place of s, and the swap of s within a class becomes a
+    swap of e between references (`SwapTerm`). Two discriminators compare images generated with another image's z to
+    real ones (`DensityRatio` without latents): G(z of an unlabelled image, e of a reference) to references, and
+    G(z of a reference, e of an unlabelled image) to unlabelled images. There is no label to condition a discriminator
+    on.
 
-    Differs from the original beside this: the networks, D_e, D_z and likelihood of `RbVAE`; log-density ratios in the
-    place of the discriminator's cross-entropy; KL(z) of weight 1 times beta.
+    Further differences from the original: the networks, D_e, D_z and likelihood of `RbVAE`; log-density ratios instead
+    of the discriminator's cross-entropy; KL(z) with weight 1, times beta.
 
     Args:
         x_shape, z, e, networks, likelihood: see `RbVAE`.
@@ -92,10 +93,11 @@ class SwapVAE(SemiVAE):
     def elbo(
         self, *, beta: Weight = 1.0, swap: Weight = 1.0, adversarial: Weight = 0.0, r1: float = 0.0, lr: float = 1e-3
     ) -> Objective:
-        """log p(x|z,e) and the KL of z; the swap between references; with `adversarial` the discriminators.
+        """log p(x|z,e), the KL divergence of z, the swap between references and, if `adversarial`, the discriminators.
 
         Args:
-            beta: of the latents' densities. swap, adversarial: weights. r1, lr: see `DensityRatio`.
+            beta: weight of the latents' densities. swap, adversarial: weights of these terms.
+            r1, lr: see `DensityRatio`.
         """
         check_weight("adversarial", adversarial, least=0)
         check_weight("swap", swap, least=0)

@@ -14,7 +14,7 @@ from pyro_semivae.spaces import Data, Labels
 
 
 class VAE(SemiVAE):
-    """A VAE, which makes nothing of labels.
+    """A VAE, which ignores labels.
 
     ::
 
@@ -30,10 +30,10 @@ class VAE(SemiVAE):
 
     Args:
         x_shape: `(C, H, W)` of the images, float in [0, 1].
-        labels: the data set's label space, so that labels can be passed (and are ignored) as to any other model.
+        labels: the data set's label space, so that labels can be passed as to any other model (they are ignored).
         z: D_z. networks, likelihood: see `CCVAE`.
 
-    The objective is `TraceLabels_ELBO` without any label: the ELBO, and with its `beta` above 1 that of the beta-VAE.
+    The objective is `TraceLabels_ELBO` without labels: the ELBO, or with `beta` above 1 the objective of the beta-VAE.
 
     >>> from pyro_semivae.spaces import Classes
     >>> from pyro_semivae.nn import MLPs

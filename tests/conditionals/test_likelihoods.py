@@ -188,7 +188,7 @@ def test_counts_have_densities_of_counts_alone(make):
 
 @pytest.mark.parametrize("value", [MLPs, "laplace", nn.Identity()])
 def test_a_likelihood_is_a_class(value):
-    with pytest.raises(InputError, match=r"likelihood: got .*; expected a class of likelihoods"):
+    with pytest.raises(InputError, match=r"likelihood: got .*; expected a likelihood class"):
         VAE((1, 8, 8), Classes(2), likelihood=value)
 
 

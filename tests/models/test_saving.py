@@ -97,7 +97,7 @@ def test_a_graph_of_ones_own_is_loaded_by_its_class(tmp_path):
     vae.save(tmp_path / "model.pt")
     again = pyro_semivae.load(tmp_path / "model.pt", Own)
     assert again.spaces == vae.spaces and torch.equal(again.p_x.net.layers[0].weight, vae.p_x.net.layers[0].weight)
-    with pytest.raises(InputError, match=r"holds a test_saving.Own, of your own; expected load\(path, Own\)"):
+    with pytest.raises(InputError, match=r"holds a test_saving.Own, your own class; expected load\(path, Own\)"):
         pyro_semivae.load(tmp_path / "model.pt")
     with pytest.raises(InputError, match=r"model: got VAE; expected what .* holds, a Own"):
         pyro_semivae.load(tmp_path / "model.pt", VAE)
@@ -152,7 +152,7 @@ def test_a_file_names_nothing_but_parts_of_models(name, tmp_path):
         {**state["built"], "arguments": {"labels": {"kind": "name", "of": name}}},
     ):
         save_checkpoint(tmp_path / "bad.pt", {**state, "built": built})
-        with pytest.raises(InputError, match=r"which is no model, space|of your own"):
+        with pytest.raises(InputError, match=r"which is no model, space|your own class"):
             pyro_semivae.load(tmp_path / "bad.pt")
 
 

@@ -67,7 +67,7 @@ def test_wrong_rows_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             fit(vae, wrong, epochs=1, progress=False)
-    with pytest.raises(ValueError, match="has 2 sites of labels, digit, colour; here one is meant"):
+    with pytest.raises(ValueError, match="has 2 sites of labels, digit, colour; expected one"):
         fit(vae, rows["x"], DIGIT, epochs=1, progress=False)
     with pytest.raises(ValueError, match=r"y_new: got \['shade'\]; expected digit, colour"):
         tasks.intervene(vae, {"x": rows["x"]}, {"shade": 1})

@@ -133,7 +133,7 @@ def test_a_swap_has_the_label_of_one_image_and_the_latent_of_the_other():
 def test_a_label_that_is_always_on_has_its_frequency():
     """By the rule of succession, as one that is always off."""
     vae, x = M1(SHAPE, Binary(3), z=2, networks=MLPs((5,))), torch.rand(8, *SHAPE)
-    with pytest.warns(UserWarning, match="have one value at most"):
+    with pytest.warns(UserWarning, match="have at most one value"):
         vae.fit_classifier(x, torch.tensor([[1.0, 0.0, torch.nan]]).expand(8, 3))
     expected = torch.tensor([9 / 10, 1 / 10, 1 / 2]).expand(8, 3)
     assert_close(tasks.classify(vae, x, mean=True), expected)

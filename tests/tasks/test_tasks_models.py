@@ -106,7 +106,7 @@ def test_m1s_second_stage_is_scikit_learns_regression(labels):
 def test_m1_says_the_frequency_of_a_label_that_does_not_vary():
     vae, _ = make(M1, Binary(L), z=3)
     x, y = torch.rand(8, *SHAPE), torch.tensor([[1, 0, torch.nan], [0, 0, torch.nan]]).double().repeat(4, 1)
-    with pytest.warns(UserWarning, match=r"labels \[1, 2\] have one value at most"):
+    with pytest.warns(UserWarning, match=r"labels \[1, 2\] have at most one value"):
         vae.fit_classifier(x, y)
     probs = tasks.classify(vae, x, mean=True)
     assert_close(probs[:, 1:], torch.tensor([1 / 10, 1 / 2]).expand(8, 2))

@@ -388,7 +388,7 @@ def test_shapes_that_are_no_images(x_shape, message):
 def test_label_spaces_of_a_reloaded_module_are_said_to_be_so():
     """The class of a name is another one after `importlib.reload`."""
     old = type("Classes", (), {"__repr__": lambda self: "Classes(3)"})()
-    with pytest.raises(InputError, match=r"labels: got Classes\(3\), of a module that was reloaded since"):
+    with pytest.raises(InputError, match=r"labels: got Classes\(3\), from a module that has been reloaded since"):
         M2((1, 2, 2), old)
 
 
