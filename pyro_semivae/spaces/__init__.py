@@ -1,22 +1,22 @@
-"""Spaces: which values a site takes, how a missing one is written, and all that follows from the kind of value.
+"""Spaces: the values of a site, the encoding of missing values, and everything that depends on the kind of value.
 
 =================  ===========================================  ==============================  =================
 space              values of `B` rows                           missing                         entries of a row
 =================  ===========================================  ==============================  =================
 `Images(C, H, W)`  uint8, or float in [0, 1], `(B, C, H, W)`
 `Vectors(D)`       finite floats, `(B, D)`
-`Counts(D)`        whole numbers from 0, `(B, D)`
+`Counts(D)`        non-negative integers, `(B, D)`
 `Classes(C)`       integers 0 to C - 1, `(B,)`                  -1, as in scikit-learn          one
-`Groups(C)`        integers 0 to C - 1, `(B,)`                  none can be                     one
-`Binary(L)`        floats, 0 or 1, `(B, L)`                     NaN, each entry on its own      L
-`Real(K)`          finite floats, `(B, K)`                      NaN, each entry on its own      K
+`Groups(C)`        integers 0 to C - 1, `(B,)`                  not allowed                     one
+`Binary(L)`        floats, 0 or 1, `(B, L)`                     NaN, per entry                  L
+`Real(K)`          finite floats, `(B, K)`                      NaN, per entry                  K
 =================  ===========================================  ==============================  =================
 
-The first three are spaces of data, the others of labels. What a space's `validate` returns is what is used from there
-on. Nothing outside of this file asks what kind of space it has.
+The first three are spaces of data, the others are spaces of labels. The rest of the library works with the values that
+`validate` returns, and does not check the type of a space.
 
-Labels with several entries live in a plate of their own (dim -1) inside of the plate of rows (then dim -2), so that any
-entry may be missing by itself. `arranged` brings values into the layout that the plates of a model ask for.
+Labels with several entries have a plate of their own (dim -1) inside the plate of rows (then dim -2), so that any entry
+may be missing by itself. `arranged` brings values into the layout that a model's plates need.
 """
 
 from pyro_semivae.spaces.base import Data, Labels, Space

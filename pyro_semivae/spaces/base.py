@@ -1,4 +1,4 @@
-"""What every space says of its values."""
+"""The abstract spaces: the interface of `Space`, `Data` and `Labels`."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ class Space(ABC):
 
     @abstractmethod
     def validate(self, values: Any, name: str) -> Tensor:
-        """The values as a tensor; what is used from there on.
+        """Checks values and returns them as the tensor to use from there on.
 
         Args:
-            values: a tensor, a numpy array or lists. name: the argument's, for errors.
+            values: a tensor, a numpy array or lists. name: the argument's name, for error messages.
 
         Raises:
-            InputError: they are outside of the space.
+            InputError: values are outside the space.
         """
 
-    nesting: ClassVar[int] = 1  # of plates, that values of this space need
+    nesting: ClassVar[int] = 1  # the number of nested plates that values of this space need
     is_label: ClassVar[bool] = False
 
     @abstractmethod
     def num_rows(self, values: Tensor) -> int:
-        """The number of rows B of values, which may have further dimensions left of the rows'."""
+        """The number of rows B of values, which may have more batch dimensions to the left of the rows'."""
 
     @abstractmethod
     def arranged(self, values: Tensor, nesting: int) -> Tensor:
-        """Values in the layout of a model with this many nested plates: with two, a row has a dimension for entries."""
+        """Values in the layout of a model with `nesting` nested plates; with two, rows have a dimension for entries."""
 
     @abstractmethod
     def outward(self, values: Tensor, nesting: int) -> Tensor:
@@ -46,15 +46,15 @@ class Space(ABC):
 
     @abstractmethod
     def model_values(self, values: Tensor, dtype: torch.dtype) -> Tensor:
-        """Validated values in the type in which models take them: floats of `dtype`, except for class labels."""
+        """Validated values in the dtype that models take: floats of `dtype`, except for class labels."""
 
 
 class Data(Space):
-    """Abstract: what is observed and generated, with an event shape; a row of floats that is all NaN is missing.
+    """Abstract: observed and generated data with an event shape; a row of floats that are all NaN is missing.
 
     Attributes:
         pictures: whether rows can be shown as images.
-        within: sets that all values are in; a likelihood with such a support takes them unseen.
+        within: constraints that all values satisfy; a likelihood whose support is among them need not check the values.
     """
 
     pictures: ClassVar[bool] = False
@@ -78,24 +78,24 @@ class Data(Space):
         return values.to(dtype)
 
     def mean_of(self, raw: Tensor) -> Tensor:
-        """A network's output as the mean of such data; here as it is."""
+        """Maps a network's output to the mean of the data; the identity here."""
         return raw
 
     def missing(self, num_rows: int) -> Tensor:
-        """`num_rows` rows that are missing: NaN in every entry."""
+        """`num_rows` missing rows: NaN in every entry."""
         return torch.full((num_rows, *self.shape), torch.nan)
 
 
 class Labels(Space):
-    """Abstract: what may be known of a row, and may be missing.
+    """Abstract: labels, which may be missing.
 
     Attributes:
-        entries: how many entries a row has, in a plate of their own; None where it is one value, outside of any.
-        num_values: how many values there are to sum over (of all entries together); None for continuous labels.
-        code_size: the size of a row's label as a vector, which networks take.
-        raw_size: the number of outputs that a network needs to say a distribution of it.
-        report: which measures and figures make sense: "classes", "attributes" or "values".
-        always_known: whether every row has it, so that it is observed in the model and nowhere enumerated.
+        entries: the number of entries per row, which have a plate of their own; None for a single value without one.
+        num_values: the number of values to enumerate, over all entries together; None for continuous labels.
+        code_size: the size of the vector that represents a row's label as an input of networks.
+        raw_size: the number of network outputs that parameterise a distribution of the label.
+        report: which metrics and figures apply: those for "classes", "attributes" or "values".
+        always_known: whether every row has the label, so that it is observed in the model and never enumerated.
     """
 
     entries: int | None
@@ -114,7 +114,7 @@ class Labels(Space):
         return values.to(dtype) if values.is_floating_point() else values
 
     def plate(self, name: str) -> AbstractContextManager:
-        """The plate of the entries, dim -1; nothing for a label without."""
+        """The plate of the entries, dim -1; a null context for a label without entries."""
         return nullcontext() if self.entries is None else pyro.plate(name, self.entries, dim=-1)
 
     def num_rows(self, values: Tensor) -> int:
@@ -132,24 +132,24 @@ class Labels(Space):
 
     @abstractmethod
     def prior(self, given: Any = None) -> Tensor:
-        """Checked parameters of a prior; the default where none are given.
+        """Checks the parameters of a prior and returns them; the default prior's if none are given.
 
         Raises:
-            InputError: they are outside of the parameters' space.
+            InputError: they are no valid parameters.
         """
 
     @abstractmethod
     def logits(self, parameters: Tensor) -> Tensor:
-        """Checked parameters of a prior in the form in which they are kept."""
+        """Checked parameters of a prior in the form that `prior_distribution` takes."""
 
     @abstractmethod
     def prior_distribution(self, parameters: Tensor) -> dist.TorchDistribution:
-        """The prior with what `logits` makes of the parameters that `prior` returned."""
+        """The prior with `parameters` as `logits` returns them."""
 
     @abstractmethod
     def distribution(self, raw: Tensor) -> dist.TorchDistribution:
-        """The distribution that a network's output `batch + (raw_size,)` stands for; with entries, `batch` ends in the
-        1 that is their dimension, and the batch shape is `(..., B, E)`."""
+        """The distribution parameterised by a network's output `batch + (raw_size,)`. With entries, `batch` ends in 1,
+        their dimension, and the distribution's batch shape is `(..., B, E)`."""
 
     def missing(self, num_rows: int, device: torch.device | None = None) -> Tensor:
         """`num_rows` rows of labels, all missing."""
@@ -159,10 +159,10 @@ class Labels(Space):
     @property
     @abstractmethod
     def marker(self) -> float:
-        """The value that says that one is missing."""
+        """The value that marks a missing label."""
 
     def in_units_of(self, y: Tensor) -> Labels:
-        """The space with what it says of the sizes of values made to fit those that are known; only `Real` says any."""
+        """The space with its location and scale set to those of the known labels; unchanged for all but `Real`."""
         return self
 
     @abstractmethod
@@ -170,56 +170,57 @@ class Labels(Space):
         """Parameters of the prior, as `prior` takes them, from the observed entries of labels `y`.
 
         Raises:
-            InputError: `y` is outside of the space; `smoothing` is not a number above 0.
+            InputError: `y` is outside the space; `smoothing` is not a number above 0.
         """
 
     def where_known(self, y: Tensor, found: Tensor) -> Tensor:
-        """What `classify` found of labels, and where they are known what they are: of classes certainty."""
+        """Results of `classify`, replaced by the known labels where there are any (for classes: probability 1)."""
         return torch.where(is_missing(y), found, y)
 
     def accuracy(self, probs: Tensor, y: Tensor) -> float:
-        """The fraction of the labels that are known of which the most probable value is right; of entries, their mean.
-        NaN where none is known."""
+        """The fraction of known labels whose most probable value is right, averaged over entries; NaN if no label is
+        known."""
         right = torch.where(is_missing(y), torch.nan, (self.most_probable(probs) == y).double())
         return right.nanmean(0).nanmean().item()
 
     def score(self, found: Tensor, y: Tensor) -> dict[str, float]:
-        """How good what `classify` found is, of the labels that are known: by the measure's name."""
+        """The metrics of the results of `classify` on known labels: name -> value."""
         return {"accuracy": self.accuracy(found, y)}
 
     @abstractmethod
     def settings(self, y: Tensor) -> list[tuple[str, Tensor]]:
-        """Values to set a label to, for figures: their names, and one row each, `()` or `(entries,)`, missing: keep.
+        """Names and values to set a label to in figures; each value is one row, `()` or `(entries,)`, whose missing
+        entries are left unchanged.
 
         Args:
-            y: known labels, from which continuous values are taken.
+            y: known labels, whose quantiles are the values of continuous labels.
         """
 
     def log_prob(self, logits: Tensor, y: Tensor) -> Tensor:
-        """log p(y) of labels, of y's shape, under a classifier's logits, `(N, C)` or `(N, L)`; NaN where missing."""
+        """log p(y) of labels under a classifier's logits, `(N, C)` or `(N, L)`; in y's shape, NaN where missing."""
         known = ~is_missing(y)
         log_prob = self.prior_distribution(logits).log_prob(torch.where(known, y, 0))
         return log_prob.where(known, torch.nan)
 
     @abstractmethod
     def probabilities(self, table: Tensor) -> Tensor:
-        """Of probabilities of all values, `(..., values)`, those that tell: of each class, or that an entry is on."""
+        """From the probabilities of all values, `(..., values)`: those of each class, or of each entry being 1."""
 
     @abstractmethod
     def most_probable(self, probs: Tensor) -> Tensor:
-        """The labels that have most of the probability that `probabilities` says."""
+        """The most probable labels, given the output of `probabilities`."""
 
 
 def absent_rows(values: Tensor) -> Tensor:
     """Mask `(N,)` of the rows of data that are missing: NaN in every entry."""
     if not values.is_floating_point():
         return torch.zeros(len(values), dtype=torch.bool, device=values.device)
-    absent = values[(slice(None), *(0,) * (values.dim() - 1))].isnan()  # of the others one need not read more
+    absent = values[(slice(None), *(0,) * (values.dim() - 1))].isnan()  # the first entry rules out most rows
     found = absent.nonzero()[:, 0]
     absent[found] = values[found].flatten(1).isnan().all(1)
     return absent
 
 
 def rows_of(outside: Tensor) -> list[int]:
-    """The first five rows of a mask `(B,)`."""
+    """The indices of the first five True entries of a mask `(B,)`."""
     return outside.nonzero()[:5, 0].tolist()

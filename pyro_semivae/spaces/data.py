@@ -13,8 +13,8 @@ from torch import Tensor
 from pyro_semivae.errors import InputError, as_tensor, check_count
 from pyro_semivae.spaces.base import Data, absent_rows, rows_of
 
-BLOCK = 64 << 20  # bytes that are looked at, at a time: a memory-mapped set takes no memory of its own
-ENOUGH = 64  # pixels: of so many, some are above 1 where the levels are 0 to 255
+BLOCK = 64 << 20  # bytes read at a time, so that a memory-mapped set is never in memory as a whole
+ENOUGH = 64  # pixels: among this many, some are above 1 if the levels are 0 to 255
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -23,7 +23,7 @@ class Images(Data):
     """Images of C channels, H rows and W columns.
 
     Raises:
-        InputError: a size is no whole number from 1.
+        InputError: a size is not a positive integer.
     """
 
     channels: int
@@ -52,13 +52,13 @@ class Images(Data):
         return to_unit(values, dtype)
 
     def mean_of(self, raw: Tensor) -> Tensor:
-        """A network's output as the mean of such data: in [0, 1]."""
+        """Maps a network's output to the mean of the data, in [0, 1]."""
         return raw.sigmoid()
 
 
 @dataclass(frozen=True)
 class _Row(Data):
-    """`size` numbers a row."""
+    """`size` numbers per row."""
 
     size: int
 
@@ -79,7 +79,7 @@ class Vectors(_Row):
     """
 
     def validate(self, values: Any, name: str = "x") -> Tensor:
-        accepted = f"finite numbers (B, {self.size}), or NaN throughout a row that is missing"
+        accepted = f"finite numbers (B, {self.size}), or NaN throughout a missing row"
         values = _matrix(values, name, self.size, accepted)
         outside = ~(values.isfinite().all(1) | absent_rows(values))
         if outside.any():
@@ -89,7 +89,7 @@ class Vectors(_Row):
 
 @dataclass(frozen=True)
 class Counts(_Row):
-    """Vectors of `size` counts: 0, 1, 2 ..., kept as floats, the form that densities take.
+    """Vectors of `size` counts, 0, 1, 2 ..., stored as floats, as densities expect them.
 
     >>> Counts(2).validate([[0, 2], [1, 0]], "x")
     tensor([[0., 2.],
@@ -99,11 +99,11 @@ class Counts(_Row):
     within: ClassVar[tuple[constraints.Constraint, ...]] = (constraints.nonnegative_integer, constraints.real)
 
     def mean_of(self, raw: Tensor) -> Tensor:
-        """A network's output as the mean of such data: above 0."""
+        """Maps a network's output to the mean of the data, above 0."""
         return raw.exp()
 
     def validate(self, values: Any, name: str = "x") -> Tensor:
-        accepted = f"whole numbers from 0, (B, {self.size}), or NaN throughout a row that is missing"
+        accepted = f"non-negative integers (B, {self.size}), or NaN throughout a missing row"
         values = _matrix(values, name, self.size, accepted)
         outside = ~((values >= 0) & (values == values.round()) & values.isfinite())
         outside &= ~absent_rows(values)[:, None]
@@ -114,10 +114,10 @@ class Counts(_Row):
 
 
 def to_unit(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """uint8 images to floats in [0, 1] of `dtype` (default: torch's); floats as they are, in `dtype` if given.
+    """Converts uint8 images to floats in [0, 1] of `dtype` (default: torch's); floats change only to a given `dtype`.
 
     Raises:
-        InputError: images of another type.
+        InputError: the images have another dtype.
     """
     if x.dtype == torch.uint8:
         return x.to(dtype or torch.get_default_dtype()) / 255
@@ -127,20 +127,20 @@ def to_unit(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def check_images(x: Any, x_shape: Sequence[int] | None = None, name: str = "x") -> Tensor:
-    """The images as a tensor, uint8 or float as they are; this is what is used from there on.
+    """Checks images and returns them as the tensor to use from there on, uint8 or float as given.
 
-    A float set is read once, in blocks; of a uint8 set only what it takes to see a level above 1.
+    A float set is read once, in blocks; a uint8 set only until a level above 1 is found.
 
     Args:
-        x: images `(N, C, H, W)`, N from 0: floats in [0, 1], or uint8 with levels 0 to 255. A tensor, a numpy array
+        x: images `(N, C, H, W)`, N >= 0: floats in [0, 1], or uint8 with levels 0 to 255. A tensor, a numpy array
             (memory-mapped or not) or lists of numbers.
         x_shape: the shape `(C, H, W)` that an image must have (default: any).
-        name: the argument's, for errors.
+        name: the argument's name, for error messages.
 
     Raises:
-        InputError: another type, rank or shape; channels last; pixels outside of [0, 1], NaN among them; uint8 images
-            whose highest level is 1 (64 pixels or more), which are black and white ones of 0 and 1 and would be taken
-            for black ones.
+        InputError: another dtype, rank or shape; channels last; pixels that are NaN or outside [0, 1]; uint8 images
+            with 1 as their highest level (64 pixels or more), probably black and white images of 0 and 1, which would
+            be read as black.
 
     >>> check_images([[[[0.0, 0.5]]]]).shape
     torch.Size([1, 1, 1, 2])
@@ -176,8 +176,8 @@ def _check_levels(x: Tensor, name: str) -> None:
             return
     if top == 1:
         raise InputError(
-            f"{name}: got uint8 images of 0 and 1 alone; expected levels 0 to 255 in uint8: {name} * 255 or "
-            f"{name}.float() where 1 is white, {name}.float() / 255 where they are that dark"
+            f"{name}: got uint8 images of 0 and 1 alone; expected levels 0 to 255 in uint8: use {name} * 255 or "
+            f"{name}.float() if 1 is white, {name}.float() / 255 if the images are that dark"
         )
 
 
@@ -185,7 +185,7 @@ def _check_range(x: Tensor, name: str, accepted: str) -> None:
     start = 0
     for part in _blocks(x):
         low, high = part.aminmax() if part.numel() else (0, 1)
-        if not (low >= 0 and high <= 1):  # so NaN is outside too
+        if not (low >= 0 and high <= 1):  # NaN is outside too
             bad = (~((part >= 0) & (part <= 1))).flatten(1).any(1).nonzero()[:5, 0]
             low, high, rows = part[bad].min().item(), part[bad].max().item(), (start + bad).tolist()
             raise InputError(f"{name}: got pixels from {low:g} to {high:g} at rows {rows}; expected {accepted}")

@@ -1,4 +1,4 @@
-"""Spaces of labels: one of several classes, several binary ones, continuous ones."""
+"""Spaces of labels: a class label, several binary labels, continuous labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pyro_semivae.spaces.missing import MISSING, as_labels, is_missing
 
 @dataclass(frozen=True)
 class Classes(Labels):
-    """One label with `num_classes` values: integer tensors `(B,)`, -1 for missing.
+    """One label with `num_classes` values: integer tensors `(B,)`, -1 where missing.
 
     Raises:
         InputError: there are fewer than two classes.
@@ -41,10 +41,10 @@ class Classes(Labels):
     code_size = raw_size = num_values
 
     def prior(self, given: Any = None) -> Tensor:
-        """Checked probabilities of the classes, `(num_classes,)`; uniform where not given.
+        """Checks the probabilities of the classes, `(num_classes,)`, and returns them; uniform by default.
 
         Raises:
-            InputError: they are not positive, not as many as classes or do not sum to 1.
+            InputError: they are not positive, do not sum to 1, or their number is not `num_classes`.
         """
         if given is None:
             return torch.full((self.num_classes,), 1 / self.num_classes)
@@ -57,15 +57,15 @@ class Classes(Labels):
         return dist.Categorical(logits=parameters)
 
     def logits(self, probs: Tensor) -> Tensor:
-        """What `prior_distribution` takes."""
+        """The parameters of `prior_distribution`."""
         return probs.log()
 
     def distribution(self, raw: Tensor) -> dist.TorchDistribution:
         return dist.Categorical(logits=raw)
 
     def code(self, values: Tensor, dtype: torch.dtype) -> Tensor:
-        """One-hot vectors; a missing label that gets here by mistake becomes NaN, not another class. Vectors that are
-        one-hot already, exactly or relaxed, stay as they are."""
+        """One-hot vectors; a missing label that gets here by mistake becomes NaN, not another class. Vectors that
+        already are one-hot, exactly or relaxed, are unchanged."""
         if values.is_floating_point():
             return values
         values = values.unsqueeze(-1)
@@ -73,19 +73,19 @@ class Classes(Labels):
         return one_hot.masked_fill(values < 0, math.nan)
 
     def posterior(self, p_z: Callable[[Tensor], Any], logits: Tensor, z: Tensor) -> dist.TorchDistribution:
-        """p(y | z) by Bayes' rule, z `batch + event` of p(z | y), the prior's `logits`."""
+        """p(y | z) by Bayes' rule, from p(z | y), the prior's `logits` and z, `batch + event`."""
         y = torch.arange(self.num_classes, device=z.device)
         return dist.Categorical(logits=p_z(y).log_prob(z.unsqueeze(-2)) + logits)  # (..., C)
 
     def known(self, values: Tensor, dtype: torch.dtype) -> Tensor:
-        """One-hot vectors, and zeros where a label is missing, `(..., B, num_values)`."""
+        """One-hot vectors `(..., B, num_values)`; zeros where a label is missing."""
         return (values.unsqueeze(-1) == torch.arange(self.num_classes, device=values.device)).to(dtype)
 
     def validate(self, values: Any, name: str = "y") -> Tensor:
         """The labels as int64 `(B,)`.
 
         Raises:
-            InputError: wrong rank or dtype, or labels outside of -1 .. num_classes - 1.
+            InputError: wrong rank or dtype, or labels outside -1 .. num_classes - 1.
         """
         accepted = f"a 1-d integer tensor with labels 0 to {self.num_classes - 1}, or {MISSING} for missing"
         y = as_labels(values, name, accepted)
@@ -100,7 +100,7 @@ class Classes(Labels):
         return y
 
     def frequencies(self, y: Any, smoothing: float = 1.0) -> Tensor:
-        """How often each class is among the observed labels, `(num_classes,)`; `smoothing` is added to each count.
+        """The frequency of each class among the observed labels, `(num_classes,)`; `smoothing` is added to each count.
 
         >>> Classes(2).frequencies(torch.tensor([0, 0, 1, -1]))
         tensor([0.6000, 0.4000])
@@ -125,9 +125,9 @@ class Classes(Labels):
 
 @dataclass(frozen=True)
 class Groups(Classes):
-    """Which of `num_classes` sets a row is of: a class label that every row has, observed in the model alone.
+    """The set that a row belongs to, out of `num_classes`: a class label that every row has, observed in the model.
 
-    A site of it is not enumerated, for there is nothing to sum. `fit` can take as many rows of each group in a step
+    Its site is not enumerated, as no value is missing. `fit` can take equally many rows of each group in a step
     (`stratify`).
 
     >>> Groups(2).validate([0, 1, 0])
@@ -140,25 +140,25 @@ class Groups(Classes):
         """The groups as int64 `(B,)`.
 
         Raises:
-            InputError: as of `Classes`; or some are missing.
+            InputError: as for `Classes`; or some are missing.
         """
         y = super().validate(values, name)
         if (unknown := is_missing(y)).any():
             got = f"missing ones (-1) at rows {rows_of(unknown)}"
-            raise InputError(f"{name}: got {got}; expected a group, 0 to {self.num_classes - 1}, of every row")
+            raise InputError(f"{name}: got {got}; expected a group, 0 to {self.num_classes - 1}, for every row")
         return y
 
     def missing(self, num_rows: int, device: torch.device | None = None) -> Tensor:
-        """`num_rows` rows of the first group, for none can be missing."""
+        """`num_rows` rows of the first group, as groups cannot be missing."""
         return torch.zeros(num_rows, dtype=torch.long, device=device)
 
 
 @dataclass(frozen=True)
 class Binary(Labels):
-    """`num_labels` binary labels: float tensors `(B, num_labels)` of 0, 1, and NaN for missing.
+    """`num_labels` binary labels: float tensors `(B, num_labels)` of 0 and 1, NaN where missing.
 
     Raises:
-        InputError: there is none.
+        InputError: `num_labels` is not a positive integer.
     """
 
     num_labels: int
@@ -179,10 +179,10 @@ class Binary(Labels):
         return 2 * self.num_labels
 
     def prior(self, given: Any = None) -> Tensor:
-        """Checked probabilities of on, `(num_labels,)`; 1/2 where not given.
+        """Checks the probabilities that each label is 1, `(num_labels,)`, and returns them; 1/2 by default.
 
         Raises:
-            InputError: they are not inside of (0, 1) or not as many as labels.
+            InputError: they are not in (0, 1), or their number is not `num_labels`.
         """
         if given is None:
             return torch.full((self.num_labels,), 0.5)
@@ -195,7 +195,7 @@ class Binary(Labels):
         return dist.Bernoulli(logits=parameters)
 
     def logits(self, probs: Tensor) -> Tensor:
-        """What `prior_distribution` takes."""
+        """The parameters of `prior_distribution`."""
         return probs.logit()
 
     def distribution(self, raw: Tensor) -> dist.TorchDistribution:
@@ -205,21 +205,21 @@ class Binary(Labels):
         return values.unsqueeze(-2)
 
     def posterior(self, p_z: Callable[[Tensor], Any], logits: Tensor, z: Tensor) -> dist.TorchDistribution:
-        """p(y_i | z_i) by Bayes' rule, z `(..., L)`, the prior's `logits`."""
+        """p(y_i | z_i) by Bayes' rule, from p(z_i | y_i), the prior's `logits` and z, `(..., L)`."""
         off, on = (p_z(torch.full_like(z[..., :1], value)).log_prob(z) for value in (0.0, 1.0))
         return dist.Bernoulli(logits=logits + on - off)
 
     def known(self, values: Tensor, dtype: torch.dtype) -> Tensor:
-        """1 for each of the 2 L values, off and on, that an entry is known to have, else 0: `(..., B, 1, 2 L)`."""
+        """Indicators of the known values, `(..., B, 1, 2 L)`: of 0 for each entry, then of 1; 0 where missing."""
         return torch.cat([values == 0, values == 1], -1).to(dtype).unsqueeze(-2)
 
     def validate(self, values: Any, name: str = "y") -> Tensor:
-        """The labels as `(B, num_labels)` of the default dtype.
+        """The labels as a tensor `(B, num_labels)` of the default dtype.
 
         Raises:
             InputError: wrong rank or dtype, or values that are not 0, 1 or NaN.
         """
-        accepted = f"a float tensor (B, {self.num_labels}) of 0, 1 and, for missing, NaN"
+        accepted = f"a float tensor (B, {self.num_labels}) of 0, 1, or NaN for missing"
         y = as_labels(values, name, accepted)
         if not y.is_floating_point():
             raise InputError(f"{name}: got dtype {y.dtype}; expected {accepted}")
@@ -232,8 +232,8 @@ class Binary(Labels):
         return y.to(torch.get_default_dtype())
 
     def frequencies(self, y: Any, smoothing: float = 1.0) -> Tensor:
-        """How often each label is on where it is observed, `(num_labels,)`; `smoothing` is added to the counts of both
-        values.
+        """The frequency of 1 among the observed values of each label, `(num_labels,)`; `smoothing` is added to the
+        counts of both values.
 
         >>> Binary(2).frequencies(torch.tensor([[1.0, 0.0], [1.0, torch.nan]]))
         tensor([0.7500, 0.3333])
@@ -257,17 +257,19 @@ class Binary(Labels):
 
 @dataclass(frozen=True)
 class Real(Labels):
-    """`size` continuous labels (an angle, an age): float tensors `(B, size)`, NaN for missing, each on its own.
+    """`size` continuous labels (an angle, an age): float tensors `(B, size)`, NaN where an entry is missing.
 
-    The prior is a Gaussian for each; networks say a mean and a raw scale for each, and take and say them in units of
-    `scale` around `loc`, so that an age in years is as easy for them as an angle in radians.
+    The prior is a Gaussian for each label, and networks return a mean and a raw scale for each. The inputs and outputs
+    of networks are standardised by `loc` and `scale`, so that an age in years is as easy for them as an angle in
+    radians.
 
     Args:
-        size: how many. loc, scale: a number for each, where the values are and how far they spread, as their mean and
-            standard deviation (default: 0 and 1). The default prior is the Gaussian of these.
+        size: the number of labels. loc, scale: a number for each label, such as the mean and standard deviation of its
+            values (default: 0 and 1). The default prior is the Gaussian with these parameters.
 
     Raises:
-        InputError: there is none; `loc` and `scale` are not as many finite numbers, `scale` above 0.
+        InputError: `size` is not a positive integer; `loc` or `scale` are not `size` finite numbers; a `scale` is not
+            above 0.
 
     >>> age = Real(1, loc=(40.0,), scale=(20.0,))
     >>> age.code(torch.tensor([[60.0]]), torch.float32), age.prior().flatten()
@@ -297,7 +299,7 @@ class Real(Labels):
         return f"Real(size={self.size}{units})"
 
     def in_units_of(self, y: Tensor) -> Real:
-        """The same with the means and standard deviations of the values that are known of labels `y`."""
+        """The space with the means and standard deviations of the known values in `y` as `loc` and `scale`."""
         known = [column[~is_missing(column)].double() for column in self.validate(y).T]
         spread = [column.std(correction=0).item() if len(column) else 0.0 for column in known]
         loc = (column.mean().item() if len(column) else 0.0 for column in known)
@@ -318,10 +320,10 @@ class Real(Labels):
         return 2 * self.size
 
     def prior(self, given: Any = None) -> Tensor:
-        """Checked means and standard deviations, `(2, size)`; 0 and 1 where not given.
+        """Checks means and standard deviations, `(2, size)`, and returns them; `loc` and `scale` by default.
 
         Raises:
-            InputError: they are not finite, not as many as labels, or a deviation is not above 0.
+            InputError: they are not finite, their shape is another, or a standard deviation is not above 0.
         """
         if given is None:
             return torch.tensor([self.loc or (0.0,) * self.size, self.scale or (1.0,) * self.size])
@@ -332,7 +334,7 @@ class Real(Labels):
         return both
 
     def logits(self, parameters: Tensor) -> Tensor:
-        """What `prior_distribution` takes."""
+        """The parameters of `prior_distribution`."""
         return parameters
 
     def prior_distribution(self, parameters: Tensor) -> dist.TorchDistribution:
@@ -347,12 +349,12 @@ class Real(Labels):
         return ((values - at) / unit).unsqueeze(-2)
 
     def validate(self, values: Any, name: str = "y") -> Tensor:
-        """The labels as `(B, size)` of the default dtype.
+        """The labels as a tensor `(B, size)` of the default dtype.
 
         Raises:
             InputError: wrong rank or dtype, or infinite values.
         """
-        accepted = f"a float tensor (B, {self.size}) of finite numbers and, for missing, NaN"
+        accepted = f"a float tensor (B, {self.size}) of finite numbers, or NaN for missing"
         y = as_labels(values, name, accepted)
         if not y.is_floating_point():
             raise InputError(f"{name}: got dtype {y.dtype}; expected {accepted}")
@@ -363,8 +365,8 @@ class Real(Labels):
         return y.to(torch.get_default_dtype())
 
     def frequencies(self, y: Any, smoothing: float = 1.0) -> Tensor:
-        """Means and standard deviations of the observed labels, `(2, size)`: what `prior` takes. `smoothing` adds as
-        many rows whose mean is the observed one and whose deviation is 1, so that no deviation is 0.
+        """Means and standard deviations of the observed labels, `(2, size)`, as `prior` takes them. `smoothing` is a
+        number of additional rows with the observed mean and a deviation of 1, so that no deviation is 0.
 
         >>> Real(1).frequencies(torch.tensor([[1.0], [3.0], [torch.nan]]), smoothing=1.0)[0]
         tensor([2.])
@@ -376,7 +378,7 @@ class Real(Labels):
         return torch.stack([mean, ((squares + smoothing) / (known.sum(0) + smoothing)).sqrt()])
 
     def probabilities(self, table: Tensor) -> Tensor:
-        raise InputError("classify: continuous labels have no probabilities, but means")
+        raise InputError("classify: continuous labels have no probabilities, only means")
 
     def score(self, found: Tensor, y: Tensor) -> dict[str, float]:
         return {"mean_absolute_error": (found - y).abs().nanmean().item()}
@@ -396,7 +398,7 @@ class Real(Labels):
 
 
 def label_space(y: Tensor, number: int) -> Labels:
-    """The space of the labels `y` of a set with so many classes or binary labels: by their type, integers or floats.
+    """The space of labels `y`: `number` classes if they are integers, `number` binary labels if they are floats.
 
     >>> label_space(torch.tensor([2, -1]), 3), label_space(torch.tensor([[1.0, 0.0]]), 2)
     (Classes(num_classes=3), Binary(num_labels=2))
@@ -405,10 +407,10 @@ def label_space(y: Tensor, number: int) -> Labels:
 
 
 def as_binary(y: Any, name: str = "y") -> Tensor:
-    """Binary labels of any number, `(N, L)` of the default dtype: see `Binary.validate`.
+    """Any number of binary labels, as a tensor `(N, L)` of the default dtype, see `Binary.validate`.
 
     Raises:
-        InputError: they are no float `(N, L)`, or have values other than 0, 1 and NaN.
+        InputError: they are not floats `(N, L)`, or have values other than 0, 1 and NaN.
 
     >>> as_binary([[1.0, 0.0]])
     tensor([[1., 0.]])
@@ -416,8 +418,8 @@ def as_binary(y: Any, name: str = "y") -> Tensor:
     y = as_labels(y, name)
     if y.dim() != 2 or not y.shape[1] or not y.is_floating_point():
         raise InputError(
-            f"{name}: got {y.dtype} of shape {tuple(y.shape)}; expected binary labels, float (N, L) of 0, 1 and, "
-            f"for missing, NaN"
+            f"{name}: got {y.dtype} of shape {tuple(y.shape)}; expected binary labels, float (N, L) of 0, 1, "
+            f"or NaN for missing"
         )
     return Binary(y.shape[1]).validate(y, name)
 

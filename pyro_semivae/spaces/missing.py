@@ -1,4 +1,4 @@
-"""Which labels are missing, read off a tensor: -1 among integers, NaN among floats."""
+"""Missing labels in tensors: -1 in integer tensors, NaN in float tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MISSING = -1
 
 
 def is_missing(y: Tensor) -> Tensor:
-    """Boolean mask of the missing entries of `y`, of its shape: NaN in a float tensor, -1 in an integer one.
+    """Boolean mask of the missing entries of `y`, in its shape: NaN in a float tensor, -1 in an integer tensor.
 
     >>> is_missing(torch.tensor([3, -1])), is_missing(torch.tensor([0.0, float("nan")]))
     (tensor([False,  True]), tensor([False,  True]))
@@ -21,12 +21,12 @@ def is_missing(y: Tensor) -> Tensor:
     Raises:
         InputError: see `as_labels`.
     """
-    y = as_labels(y)  # 255 of uint8 compares equal to -1
+    y = as_labels(y)  # in uint8, 255 compares equal to -1
     return y.isnan() if y.is_floating_point() else y == MISSING
 
 
 def any_known(y: Tensor) -> Tensor:
-    """Boolean mask `(..., N)` of the rows of `y`, integers `(..., N)` or floats `(..., N, L)`, with any label known.
+    """Boolean mask `(..., N)` of the rows with any known label, for `y` integers `(..., N)` or floats `(..., N, L)`.
 
     >>> any_known(torch.tensor([3, -1])), any_known(torch.tensor([[0.0, torch.nan], [torch.nan, torch.nan]]))
     (tensor([ True, False]), tensor([ True, False]))
@@ -36,7 +36,7 @@ def any_known(y: Tensor) -> Tensor:
 
 
 def entry_by_entry(y: Tensor) -> list[Tensor]:
-    """Labels with all entries missing but one, for each entry: `(N, L)` as L tensors of that shape, `(N,)` as it is.
+    """For each entry, the labels with all other entries missing: L tensors `(N, L)`; `(N,)` is returned unchanged.
 
     >>> entry_by_entry(torch.tensor([[1.0, 0.0]]))
     [tensor([[1., nan]]), tensor([[nan, 0.]])]
@@ -47,7 +47,7 @@ def entry_by_entry(y: Tensor) -> list[Tensor]:
 
 
 def all_missing(y: Tensor) -> Tensor:
-    """Labels of the shape and type of `y`, all missing.
+    """Labels with the shape and dtype of `y`, all missing.
 
     >>> all_missing(torch.tensor([3, 1]))
     tensor([-1, -1])
@@ -56,15 +56,15 @@ def all_missing(y: Tensor) -> Tensor:
 
 
 def as_labels(y: Any, name: str = "y", accepted: str = "integers (classes) or floats (binary labels)") -> Tensor:
-    """Labels as this library computes with them: integers of any type as int64, floats as they are.
+    """Labels as a tensor: integers of any type are converted to int64, floats are unchanged.
 
-    Small integers would not do: a uint8 tensor is a mask where it is an index, and cannot hold -1.
+    uint8 would not do: as an index a uint8 tensor acts as a mask, and it cannot hold -1.
 
     Args:
-        y: a tensor, a numpy array or lists of numbers. accepted: what the error says is.
+        y: a tensor, a numpy array or lists of numbers. accepted: the expected values, for the error message.
 
     Raises:
-        InputError: it is something else, or of booleans.
+        InputError: `y` is something else, or boolean.
 
     >>> as_labels(torch.tensor([1, 2], dtype=torch.uint8)).dtype
     torch.int64

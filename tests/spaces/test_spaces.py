@@ -90,10 +90,10 @@ def test_a_row_that_is_nan_throughout_is_missing_and_part_of_one_is_an_error(spa
 @pytest.mark.parametrize(
     ("space", "values", "message"),
     [
-        (Counts(2), [[0, -1]], r"v: got \[-1\] in rows \[0\]; expected whole numbers from 0, \(B, 2\)"),
+        (Counts(2), [[0, -1]], r"v: got \[-1\] in rows \[0\]; expected non-negative integers \(B, 2\)"),
         (Counts(2), [[0, 0.5], [1, 1]], r"v: got \[0.5\] in rows \[0\]"),
         (Counts(2), [[0, math.inf]], r"v: got \[inf\] in rows \[0\]"),
-        (Counts(2), [[1, 2, 3]], r"v: got torch.int64 of shape \(1, 3\); expected whole numbers from 0, \(B, 2\)"),
+        (Counts(2), [[1, 2, 3]], r"v: got torch.int64 of shape \(1, 3\); expected non-negative integers \(B, 2\)"),
         (Counts(2), torch.ones(1, 2, dtype=torch.bool), "v: got torch.bool"),
         (Vectors(2), [[1.0, math.inf]], r"v: got NaN or infinity in rows \[0\]"),
         (Vectors(2), [1.0, 2.0], r"v: got torch.float.. of shape \(2,\)"),
