@@ -1,10 +1,10 @@
-"""Tasks: what one does with a trained model. Each is written once, over any model/guide pair.
+"""Tasks: uses of a trained model. Each task is written once and works for any model/guide pair.
 
-A task runs the model and the guide under effect handlers and uses only their roles and what the model states
-of itself (`characteristic`). None trains; all run without gradients, in evaluation mode (no dropout), and take images
-as float or uint8.
-Images that come out are means of p(x|.), float `(..., C, H, W)`, with the leading shapes given below. What goes in may
-be on any device; what comes out is on the model's.
+A task runs the model and the guide under effect handlers, and uses only the roles of their sites and the model's
+`characteristic`. Tasks do not train. They run without gradients, in evaluation mode (no dropout), and take images as
+float or uint8.
+Returned images are means of p(x|.), float `(..., C, H, W)`, with the leading dimensions given below. Inputs may be on
+any device; outputs are on the model's device.
 """
 
 from pyro_semivae.structure import available, classifies, infers_from_labels

@@ -1,4 +1,4 @@
-"""Tasks that end in images."""
+"""Tasks that return images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from pyro_semivae.tasks.search import sample_characteristics, where_rows
 
 @task
 def reconstruct(vae: SemiVAE, x: Any, y: Any = None, *, mean: bool = True) -> Images:
-    """The images that the model makes of the images' latents, `(B, C, H, W)`; see `infer` for `mean`."""
+    """Infers the latents of images and decodes them, `(B, C, H, W)`; see `infer` for `mean`."""
     values = vae.inputs(x, y)
     latents, labels = infer_from_inputs(vae, values, mean=mean)
     return decode(vae, latents, {**labels, **covariates(vae, values)})
@@ -49,15 +49,15 @@ def generate(
     """Images sampled from the model given labels, `(num_samples, B, C, H, W)`.
 
     Args:
-        y: `(B,)` labels, missing ones are sampled from their prior; or a mapping from site to values, labels and data
-            that the model does not generate.
+        y: labels `(B,)`, of which missing ones are sampled from their prior; or a mapping from site to values, for
+            labels and for data that the model does not generate.
         given: latents to hold fixed, e.g. `{"z_s": z}` with z `(B, D)` or `(1, D)`, so that only the
             characteristic varies.
         confidence: see below.
 
-    Where the model has no label and the guide reads it off latents (M3), those are sampled by rejection, until the
-    classifier is so confident: `sample_characteristics`.
-    Where labels are evidence on the latents (MVAE), these are sampled from q(z | y).
+    If only the guide has the label, as a classifier on latents (M3), these latents are sampled by rejection until the
+    classifier's probability exceeds `confidence`, see `sample_characteristics`.
+    If the model infers latents from labels (MVAE), they are sampled from q(z | y).
 
     Raises:
         InputError: the model has neither a label nor characteristic latents.
@@ -78,16 +78,16 @@ def generate(
 
 @task
 def intervene(vae: SemiVAE, x: Any, y_new: Any, num_samples: int = 1, *, confidence: float = 0.5) -> Images:
-    """Counterfactual images: infer the latents of x, set labels, redraw what descends from them, decode.
+    """Counterfactual images: infers the latents of x, sets labels, resamples their descendants, and decodes.
 
     Args:
-        x: `(B, C, H, W)`, or a mapping from site to values. y_new: the labels to set, `(B,)` or `(B, L)`; what descends
-            from missing ones is kept. With several labels a mapping: those that it does not name, and their missing
-            entries, are kept; a number is for all rows.
-        confidence: of the classifier where it alone knows labels (M3); see `generate`.
+        x: `(B, C, H, W)`, or a mapping from site to values. y_new: the labels to set, `(B,)` or `(B, L)`; descendants
+            of missing labels are kept. With several labels a mapping: labels that it does not name, and missing
+            entries, are kept. A number sets the label of all rows.
+        confidence: of the classifier, if only the guide has the label (M3); see `generate`.
 
-    Returns `(num_samples, B, C, H, W)`. All latents that do not descend from a label that is set are those of x. Where
-    labels are evidence on the latents (MVAE), these are sampled anew, from q(z | x, y_new).
+    Returns `(num_samples, B, C, H, W)`. Latents that do not descend from a label that is set are those of x. If the
+    model infers latents from labels (MVAE), they are sampled anew, from q(z | x, y_new).
 
     Raises:
         InputError: the model has neither a label nor characteristic latents.
@@ -103,11 +103,12 @@ def intervene(vae: SemiVAE, x: Any, y_new: Any, num_samples: int = 1, *, confide
 def with_labels(
     vae: SemiVAE, values: Values, found: tuple[Latents, Labels], new: Labels, *, confidence: float = 0.5
 ) -> tuple[Latents, Labels, Images]:
-    """One sample of latents, labels and images after labels are set: what `intervene` does to rows that are inferred.
+    """One sample of latents, labels and images after labels are set: a step of `intervene`, given inferred latents.
 
     Args:
-        values: the rows, as `SemiVAE.inputs` returns them. found: their latents and labels, of `infer_from_inputs`;
-            not used where labels are evidence on the latents (MVAE). new: the labels to set, by site; missing: keep.
+        values: the batch, as `SemiVAE.inputs` returns it. found: its latents and labels, from `infer_from_inputs`;
+            not used if the model infers latents from labels (MVAE). new: the labels to set, by site; missing entries
+            are kept.
         confidence: see `generate`.
     """
     latents, labels = found
@@ -133,7 +134,7 @@ def with_labels(
 
 
 def _labels_to_set(vae: SemiVAE, y_new: Any, number: int) -> dict[str, Tensor]:
-    """New labels by site, checked, as many as there are rows."""
+    """Checks new labels and returns them by site, `number` rows each."""
     given = y_new if isinstance(y_new, Mapping) else {vae.only(vae.label_sites, "labels"): y_new}
     if unknown := [name for name in given if name not in vae.label_sites]:
         raise InputError(f"y_new: got {unknown}; expected {', '.join(vae.label_sites)}")
@@ -146,16 +147,16 @@ def _labels_to_set(vae: SemiVAE, y_new: Any, number: int) -> dict[str, Tensor]:
         argument = "y_new" if len(vae.label_sites) == 1 else f"y_new[{name!r}]"
         out[name] = space.model_values(space.validate(y, argument), next(vae.parameters()).dtype).to(device)
         if len(out[name]) != number:
-            raise InputError(f"x, {argument}: got {[number, len(out[name])]} rows; expected as many of each")
+            raise InputError(f"x, {argument}: got {[number, len(out[name])]} rows; expected the same number of each")
     return out
 
 
 @task
 def swap(vae: SemiVAE, x_characteristics: Any, x_rest: Any) -> Images:
-    """Images with the characteristics of some images and the rest of others, `(B, C, H, W)`.
+    """Images that combine the characteristics of the first images with the other latents of the second, `(B, C, H, W)`.
 
-    Which sites the characteristics are is the model's statement: latents, or labels themselves (M2). Where labels are
-    evidence on the latents (MVAE), these are inferred from the second image and the first image's labels.
+    The model's `characteristic` names the sites: latents, or the labels themselves (M2). If the model infers latents
+    from labels (MVAE), they are inferred from the second image and the first image's labels.
 
     Raises:
         InputError: the model has no characteristics.
@@ -166,12 +167,12 @@ def swap(vae: SemiVAE, x_characteristics: Any, x_rest: Any) -> Images:
 
 @task
 def swapped(vae: SemiVAE, x_characteristics: Any, x_rest: Any) -> tuple[Latents, Labels]:
-    """The latents and labels of what `swap` makes of images; without those that it samples anew."""
+    """The latents and labels that `swap` decodes, without the latents that it samples anew."""
     check_available(vae, "swap")
     values, of_rest = vae.inputs(x_characteristics), vae.inputs(x_rest)
     sizes = [num_rows(vae, part) for part in (values, of_rest)]
     if sizes[0] != sizes[1]:
-        raise InputError(f"x_characteristics, x_rest: got {sizes} rows; expected as many of each")
+        raise InputError(f"x_characteristics, x_rest: got {sizes} rows; expected the same number of each")
     of_x = covariates(vae, of_rest)
     if infers_from_labels(vae):
         y = vae.labels.most_probable(classify(vae, x_characteristics, mean=True))
@@ -180,7 +181,7 @@ def swapped(vae: SemiVAE, x_characteristics: Any, x_rest: Any) -> tuple[Latents,
     (characteristics, y), (rest, y_rest) = infer_from_inputs(vae, values), infer_from_inputs(vae, of_rest)
     named = set(vae.characteristic or vae.label_sites)
     labels = {name: (y if name in named or not named & set(y) else y_rest)[name] for name in y}
-    if not named & set(rest):  # labels themselves: what descends from them is sampled anew
+    if not named & set(rest):  # the characteristics are labels: their descendants are sampled anew
         redrawn = descendants(vae, named & set(vae.label_sites), kept=set(vae.label_sites) - named)
         return {name: z for name, z in rest.items() if name not in redrawn}, {**labels, **of_x}
     return {name: (characteristics if name in named else rest)[name] for name in rest}, {**labels, **of_x}
@@ -188,13 +189,13 @@ def swapped(vae: SemiVAE, x_characteristics: Any, x_rest: Any) -> tuple[Latents,
 
 @task
 def traverse(vae: SemiVAE, x: Tensor, site: str, index: int, values: Tensor) -> Tensor:
-    """Images along one coordinate of one latent, the rest kept, `(T, B, C, H, W)`; see `walk`.
+    """Images along one coordinate of one latent, with the others kept, `(T, B, C, H, W)`; see `walk`.
 
     Args:
-        site, index: the latent and its coordinate. values: `(T,)`, what it is set to.
+        site, index: the latent and its coordinate. values: `(T,)`, the values of the coordinate.
 
     Raises:
-        InputError: there is no such site or coordinate; values are something else.
+        InputError: there is no such site or coordinate; `values` has another shape.
     """
     values = as_tensor("values", values)
     if values.dim() != 1:
@@ -204,16 +205,16 @@ def traverse(vae: SemiVAE, x: Tensor, site: str, index: int, values: Tensor) -> 
 
 @task
 def walk(vae: SemiVAE, x: Tensor, site: str, indices: Sequence[int], values: Tensor) -> Tensor:
-    """Images with several coordinates of one latent set, the rest kept; what descends from it is its mean given it.
+    """Images with several coordinates of one latent set and the others kept; latents below it take their means.
 
     Args:
         site, indices: the latent and n of its coordinates, each once.
-        values: `(T, n)`, what they are set to, T one or more.
+        values: `(T, n)`, the values of the coordinates, T >= 1.
 
     Returns `(T, B, C, H, W)`.
 
     Raises:
-        InputError: there is no such site or coordinate; values are something else, or not finite.
+        InputError: there is no such site or coordinate; `values` has another shape, or is not finite.
     """
     rows = vae.inputs(x)
     latents, labels = infer_from_inputs(vae, rows)
@@ -223,12 +224,12 @@ def walk(vae: SemiVAE, x: Tensor, site: str, indices: Sequence[int], values: Ten
     size = latents[site].shape[-1]
     whole = all(isinstance(index, Integral) and -size <= index < size for index in indices)
     if not whole or len({index % size for index in indices}) < len(indices):
-        accepted = f"0 to {size - 1} for site {site!r}, each once" if size else f"none for site {site!r}, it is empty"
+        accepted = f"0 to {size - 1} for site {site!r}, each once" if size else f"none: site {site!r} is empty"
         raise InputError(f"indices: got {tuple(indices)}; expected {accepted}")
     values = as_tensor("values", values)
     if values.dim() != 2 or values.shape[1] != len(indices) or not len(values) or not values.isfinite().all():
         raise InputError(
-            f"values: got shape {tuple(values.shape)}; expected (T, {len(indices)}), T 1 or more, of finite numbers"
+            f"values: got shape {tuple(values.shape)}; expected finite numbers (T, {len(indices)}), T >= 1"
         )
     out, below = [], descendants(vae, [site])
     kept = {name: z for name, z in latents.items() if name not in below}
@@ -247,11 +248,11 @@ def interpolate(vae: SemiVAE, y: Tensor, steps: int = 8) -> Tensor:
     Args:
         y: four labels, for the corners [top left, top right, bottom left, bottom right].
 
-    The characteristic latents are interpolated linearly, the others stay at their prior means.
+    The characteristic latents are interpolated linearly; the other latents stay at their prior means.
 
     Raises:
-        InputError: the model has no latents below its labels; there are not four labels, or
-            `steps` is not 1, 2, ...
+        InputError: the model has no latents below its labels; there are not four labels; `steps` is not a positive
+            integer.
     """
     check_available(vae, "interpolate")
     check_count("steps", steps)
@@ -270,10 +271,11 @@ def interpolate(vae: SemiVAE, y: Tensor, steps: int = 8) -> Tensor:
 
 
 class _Redraw(Messenger):
-    """Draws sites anew where a label above them was set, and takes their inferred values elsewhere.
+    """Samples sites anew where a label above them was set, and keeps their inferred values elsewhere.
 
     Args:
-        inferred: site -> its inferred value, and by label above it where that was set, `(B,)` or `(B, L)`.
+        inferred: site -> its inferred value, and for each label above it a mask, `(B,)` or `(B, L)`, of where the
+            label was set.
     """
 
     def __init__(self, inferred: dict[str, tuple[Tensor, dict[str, Tensor]]]):
@@ -288,7 +290,7 @@ class _Redraw(Messenger):
             for label, mask in masks.items():
                 if mask.dim() == 1:  # a label without entries
                     mask = mask.reshape(-1, *(1,) * (len(batch) - 1))
-                elif f"entries of {label}" not in plates:  # outside of its plate a site is below all entries
+                elif f"entries of {label}" not in plates:  # outside this plate a site depends on all entries
                     mask = mask.any(1, keepdim=True)
                 anywhere = mask | anywhere
             msg["value"] = where_rows(anywhere.expand(batch), msg["fn"].sample(), value)

@@ -1,4 +1,4 @@
-"""From images to latents and labels, and from latents to images: what the other tasks are made of."""
+"""From images to latents and labels, and from latents to images: the building blocks of the other tasks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Out = TypeVar("Out")
 
 
 def task(run: Callable[..., Out]) -> Callable[..., Out]:
-    """Without gradients and in evaluation mode, which is restored afterwards."""
+    """Runs a function without gradients and in evaluation mode; the model's mode is restored afterwards."""
 
     @wraps(run)
     def task(vae: SemiVAE, *args, **kwargs) -> Out:
@@ -51,29 +51,30 @@ def task(run: Callable[..., Out]) -> Callable[..., Out]:
 def infer(vae: SemiVAE, x: Any, y: Any = None, *, mean: bool = True) -> Latents:
     """The latents of images: site name -> `(B, ...)`, the guide's mean or, with `mean=False`, one sample.
 
-    Labels are not among them. Where the guide uses them, missing ones are its most probable ones, or sampled as well.
+    Labels are not included. If the guide uses them, missing labels are its most probable ones or, with `mean=False`,
+    samples.
     """
     return infer_latents(vae, x, y, mean=mean)[0]
 
 
 def infer_latents(vae: SemiVAE, x: Any = None, y: Any = None, *, mean: bool = True) -> tuple[Latents, Any]:
-    """The latents of rows, and their labels where the guide has any, the missing ones being the guide's.
+    """The latents and labels of a batch; missing labels are inferred by the guide, if it has label sites.
 
     Args:
-        x, y: rows, as `SemiVAE.table` takes them.
+        x, y: a batch, as `SemiVAE.table` takes it.
 
-    Returns the latents by site, and the labels: of a model with one label its values (None where there are none), else
-    a mapping from site to values.
+    Returns the latents by site, and the labels: in a model with one label its values (or None), otherwise a mapping
+    from site to values.
 
     Raises:
-        InputError: there are no data, and labels are not evidence on the latents (all but MVAE).
+        InputError: there are no data, and the model does not infer latents from labels (only MVAE does).
     """
     latents, labels = infer_from_inputs(vae, vae.inputs(x, y), mean=mean)
     return latents, next(iter(labels.values()), None) if len(vae.label_sites) < 2 else labels
 
 
 def infer_from_inputs(vae: SemiVAE, values: Values, *, mean: bool = True) -> tuple[Latents, Labels]:
-    """As `infer_latents`, of a model's inputs; the labels by site."""
+    """Like `infer_latents`, for a model's inputs (see `SemiVAE.inputs`); the labels are returned by site."""
     given = vae.by_site(values)
     if any(given[name] is not None for name in vae.data_sites) or not infers_from_labels(vae):
         values = with_absent(vae, values)
@@ -92,7 +93,7 @@ def decode(vae: SemiVAE, latents: Latents, y: Any = None) -> Images:
     """The mean of p(x | latents, y), `(B, C, H, W)`; latents that are not given are sampled from the prior.
 
     Args:
-        y: labels; or a mapping from site to values, of labels and of data that the model does not generate.
+        y: labels; or a mapping from site to values, for labels and for data that the model does not generate.
     """
     return image_of(vae, run_model(vae, latents, y, _num_rows(latents, y)))
 
@@ -106,19 +107,19 @@ def classify(
     mean: bool = False,
     corrupt: Callable[[Tensor], Tensor] | None = None,
 ) -> Any:
-    """q(y | x) = E_q(z|x)[q(y | z)]: probabilities of the classes `(B, C)`, or that binary labels are on `(B, L)`.
+    """q(y | x) = E_q(z|x)[q(y | z)]: probabilities of the classes, `(B, C)`, or of binary labels being 1, `(B, L)`.
 
     Args:
-        x: images; or a mapping from site to values, labels that are known among them.
-        num_samples: samples of z for the expectation. mean: use the posterior mean of z instead.
-        corrupt: the noise that the guide was trained with (see `fit`), whose guide is q(z|x) = E[q(z|corrupt(x))]:
-            the samples are then spread over thirty corruptions.
+        x: images; or a mapping from site to values, which may include known labels.
+        num_samples: number of samples of z for the expectation. mean: use the posterior mean of z instead.
+        corrupt: the noise of training (see `fit`), with which the guide is q(z|x) = E[q(z|corrupt(x))]; the samples
+            are then spread over thirty corruptions.
 
-    Of a model with several labels, or a continuous one: a mapping from label to its probabilities given what is known,
-    other labels marginalised; of continuous labels to the means of q, `(B, K)`.
+    For a model with several labels, or a continuous one, returns a mapping: each label's probabilities given the known
+    values, with the other labels marginalised; for continuous labels the means of q, `(B, K)`.
 
     Raises:
-        InputError: neither guide nor model has a label site.
+        InputError: neither the guide nor the model has a label site.
     """
     if corrupt is not None:
         return _spread(lambda seen: classify(vae, seen, num_samples=-(-num_samples // 30), mean=mean), vae, x, corrupt)
@@ -132,7 +133,7 @@ def classify(
 
 
 def _spread(classify: Callable[[Any], Any], vae: SemiVAE, x: Any, corrupt: Any) -> Any:
-    """The mean of probabilities over thirty corruptions of data, as `fit` takes them."""
+    """The mean of `classify`'s results over thirty corruptions of the data; `corrupt` is as in `fit`."""
     values = vae.by_site(vae.inputs(x))
     noises = noise.noises_by_site(corrupt, vae.data_sites)
     total: Any = None
@@ -147,10 +148,10 @@ def _spread(classify: Callable[[Any], Any], vae: SemiVAE, x: Any, corrupt: Any) 
 
 
 def log_classify(vae: SemiVAE, x: Tensor, *, num_samples: int = 100, mean: bool = False) -> Tensor:
-    """log q(y | x) of every value of the label, `(B, C)` or `(B, L, 2)`, with gradients.
+    """log q(y | x) for every value of the label, `(B, C)` or `(B, L, 2)`, with gradients.
 
     Args:
-        x: float images as the model takes them (see `SemiVAE.images`), not checked. num_samples, mean: see `classify`.
+        x: float images as `SemiVAE.images` returns them; they are not checked. num_samples, mean: see `classify`.
 
     Raises:
         ValueError: the guide does not have one label site.
@@ -165,15 +166,14 @@ def _log_classify(vae: SemiVAE, values: Values, *, num_samples: int, mean: bool)
     with LocalParameters(), Impute(most_probable=True), draw:
         trace = poutine.trace(vae.guide).get_trace(*values)
         labels = [site for _, site in sample_sites(trace) if enumerates(site)]
-        if not labels and infers_from_labels(vae):  # the model reads it off the latents
+        if not labels and infers_from_labels(vae):  # the model has p(y | z)
             latents = {name: site["value"] for name, site in sample_sites(trace)}
             with poutine.condition(data=latents), Until() as label:
                 vae.model(*values)
             labels = [*label.sites.values()]
     if len(labels) != 1:
         raise InputError(
-            f"classify: {type(vae).__name__} has no label that its guide samples, {len(labels)} sites of labels there; "
-            f"expected a model with one"
+            f"classify: the guide of {type(vae).__name__} samples {len(labels)} labels; expected a model with one"
         )
     q = labels[0]["fn"]
     table = q.log_prob(q.enumerate_support(expand=False))  # (C [, particles], B) or (2 [, particles], B, L)
@@ -182,10 +182,11 @@ def _log_classify(vae: SemiVAE, values: Values, *, num_samples: int, mean: bool)
 
 
 def _marginals(vae: SemiVAE, values: Values, num_samples: int, mean: bool) -> dict[str, Tensor]:
-    """For each label its probabilities, or means, given data and known labels: see `classify`.
+    """The probabilities or means of each label, given data and known labels, see `classify`.
 
-    With Z the sum over all missing labels of the product of classifiers, the probability of a value is the derivative
-    of log Z by the logarithm of that value's factor, and the mean of t the derivative by s of log Z with a factor e^st.
+    Let Z be the sum over all missing labels of the product of classifiers. The probability of a value is the derivative
+    of log Z with respect to the logarithm of that value's factor. The mean of t is the derivative with respect to s, at
+    0, of log Z with an additional factor e^(st).
     """
     nesting = vae.max_plate_nesting
     dim = -1 - nesting
@@ -204,7 +205,7 @@ def _marginals(vae: SemiVAE, values: Values, num_samples: int, mean: bool) -> di
             for other in run.labels_of(table):
                 if plates_of_entries(sites[other], site):
                     raise InputError(
-                        f"classify: '{name}' depends on all entries of the label '{other}' at once, 2^L terms"
+                        f"classify: '{name}' depends on all entries of the label '{other}' at once, which is 2^L terms"
                     )
             shape = [1] * table.dim()
             shape[run.enumeration_dim(name)] = table.shape[run.enumeration_dim(name)]
@@ -229,7 +230,7 @@ def _marginals(vae: SemiVAE, values: Values, num_samples: int, mean: bool) -> di
         rows = [table.reshape(-1, *table.shape[-nesting:]) for table in left]  # (1 or S, B[, E])
         rows = [table.sum(-1) if nesting > 1 else table for table in rows]
         log_z = sum(rows)  # (1 or S, B)
-        # Draws count as likely as they make what is known of labels.
+        # Samples are weighted by the likelihood of the known labels.
         total = (log_z.logsumexp(0) - math.log(len(log_z))).sum()
         found = dict(zip(wanted, torch.autograd.grad(total, [*wanted.values()]), strict=True))
     out = {}
@@ -247,10 +248,10 @@ def _marginals(vae: SemiVAE, values: Values, num_samples: int, mean: bool) -> di
 
 
 def with_absent(vae: SemiVAE, values: Values) -> Values:
-    """A model's inputs, with rows that are missing (NaN) at the sites of data that are not given.
+    """A model's inputs, with missing rows (NaN) at the data sites without values.
 
     Raises:
-        InputError: none is given.
+        InputError: no data site has values.
     """
     given, parameter = vae.by_site(values), next(vae.parameters())
     there = [given[name] for name in vae.data_sites if given[name] is not None]
@@ -263,15 +264,15 @@ def with_absent(vae: SemiVAE, values: Values) -> Values:
 
 
 def run_model(vae: SemiVAE, latents: Latents, y: Any, num_rows: int) -> Trace:
-    """A trace of the model on `num_rows` rows with latents set and none of the data that it generates.
+    """A trace of the model with `num_rows` rows, given latents, and no values for the data that it generates.
 
     Args:
-        y: labels, or a mapping from site to values: of labels, and of data that the model takes and does not generate.
+        y: labels, or a mapping from site to values, for labels and for data that the model takes but does not generate.
     """
     given = dict(y) if isinstance(y, Mapping) else {} if y is None else {vae.only(vae.label_sites, "labels"): y}
     for name in covariate_sites(vae):
         if given.get(name) is None:
-            raise InputError(f"{name}: got nothing; expected {vae.spaces[name]}, which the model takes as they are")
+            raise InputError(f"{name}: got nothing; expected {vae.spaces[name]}, which the model does not generate")
     for name in vae.label_sites:
         if given.get(name) is None:
             given[name] = vae.spaces[name].missing(num_rows)
@@ -290,13 +291,13 @@ def run_model(vae: SemiVAE, latents: Latents, y: Any, num_rows: int) -> Trace:
 
 
 class Given(ConditionMessenger):
-    """Sets latents, which may lack the plate of labels that they are outside of: `(B, D)` for `(B, 1, D)`.
+    """Sets latents to given values; those outside a label's plate may be `(B, D)` instead of `(B, 1, D)`.
 
     Args:
-        data: the latents. observed: the names of sites that are none.
+        data: the latents. observed: the names of sites that are not latents.
 
     Raises:
-        InputError: a latent has another shape than its site, or the site is no latent.
+        InputError: the shape of a latent does not fit its site, or the site is not a latent.
     """
 
     def __init__(self, data: Latents, observed: Collection[str]):
@@ -320,7 +321,7 @@ class Given(ConditionMessenger):
 
 
 def image_of(vae: SemiVAE, trace: Trace) -> Images:
-    """The mean of what a model generates in a trace, `(B, C, H, W)`; of several sites by name."""
+    """The means of the data that the model generates in a trace, `(B, C, H, W)`; by name if there are several sites."""
     sites = {name: site for name, site in sample_sites(trace) if name in vae.data_sites and not site["is_observed"]}
     means = {name: vae.spaces[name].outward(site["fn"].mean, vae.max_plate_nesting) for name, site in sites.items()}
     return next(iter(means.values())) if len(means) == 1 else means
@@ -332,14 +333,14 @@ def latents_of(vae: SemiVAE, trace: Trace) -> Latents:
 
 
 def stacked(images: Sequence[Images]) -> Images:
-    """Several results of `image_of`, `(S, B, C, H, W)`."""
+    """Stacks several results of `image_of`: `(S, B, C, H, W)`."""
     if isinstance(images[0], Mapping):
         return {name: torch.stack([of_sites[name] for of_sites in images]) for name in images[0]}
     return torch.stack([*images])
 
 
 def covariates(vae: SemiVAE, values: Values) -> dict[str, Tensor | None]:
-    """Of a model's inputs the data that it does not generate, by site."""
+    """The data among a model's inputs that it does not generate, by site."""
     return {name: vae.by_site(values)[name] for name in covariate_sites(vae)}
 
 
@@ -347,7 +348,7 @@ def num_rows(vae: SemiVAE, values: Values) -> int:
     """The number of rows of a model's inputs.
 
     Raises:
-        InputError: there are none.
+        InputError: all inputs are None.
     """
     for value in values:
         if value is not None:
@@ -356,10 +357,10 @@ def num_rows(vae: SemiVAE, values: Values) -> int:
 
 
 def check_rows(**values: Tensor) -> None:
-    """Raises an InputError unless the tensors, by their arguments' names, have as many rows."""
+    """Raises an InputError unless the tensors, passed by their arguments' names, have the same number of rows."""
     sizes = {name: len(value) for name, value in values.items()}
     if len(set(sizes.values())) > 1:
-        raise InputError(f"{', '.join(sizes)}: got {list(sizes.values())} rows; expected as many of each")
+        raise InputError(f"{', '.join(sizes)}: got {list(sizes.values())} rows; expected the same number of each")
 
 
 def _num_rows(latents: Latents, y: Any) -> int:
@@ -371,16 +372,16 @@ def _num_rows(latents: Latents, y: Any) -> int:
 
 
 def in_batches(task: Callable[..., Tensor], *images: Tensor, size: int = 500) -> Tensor:
-    """Applies a task to many images (labels ...) in batches of rows, and concatenates the results."""
+    """Applies a task to many images (labels, ...) in batches of `size` rows, and concatenates the results."""
     return torch.cat([task(*parts) for parts in zip(*(x.split(size) for x in images), strict=True)])
 
 
 @task
 def prior_of_characteristics(vae: SemiVAE, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The means and standard deviations of p(z_c | y) for labels `y`, each of z_c's shape; of p(z_c) in M3.
+    """The means and standard deviations of p(z_c | y) for labels `y` (of p(z_c) in M3), each in the shape of z_c.
 
     Raises:
-        InputError: the characteristics are no latents.
+        InputError: the characteristics are not latents.
     """
     check_available(vae, "prior_of_characteristics")
     trace = run_model(vae, {}, y, len(y))

@@ -1,4 +1,4 @@
-"""Searches for latents that a classifier reads a label off: where no density of them given the label is known."""
+"""Searches for latents to which a classifier assigns a label, without a density of latents given the label."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ from pyro_semivae.tasks.latents import (
 
 @task
 def sample_characteristics(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, max_proposals: int = 1000) -> Latents:
-    """Characteristic latents for labels, where only the guide's classifier knows both: rejection (REVAE, Appendix A).
+    """Samples characteristic latents for labels by rejection with the guide's classifier (REVAE, Appendix A).
 
-    Draws from the prior, entry by entry of several labels, until q(y | z) exceeds `confidence`; a missing label accepts
-    its first sample.
+    Samples from the prior, separately for each entry of several labels, until q(y | z) exceeds `confidence`; for a
+    missing label the first sample is accepted.
 
     Args:
         y: labels, `(B,)` or `(B, L)`.
-        max_proposals: how many are made at most; an entry then takes the best one, and a warning counts such entries.
+        max_proposals: the maximum number of proposals, in blocks of 50; entries without an accepted sample then take
+            the one with the largest q(y | z), and a warning counts them.
 
-    Returns the characteristic sites' values, by name.
+    Returns the values of the characteristic sites, by name.
 
     Raises:
-        InputError: the model has no characteristic latents; `confidence` is not between 0 and
-            1; `max_proposals` is below 1.
+        InputError: the model has no characteristic latents; `confidence` is not between 0 and 1; `max_proposals` is not
+            a positive integer.
     """
     check_available(vae, "sample_characteristics")
     check_confidence(confidence)
@@ -70,7 +71,7 @@ def sample_characteristics(vae: SemiVAE, y: Tensor, *, confidence: float = 0.5, 
             break
     else:
         late = int((best <= confidence).sum())
-        warnings.warn(f"{late} of {best.numel()} labels found no draw with q(y|z) > {confidence}", stacklevel=3)
+        warnings.warn(f"{late} of {best.numel()} labels found no sample with q(y|z) > {confidence}", stacklevel=3)
     return found
 
 
@@ -81,7 +82,7 @@ def check_confidence(confidence: float) -> None:
 
 
 def where_rows(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """`a` in the rows (or entries) of a mask, `b` elsewhere; the mask has fewer dimensions, on the right."""
+    """`a` in the rows (or entries) of a mask, `b` elsewhere; the mask may lack trailing dimensions."""
     return torch.where(mask.reshape(mask.shape + (1,) * (b.dim() - mask.dim())), a, b)
 
 
@@ -89,22 +90,23 @@ def where_rows(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def closest_change(
     vae: SemiVAE, x: Tensor, y_new: Tensor, *, confidence: float = 0.5, steps: int = 200
 ) -> tuple[Tensor, Latents]:
-    """Images with the smallest change of characteristics that makes the classifier say `y_new` (REVAE, Appendix A).
+    """Images with the smallest change of characteristics that the classifier assigns `y_new` to (REVAE, Appendix A).
 
-    From the posterior mean z_0, the closest z with q(y_new | z) >= `confidence`: a gradient search, as adversarial
-    attacks are: to where the linearised log-odds are those of `confidence`, then back along that border to z_0; the
-    closest point met is what it returns. Each binary label has its own entry of z_c, and its own search; where the
-    classifier is a line it is exact.
+    Searches the z with q(y_new | z) >= `confidence` that is closest to the posterior mean z_0, by gradients, as
+    adversarial attacks do. Each step moves to the border where the linearised log-odds are those of `confidence`, then
+    along that border back towards z_0. The closest point found beyond the border is returned. Each binary label has its
+    own entry of z_c and its own search; if the classifier is linear, the result is exact.
 
     Args:
-        x: `(B, C, H, W)`. y_new: the labels to get, `(B,)` or `(B, L)`; missing ones, and those that the classifier
-            gives already, are left as they are.
-        confidence: between 0 and 1. steps: of the search.
+        x: `(B, C, H, W)`. y_new: the target labels, `(B,)` or `(B, L)`; latents of missing labels, and of those that
+            the classifier already assigns, are unchanged.
+        confidence: between 0 and 1. steps: the number of steps of the search.
 
-    Returns the images `(B, C, H, W)` and the latents. A warning says for how many labels no such z was found.
+    Returns the images `(B, C, H, W)` and the latents. A warning reports the number of labels for which no such z was
+    found.
 
     Raises:
-        InputError: the classifier reads no characteristic latents.
+        InputError: the guide has no classifier on characteristic latents.
     """
     y_new = vae.label_values(y_new, "y_new")
     images = vae.images(x)
@@ -126,13 +128,14 @@ def closest_change(
 
 
 class _Border:
-    """Where the classifier begins to say the labels that are wanted: how far a point is on the wrong side of it.
+    """The border beyond which the classifier assigns the target labels, as a function of the characteristic latents.
 
-    A label has its own entry of the characteristic latents, one that is `(B,)` all of them; what is of a label is
-    `(B, L)`, respectively `(B, 1)`.
+    Binary labels `(B, L)` have one entry of the characteristic latents each, and a class label `(B,)` has all of them.
+    Quantities per label are `(B, L)` or `(B, 1)`.
 
     Args:
-        images, latents: what the guide is given; the characteristic latents in them are not used. y_new: the labels.
+        images, latents: the inputs of the guide; the characteristic latents among them are not used.
+        y_new: the target labels.
     """
 
     def __init__(self, vae: SemiVAE, images: Tensor, latents: Latents, y_new: Tensor, confidence: float):
@@ -143,13 +146,13 @@ class _Border:
         self.by_entry = vae.labels.entries is not None and latents[self.name].dim() == y_new.dim()
 
     def gap(self, z: Tensor) -> Tensor:
-        """How far the log-odds are below what is wanted: positive where they are; never where that is missing."""
+        """The log-odds of `confidence` minus those of the target label; -1 where the target is missing."""
         log_q = _log_q(self.vae, self.images, {**self.latents, self.name: z}, self.wanted)
         gap = torch.where(self.missing, -1.0, self.odds - log_q + torch.log(-torch.expm1(log_q.clamp(max=-1e-7))))
         return gap if self.by_entry else gap.unsqueeze(-1)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sums over what belongs to one label: its entry, or all of z."""
+        """Sums over the latents of one label: its entry, or all of z."""
         return values if self.by_entry else values.sum(-1, keepdim=True)
 
     def linearised(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -162,14 +165,14 @@ class _Border:
 
 
 def _closest_point(border: _Border, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Of all points beyond the border that a search meets the closest to its start, and where it met none."""
+    """The closest point to `start` beyond the border that a search visits, and a mask of where there is none."""
     z, found, least = start, start, torch.full_like(border.sum(start), math.inf)  # the least squared distance so far
     for _ in range(steps):
         gap, gradient, length = border.linearised(z)
         distance = border.sum((z - start) ** 2)
         better = (gap <= 0) & (distance < least)
         least, found = torch.where(better, distance, least), torch.where(better, z, found)
-        over = -(gap + 1e-4) * gradient / length  # to the border and just over it; not too far, it may bend
+        over = -(gap + 1e-4) * gradient / length  # just across the border; at most 0.5 far, as the border may be curved
         over = over * (0.5 / border.sum(over**2).sqrt().clamp(min=0.5))
         back = start - z
         along_border = back - border.sum(back * gradient) * gradient / length
@@ -181,10 +184,10 @@ def _closest_point(border: _Border, start: Tensor, steps: int) -> tuple[Tensor, 
 def vary_within(
     vae: SemiVAE, x: Tensor, num_samples: int = 1, *, confidence: float = 0.5, max_proposals: int = 1000
 ) -> Tensor:
-    """Images whose characteristics are others of the same labels (REVAE, Appendix A), `(num_samples, B, C, H, W)`.
+    """Images with new characteristics for the same labels (REVAE, Appendix A), `(num_samples, B, C, H, W)`.
 
-    New characteristics are sampled by rejection (`sample_characteristics`) for the labels that the classifier gives
-    x; the rest of x is kept.
+    Characteristics are sampled by rejection (`sample_characteristics`) for the labels that the classifier assigns to x;
+    the other latents of x are kept.
     """
     check_available(vae, "vary_within")
     latents, _ = infer_latents(vae, x)
@@ -196,7 +199,7 @@ def vary_within(
 
 
 def _log_q(vae: SemiVAE, x: Tensor, latents: Latents, y: Tensor) -> Tensor:
-    """The guide's log q(y | z) at latents that are given."""
+    """The guide's log q(y | z) at the given latents."""
     with LocalParameters(), Impute(), poutine.condition(data=latents):
         sites = dict(sample_sites(poutine.trace(vae.guide).get_trace(x)))
     (label,) = (site for site in sites.values() if enumerates(site))

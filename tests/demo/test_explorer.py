@@ -110,7 +110,7 @@ def test_sliders_and_choices_have_the_names_of_labels():
         Explorer(ccvae(), ("a", "b"))
 
 
-@pytest.mark.filterwarnings("ignore:.*labels found no draw")
+@pytest.mark.filterwarnings("ignore:.*labels found no sample")
 @with_labels
 def test_a_choice_is_an_intervention(name):
     vae, explorer, x, _ = made(name)
@@ -126,7 +126,7 @@ def test_a_choice_is_an_intervention(name):
     assert not torch.allclose(*images), "values differ"
 
 
-@pytest.mark.filterwarnings("ignore:.*labels found no draw")
+@pytest.mark.filterwarnings("ignore:.*labels found no sample")
 @with_labels
 def test_a_label_that_is_open_again_leaves_the_image(name):
     _, explorer, x, _ = made(name)
@@ -136,7 +136,7 @@ def test_a_label_that_is_open_again_leaves_the_image(name):
     assert torch.allclose(explorer.image(now), wanted) and explorer.chosen(now) == [None] * len(explorer.choices)
 
 
-@pytest.mark.filterwarnings("ignore:.*labels found no draw")
+@pytest.mark.filterwarnings("ignore:.*labels found no sample")
 @pytest.mark.parametrize("name", ["ccvae-binary", "diva-binary", "m3-binary"])
 def test_each_label_has_its_own_latent_and_the_rest_is_kept(name):
     _, explorer, x, _ = made(name)

@@ -70,7 +70,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.filterwarnings("ignore:.*found no draw with q:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*found no sample with q:UserWarning")
 def test_what_is_reported_is_of_the_test_rows(kind, classified):
     """Given the evaluator, other training rows change nothing; other test images and labels do."""
     data = made(binary=kind in ("attributes", "rejection"))

@@ -39,7 +39,7 @@ def test_every_model_of_labels_is_measured_and_drawn_on_faces(model, faces, tmp_
     else:
         vae = model(faces.x_shape, faces.labels, networks=networks)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*found no draw with q")  # M3's, which is not trained
+        warnings.filterwarnings("ignore", message=".*found no sample with q")  # M3's, which is not trained
         found = report.measure(vae, faces, quick=True)
         report.draw(
             vae,

@@ -39,7 +39,7 @@ def make(model, data, **options):
     return model(data.x_shape, data.labels, networks=MLPs((8,)), **options)
 
 
-@pytest.mark.filterwarnings("ignore:.*found no draw with q")  # M3's, which is not trained
+@pytest.mark.filterwarnings("ignore:.*found no sample with q")  # M3's, which is not trained
 @pytest.mark.parametrize("model", [CCVAE, DIVA, M2, M3, MVAE])
 def test_every_model_is_measured_and_drawn_where_labels_are_missing(model, digits, tmp_path):
     vae = make(model, digits, **REST.get(model, {}))

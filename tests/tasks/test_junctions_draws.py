@@ -111,7 +111,7 @@ def test_characteristics_are_the_prior_where_the_classifier_is_confident(labels,
 def test_where_no_draw_is_accepted_it_is_the_best_of_all():
     """Of 100 draws in two rounds: the law of the largest."""
     vae = line(Classes(2), 1.0)
-    with pytest.warns(UserWarning, match="2000 of 2000 labels found no draw"):
+    with pytest.warns(UserWarning, match="2000 of 2000 labels found no sample"):
         z = tasks.sample_characteristics(
             vae, torch.ones(2000, dtype=torch.long), confidence=1 - 1e-9, max_proposals=100
         )["z_c"]

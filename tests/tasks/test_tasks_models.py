@@ -65,7 +65,7 @@ def test_m3_generates_by_rejection(labels):
     chosen = torch.where(y == 1, probs, 1 - probs) if several else probs.gather(1, y[:, None])
     assert (chosen > 0.6).all()
     assert tasks.generate(vae, y[:4], 2).shape == (2, 4, *SHAPE)
-    with pytest.warns(UserWarning, match=r"labels found no draw with q\(y\|z\) > 0.999"):
+    with pytest.warns(UserWarning, match=r"labels found no sample with q\(y\|z\) > 0.999"):
         tasks.sample_characteristics(vae, y, confidence=0.9999999, max_proposals=2)
 
     latents = tasks.infer(vae, x)
@@ -184,7 +184,7 @@ def test_the_confidence_of_m3s_rejection_reaches_generations():
     y = torch.ones(6, L).double()
     for run in (lambda c: tasks.generate(vae, y, confidence=c), lambda c: tasks.intervene(vae, x, y, confidence=c)):
         run(0.5)
-        with pytest.warns(UserWarning, match="labels found no draw"):
+        with pytest.warns(UserWarning, match="labels found no sample"):
             run(1 - 1e-12)
 
 
