@@ -1,9 +1,9 @@
 """A conditional is a module that returns a distribution given its parents.
 
-Models and guides are lists of `pyro.sample` lines over conditionals; a conditional knows its family and
-how a network's raw output becomes that family's parameters, and nothing of sites, plates or labels that
-are missing. Conditionals broadcast on the left: extra batch dimensions of the parents (Monte-Carlo
-samples, enumerated labels) become batch dimensions of the distribution.
+Models and guides are lists of `pyro.sample` statements with conditionals. A conditional knows its family of
+distributions and how a network's raw output becomes the family's parameters, but nothing about sites, plates or missing
+labels. Conditionals broadcast on the left: extra batch dimensions of the parents (Monte Carlo samples, enumerated
+labels) become batch dimensions of the distribution.
 """
 
 from pyro_semivae.conditionals.base import Conditional

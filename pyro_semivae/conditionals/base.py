@@ -1,4 +1,4 @@
-"""What every conditional is."""
+"""The abstract base of all conditionals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Conditional(nn.Module, ABC):
-    """A conditional density p(child | parents), the parents being the arguments of `forward`."""
+    """A conditional density p(child | parents); the parents are the arguments of `forward`."""
 
     @abstractmethod
     def forward(self, *parents: Tensor) -> dist.TorchDistribution:

@@ -17,7 +17,7 @@ class PerLabelGaussian(Conditional):
 
     Args:
         num_labels: L.
-        separation: how far apart mu_i(0) and mu_i(1) start, in units of the standard deviations they start with (1).
+        separation: the initial distance between mu_i(0) and mu_i(1), in units of the initial standard deviations (1).
 
     Takes y `batch + (L,)` or broadcastable to it, in {0, 1}. Batch shape: the broadcast; event shape `()`.
     """
@@ -50,7 +50,7 @@ class PerLabelBernoulli(Conditional):
 
     Args:
         num_labels: L.
-        slope: a_i at the start. For p(z^i | y_i) = N(+-d / 2, 1), Bayes' rule has slope d.
+        slope: the initial a_i. For p(z^i | y_i) = N(+-d / 2, 1), Bayes' rule has slope d.
     """
 
     def __init__(self, num_labels: int, slope: float = 1.0):
@@ -63,14 +63,14 @@ class PerLabelBernoulli(Conditional):
 
 
 class PerLabelAndRestGaussian(Conditional):
-    """q(z_c, z_s | x) where z_c has a scalar for each label of a plate and z_s is a vector of its own.
+    """q(z_c, z_s | x), where z_c has a scalar for each label of a plate and z_s is a vector.
 
     Args:
-        net: maps the parents `batch` to `batch + (2 * (L + D_s),)`, the last dimension of `batch` being the labels', 1.
+        net: maps the parents `batch` to `batch + (2 * (L + D_s),)`; the last dimension of `batch` is the labels', 1.
         num_labels: L. rest: D_s.
 
-    Returns q(z_c | .) of batch shape `(..., B, L)`, event shape `()`, and q(z_s | .) of batch shape `(..., B, 1)`,
-    event shape `(D_s,)`.
+    Returns q(z_c | .) with batch shape `(..., B, L)` and event shape `()`, and q(z_s | .) with batch shape
+    `(..., B, 1)` and event shape `(D_s,)`.
     """
 
     def __init__(self, net: nn.Module, num_labels: int, rest: int):

@@ -1,4 +1,4 @@
-"""A conditional whose density is a normalising flow, or any other module that returns a distribution of vectors."""
+"""A conditional whose density is a normalising flow, or any other module that returns a distribution over vectors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from pyro_semivae.errors import InputError
 
 
 class Flow(Conditional):
-    """p(z | parents) of vectors by a module that maps a context to a distribution, such as zuko's flows.
+    """p(z | parents) over vectors, from a module that maps a context to a distribution, such as zuko's flows.
 
     Args:
-        flow: maps a context, `batch + (size,)`, to a torch distribution of batch shape `batch` and event shape `(D,)`;
-            in a guide one with `rsample`. Without parents it is called without arguments.
+        flow: maps a context, `batch + (size,)`, to a torch distribution of batch shape `batch` and event shape `(D,)`,
+            which needs `rsample` in a guide. Without parents it is called without arguments.
         net: maps the parents to the context, e.g. `networks.encoder(x_shape, size, [labels])`, `MLP(..)`, or
-            `Joined(..)`, which only concatenates. None: the one parent is the context, or there is none, as in a prior.
+            `Joined(..)`, which only concatenates. With None the only parent is the context, or there are no parents, as
+            in a prior.
 
     ::
 
@@ -32,12 +33,12 @@ class Flow(Conditional):
         self.q_z = Flow(zuko.flows.NSF(features=z, context=16), MLP([x_shape, labels], (600,), (16,)))
         self.p_z = Flow(zuko.flows.NSF(features=z))
 
-    Samples and enumerated labels on the left are batch dimensions of the context. Under autocast the net computes in
-    the lower precision, and the flow and its densities do not. `import zuko` switches the validation of all torch
-    distributions off: `pyro.enable_validation()` after it switches it on again.
+    Samples and enumerated labels are batch dimensions of the context, on the left. Under autocast the net computes in
+    the lower precision, but the flow and its densities do not. `import zuko` switches off the validation of all torch
+    distributions; `pyro.enable_validation()` after the import switches it on again.
 
     Raises:
-        InputError: what the module returns is something else.
+        InputError: the module returns something else.
     """
 
     def __init__(self, flow: nn.Module, net: nn.Module | None = None):
@@ -61,15 +62,15 @@ class Flow(Conditional):
 
 
 class FlowDistribution(dist.TorchDistribution):
-    """A torch distribution of vectors, such as `zuko.distributions.NormalizingFlow`, as Pyro takes it.
+    """Wraps a torch distribution over vectors, such as `zuko.distributions.NormalizingFlow`, for Pyro.
 
     Args:
-        base: the distribution. device_type: on which it computes, `"cpu"` or `"cuda"`.
+        base: the distribution. device_type: the type of device it computes on, `"cpu"` or `"cuda"`.
 
-    `mean` is that of `base`, if it has one. A flow has none in closed form, and it is the **image of the base
-    distribution's mean**: a point amid the density (in one dimension its median, where the base is symmetric), and the
-    mean where the flow is affine. Tasks that take latents at their mean (`reconstruct`, `classify` with `mean=True`)
-    take it.
+    `mean` is the mean of `base`, if it has one. A flow has no mean in closed form; `mean` is then the **image of the
+    base distribution's mean**: a central point of the density (in one dimension its median, if the base is symmetric),
+    and the mean if the flow is affine. Tasks that take latents at their mean (`reconstruct`, `classify` with
+    `mean=True`) use it.
     """
 
     arg_constraints: ClassVar = {}
@@ -86,7 +87,7 @@ class FlowDistribution(dist.TorchDistribution):
     def support(self) -> constraints.Constraint:
         try:
             return self.base.support
-        except NotImplementedError:  # zuko's do not say
+        except NotImplementedError:  # zuko's distributions do not define it
             return constraints.real_vector
 
     def expand(self, batch_shape: Sequence[int], _instance: FlowDistribution | None = None) -> FlowDistribution:
@@ -120,11 +121,11 @@ class FlowDistribution(dist.TorchDistribution):
                 return value
             if not (hasattr(self.base, "transform") and hasattr(self.base, "base")):
                 raise InputError(
-                    f"mean: {type(self.base).__name__} has none; expected a flow, or a distribution that has"
+                    f"mean: {type(self.base).__name__} has none; expected a flow, or a distribution with a mean"
                 )
-            return self.base.transform.inv(self.base.base.mean)  # zuko's transforms go from values to the base
+            return self.base.transform.inv(self.base.base.mean)  # zuko's transforms map values to the base
 
 
 def _full_precision(device_type: str) -> AbstractContextManager:
-    """No autocast: densities are never summed in half precision."""
+    """Disables autocast: densities are never summed in half precision."""
     return torch.autocast(device_type, enabled=False)

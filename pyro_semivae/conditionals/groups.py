@@ -11,16 +11,16 @@ from pyro_semivae.distributions import KnownWhere
 
 
 class KnownIn(Conditional):
-    """p(e | parents, y): a density of the parents, except in one group of rows, where e is a fixed vector.
+    """p(e | parents, y): a density given the parents, except in one group of rows, where e is a fixed vector.
 
-    The vector is a parameter of the model, which its two conditionals, prior and posterior, share. There the density is
-    a point mass, and its logarithm is set to 0: it is the same in prior and posterior.
+    The vector is a parameter that prior and posterior share. In the group, both densities are the same point mass, and
+    their logarithm is set to 0.
 
     Args:
-        otherwise: the density of the other rows. group: the value of y where e is known.
+        otherwise: the density of the other rows. group: the value of y for which e is known.
         vector: the parameter, `(D,)`.
 
-    `forward` takes the parents of `otherwise` and, last, y `(B,)`; or None, where all rows are others.
+    `forward` takes the parents of `otherwise` and, last, y `(B,)`, or None if no row is in the group.
     """
 
     def __init__(self, otherwise: Conditional, vector: nn.Parameter, group: int = 1):
@@ -54,10 +54,10 @@ class Point(Conditional):
 
 
 class WithoutDensity(Conditional):
-    """A prior that is sampled and not scored: its log-density is 0, beside a `Point` in the guide.
+    """A prior that is sampled but not scored: its log-density is 0, like that of a `Point` in the guide.
 
     Args:
-        sampled: what it samples from.
+        sampled: the conditional to sample from.
     """
 
     def __init__(self, sampled: Conditional):

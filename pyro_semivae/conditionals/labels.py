@@ -1,4 +1,4 @@
-"""Conditionals of labels, over a space of them."""
+"""Conditionals of labels, over a space of labels."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Label(Conditional):
     """p(y | parents) over a space of labels; `net` maps the parents to its raw parameters, `batch + (raw_size,)`.
 
     Args:
-        space: of the labels. A label with entries has a plate of its own: `batch` then ends in its dimension, 1, and
-            the batch shape is `(..., B, E)`.
+        space: the labels' space. Entries of a label have a plate of their own: `batch` then ends in their dimension, 1,
+            and the distribution's batch shape is `(..., B, E)`.
 
     >>> import torch
     >>> from pyro_semivae.nn import MLP
@@ -42,8 +42,8 @@ class LabelAndGaussian(Conditional):
     """q(y | x) q(z | x) from one network: a label, and a diagonal Gaussian over vectors.
 
     Args:
-        space: of the labels. net: maps the parents to `batch + (raw_size + 2 * size,)`. size: of the vectors; 0 gives
-            an empty latent, whose density is 1.
+        space: the labels' space. net: maps the parents to `batch + (raw_size + 2 * size,)`. size: the size of the
+            vectors; 0 gives an empty latent, whose density is 1.
 
     Returns both distributions.
     """
@@ -62,11 +62,11 @@ class LabelAndGaussian(Conditional):
 
 
 class LabelPrior(Conditional):
-    """A fixed p(y) over a space of labels; no parents. Batch shape `()`, or `(E,)` of a label with entries.
+    """A fixed p(y) over a space of labels; no parents. Batch shape `()`, or `(E,)` for a label with entries.
 
     Args:
-        space: of the labels. given: its parameters, see the space's `prior`: probabilities of the classes, that labels
-            are on, or means and deviations. They are kept in the state dict, in the default dtype.
+        space: the labels' space. given: the parameters, see the space's `prior`: probabilities of the classes or of
+            labels being 1, or means and standard deviations. They are in the state dict, in the default dtype.
 
     >>> import torch
     >>> from pyro_semivae.spaces import Classes
@@ -87,13 +87,13 @@ class LabelPrior(Conditional):
 
 
 class BayesLabel(Conditional):
-    """The classifier that Bayes' rule gives: q(y | z) = p(z | y) p(y) / sum_y' p(z | y') p(y').
+    """The classifier from Bayes' rule: q(y | z) = p(z | y) p(y) / sum_y' p(z | y') p(y').
 
-    It has no parameters of its own: it reads the `p_z` and `p_y` that it was made with (a model that replaces
-    them must make it anew), so that the Jensen bound with this q(y | z) is the exact marginal.
+    It has no parameters of its own but uses the given `p_z` and `p_y` (a model that replaces them must create it
+    again). The Jensen bound with this q(y | z) is the exact marginal.
 
     Args:
-        p_z: conditional of z given a label; of a label with entries, of a scalar for each entry.
+        p_z: the conditional of z given the label; for a label with entries, of a scalar for each entry.
         p_y: the label's prior.
     """
 

@@ -58,18 +58,19 @@ class SplitGaussian(Conditional):
 
 
 class ProductOfExperts(Conditional):
-    """q(z | x, y) = N(z | 0, I) q(z | x) prod_i q(z | y_i), normalised: a Gaussian expert for each thing that is known.
+    """q(z | x, y) = N(z | 0, I) q(z | x) prod_i q(z | y_i), normalised: one Gaussian expert per observed modality.
 
-    Precisions add up, and means weighted by them (Wu and Goodman 2018, Section 2.2). Nothing known, it is the prior.
+    Precisions add up, and so do the means weighted by them (Wu and Goodman 2018, Section 2.2). If no modality is
+    observed, it is the prior.
 
     Args:
         net: maps images to the raw parameters of their expert, `batch + (2 D_z,)`.
-        num_values: E, the number of values that labels can take (of all labels together).
+        num_values: E, the total number of values of all labels.
         size: D_z.
 
     `forward` takes images, or `None`, and `known`, `batch + (E,)`: 1 for each value that a label is known to have and
-    0 elsewhere, or `None`. The experts of label values are tables of means and scales, `(E, D_z)`: what any network on
-    such an input could say.
+    0 elsewhere, or `None`. The experts of label values are tables of means and scales, `(E, D_z)`, which can represent
+    any network on such an input.
     """
 
     def __init__(self, net: nn.Module, num_values: int, size: int):
@@ -92,14 +93,14 @@ class ProductOfExperts(Conditional):
 
 
 class GaussianExperts(Conditional):
-    """q(z | x_1, x_2, ...) = N(z | 0, I) prod_i q(z | x_i), normalised, over the x_i that are there.
+    """q(z | x_1, x_2, ...) = N(z | 0, I) prod_i q(z | x_i), normalised, over the x_i that are not missing.
 
     Args:
-        nets: a network for each parent, to the raw parameters of its expert, `batch + (2 D_z,)`.
+        nets: a network for each parent, which maps it to the raw parameters of its expert, `batch + (2 D_z,)`.
         size: D_z.
 
-    `forward` takes as many parents as there are networks, each `batch + event`; a row of NaN, or `None`, is one that is
-    missing, and says nothing.
+    `forward` takes one parent per network, each `batch + event`. A row of NaN, or `None`, is missing, and has no
+    expert.
 
     >>> experts = GaussianExperts([nn.Linear(3, 4), nn.Linear(2, 4)], 2)
     >>> experts(torch.full((5, 3), torch.nan), None).mean.abs().max().item()
@@ -152,7 +153,7 @@ class UniformBox(Conditional):
 
 
 class SquashedGaussian(Conditional):
-    """A diagonal Gaussian conformed to a box, `[low, high]^D`: see `SquashedNormal`.
+    """A diagonal Gaussian squashed into a box, `[low, high]^D`, see `SquashedNormal`.
 
     Args:
         net: maps the parents to `batch + (2 * D,)`, the locations and the raw scales before the squashing.

@@ -1,4 +1,4 @@
-"""Likelihoods: p(x | parents) over a space of data, its entries independent given the parents."""
+"""Likelihoods: p(x | parents) over a space of data, whose entries are independent given the parents."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Likelihood(Conditional):
     """Abstract: p(x | parents) over a space of data.
 
     Args:
-        space: of the data. net: maps the parents to `batch + raw_shape(space)`.
+        space: the data's space. net: maps the parents to `batch + raw_shape(space)`.
 
-    Event shape: a row's. Where a density has a location it is the space's `mean_of(net)`: sigmoid(net) of images, net
-    of vectors, exp(net) of counts.
+    The event shape is that of one row. If a density has a location, this is the space's `mean_of(net)`: sigmoid(net)
+    for images, net for vectors, exp(net) for counts.
 
     Attributes:
-        support: what values have a density; data are checked against it.
+        support: the values that have a density; data are checked against it.
     """
 
     support: ClassVar[constraints.Constraint] = constraints.real
@@ -41,7 +41,7 @@ class Likelihood(Conditional):
 
     @classmethod
     def raw_shape(cls, space: Data) -> tuple[int, ...]:
-        """The shape of a network's output for a row of such data: here a number for each entry."""
+        """The shape of the network's output per row: here one number for each entry of the data."""
         return space.shape
 
     def extra_repr(self) -> str:
@@ -49,16 +49,16 @@ class Likelihood(Conditional):
 
     @abstractmethod
     def entries(self, raw: Tensor) -> dist.TorchDistribution:
-        """The distributions of the entries, `batch + shape`, that a network's output stands for."""
+        """The distributions of the entries, `batch + shape`, parameterised by a network's output."""
 
     def forward(self, *parents: Tensor) -> dist.TorchDistribution:
         return self.entries(self.net(*parents)).to_event(len(self.space.shape))
 
     def check(self, values: Tensor, name: str) -> None:
-        """Checks data that its space has accepted.
+        """Checks data that have passed the checks of their space.
 
         Raises:
-            InputError: some have no density; rows that are missing, NaN throughout, need none.
+            InputError: values are outside the support; missing rows, NaN throughout, are allowed.
         """
         if self.support in self.space.within:
             return
@@ -71,12 +71,12 @@ class Likelihood(Conditional):
 
 _SUPPORTS = {
     constraints.unit_interval: "numbers in [0, 1]",
-    constraints.nonnegative_integer: "whole numbers from 0",
+    constraints.nonnegative_integer: "non-negative integers",
 }
 
 
 class BernoulliLikelihood(Likelihood):
-    """Independent `GreyBernoulli` entries: the cross-entropy, exact for values of 0 and 1, not normalised between."""
+    """Independent `GreyBernoulli` entries: the cross-entropy, normalised over 0 and 1 but not over [0, 1]."""
 
     support = constraints.unit_interval
 
@@ -100,7 +100,7 @@ class ContinuousBernoulliLikelihood(Likelihood):
 
 
 class LaplaceLikelihood(Likelihood):
-    """Independent Laplace entries of one fixed scale (images: CCVAE, C.3, where it is 1).
+    """Independent Laplace entries with one fixed scale (images: CCVAE, C.3, where it is 1).
 
     Args:
         scale: above 0.
@@ -119,11 +119,11 @@ class LaplaceLikelihood(Likelihood):
 
 
 class GaussianLikelihood(Likelihood):
-    """Independent Gaussian entries of one scale, fixed or learned.
+    """Independent Gaussian entries with one scale, fixed or learned.
 
     Args:
-        scale: sigma, above 0; the start, where it is learned. learned: whether it is a parameter (the sigma-VAE), as a
-            scale that fits the data weighs log p(x|.) against the latents' terms.
+        scale: sigma, above 1e-3; if it is learned, its initial value. learned: whether it is a parameter (the
+            sigma-VAE): a scale that fits the data balances log p(x|.) against the latents' terms.
 
     Reference: O. Rybkin, K. Daniilidis, S. Levine, "Simple and Effective VAE Training with Calibrated Decoders", ICML
     2021.
@@ -148,9 +148,9 @@ class GaussianLikelihood(Likelihood):
 
 
 class HeteroscedasticGaussianLikelihood(Likelihood):
-    """Independent Gaussian entries whose means and scales a network says: `raw_shape` has twice as many channels.
+    """Independent Gaussian entries with means and scales from the network: `raw_shape` has twice as many channels.
 
-    A network can make a density as high as it likes at entries that are constant; sigma >= 1e-3 bounds it.
+    At entries that are constant in the data the density could grow without bound; sigma >= 1e-3 limits it.
     """
 
     @classmethod
@@ -163,11 +163,11 @@ class HeteroscedasticGaussianLikelihood(Likelihood):
 
 
 class _CountLikelihood(Likelihood):
-    """Abstract: of counts, whose mean is exp(net), or size * softmax(net).
+    """Abstract: a likelihood of counts with the mean exp(net), or size * softmax(net).
 
     Args:
-        sized: whether the first parent is a size, `batch + (1,)` and above 0: the sum of the means, such as the number
-            of all molecules that were seen of a cell. `net` takes the others.
+        sized: whether the first parent is a size, `batch + (1,)` and above 0: the sum of the means, such as the total
+            number of molecules observed in a cell. `net` takes the other parents.
     """
 
     support = constraints.nonnegative_integer
@@ -206,7 +206,7 @@ class PoissonLikelihood(_CountLikelihood):
 
 
 class NegativeBinomialLikelihood(_CountLikelihood):
-    """Independent negative binomial counts, of variance mean + mean^2 / r with an r for each entry, learned.
+    """Independent negative binomial counts with the variance mean + mean^2 / r and a learned r for each entry.
 
     Args:
         sized: whether the first parent is the size that the means sum to.
@@ -226,7 +226,7 @@ class NegativeBinomialLikelihood(_CountLikelihood):
 
 
 class UniformImage(Conditional):
-    """An uninformative density of images: every pixel is a fair `GreyBernoulli`; no parents. Batch shape `()`.
+    """An uninformative density of images: every pixel is a `GreyBernoulli` with pi = 1/2; no parents. Batch shape `()`.
 
     Args:
         x_shape: `(C, H, W)`.
