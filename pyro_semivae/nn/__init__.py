@@ -1,7 +1,7 @@
-"""Networks. They map parents to raw parameters; what the parameters mean is `conditionals.py`'s business.
+"""Networks, which map parents to raw parameters; `conditionals` defines the meaning of these parameters.
 
-Under autocast (`fit(precision="bf16-mixed")`) layers compute in the lower precision, and what a network returns is in
-its weights' own again: densities are never summed in half precision.
+Under autocast (`fit(precision="bf16-mixed")`) layers compute in the lower precision, but a network's output has the
+dtype of its weights: densities are never summed in half precision.
 """
 
 from pyro_semivae.nn.instance_norm import InstanceNormConvs, Paired

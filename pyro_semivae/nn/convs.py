@@ -1,4 +1,4 @@
-"""Convolutions, from images to vectors and back, for images of any size from 16x16 up."""
+"""Convolutions, from images to vectors and back, for images of at least 16x16 pixels."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ LEAST = 16  # pixels of the shorter side
 
 
 class ConvEncoder(Encoder):
-    """Images `batch + (C, H, W)` to `batch + (out_size,)`: convolutions and a linear layer.
+    """Maps images `batch + (C, H, W)` to `batch + (out_size,)`: convolutions and a linear layer.
 
-    At 64x64 they are those of CCVAE's Table 3. Each convolution halves the sides, rounded down, until the shorter one
-    is 4 to 7 pixels: 2 of them at 16 to 31 pixels, 3 up to 63, 4 up to 127, and so on, with the last of ..., 32, 32,
-    64, 128 channels. One over all that is left follows, to 256 features.
+    At 64x64 the layers are those of CCVAE's Table 3. Each convolution halves the sides, rounded down, until the shorter
+    one is 4 to 7 pixels: 2 convolutions at 16 to 31 pixels, 3 up to 63, 4 up to 127, and so on. Their channels are the
+    last of ..., 32, 32, 64, 128. A convolution over the whole remaining image follows, to 256 features.
 
     Args:
         x_shape: `(C, H, W)`. out_size: the number of outputs. extra: the sizes of vectors, or spaces of labels, that
-            join before the linear layer. dropout: of the features of every layer, while training.
+            are concatenated before the linear layer. dropout: the dropout probability after every convolution.
 
     Raises:
         InputError: a side is shorter than 16 pixels.
@@ -44,7 +44,7 @@ class ConvEncoder(Encoder):
 
 
 class ConvDecoder(Decoder):
-    """Vectors, concatenated, to images `batch + (C, H, W)` of raw outputs: the mirror of `ConvEncoder`.
+    """Maps vectors, concatenated, to raw images `batch + (C, H, W)`: the mirror image of `ConvEncoder`.
 
     Args:
         in_sizes: the sizes of the parents, or their spaces, in the order they are passed. x_shape: `(C, H, W)`.
@@ -73,8 +73,8 @@ def sides_of(x_shape: Shape) -> list[tuple[int, int]]:
     """
     if len(x_shape) != 3 or min(x_shape[1:]) < LEAST:
         raise InputError(
-            f"x_shape: got {tuple(x_shape)}; expected images (C, H, W) from {LEAST}x{LEAST} pixels up by networks "
-            f"of convolutions; MLPs() take any shape"
+            f"x_shape: got {tuple(x_shape)}; expected images (C, H, W) of at least {LEAST}x{LEAST} pixels for "
+            f"convolutions; MLPs() take any shape"
         )
     height, width = x_shape[1:]
     return [(height >> i, width >> i) for i in range(min(height, width).bit_length() - 2)]
@@ -91,13 +91,13 @@ def _channels(x_shape: Shape) -> list[int]:
 
 
 def _keep_scale(layer: nn.Module) -> None:
-    """Starts a convolution before or after a ReLU as He et al. 2015 do, so that signals keep their scale.
+    """Initialises a convolution before or after a ReLU as in He et al. 2015, so that signals keep their scale.
 
-    With PyTorch's own start they shrink in every layer.
+    With PyTorch's default initialisation they shrink in every layer.
     """
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-        # The number of inputs of an output. A transposed convolution reaches each with one in stride^2 of its weights,
-        # or, from a single pixel (without padding), with one in all.
+        # The fan is the number of inputs of an output. In a transposed convolution, an output uses one in stride^2 of a
+        # kernel's weights, or a single one if the input is a single pixel (without padding).
         reached = math.prod(layer.stride if layer.padding[0] else layer.kernel_size) if layer.transposed else 1
         fan = layer.in_channels * math.prod(layer.kernel_size) / reached
         nn.init.normal_(layer.weight, std=math.sqrt(2 / fan))

@@ -1,6 +1,6 @@
-"""What stands between data or vectors and a network that takes one batch dimension: left dimensions, further parents.
+"""Adapters for networks with one batch dimension: they handle further batch dimensions and further parents.
 
-`Encoder` and `Decoder` are the same for the convolutions here and for a network of one's own.
+`Encoder` and `Decoder` wrap both the convolutions here and your own networks.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from pyro_semivae.nn.mlp import Coded, Shape, flatten_parents, parent_of, size_o
 
 
 class Encoder(nn.Module):
-    """Data `batch + x_shape` to `batch + (out_size,)`: features, joined by further parents, and a linear layer.
+    """Maps data `batch + x_shape` to `batch + (out_size,)`: features, concatenated with further parents, and a linear
+    layer.
 
     Args:
-        layers: maps `(B, *x_shape)` to features, `(B, ...)`, which are flattened. x_shape: of a row of the data.
-        features: how many features a row has. out_size: the number of outputs.
-        extra: the sizes of vectors, or spaces of labels, that join before the linear layer.
+        layers: maps `(B, *x_shape)` to features, `(B, ...)`, which are flattened. x_shape: the shape of one row.
+        features: the number of features per row. out_size: the number of outputs.
+        extra: the sizes of vectors, or spaces of labels, that are concatenated before the linear layer.
     """
 
     def __init__(
@@ -46,11 +47,12 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Parents, as one vector, to `batch + out_shape`.
+    """Maps parents, concatenated to one vector, to `batch + out_shape`.
 
     Args:
         layers: maps vectors `(B, D)`, D the sum of the sizes, to `(B, *out_shape)`.
-        in_sizes: the sizes of the parents, or their spaces, in the order they are passed. out_shape: of a row.
+        in_sizes: the sizes of the parents, or their spaces, in the order they are passed.
+        out_shape: the shape of one row of the output.
     """
 
     def __init__(self, layers: nn.Module, in_sizes: Sequence[int | Coded], out_shape: Shape):
@@ -65,7 +67,7 @@ class Decoder(nn.Module):
 
 
 def placed(net: nn.Module) -> dict[str, Any]:
-    """The dtype and device of a network's numbers; the defaults, if it has none."""
+    """The dtype and device of a network's floating-point parameters and buffers; the defaults if it has none."""
     of_net = itertools.chain(net.parameters(), net.buffers())
     return next(
         ({"dtype": part.dtype, "device": part.device} for part in of_net if part.is_floating_point()),
@@ -74,17 +76,17 @@ def placed(net: nn.Module) -> dict[str, Any]:
 
 
 def shape_from(name: str, net: Any, in_shape: Shape, accepted: str) -> Shape:
-    """The shape that a row has after a network, from one pass of zeros in evaluation mode, which changes nothing in it.
+    """The shape of a network's output per row, from one pass of zeros in evaluation mode, which leaves it unchanged.
 
     Args:
-        name: of the argument that made the network, for errors. accepted: what it is to map to, for errors.
+        name: the argument that made the network. accepted: the expected output. Both are for error messages.
 
     Raises:
-        InputError: it is no module, fails, or returns something else than one tensor with an entry for each row.
+        InputError: the network is not a module, fails, or returns anything but one tensor with an entry for each row.
     """
     wanted = f"expected a torch.nn.Module that maps (B, {', '.join(map(str, in_shape))}) to {accepted}"
     if not isinstance(net, nn.Module):
-        raise InputError(f"{name}: it made {type(net).__name__}; {wanted}")
+        raise InputError(f"{name}: it returned {type(net).__name__}; {wanted}")
     zeros = torch.zeros(2, *in_shape, **placed(net))
     try:
         with as_it_is(net), torch.no_grad():
@@ -96,13 +98,13 @@ def shape_from(name: str, net: Any, in_shape: Shape, accepted: str) -> Shape:
         ) from error
     if not isinstance(out, Tensor) or out.dim() < 2 or len(out) != 2:
         got = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
-        raise InputError(f"{name}: {type(net).__name__} makes {got} of a batch {tuple(zeros.shape)}; {wanted}")
+        raise InputError(f"{name}: {type(net).__name__} returns {got} for a batch {tuple(zeros.shape)}; {wanted}")
     return tuple(out.shape[1:])
 
 
 @contextmanager
 def as_it_is(owner: Any) -> Iterator[None]:
-    """A module is in evaluation mode for a while, and its buffers (running means) are afterwards what they were."""
+    """Puts a module in evaluation mode; its modes and buffers (running means) are restored afterwards."""
     if not isinstance(owner, nn.Module):
         yield
         return
@@ -115,5 +117,5 @@ def as_it_is(owner: Any) -> Iterator[None]:
         for module, training in modes.items():
             module.training = training
         for buffer, before in buffers:
-            if not torch.equal(buffer, before):  # a change in place would forbid a backward pass through it
+            if not torch.equal(buffer, before):  # an in-place change would prevent a backward pass through it
                 buffer.copy_(before)

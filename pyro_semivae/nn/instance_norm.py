@@ -1,4 +1,4 @@
-"""Strided convolutions with instance normalisation, and networks of two families (Nie et al. 2020, Table D.2)."""
+"""Strided convolutions with instance normalisation, and pairs of families (Nie et al. 2020, Table D.2)."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ SIDES = (32, 64, 128, 256)
 
 @dataclass(frozen=True)
 class InstanceNormConvs(Networks):
-    """LaRVAE's networks, for square images of 32, 64, 128 or 256 pixels.
+    """LaRVAE's networks, for square images with sides of 32, 64, 128 or 256 pixels.
 
-    At 64x64 those of Table D.2 (Locatello et al.'s with instance normalisation before each ReLU): an encoder of
-    convolutions of stride 2, two 4x4 with `width` channels and two 2x2 with twice as many, and a linear layer to
-    `hidden` units; a decoder of linear layers to `hidden` and 4x4 pixels, and four 4x4 transposed convolutions. Larger
-    images have more of the first ones and of the last but one, images of 32x32 one transposed convolution less.
+    At 64x64 they are those of Table D.2 (Locatello et al.'s with instance normalisation before each ReLU). The encoder
+    has convolutions of stride 2, two 4x4 with `width` channels and two 2x2 with twice as many, and a linear layer to
+    `hidden` units. The decoder has linear layers to `hidden` units and to 4x4 pixels, and four 4x4 transposed
+    convolutions. Larger images have more of the layers with `width` channels in both; images of 32x32 have one
+    transposed convolution fewer.
 
     Args:
-        width: channels of the first convolution. hidden: units of the linear layers. normalise: whether with instance
+        width: channels of the first convolution. hidden: units of the linear layers. normalise: whether to use instance
             normalisation.
 
     Raises:
-        InputError: a size is no whole number from 1; when it makes a network: images are of another size.
+        InputError: a size is not a positive integer; when it makes a network: images have another size.
     """
 
     width: int = 32

@@ -1,4 +1,4 @@
-"""Multilayer perceptrons, and parents as vectors."""
+"""Multilayer perceptrons, and the conversion of parents to vectors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Parent = Shape | Coded
 
 @dataclass(frozen=True)
 class Entries:
-    """A scalar for each of L entries of a label, `(..., B, L)`, as a vector of the row, `(..., B, 1, L)`.
+    """A scalar for each of L entries of a label, `(..., B, L)`, as one vector per row, `(..., B, 1, L)`.
 
     >>> Entries(3).code(torch.zeros(5, 3), torch.float32).shape
     torch.Size([5, 1, 3])
@@ -45,7 +45,7 @@ class Entries:
 
 
 def parent_of(size: int | Parent) -> Parent:
-    """A parent as `MLP` takes it; a number is the size of a vector."""
+    """A parent in the form that `MLP` takes; a number is the size of a vector."""
     return (int(size),) if isinstance(size, Integral) else tuple(size) if isinstance(size, Sequence) else size
 
 
@@ -55,7 +55,7 @@ def size_of(parent: Parent) -> int:
 
 
 def positive(raw: Tensor, floor: float = 1e-3) -> Tensor:
-    """Maps a raw network output to a scale: softplus(raw) + floor, elementwise (the only such map here).
+    """Maps a raw network output to a scale: softplus(raw) + floor, elementwise (the only such map in the library).
 
     >>> positive(torch.tensor(-100.0)).item() >= 1e-3
     True
@@ -67,15 +67,15 @@ class MLP(nn.Module):
     """A multilayer perceptron over one or several parents, each flattened and concatenated.
 
     Args:
-        in_shapes: the event shape of each parent, in the order they are passed, e.g. `[(1, 28, 28)]`; or its space, for
-            labels, e.g. `[(1, 28, 28), Classes(10)]`.
+        in_shapes: the event shape of each parent, in the order they are passed, e.g. `[(1, 28, 28)]`; for labels their
+            space, e.g. `[(1, 28, 28), Classes(10)]`.
         hidden: sizes of the hidden layers.
-        out_shape: the event shape that comes out.
+        out_shape: the event shape of the output.
         activation: the class of the non-linearity between layers.
-        dropout: the probability that a hidden unit is left out, while training.
+        dropout: the dropout probability of hidden units.
 
-    Shapes: parents `batch_i + in_shapes[i]`, whose batch shapes broadcast; output `batch + out_shape`. Where a large
-    parent has a smaller batch than the others (an image beside its enumerated labels), its part of the first layer is
+    Shapes: parents `batch_i + in_shapes[i]`, whose batch shapes broadcast; output `batch + out_shape`. If a large
+    parent has a smaller batch than the others (an image and its enumerated labels), its part of the first layer is
     computed once.
 
     >>> MLP([(3,), (1, 2, 2)], [8], (5, 2))(torch.zeros(7, 1, 3), torch.zeros(4, 1, 2, 2)).shape
@@ -99,7 +99,7 @@ class MLP(nn.Module):
         layers: list[nn.Module] = []
         for d_in, d_out in itertools.pairwise(sizes):
             after = nn.Sequential(activation(), nn.Dropout(dropout)) if dropout else activation()
-            layers += [nn.Linear(d_in, d_out), after]  # the same names of parameters with and without dropout
+            layers += [nn.Linear(d_in, d_out), after]  # parameters have the same names with and without dropout
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, *parents: Tensor) -> Tensor:
@@ -112,9 +112,9 @@ class MLP(nn.Module):
 
 
 def _joint_linear(layer: nn.Linear, parents: Sequence[Tensor]) -> Tensor:
-    """A layer on the concatenation of vectors, or the sum of its parts for each where that saves much."""
+    """A linear layer on the concatenation of vectors, computed as a sum over the vectors if that saves much."""
     rows = math.prod(torch.broadcast_shapes(*(parent.shape[:-1] for parent in parents)))
-    saved = sum((rows - math.prod(parent.shape[:-1])) * parent.shape[-1] for parent in parents)  # products an output
+    saved = sum((rows - math.prod(parent.shape[:-1])) * parent.shape[-1] for parent in parents)  # products per output
     if saved <= 32 * rows:
         return layer(_concatenate(parents))
     first, *others = zip(parents, layer.weight.split([parent.shape[-1] for parent in parents], 1), strict=True)
@@ -144,8 +144,8 @@ def flat_parents(parents: Sequence[Tensor], shapes: Sequence[Parent], dtype: tor
             code = shape.code(parent, dtype)
             if code.shape[-1] != shape.code_size:
                 raise InputError(
-                    f"parent {i}: got {code.shape[-1]} entries for {shape}; expected {shape.code_size}. Entries of "
-                    f"a label that are enumerated come one at a time: a site below all of them would make 2^L terms; "
+                    f"parent {i}: got {code.shape[-1]} entries for {shape}; expected {shape.code_size}. Enumerated "
+                    f"entries of a label come one at a time: a site that depends on all of them would need 2^L terms; "
                     f"missing_labels='gumbel' or 'reinforce' of TraceLabels_ELBO sample them"
                 )
             flat.append(code)
@@ -165,10 +165,10 @@ def _concatenate(flat: Sequence[Tensor]) -> Tensor:
 
 
 class Joined(nn.Module):
-    """Parents as they are, each flattened and concatenated to one vector, `batch + (sum of sizes,)`.
+    """Concatenates the flattened parents to one vector, `batch + (sum of sizes,)`.
 
     Args:
-        in_shapes: as `MLP`'s.
+        in_shapes: as in `MLP`.
 
     >>> from pyro_semivae.spaces import Classes
     >>> Joined([(1, 2, 2), Classes(3)])(torch.zeros(7, 1, 2, 2), torch.zeros(7, dtype=torch.long)).shape
@@ -185,13 +185,14 @@ class Joined(nn.Module):
 
 
 class Noisy(nn.Module):
-    """A network that sees noise on its first parent, images, while it trains, and none after.
+    """A network with noise on its first parent, images, in training mode only.
 
-    In a guide, q(y | noise(x)): it is one whatever the noise draws, so that the mean of its ELBOs is a bound still. In
-    a model (the guide, in reverse) it is a bound on the density that is the mean over noise, by Jensen's inequality.
+    In a guide, q(y | noise(x)) is valid for every sample of the noise, so that the mean of the ELBOs is still a bound.
+    In a model (such as the guide of a reverse bound) it gives a bound for the density averaged over the noise, by
+    Jensen's inequality.
 
     Args:
-        net: the network. noise: of images `(B, C, H, W)`, e.g. `data.jitter`.
+        net: the network. noise: a function of images `(B, C, H, W)`, e.g. `data.jitter`.
     """
 
     def __init__(self, net: nn.Module, noise: Callable[[Tensor], Tensor]):

@@ -1,4 +1,4 @@
-"""Families of networks, from which a model makes its encoders and decoders."""
+"""Families of networks, with which a model creates its encoders and decoders."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from pyro_semivae.nn.mlp import MLP, Coded, Shape, parent_of, size_of
 
 
 class Discriminator(nn.Module):
-    """Data `(B, *x_shape)` and latents `(B, D)` to a number each, `(B,)`: features and latents through linear layers.
+    """Maps data `(B, *x_shape)` and latents `(B, D)` to one number per row, `(B,)`, by linear layers on features and
+    latents.
 
     Args:
-        trunk: from data to features, `(B, ...)`. x_shape: of a row. features: how many a row has.
-        sizes: D of each latent. hidden: units of each of the two layers that see features and latents together.
+        trunk: maps data to features, `(B, ...)`. x_shape: the shape of one row. features: the number of features per
+            row.
+        sizes: D of each latent. hidden: units of each hidden linear layer.
     """
 
     def __init__(self, trunk: nn.Module, x_shape: Shape, features: int, sizes: Sequence[int], hidden: int = 256):
@@ -42,18 +44,20 @@ class Discriminator(nn.Module):
 
 
 class Networks(ABC):
-    """A family of networks between images and vectors, from which a model makes its encoders and decoders."""
+    """A family of networks between images and vectors, with which a model creates its encoders and decoders."""
 
     @abstractmethod
     def encoder(self, x_shape: Shape, out_size: int, extra: Sequence[int | Coded] = ()) -> nn.Module:
-        """Data `batch + x_shape`, and vectors or labels of the sizes or spaces `extra`, to `batch + (out_size,)`."""
+        """Creates a network from data `batch + x_shape`, and vectors or labels of the sizes or spaces `extra`, to
+        `batch + (out_size,)`."""
 
     @abstractmethod
     def decoder(self, in_sizes: Sequence[int | Coded], x_shape: Shape) -> nn.Module:
-        """Vectors of these sizes (or labels of these spaces) to `batch + x_shape`."""
+        """Creates a network from vectors of these sizes (or labels of these spaces) to `batch + x_shape`."""
 
     def discriminator(self, x_shape: Shape, sizes: Sequence[int]) -> Discriminator:
-        """Data `(B, *x_shape)` and latents `(B, D)` of these sizes to `(B,)`: an encoder to 256 features in front."""
+        """Creates a network from data `(B, *x_shape)` and latents `(B, D)` of these sizes to `(B,)`; its first part is
+        an encoder to 256 features."""
         return Discriminator(self.encoder(x_shape, 256), x_shape, 256, sizes)
 
 
@@ -63,10 +67,11 @@ class MLPs(Networks):
 
     Args:
         hidden: sizes of the hidden layers, in both directions.
-        dropout: of the encoder's hidden units while training: noise of a guide, with which its bound stays one.
+        dropout: the dropout probability of the encoder's hidden units; with this noise in the guide the bound remains
+            a bound.
 
     Raises:
-        ValueError: `dropout` is outside of [0, 1).
+        ValueError: `dropout` is outside [0, 1).
     """
 
     hidden: tuple[int, ...] = (600, 600)
@@ -84,13 +89,13 @@ class MLPs(Networks):
 
 @dataclass(frozen=True)
 class Convs(Networks):
-    """`ConvEncoder` and `ConvDecoder`, for images from 16x16 pixels up, square or not (at 64x64 CCVAE's Table 3).
+    """`ConvEncoder` and `ConvDecoder`, for images of at least 16x16 pixels, square or not (at 64x64 CCVAE's Table 3).
 
     Args:
         dropout: see `MLPs`.
 
     Raises:
-        ValueError: `dropout` is outside of [0, 1).
+        ValueError: `dropout` is outside [0, 1).
     """
 
     dropout: float = 0.0
@@ -107,21 +112,21 @@ class Convs(Networks):
 
 @dataclass(frozen=True)
 class Custom(Networks):
-    """Networks of one's own, any `torch.nn.Module`.
+    """Your own networks: any `torch.nn.Module`.
 
     Args:
         make_encoder: called without arguments, returns a module that maps data `(B, *x_shape)` to features `(B, ...)`.
-            How many there are is found by one pass of zeros. They are flattened, labels and vectors join them, and a
-            linear layer of as many outputs as a density needs comes last.
+            The number of features is found by one pass of zeros. They are flattened and concatenated with labels and
+            vectors, and a final linear layer maps them to the parameters of the density.
         make_decoder: called with the number of inputs, D, and the shape that the likelihood needs, returns a module
             that maps `(B, D)` to `(B, *shape)`.
-        others: what the encoders, or decoders, are where there is no function for them (None).
+        others: the family of encoders, or decoders, for which there is no function (None).
 
-    A model has several encoders, of a latent and of a label: each call is to make a new module, and one that it returns
-    twice is shared. What is passed to it has one batch dimension: samples and enumerated labels on the left are part of
-    it. BatchNorm is allowed; its statistics in training are those of all that passes at once (labelled rows and others
-    apart, where a bound runs them apart; in a decoder a row for each sample and each value of an enumerated label), and
-    with it a bound is one of the whole batch rather than of each row.
+    A model has several encoders, for latents and for labels, so each call must return a new module; a module that is
+    returned twice is shared. The inputs of a module have one batch dimension, which includes samples and enumerated
+    labels. BatchNorm is allowed. In training its statistics are those of all rows that pass at once: labelled and
+    unlabelled rows separately, if the bound runs them separately; in a decoder one row for each sample and each value
+    of an enumerated label. A bound is then one for the whole batch, not for each row.
 
     >>> import torch
     >>> own = Custom(lambda: nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(2)))
@@ -129,8 +134,8 @@ class Custom(Networks):
     torch.Size([4, 7])
 
     Raises:
-        InputError: one of them is a module and no function that makes one; it makes something else than a module; the
-            module fails, or returns another shape.
+        InputError: an argument is a module instead of a function that returns one; the function returns something else;
+            the module fails, or returns another shape.
     """
 
     make_encoder: Callable[[], nn.Module] | None = None
@@ -141,7 +146,7 @@ class Custom(Networks):
         for name, make in (("make_encoder", self.make_encoder), ("make_decoder", self.make_decoder)):
             _check_factory(name, make)
         if not isinstance(self.others, Networks):
-            raise InputError(f"others: got {self.others!r}; expected MLPs(), Convs() and the like")
+            raise InputError(f"others: got {self.others!r}; expected a family such as MLPs() or Convs()")
 
     def encoder(self, x_shape: Shape, out_size: int, extra: Sequence[int | Coded] = ()) -> nn.Module:
         if self.make_encoder is None:
@@ -171,6 +176,6 @@ def _check_factory(name: str, make: Any) -> None:
     arguments = {"make_encoder": "", "make_decoder": " in_size, out_shape"}[name]
     if make is not None and (isinstance(make, nn.Module) or not callable(make)):
         raise InputError(
-            f"{name}: got {type(make).__name__}, expected a function that makes a new torch.nn.Module, for a model "
-            f"has several: lambda{arguments}: {type(make).__name__}(...)"
+            f"{name}: got {type(make).__name__}; expected a function that returns a new torch.nn.Module, as a model "
+            f"needs several: lambda{arguments}: {type(make).__name__}(...)"
         )

@@ -16,7 +16,7 @@ from pyro_semivae.nn.ends import Decoder, Encoder
 from pyro_semivae.nn.mlp import Coded, Shape, parent_of, size_of
 from pyro_semivae.nn.networks import Discriminator, Networks
 
-SLOPE = 0.2  # of leaky ReLUs
+SLOPE = 0.2  # of the leaky ReLUs
 
 
 class PixelNorm(nn.Module):
@@ -27,7 +27,7 @@ class PixelNorm(nn.Module):
 
 
 class _Resize(nn.Module):
-    """Nearest neighbours, to a size that halving has come from."""
+    """Nearest-neighbour upsampling to a given size."""
 
     def __init__(self, size: tuple[int, int]):
         super().__init__()
@@ -39,24 +39,25 @@ class _Resize(nn.Module):
 
 @dataclass(frozen=True)
 class PixelNormConvs(Networks):
-    """The blocks of Karras et al. that Ruiz et al. build their networks of, for images from 16x16 pixels up.
+    """Networks made of Karras et al.'s blocks, as those of Ruiz et al., for images of at least 16x16 pixels.
 
-    An encoder: a 1x1 convolution to `width` channels; until the shorter side is 4 to 7 pixels a 3x3 convolution to
-    twice as many channels (8 `width` at most), a leaky ReLU, pixel-wise normalisation, the mean of 2x2 pixels; a linear
-    layer. A decoder: a linear layer to the smallest image, then nearest neighbours and `depth` 3x3 convolutions at each
-    size. A discriminator: an encoder without normalisation, its features and the latents in two linear layers.
+    The encoder has a 1x1 convolution to `width` channels, blocks that halve the image until the shorter side is 4 to 7
+    pixels, and a linear layer. A block is a 3x3 convolution to twice as many channels (at most 8 `width`), a leaky
+    ReLU, pixel-wise normalisation and 2x2 average pooling. The decoder has a linear layer to the smallest image, then
+    nearest-neighbour upsampling and `depth` 3x3 convolutions for each size. The discriminator is an encoder without
+    normalisation, whose features enter linear layers with the latents.
 
-    Differs from the paper's Figure 5, which is lost: sizes are those of Karras et al.; images are in [0, 1] (a sigmoid
-    in the place of tanh).
+    Differs from the paper, whose Figure 5 of the networks is not available: sizes are those of Karras et al.; images
+    are in [0, 1] (a sigmoid instead of tanh).
 
     Args:
         width: channels at full size; 32 at 64x64 gives Karras et al.'s 32 to 256. depth: see above; theirs is 2.
-        strided: halve and double sizes by 4x4 convolutions of stride 2, none of which is at full size (`width` channels
-            at half of it): some eight times as fast on a CPU.
-        start: the decoder's outputs at the start, before the sigmoid, apart from what weights add.
+        strided: halve and double sizes with 4x4 convolutions of stride 2, without convolutions at full size (`width`
+            channels at half the size): about eight times as fast on a CPU.
+        start: the initial bias of the decoder's outputs, before the sigmoid.
 
     Raises:
-        InputError: `width` or `depth` is no whole number from 1.
+        InputError: `width` or `depth` is not a positive integer.
     """
 
     width: int = 32
@@ -98,12 +99,12 @@ class PixelNormConvs(Networks):
         return Discriminator(trunk, x_shape, features, sizes)
 
     def _channels(self, x_shape: Shape) -> list[int]:
-        """The channels at each size; at each but the full one where convolutions have strides."""
+        """The channels at each size; without the full size if `strided`."""
         number = len(sides_of(x_shape)) - self.strided
         return [min(self.width * 2**i, 8 * self.width) for i in range(number)]
 
     def _trunk(self, x_shape: Shape, *, normalised: bool) -> tuple[nn.Module, int]:
-        """From images to features, and how many these are."""
+        """A module from images to features, and the number of features."""
         sides, channels = sides_of(x_shape), self._channels(x_shape)
         norm = [PixelNorm()] if normalised else []
         layers: list[nn.Module] = []
@@ -119,15 +120,15 @@ class PixelNormConvs(Networks):
 
 
 def _doubling(c_in: int, c_out: int, small: tuple[int, int], large: tuple[int, int]) -> nn.Module:
-    """A transposed convolution to twice the size, and one more where halving has rounded down."""
+    """A transposed convolution to twice the size, plus one pixel where halving has rounded down."""
     odd = tuple(b - 2 * a for a, b in zip(small, large, strict=True))
     return nn.ConvTranspose2d(c_in, c_out, 4, 2, 1, output_padding=odd)
 
 
 def _keep_scale(layer: nn.Module) -> None:
-    """Starts weights as He et al. 2015 do, so that signals keep their scale."""
+    """Initialises weights as in He et al. 2015, so that signals keep their scale."""
     if isinstance(layer, nn.Conv2d | nn.Linear | nn.ConvTranspose2d):
         nn.init.kaiming_normal_(layer.weight, SLOPE)
-        if isinstance(layer, nn.ConvTranspose2d):  # each output is reached by a quarter of the weights of a channel
+        if isinstance(layer, nn.ConvTranspose2d):  # each output uses a quarter of the weights of a channel
             layer.weight.data *= 2 * math.sqrt(layer.out_channels / layer.in_channels)
         nn.init.zeros_(layer.bias)

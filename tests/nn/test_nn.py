@@ -110,7 +110,7 @@ def test_convolutions_keep_the_scale_of_signals(shape):
 @pytest.mark.parametrize("shape", [(1, 15, 64), (1, 64, 15), (1, 8, 8), (64,)])
 def test_small_images_are_for_mlps(shape):
     for make in (lambda: Convs().encoder(shape, 7), lambda: Convs().decoder([9], shape)):
-        with pytest.raises(InputError, match=r"from 16x16 pixels up by networks of convolutions; MLPs"):
+        with pytest.raises(InputError, match=r"of at least 16x16 pixels for convolutions; MLPs"):
             make()
 
 
@@ -206,24 +206,24 @@ def test_a_model_of_own_networks_meets_the_contract():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: Custom(Trunk()), r"make_encoder: got Trunk, .*: lambda: Trunk\(\.\.\.\)$"),
-        (lambda: Custom(None, Trunk()), r"make_decoder: got Trunk, .*: lambda in_size, out_shape: Trunk"),
+        (lambda: Custom(Trunk()), r"make_encoder: got Trunk; .*: lambda: Trunk\(\.\.\.\)$"),
+        (lambda: Custom(None, Trunk()), r"make_decoder: got Trunk; .*: lambda in_size, out_shape: Trunk"),
         (lambda: Custom(3), "make_encoder: got int"),
         (lambda: Custom(others=Convs), "others: got .*Convs"),
-        (lambda: Custom(lambda: 3).encoder(SHAPE, 7), "make_encoder: it made int; expected a torch.nn.Module"),
+        (lambda: Custom(lambda: 3).encoder(SHAPE, 7), "make_encoder: it returned int; expected a torch.nn.Module"),
         (
             lambda: Custom(lambda: nn.Linear(4, 5)).encoder(SHAPE, 7),
             r"make_encoder: Linear fails on a batch \(2, 2, 9, 10\): .*; expected .* maps \(B, 2, 9, 10\) to feat",
         ),
         (
             lambda: Custom(lambda: nn.Flatten(0)).encoder(SHAPE, 7),
-            r"make_encoder: Flatten makes shape \(360,\) of a batch \(2, 2, 9, 10\)",
+            r"make_encoder: Flatten returns shape \(360,\) for a batch \(2, 2, 9, 10\)",
         ),
         (
             lambda: Custom(lambda: nn.Unflatten(0, (1, 2))).encoder(SHAPE, 7),
-            r"Unflatten makes shape \(1, 2, 2, 9, 10\)",
+            r"Unflatten returns shape \(1, 2, 2, 9, 10\)",
         ),
-        (lambda: Custom(lambda: nn.GRU(10, 5)).encoder((9, 10), 7), "make_encoder: GRU makes tuple"),
+        (lambda: Custom(lambda: nn.GRU(10, 5)).encoder((9, 10), 7), "make_encoder: GRU returns tuple"),
         (
             lambda: Custom(None, lambda size, shape: nn.Linear(size, 5)).decoder([3, Classes(4)], SHAPE),
             r"make_decoder: Linear maps \(B, 7\) to \(B, 5\); expected \(B, 2, 9, 10\)",
