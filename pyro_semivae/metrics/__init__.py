@@ -1,4 +1,4 @@
-"""Measures, on plain arrays and callables; one a file."""
+"""Metrics on plain arrays and callables, one per file."""
 
 from pyro_semivae.metrics.accuracy import accuracy, balanced_label_accuracy, confusion, label_accuracy, mean_accuracy
 from pyro_semivae.metrics.calibration import calibration_error

@@ -11,7 +11,7 @@ from pyro_semivae.spaces import is_missing, label_space
 
 
 def accuracy(probs: Tensor, y: Tensor) -> float:
-    """The fraction of the rows with a known label whose most probable class is that; NaN where no label is known.
+    """The fraction of rows with a known label whose most probable class is the label; NaN if no label is known.
 
     Args:
         probs: `(..., N, C)` probabilities, log-probabilities or logits; leading dimensions are averaged.
@@ -21,7 +21,7 @@ def accuracy(probs: Tensor, y: Tensor) -> float:
     0.5
 
     Raises:
-        InputError: `probs` has NaN; the shapes do not fit; `y` is outside of -1 to C - 1.
+        InputError: `probs` has NaN; the shapes do not fit; `y` is outside -1 to C - 1.
     """
     probs = as_tensor("probs", probs)
     if probs.isnan().any():
@@ -32,7 +32,7 @@ def accuracy(probs: Tensor, y: Tensor) -> float:
 
 
 def confusion(probs: Tensor, y: Tensor) -> Tensor:
-    """How many rows of each class (row) have each class as their most probable one (column), int64 `(C, C)`.
+    """The confusion matrix, int64 `(C, C)`: counts of the true class (row) and the most probable class (column).
 
     Args:
         probs: `(N, C)` probabilities, log-probabilities or logits. y: `(N,)` classes; missing ones (-1) do not count.
@@ -42,7 +42,7 @@ def confusion(probs: Tensor, y: Tensor) -> Tensor:
             [0, 0]])
 
     Raises:
-        InputError: the shapes do not fit; `y` is outside of -1 to C - 1.
+        InputError: the shapes do not fit; `y` is outside -1 to C - 1.
     """
     y = check_classes("probs", probs, y)
     known, size = ~is_missing(y), probs.shape[-1]
@@ -50,17 +50,17 @@ def confusion(probs: Tensor, y: Tensor) -> Tensor:
 
 
 def label_accuracy(probs: Tensor, y: Tensor) -> Tensor:
-    """The fraction of rows in which each binary label is right (on where its probability is above 1/2), `(L,)`.
+    """The accuracy of each binary label, `(L,)`, which is predicted as 1 if its probability is above 1/2.
 
     Args:
-        probs: `(N, L)` probabilities of on. y: `(N, L)`, 0 or 1; missing ones (NaN) do not count, and a label that is
+        probs: `(N, L)` probabilities of 1. y: `(N, L)`, 0 or 1; missing labels (NaN) do not count, and a label that is
             missing everywhere gets NaN.
 
     >>> label_accuracy(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
     tensor([0.5000, 1.0000], dtype=torch.float64)
 
     Raises:
-        InputError: `probs` is outside of [0, 1]; the shapes differ; `y` has other values.
+        InputError: `probs` is outside [0, 1]; the shapes differ; `y` has other values.
     """
     probs = check_probs("probs", probs, of_classes=False)
     y = check_binary("probs", probs, y)
@@ -69,7 +69,7 @@ def label_accuracy(probs: Tensor, y: Tensor) -> Tensor:
 
 
 def mean_accuracy(probs: Tensor, y: Tensor) -> float:
-    """`accuracy` of class labels; of binary ones the mean of `label_accuracy` over the labels of which any is known.
+    """`accuracy` for class labels; for binary labels the mean of `label_accuracy` over labels with any known value.
 
     Raises:
         InputError: see there.
@@ -80,7 +80,7 @@ def mean_accuracy(probs: Tensor, y: Tensor) -> float:
 
 
 def balanced_label_accuracy(probs: Tensor, y: Tensor) -> Tensor:
-    """The mean of the accuracies where a binary label is on and where it is off, `(L,)`; 1/2 is to know nothing.
+    """The mean of a binary label's accuracies on rows where it is 1 and on rows where it is 0, `(L,)`; 1/2 is chance.
 
     Args:
         probs, y: see `label_accuracy`. A label that has only one value gets NaN.

@@ -1,4 +1,4 @@
-"""Whether a classifier is right as often as it says."""
+"""The calibration of a classifier: whether its confidence equals its accuracy."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from pyro_semivae.spaces import is_missing
 def calibration_error(probs: Tensor, y: Tensor, *, bins: int = 15) -> float:
     """The expected calibration error: the mean of `|confidence - accuracy|` over bins of confidence.
 
-    Confidence is the largest probability; the `bins` divide [0, 1] evenly and count by their number of rows (Guo et
-    al., *On Calibration of Modern Neural Networks*, ICML 2017, Eq. 3).
+    Confidence is the largest probability; the `bins` divide [0, 1] evenly and are weighted by their numbers of rows
+    (Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017, Eq. 3).
 
     Args:
         probs: `(N, C)` probabilities. y: `(N,)` classes; rows where it is missing (-1) do not count.
 
-    Returns NaN where no label is known.
+    Returns NaN if no label is known.
 
     >>> round(calibration_error(torch.tensor([[0.9, 0.1], [0.9, 0.1]]), torch.tensor([0, 1])), 6)
     0.4
 
     Raises:
-        InputError: `bins` is not 1, 2, ...; `probs` are no probabilities; the shapes do not fit; `y` is outside of -1
-            to C - 1.
+        InputError: `bins` is not a positive integer; `probs` are not probabilities; the shapes do not fit; `y` is
+            outside -1 to C - 1.
     """
     check_count("bins", bins)
     probs = check_probs("probs", probs)

@@ -1,4 +1,4 @@
-"""Characteristic capture: how much of a label's strength its own latents know, and how much the others do."""
+"""Characteristic capture: how well a label's own latents, and all others, predict the label's strength."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pyro_semivae.metrics.regression import held_out_r2
 
 @dataclass(frozen=True)
 class Capture:
-    """Held-out R^2 per label, `(L,)` arrays: of the label's own latents and of all others, linear and not.
+    """Held-out R^2 per label, `(L,)` arrays, from the label's own latents and from all others, linear and nonlinear.
 
-    0 is what the mean strength explains, 1 is all; NaN where the label is on in too few rows.
+    0 is the mean strength as prediction, 1 a perfect prediction; NaN if the label is on in too few rows.
     """
 
     own_linear: np.ndarray
@@ -25,25 +25,26 @@ class Capture:
     others_nonlinear: np.ndarray
 
     def mean(self) -> dict[str, float]:
-        """The means over the labels that have a value, by the names of the fields; NaN where none has."""
+        """The means over the labels that have a value, by field name; NaN if no label has one."""
         return {n: float(v[~np.isnan(v)].mean()) if not np.isnan(v).all() else np.nan for n, v in vars(self).items()}
 
 
 def characteristic_capture(own: Tensor, others: Tensor, strengths: Tensor, *, min_rows: int = 100) -> Capture:
     """How well latents explain the hidden strengths of labels, among the rows where the label is on.
 
-    There, the label itself explains nothing. The first half of these rows fits a regressor (ridge; a support vector one
-    with a Gaussian kernel), the second half scores it. A negative R^2, worse than the mean, counts as 0.
+    On these rows the label itself explains nothing. A regressor (ridge, or support vector regression with a Gaussian
+    kernel) is fitted to the first half of the rows and scored on the second half. A negative R^2, worse than the mean,
+    counts as 0.
 
     Args:
-        own: `(N, L)` or `(N, L, d)`, entry i being the latents of label i.
-        others: `(N, D)`, the rest; the other labels' latents are added to it.
+        own: `(N, L)` or `(N, L, d)`; entry i is the latents of label i.
+        others: `(N, D)`, the remaining latents; the other labels' latents are added to them.
         strengths: `(N, L)` in [0, 1], NaN where the label is off.
-        min_rows: a label that is on in fewer rows gets NaN; four or more.
+        min_rows: a label that is on in fewer rows gets NaN; at least 4.
 
     Raises:
-        InputError: the three do not have as many rows, or `own` and `strengths` as many labels; latents are not finite,
-            or strengths not in [0, 1].
+        InputError: the three differ in their numbers of rows, or `own` and `strengths` in their numbers of labels;
+            latents are not finite, or strengths not in [0, 1].
     """
     check_count("min_rows", min_rows, 4)
     own, others = check_finite("own", own), check_finite("others", others)

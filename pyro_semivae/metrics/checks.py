@@ -1,4 +1,4 @@
-"""The checks that measures have in common: tensors of the wrong shape broadcast in silence, and NaN counts as wrong."""
+"""Input checks that the metrics share: without them wrong shapes broadcast silently, and NaN counts as wrong."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from pyro_semivae.errors import InputError, as_tensor
 from pyro_semivae.spaces import Binary, Classes, Labels, any_known, as_labels, label_space
 
-ROUNDING = 1e-3  # how far sums of probabilities may be from 1
+ROUNDING = 1e-3  # the tolerance of sums of probabilities
 
 
 def check_finite(name: str, values: Any, dims: int | None = None) -> Tensor:
-    """Finite numbers, of `dims` dimensions where that is given.
+    """Checks that values are finite, with `dims` dimensions if given, and returns them as a tensor.
 
     Raises:
         InputError: they are something else.
@@ -31,7 +31,9 @@ def check_finite(name: str, values: Any, dims: int | None = None) -> Tensor:
 
 
 def check_probs(name: str, probs: Any, *, of_classes: bool = True) -> Tensor:
-    """Probabilities: in [0, 1] and, `of_classes`, along the last dimension of the sum 1; what rounds may be 1e-3 more.
+    """Checks probabilities and returns them: in [0, 1] and, if `of_classes`, with sum 1 over the last dimension.
+
+    The tolerance, for rounding, is 1e-3.
 
     Raises:
         InputError: they are something else.
@@ -48,15 +50,15 @@ def check_probs(name: str, probs: Any, *, of_classes: bool = True) -> Tensor:
     sums = probs.sum(-1, dtype=torch.double)
     if of_classes and ((sums - 1).abs() > ROUNDING).any():
         got = f"sums from {sums.min().item():g} to {sums.max().item():g}"
-        raise InputError(f"{name}: got {got}; expected probabilities of sum 1")
+        raise InputError(f"{name}: got {got}; expected probabilities with sum 1")
     return probs
 
 
 def check_classes(name: str, scores: Tensor, y: Any, *, leading: bool = False) -> Tensor:
-    """Class labels `(N,)` of which `scores` `(N, C)` (`leading`: `(..., N, C)`) say something; int64, some missing.
+    """Checks class labels `(N,)` against their `scores` `(N, C)` (`leading`: `(..., N, C)`); returns int64 labels.
 
     Args:
-        name: of the scores. scores: checked already; their device is that of the result.
+        name: the name of the scores. scores: already checked; the result is on their device. y: some may be missing.
 
     Raises:
         InputError: the shapes do not fit, or labels are not -1, 0, ..., C - 1.
@@ -67,13 +69,13 @@ def check_classes(name: str, scores: Tensor, y: Any, *, leading: bool = False) -
     y = as_labels(y)
     fits = y.dim() == 1 and (scores.dim() >= 2 if leading else scores.dim() == 2)
     if not fits or scores.shape[-2] != len(y) or scores.shape[-1] < 2:
-        accepted = f"({'..., ' if leading else ''}N, C) and (N,), C two or more"
+        accepted = f"({'..., ' if leading else ''}N, C) and (N,), C >= 2"
         raise InputError(f"{name}, y: got shapes {tuple(scores.shape)} and {tuple(y.shape)}; expected {accepted}")
     return Classes(scores.shape[-1]).validate(y).to(scores.device)
 
 
 def check_binary(name: str, scores: Tensor, y: Any) -> Tensor:
-    """Binary labels `(N, L)` of which `scores` `(N, L)` say something; 0, 1 and, where missing, NaN.
+    """Checks binary labels `(N, L)` against their `scores` `(N, L)`; returns 0, 1, or NaN where missing.
 
     Args:
         name, scores: see `check_classes`.
@@ -93,18 +95,18 @@ def check_binary(name: str, scores: Tensor, y: Any) -> Tensor:
 
 
 def check_labels(name: str, scores: Tensor, y: Any) -> Tensor:
-    """`check_classes` of integers, `check_binary` of floats."""
+    """`check_classes` for integers, `check_binary` for floats."""
     several = label_space(y, 2).entries is not None
     return (check_binary if several else check_classes)(name, scores, y)
 
 
 def known_rows(name: str, labels: Labels, y: Any, least: int = 1) -> tuple[Tensor, Tensor]:
-    """The numbers `(M,)` of the rows whose label is known (of binary labels: any of them), and all labels as checked.
+    """The indices `(M,)` of the rows with a known label (for binary labels: any), and all labels, checked.
 
     Both are on the CPU.
 
     Raises:
-        InputError: `y` is outside of its space, or fewer than `least` rows are known.
+        InputError: `y` is outside its space, or fewer than `least` rows have a known label.
 
     >>> known_rows("y", Classes(3), [2, -1, 0])[0]
     tensor([0, 2])
@@ -112,15 +114,15 @@ def known_rows(name: str, labels: Labels, y: Any, least: int = 1) -> tuple[Tenso
     y = labels.validate(y, name).cpu()
     known = any_known(y).nonzero()[:, 0]
     if len(known) < least:
-        raise InputError(f"{name}: got {len(y)} labels, {len(known)} rows of them known; expected {least} or more")
+        raise InputError(f"{name}: got {len(y)} rows, {len(known)} with a known label; expected {least} or more")
     return known, y
 
 
 def check_rows(name: str, x: Any, y: Tensor | None = None) -> Tensor:
-    """Images, or anything else in rows; as many as `y`, where that is given.
+    """Checks images, or anything else in rows, and returns them as a tensor.
 
     Raises:
-        InputError: they are no tensor of rows, or not as many.
+        InputError: they are not a tensor of rows, or their number is not that of `y`, if given.
 
     >>> check_rows("x", torch.rand(2, 1, 8, 8), torch.tensor([0, 1])).shape
     torch.Size([2, 1, 8, 8])
@@ -129,5 +131,5 @@ def check_rows(name: str, x: Any, y: Tensor | None = None) -> Tensor:
     if not x.dim() or (y is not None and (not y.dim() or len(x) != len(y))):
         shapes = f"{tuple(x.shape)}" if y is None else f"{tuple(x.shape)} and {tuple(y.shape)}"
         names = name if y is None else f"{name}, y"
-        raise InputError(f"{names}: got shapes {shapes}; expected as many rows of each")
+        raise InputError(f"{names}: got shapes {shapes}; expected {'rows' if y is None else 'equally many rows'}")
     return x

@@ -1,4 +1,4 @@
-"""How diverse the generations of a class are: their variance, and precision and recall in a space of features."""
+"""The diversity of images generated for a class: their variance, and precision and recall in a feature space."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from pyro_semivae.spaces import Classes, to_unit
 def variance_share(
     x: Tensor, y: Tensor, generations: Tensor, y_generations: Tensor, num_classes: int, *, components: int = 50
 ) -> Tensor:
-    """The variance of each class's generations over that of its real images, `(num_classes,)`.
+    """The variance of each class's generated images divided by that of its real images, `(num_classes,)`.
 
-    V_c = sum_k Var(v_k . generations of c) / sum_k Var(v_k . images of c), v_k the first principal components of all
-    real images, of every class, labelled or not. (Components of the class alone would fit its sample: other real images
-    of it would have less than 1.) In expectation other real images have 1, images a (x - mean) + mean have a^2, one
-    image again and again has 0. It is above 1 where generations of a class look like several classes.
+    V_c = sum_k Var(v_k . generations of c) / sum_k Var(v_k . images of c), where v_k are the first principal components
+    of all real images, of every class, labelled or not. (Components of the class alone would be fitted to its sample:
+    other real images of the class would have less than 1.) The expected value is 1 for other real images and a^2 for
+    images a (x - mean) + mean; it is 0 if all generated images are the same. It is above 1 if the images generated for
+    a class look like several classes.
 
     Args:
         x: real images `(N, C, H, W)`, uint8 or float, or features `(N, F)`. y: `(N,)` their classes, -1 where missing.
         generations: `(M, C, H, W)` or `(M, F)`. y_generations: `(M,)`, the classes that they were generated for.
-        components: how many there are at most; they are those of 2,000 rows where a row has more than 2,048 numbers.
+        components: the maximum number of components; if a row has more than 2,048 numbers, they are computed from at
+            most 2,000 rows.
 
     A class with fewer than two known images, or two generations, gets NaN.
 
     Raises:
-        InputError: shapes do not fit, numbers are not finite, or labels are outside of -1 to `num_classes` - 1.
+        InputError: shapes do not fit, numbers are not finite, or labels are outside -1 to `num_classes` - 1.
 
     >>> x = torch.randn(500, 6, generator=torch.Generator().manual_seed(0))
     >>> variance_share(x, torch.zeros(500).long(), 0.5 * x, torch.zeros(500).long(), 2)
@@ -42,7 +44,7 @@ def variance_share(
     generations, drawn = _of_classes("generations", generations, y_generations, num_classes)
     if not len(x) or x.shape[1:] != generations.shape[1:]:
         shapes = f"{tuple(x.shape)} and {tuple(generations.shape)}"
-        raise InputError(f"x, generations: got shapes {shapes}; expected images or features of one size, one or more")
+        raise InputError(f"x, generations: got shapes {shapes}; expected one or more images or features of one size")
     generations, drawn = generations.to(x.device), drawn.to(x.device)
     basis = _principal_components(x, check_count("components", components))
 
@@ -55,7 +57,7 @@ def variance_share(
 
 
 def _of_classes(name: str, images: Any, y: Any, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Images, or features, in rows of two or more dimensions, and their classes on the same device."""
+    """Checks images or features, of at least two dimensions, and their classes, which are moved to the same device."""
     y = Classes(check_count("num_classes", num_classes, 2)).validate(y, f"y of {name}")
     images = check_finite(name, check_rows(name, images, y))
     if images.dim() < 2 or 0 in images.shape[1:]:
@@ -64,12 +66,12 @@ def _of_classes(name: str, images: Any, y: Any, num_classes: int) -> tuple[Tenso
 
 
 def _flat(images: Tensor) -> Tensor:
-    """Rows of numbers in float64, uint8 in [0, 1]."""
+    """Flattens rows to float64 vectors; uint8 images are scaled to [0, 1]."""
     return to_unit(images).flatten(1).double()
 
 
 def _principal_components(x: Tensor, number: int) -> Tensor:
-    """The first K principal components of the rows of x, or all, `(F, K)`."""
+    """The first K principal components of the rows of x, `(F, K)`; all of them if there are fewer than `number`."""
     size = x[0].numel()
     rows = _flat(x if size <= 2048 else x[:: -(-len(x) // 2000)])
     rows = rows - rows.mean(0)
@@ -81,17 +83,18 @@ def _principal_components(x: Tensor, number: int) -> Tensor:
 
 
 def precision_recall(real: Tensor, generated: Tensor, *, neighbours: int = 3) -> tuple[float, float]:
-    """Precision and recall of generations (Kynkäänniemi et al., NeurIPS 2019, Eqs. 1 to 3).
+    """Precision and recall of generated images (Kynkäänniemi et al., NeurIPS 2019, Eqs. 1 to 3).
 
-    A set's manifold is the union of the balls around its members that reach to their k-th nearest other member.
-    Precision is the fraction of generations on the manifold of the real ones, recall the fraction of real ones on the
-    manifold of the generations: 0 where a mode is never generated.
+    A set's manifold is the union of balls around its members that reach to their k-th nearest other member. Precision
+    is the fraction of generated images on the manifold of the real images. Recall is the fraction of real images on the
+    manifold of the generated ones; a mode that is never generated contributes 0.
 
     Args:
-        real: `(N, F)` features of real images. generated: `(M, F)`. Both values grow with the number of rows: compare
-            at equal numbers (the paper: as many real as generated). neighbours: k, the paper's 3.
+        real: `(N, F)` features of real images. generated: `(M, F)`. Both values grow with the number of rows, so
+            compare them at equal numbers (the paper: equal numbers of real and generated images). neighbours: k, 3 in
+            the paper.
 
-    Returns NaN where one has no more than `neighbours` rows.
+    Returns NaN if a set has `neighbours` rows or fewer.
 
     Raises:
         InputError: features are not of these shapes, or not finite.
@@ -112,7 +115,8 @@ def precision_recall(real: Tensor, generated: Tensor, *, neighbours: int = 3) ->
 
 def _covered(points: Tensor, members: Tensor, neighbours: int) -> float:
     """The fraction of points on the manifold of members."""
-    radii = torch.cat([d.kthvalue(neighbours + 1, 1).values for d in _distances(members, members)])  # 0 is to itself
+    # The smallest distance, 0, is that to itself.
+    radii = torch.cat([d.kthvalue(neighbours + 1, 1).values for d in _distances(members, members)])
     return torch.cat([(d <= radii).any(1) for d in _distances(points, members)]).double().mean().item()
 
 
@@ -124,7 +128,7 @@ def _distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
 def class_precision_recall(
     real: Tensor, y: Tensor, generated: Tensor, y_generated: Tensor, num_classes: int, *, neighbours: int = 3
 ) -> tuple[Tensor, Tensor]:
-    """`precision_recall` class by class, at equal numbers: the first rows of each, as many as the smaller set has.
+    """`precision_recall` for each class, at equal numbers: the first rows of each set, up to the size of the smaller.
 
     Args:
         real: `(N, F)` features of real images. y: `(N,)` their classes, -1 where missing.
@@ -133,7 +137,7 @@ def class_precision_recall(
     Returns precision and recall, `(num_classes,)` each, NaN for a class with too few rows.
 
     Raises:
-        InputError: see `precision_recall`; labels do not fit or are outside of -1 to `num_classes` - 1.
+        InputError: see `precision_recall`; labels do not fit or are outside -1 to `num_classes` - 1.
     """
     real, y = _of_classes("real", real, y, num_classes)
     generated, y_generated = _of_classes("generated", generated, y_generated, num_classes)

@@ -1,4 +1,4 @@
-"""How well factors can be read off features by a line, and how well without any (Ruiz et al. 2019, Table 1)."""
+"""Errors of factors predicted linearly from features, and predicted without features (Ruiz et al. 2019, Table 1)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from pyro_semivae.metrics.checks import check_finite
 def linear_errors(
     features: Tensor, factors: Tensor, features_test: Tensor, factors_test: Tensor, *, ridge: float = 0.0
 ) -> Tensor:
-    """The mean absolute error of each factor, read off features by least squares with an intercept, `(F,)` float64.
+    """The mean absolute error of each factor, predicted from features by least squares with an intercept, `(F,)`
+    float64.
 
     Args:
-        features, factors: `(N, D)` and `(N, F)`, to fit the lines on. features_test, factors_test: other rows.
-        ridge: the weight of the squared slopes, beside the sum of squared errors.
+        features, factors: `(N, D)` and `(N, F)`, to fit the regression on. features_test, factors_test: other rows.
+        ridge: the weight of the squared coefficients relative to the sum of squared errors.
 
     Raises:
-        InputError: there are not as many rows of each, or numbers that are not finite.
+        InputError: the numbers of rows or columns differ, or numbers are not finite.
 
     >>> x = torch.arange(6.0).unsqueeze(1)
     >>> linear_errors(x, 2 * x + 1, x, 2 * x + 2)
@@ -30,13 +31,13 @@ def linear_errors(
     (x, y), (x_test, y_test) = _rows(features, factors, ""), _rows(features_test, factors_test, "_test")
     if x.shape[1] != x_test.shape[1] or y.shape[1] != y_test.shape[1]:
         got = f"{x.shape[1]} and {x_test.shape[1]} features, {y.shape[1]} and {y_test.shape[1]} factors"
-        raise InputError(f"features_test, factors_test: got {got}; expected as many of each as in the others")
+        raise InputError(f"features_test, factors_test: got {got}; expected equal numbers in both sets")
     lines = (Ridge(check_number("ridge", ridge, least=0)) if ridge else LinearRegression()).fit(x.numpy(), y.numpy())
     return (torch.from_numpy(lines.predict(x_test.numpy())) - y_test).abs().mean(0)
 
 
 def median_errors(factors: Tensor, factors_test: Tensor) -> Tensor:
-    """The mean absolute error of always saying the median, `(F,)`: what can be had without any feature.
+    """The mean absolute error of the median as prediction, `(F,)`: the error without features.
 
     >>> median_errors(torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([[3.0]]))
     tensor([2.], dtype=torch.float64)
@@ -46,13 +47,13 @@ def median_errors(factors: Tensor, factors_test: Tensor) -> Tensor:
 
 
 def principal_components(x: Tensor, x_test: Tensor, number: int = 32) -> tuple[Tensor, Tensor]:
-    """The first principal components of rows, `(N, number)`, and those of other rows in the same directions.
+    """Rows projected on their first principal components, `(N, number)`, and other rows projected on the same.
 
     Args:
         x, x_test: `(N, ...)`, flattened.
 
     Raises:
-        InputError: numbers are not finite.
+        InputError: values are not finite.
     """
     x, x_test = (check_finite(name, part).flatten(1).double().cpu() for name, part in (("x", x), ("x_test", x_test)))
     found = PCA(min(number, *x.shape), random_state=0).fit(x.numpy())
@@ -63,5 +64,5 @@ def _rows(features: Tensor, factors: Tensor, end: str) -> tuple[Tensor, Tensor]:
     x, y = check_finite(f"features{end}", features, 2), check_finite(f"factors{end}", factors, 2)
     if len(x) != len(y) or not len(x):
         got = f"{len(x)} and {len(y)} rows"
-        raise InputError(f"features{end}, factors{end}: got {got}; expected as many of each, one or more")
+        raise InputError(f"features{end}, factors{end}: got {got}; expected the same number of each, one or more")
     return x.double().cpu(), y.double().cpu()

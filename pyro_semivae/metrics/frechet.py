@@ -10,18 +10,18 @@ from pyro_semivae.metrics.checks import check_finite
 
 
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
-    """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), of features `(N, F)` and `(M, F)`.
+    """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), for features `(N, F)` and `(M, F)`.
 
-    With features of the Inception network of Heusel et al. (NeurIPS 2017), which this library does not have, it is the
-    FID; with other features its values compare among themselves only. Needs many more rows than F.
+    With features from the Inception network of Heusel et al. (NeurIPS 2017), which this library does not include, it is
+    the FID. With other features, values are comparable only among themselves. It needs many more rows than F.
 
     >>> a = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
     >>> round(frechet_distance(a, a + torch.tensor([3.0, 0.0])), 3)
     9.0
 
     Raises:
-        InputError: features are not of that shape, not finite, fewer than two rows or columns, or of two numbers of
-            columns.
+        InputError: features have another shape, are not finite, have fewer than two rows or columns, or differ in their
+            number of columns.
     """
     parts = {name: check_finite(name, f, 2) for name, f in (("features_a", features_a), ("features_b", features_b))}
     for name, features in parts.items():

@@ -1,4 +1,4 @@
-"""Conditional-generation accuracy: do images generated for a label look like it to an independent classifier?"""
+"""Conditional-generation accuracy: does an independent classifier assign generated images their label?"""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pyro_semivae.spaces import as_labels
 def generation_accuracy(
     generate: Callable[[Tensor], Tensor], classify: Callable[[Tensor], Tensor], y: Tensor
 ) -> tuple[float, Tensor]:
-    """CCVAE D.6: the accuracy of a classifier on images generated with the condition as the label.
+    """The accuracy of a classifier on generated images, with the condition as the true label (CCVAE D.6).
 
     Args:
         generate: labels `(B,)` or `(B, L)` -> images `(B, C, H, W)`.
-        classify: images -> probabilities of the classes `(B, C)` or that labels are on `(B, L)`, of a classifier
+        classify: images -> probabilities of the classes `(B, C)`, or of labels being 1 `(B, L)`, from a classifier
             trained on real images.
-        y: the labels to generate; missing ones (-1, NaN) are left to `generate`, and do not count.
+        y: the labels to generate; missing ones (-1, NaN) are left to `generate` and do not count.
 
-    Returns the accuracy (of binary labels: their mean accuracy; NaN where all are missing) and the images.
+    Returns the accuracy (for binary labels their mean accuracy; NaN if all are missing) and the images.
 
     Raises:
-        InputError: see `accuracy` and `label_accuracy`, of what `classify` returns.
+        InputError: the output of `classify` is not valid, see `accuracy` and `label_accuracy`.
     """
     y = as_labels(y)
     images = generate(y)

@@ -1,4 +1,4 @@
-"""What a label's switch does to each label: the intervention matrix (CCVAE, D.1, Figs. 10 and 12)."""
+"""The effect of switching one label on each label: the intervention matrix (CCVAE, D.1, Figs. 10 and 12)."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def intervention_matrix(
 ) -> Tensor:
     """Entry (r, c): how much switching label c moves log p_c(y_r = 1), in nats, `(L, L)`.
 
-    For each image label c is set to the other value than y's. The change is against the reconstruction, and counts as
-    positive in the direction of the switch (on: log p rises; off: it falls), so that the two kinds do not cancel. The
-    diagonal is what was asked for, the rest is what came with it.
+    In each image, label c is set to the opposite of its value in y. The change is relative to the reconstruction, and
+    is positive in the direction of the switch (to 1: log p rises; to 0: it falls), so that the two kinds do not cancel.
+    The diagonal is the intended effect, the other entries are side effects.
 
     Args:
         intervene: images, labels to set `(B, L)` with NaN where kept -> images. reconstruct: images -> images.
         logits: images -> an independent classifier's logits `(B, L)`.
         x: `(B, C, H, W)`. y: `(B, L)`; a row whose label c is missing (NaN) does not count in column c, which is NaN
-            where that is every row.
+            if all rows are missing.
 
     Raises:
-        InputError: `y` is no binary labels `(B, L)`; logits are not finite, or of another shape.
+        InputError: `y` are not binary labels `(B, L)`; logits are not finite, or have another shape.
     """
 
     def log_p(images: Tensor) -> Tensor:
@@ -55,18 +55,18 @@ def intervention_matrix(
 
 
 def intervention_pairs(y: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Every image whose class is known set to every other class, class by class.
+    """All interventions that set an image of known class to another class, ordered by the new class.
 
     Args:
-        y: `(B,)` classes; images of an unknown one (-1), which may be any, are left out.
+        y: `(B,)` classes; images of unknown class (-1) are left out, as theirs may be any.
 
-    Returns which image each intervention is of and the class to set, `(M,)` each, M = (known images) x (classes - 1).
+    Returns the index of the image and the class to set, `(M,)` each, M = (known images) x (classes - 1).
 
     >>> intervention_pairs(torch.tensor([1, -1, 0]), 2)
     (tensor([0, 2]), tensor([0, 1]))
 
     Raises:
-        InputError: `y` is not `(B,)` or outside of -1 to `num_classes` - 1.
+        InputError: `y` is not `(B,)` or outside -1 to `num_classes` - 1.
     """
     y = Classes(check_count("num_classes", num_classes, 2)).validate(y)
     set_to, rows = ((y != torch.arange(num_classes, device=y.device)[:, None]) & ~is_missing(y)).nonzero().T
@@ -80,16 +80,19 @@ def intervention_accuracy(
     y: Tensor,
     num_classes: int,
 ) -> float:
-    """How often an image whose class is set to another one is of that class: the fraction of all such interventions.
+    """The fraction of interventions on the class after which a classifier assigns the new class to the image.
 
     Args:
-        intervene: images, classes to set `(B,)` -> images. probs: images -> an independent classifier's `(B, C)`.
-        x: `(B, C, H, W)`. y: `(B,)` their classes; images of an unknown one (-1) are left out.
+        intervene: images, classes to set `(B,)` -> images.
+        probs: images -> an independent classifier's probabilities `(B, C)`.
+        x: `(B, C, H, W)`. y: `(B,)` their classes; images of unknown class (-1) are left out.
 
-    The interventions are those of `intervention_pairs`, a class at a time. Returns NaN where no label is known.
+    The interventions are those of `intervention_pairs`, evaluated one class at a time. Returns NaN if no label is
+    known.
 
     Raises:
-        InputError: see `intervention_pairs`; `x` has other rows; `probs` returns no probabilities `(B, num_classes)`.
+        InputError: see `intervention_pairs`; `x` has another number of rows; `probs` does not return probabilities
+            `(B, num_classes)`.
     """
     rows, set_to = intervention_pairs(y, num_classes)
     x, right = check_rows("x", x, as_labels(y)), []
@@ -103,10 +106,10 @@ def intervention_accuracy(
 def condition_number(matrix: Tensor) -> float:
     """The ratio of the largest to the smallest singular value; 1 for a multiple of an orthogonal matrix.
 
-    Infinite for a singular matrix, NaN where entries are not finite (those of a label that is missing everywhere).
+    Infinite for a singular matrix, NaN if entries are not finite (those of a label that is missing everywhere).
 
     Raises:
-        InputError: it is no `(N, M)` matrix.
+        InputError: it is not an `(N, M)` matrix.
 
     >>> condition_number(torch.tensor([[0.0, 2.0], [1.0, 0.0]]))
     2.0
@@ -118,9 +121,10 @@ def condition_number(matrix: Tensor) -> float:
 
 
 def selectivity(matrix: Tensor) -> float:
-    """The mean size of the diagonal over that of all else; infinite for a diagonal matrix, NaN for a single label.
+    """The mean absolute diagonal entry divided by the mean absolute off-diagonal entry.
 
-    Entries that are NaN (of a label that is missing everywhere) do not count.
+    Infinite for a diagonal matrix, NaN for a single label. Entries that are NaN (those of a label that is missing
+    everywhere) do not count.
 
     >>> selectivity(torch.tensor([[2.0, 0.5], [-0.5, 2.0]]))
     4.0

@@ -1,4 +1,4 @@
-"""How far out of distribution images are: the mutual information of label and classifier parameters."""
+"""Detection of out-of-distribution images: the mutual information of the label and the classifier's parameters."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from pyro_semivae.spaces import Binary, Classes, as_binary
 
 
 def _own_parameters():
-    """Parameters stay with their module: two GPs in a process do not share Pyro's store."""
+    """Keeps parameters in their module, so that two GPs in a process do not share Pyro's store."""
     return pyro.settings.context(module_local_params=True)
 
 
 class _KnownBinary(gp.likelihoods.Likelihood):
-    """Bernoulli labels through a sigmoid; missing ones (NaN) have no likelihood (Pyro's `Binary` knows none)."""
+    """Bernoulli labels through a sigmoid; missing labels (NaN), which Pyro's `Binary` does not support, are masked."""
 
     def forward(self, f_loc: Tensor, f_var: Tensor, y: Tensor) -> Tensor:
         f = dist.Normal(f_loc, f_var.sqrt())()
@@ -35,20 +35,21 @@ class _KnownBinary(gp.likelihoods.Likelihood):
 
 
 class LastLayerGP:
-    """A sparse variational GP in the place of a classifier's last layer (CCVAE C.3, D.6: 200 inducing points).
+    """A sparse variational GP instead of a classifier's last layer (CCVAE C.3, D.6: 200 inducing points).
 
     Args:
-        features: `(N, F)` penultimate features of real images. y: their labels, `(N,)` classes or `(N, L)` binary ones.
-            Rows whose class is missing (-1) are left out, binary labels (NaN) entry by entry.
+        features: `(N, F)` penultimate features of real images. y: their labels, `(N,)` classes or `(N, L)` binary
+            labels. Rows with a missing class (-1) are left out, and missing entries of binary labels (NaN) are masked.
         num_classes: C latent functions with a softmax; `None` for binary labels, L functions with a sigmoid.
-        num_inducing: inducing points, drawn from the features.
-        steps: Adam steps on batches of 500.
+        num_inducing: the number of inducing points, sampled from the features.
+        steps: the number of Adam steps, on batches of 500.
 
-    Everything is in float64 on the CPU. Features are standardised; the kernel is RBF with a length scale per feature.
+    All computation is in float64 on the CPU. Features are standardised; the kernel is RBF with a length scale per
+    feature.
 
     Raises:
         InputError: features are not `(N, F)` or not finite; labels do not fit them, or fewer than two are known; a
-            number is not 1, 2, ...
+            number is not a positive integer.
     """
 
     def __init__(
@@ -71,11 +72,11 @@ class LastLayerGP:
         features = check_finite("features", features, 2).detach().cpu().double()
         if len(features) != len(y):
             shapes = f"{tuple(features.shape)} and {tuple(y.shape)}"
-            raise InputError(f"features, y: got shapes {shapes}; expected as many rows of each")
+            raise InputError(f"features, y: got shapes {shapes}; expected equally many rows")
         features, y = (
             features[known],
             y[known].double().T if self.binary else y[known],
-        )  # Pyro's outputs are on the left
+        )  # in Pyro's GPs the dimension of outputs is on the left
         self.mean, self.std = features.mean(0), features.std(0).clamp(min=1e-6)
         features = (features - self.mean) / self.std
         with torch.random.fork_rng(), _own_parameters():
@@ -107,14 +108,14 @@ class LastLayerGP:
                 optimiser.step()
 
     def state(self) -> dict[str, Any]:
-        """Its weights and the features' scale, as a checkpoint can hold them."""
+        """The weights and the features' mean and scale, in a form that a checkpoint can hold."""
         shape = {"size": len(self.mean), "outputs": self.gp.latent_shape[0], "inducing": len(self.gp.Xu)}
         weights = {name: value.detach().clone() for name, value in self.gp.state_dict().items()}
         return {"weights": weights, "mean": self.mean, "std": self.std, "binary": self.binary, "shape": shape}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> LastLayerGP:
-        """The GP that `state` was taken of."""
+        """Restores a GP from its `state`."""
         size, outputs, inducing = (state["shape"][name] for name in ("size", "outputs", "inducing"))
         rows = max(2, inducing)
         features = torch.zeros(rows, size)
@@ -127,10 +128,10 @@ class LastLayerGP:
     @torch.no_grad()
     @_own_parameters()
     def sample_probs(self, features: Tensor, num_samples: int = 64, seed: int = 0) -> Tensor:
-        """p(y | x, omega) for samples of omega, `(num_samples, B, C)`; of binary labels `(num_samples, B, L, 2)`.
+        """p(y | x, omega) for samples of omega, `(num_samples, B, C)`; for binary labels `(num_samples, B, L, 2)`.
 
         Raises:
-            InputError: features are not `(B, F)` or not finite; `num_samples` is not 1, 2, ...
+            InputError: features are not `(B, F)` or not finite; `num_samples` is not a positive integer.
         """
         check_count("num_samples", num_samples)
         features = check_finite("features", features, 2)
@@ -156,9 +157,9 @@ def mutual_information(probs: Tensor) -> Tensor:
     Returns `(...)`.
 
     Raises:
-        InputError: `probs` are no probabilities, or fewer than two dimensions.
+        InputError: `probs` are not probabilities, or have fewer than two dimensions.
 
-    >>> mutual_information(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])).item()  # sure, and of two minds: log 2
+    >>> mutual_information(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])).item()  # two certain samples that differ: log 2
     0.6931471824645996
     """
     probs = check_probs("probs", probs)
@@ -174,13 +175,14 @@ def _entropy(probs: Tensor) -> Tensor:
 def image_mutual_information(
     images: Tensor, embed: Callable[[Tensor], Tensor], posterior: LastLayerGP, num_samples: int = 64
 ) -> float:
-    """The mean mutual information of images (and binary labels) under features and a `LastLayerGP` on them, in nats.
+    """The mean mutual information over images (and binary labels), from features and a `LastLayerGP`, in nats.
 
     Args:
         images: `(B, C, H, W)`, one or more; no labels are needed. embed: images -> features `(B, F)`.
+        posterior: the GP, fitted to such features.
 
     Raises:
-        InputError: there is no image; the features are not those that the posterior was fitted to.
+        InputError: there is no image; the number of features is not that of the posterior.
     """
     if not len(check_rows("images", images)):
         raise InputError("images: got none; expected one or more")

@@ -1,4 +1,4 @@
-"""How well some numbers predict another one in rows that the regressor has not seen."""
+"""Regression on held-out rows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sklearn.svm import SVR
 def held_out_r2(
     features: np.ndarray, target: np.ndarray, held_out: np.ndarray, kind: Literal["linear", "nonlinear"] = "linear"
 ) -> float:
-    """R^2 on the held-out rows of a regressor of the others: ridge, or a support vector one with a Gaussian kernel.
+    """R^2 on held-out rows of a regressor fitted to the others: ridge, or support vector with a Gaussian kernel.
 
     A negative R^2, worse than the mean, counts as 0.
 
     Args:
-        features: `(N, F)`. target: `(N,)`. held_out: `(N,)` mask; two rows or more on either side.
+        features: `(N, F)`. target: `(N,)`. held_out: `(N,)` mask, with at least two rows on either side.
     """
     regressor = RidgeCV(np.logspace(-3, 3, 7)) if kind == "linear" else SVR(C=0.2, epsilon=0.05)
     regressor = make_pipeline(StandardScaler(), regressor)

@@ -1,4 +1,4 @@
-"""How much of an image survives when its class is set to another one: by simple statistics, and by its latents."""
+"""How much of an image is preserved when its class is changed, measured by simple statistics and by its latents."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from pyro_semivae.spaces import MISSING, as_labels, to_unit
 
 
 def image_statistics(x: Tensor) -> dict[str, Tensor]:
-    """Statistics of bright figures on a dark ground that mean something, `(B,)` each, float64.
+    """Interpretable statistics of bright figures on a dark background, `(B,)` each, float64.
 
     * `brightness`: the mean of the pixels, in [0, 1].
-    * `thickness`: twice the sum of the pixels over the length of the outline (the total variation), in pixels: of a
-      long stroke its width.
-    * `slant`: how many pixels the figure leans to the right for each pixel up: the shear in its second moments, minus
-      the covariance of column and row over the variance of the row.
-    * `width`, `height`: the sides of the box whose second moments it has, sqrt(12 Var + 1) of column and row, pixels.
+    * `thickness`: twice the sum of the pixels divided by the length of the outline (the total variation), in pixels;
+      for a long stroke this is its width.
+    * `slant`: the number of pixels that the figure leans to the right per pixel upwards: the shear in its second
+      moments, which is minus the covariance of column and row divided by the variance of the row.
+    * `width`, `height`: the sides of the box with the same second moments, sqrt(12 Var + 1) of column and row, in
+      pixels.
 
     Args:
-        x: `(B, C, H, W)`, float or uint8; colours are averaged. A black image has a brightness; the rest is NaN.
+        x: `(B, C, H, W)`, float or uint8; colours are averaged. A black image has a brightness; its other statistics
+            are NaN.
 
     Raises:
-        InputError: they are no images, or not finite.
+        InputError: they are not images, or not finite.
 
     >>> x = torch.zeros(1, 1, 9, 9)
     >>> x[..., 2:7, 3:6] = 1  # five high and three wide
@@ -59,23 +61,24 @@ def image_statistics(x: Tensor) -> dict[str, Tensor]:
 
 
 def kept(before: Mapping[str, Tensor], after: Mapping[str, Tensor], y: Tensor, y_new: Tensor) -> dict[str, float]:
-    """How much of an image's variation within its class an intervention on the class keeps, by each statistic.
+    """How well an intervention on the class preserves an image's variation within its class, for each statistic.
 
-    The correlation of a statistic of the image with that of its intervention among the images of one old class that
-    are set to one new class; the mean over these groups, each with the weight of its size minus 1. So what the classes
-    themselves differ in does not count. 1 where every result is its image's, changed by the classes alone (t = a + b s
-    with b > 0, a and b of the two classes); 0 in expectation where results are new samples, exactly 0 where they are
-    all the same. It says nothing of whether the class was set: an intervention that does nothing has 1 as well.
+    This is the correlation between a statistic of the image and of the intervention's result, among the images of one
+    old class that are set to one new class, averaged over these groups with their sizes minus 1 as weights. Differences
+    between the classes themselves therefore do not count. It is 1 if the result's statistic t is a linear function of
+    the image's s, t = a + b s with b > 0, where a and b depend on the two classes alone. It is 0 in expectation if
+    results are new samples, and exactly 0 if they are all the same. It does not measure whether the class was set: an
+    intervention that changes nothing has 1, too.
 
     Args:
-        before, after: see `image_statistics`; of each intervention's image and result, `(M,)`.
-        y, y_new: `(M,)`, the image's class and the one that was set; where one is missing (-1) it does not count, nor
-            where the statistic is NaN.
+        before, after: see `image_statistics`; of each intervention's image and of its result, `(M,)`.
+        y, y_new: `(M,)`, the image's class and the class that was set. Interventions with a missing class (-1), or with
+            NaN as the statistic, do not count.
 
-    Returns a value in [-1, 1] for each statistic, NaN where no group has two images that differ.
+    Returns a value in [-1, 1] for each statistic, NaN if no group has two images that differ.
 
     Raises:
-        InputError: there are other statistics before and after, or the shapes differ.
+        InputError: `before` and `after` have different statistics, or the shapes differ.
     """
     y, y_new = _classes(y, y_new)
     if before.keys() != after.keys():
@@ -96,17 +99,18 @@ def kept(before: Mapping[str, Tensor], after: Mapping[str, Tensor], y: Tensor, y
 def rest_explained(
     rest: Tensor, after: Mapping[str, Tensor], y: Tensor, y_new: Tensor, rows: Tensor
 ) -> dict[str, float]:
-    """How much of the results' variation within their class the images' other latents explain: held-out R^2.
+    """The held-out R^2 of the results' variation within their class, predicted from the images' other latents.
 
-    Ridge regression from what the model keeps of an image (z_s; posterior means) to each statistic of its intervention,
-    both relative to their mean among the images of one old class that are set to one new class. The first half of the
-    images fits it, the other half scores it. 0 where results are sampled anew, or worse than the mean.
+    A ridge regression from the latents that the model keeps (z_s; posterior means) to each statistic of the
+    intervention's result, both relative to their mean among the images of one old class that are set to one new class.
+    It is fitted to the first half of the images and scored on the other half. It is 0 if results are sampled anew, or
+    if the prediction is worse than the mean.
 
     Args:
-        rest: `(N, D)`, of the images, D one or more. after, y, y_new: see `kept`.
-        rows: `(M,)`, which image each intervention is of.
+        rest: `(N, D)`, the images' latents, D >= 1. after, y, y_new: see `kept`.
+        rows: `(M,)`, the index of each intervention's image.
 
-    Returns a value in [0, 1] for each statistic, NaN where fewer than two interventions are in either half.
+    Returns a value in [0, 1] for each statistic, NaN if either half has fewer than two interventions.
 
     Raises:
         InputError: the shapes do not fit, latents are not finite, or rows are not 0 to N - 1.
@@ -116,7 +120,7 @@ def rest_explained(
     outside = rows.is_floating_point() or rows.shape != y.shape or ((rows < 0) | (rows >= len(rest))).any()
     if outside or not rest.shape[1]:
         shapes = f"{tuple(rest.shape)} and {tuple(rows.shape)}, {len(y)} interventions"
-        raise InputError(f"rest, rows: got shapes {shapes}; expected (N, D) and (M,), numbers of 0 to N - 1")
+        raise InputError(f"rest, rows: got shapes {shapes}; expected (N, D) and (M,), integers 0 to N - 1")
     out = {}
     for name, value in after.items():
         (t,) = _columns(name, y, value)
@@ -155,7 +159,7 @@ def _columns(name: str, y: Tensor, *values: Tensor) -> list[Tensor]:
 
 
 def _groups(*labels: Tensor) -> Tensor:
-    """The number of each row's group, the rows of which have the same labels, `(M,)`."""
+    """The index of each row's group, `(M,)`; rows with the same labels form a group."""
     return torch.stack(labels, 1).unique(dim=0, return_inverse=True)[1]
 
 
@@ -166,7 +170,7 @@ def _sum(values: Tensor, group: Tensor) -> Tensor:
 
 
 def _within(values: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-    """Values minus their group's mean, and in which groups they vary by more than rounding; elsewhere they are 0."""
+    """Values minus their group's mean, and a mask of groups that vary by more than rounding; in others they are 0."""
     size = _sum(torch.ones_like(values), group)
     centred = values - (_sum(values, group) / size)[group]
     varies = _sum(centred**2, group) > 1e-10 * _sum(values**2, group)

@@ -1,4 +1,4 @@
-"""How well characteristics survive in another image: the swap difference (CCVAE, Table 2)."""
+"""How well characteristics are preserved in another image: the swap difference (CCVAE, Table 2)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from pyro_semivae.spaces import label_space
 def log_prob_of_labels(logits: Tensor, y: Tensor) -> Tensor:
     """log p(y) of labels under a classifier's logits; NaN where y is missing.
 
-    Shapes: binary labels `y` `(N, L)`, logits `(N, L)`, the result `(N, L)`; class labels `(N,)`, `(N, C)`, `(N,)`.
+    Shapes of `y`, logits and the result: `(N, L)`, `(N, L)`, `(N, L)` for binary labels; `(N,)`, `(N, C)`, `(N,)` for
+    class labels.
 
     Raises:
-        InputError: the shapes do not fit, `y` is outside of the label space, or logits are not finite.
+        InputError: the shapes do not fit, `y` is outside the label space, or logits are not finite.
     """
     logits = check_finite("logits", logits)
     y = check_labels("logits", logits, y)
@@ -36,25 +37,26 @@ def swap_difference(
 ) -> float:
     """The mean of `|log p_c(y_i|x) - log p_c(y_i|x')|` over rows, labels and partners, in nats; lower is better.
 
-    x' has the characteristics of x and the rest of a random partner, p_c is an independent classifier, y are the labels
-    of x. CCVAE's Table 2 reports "the average difference in log probabilities for multiple swaps"; that the difference
-    is absolute and of the labels of x is our reading.
+    x' has the characteristics of x and the other latents of a random partner, p_c is an independent classifier, and y
+    are the labels of x. CCVAE's Table 2 reports "the average difference in log probabilities for multiple swaps"; that
+    the difference is absolute, and for the labels of x, is our interpretation.
 
     Args:
-        swap: images whose characteristics to take, images whose rest to take -> images.
-        logits: images -> the classifier's logits `(B, L)`, of a class label `(B, C)`.
+        swap: images with the characteristics, images with the other latents -> images.
+        logits: images -> the classifier's logits `(B, L)`, or `(B, C)` for a class label.
         x: `(B, C, H, W)` images, two or more. y: their labels, `(B, L)` or `(B,)`; missing ones do not count.
-        num_partners: how many partners every image gets (REVAE: 20), never itself. seed: of their choice.
+        num_partners: the number of partners of each image (REVAE: 20), never itself. seed: seeds their choice.
 
-    The images are swapped 500 at a time, so that many need little memory. Returns NaN where no label is known.
+    The images are swapped 500 at a time, to limit memory. Returns NaN if no label is known.
 
     Raises:
-        InputError: there are no partners, or only one image; otherwise see `log_prob_of_labels`.
+        InputError: `num_partners` is not a positive integer, or there is only one image; otherwise see
+            `log_prob_of_labels`.
     """
     check_count("num_partners", num_partners)
     x = check_rows("x", x)
     if len(x) < 2:
-        raise InputError(f"x: got {len(x)} images; expected two or more, for a partner is another image")
+        raise InputError(f"x: got {len(x)} images; expected two or more, as a partner is another image")
     generator = torch.Generator().manual_seed(seed)
     before = log_prob_of_labels(logits(x), y)
     differences = []

@@ -282,8 +282,8 @@ def run_model(vae: SemiVAE, latents: Latents, y: Any, num_rows: int) -> Trace:
     with LocalParameters(), impute, of_size(num_rows), poutine.trace() as trace, Given(latents, vae.spaces):
         vae.model(*values)
     sites = dict(sample_sites(trace.trace))
-    if told := [name for name in vae.data_sites if given.get(name) is not None and name in sites]:
-        raise InputError(f"{told[0]}: got values of data that the model generates; expected none")
+    if extra := [name for name in vae.data_sites if given.get(name) is not None and name in sites]:
+        raise InputError(f"{extra[0]}: got values of data that the model generates; expected none")
     known = [name for name in sites if name not in vae.spaces]
     if unknown := set(latents) - set(known):
         raise InputError(f"latents: got {sorted(unknown)}; expected {', '.join(map(repr, known))}")

@@ -175,7 +175,7 @@ def test_the_logistic_regression_leaves_missing_labels_out(tmp_path):
     assert_close(evaluator(x), other(x))
     assert accuracy == same > 0.9
     for wrong in (torch.zeros(80).long(), torch.full((80,), -1), (y[:, None] == torch.arange(3)).float()):
-        with pytest.raises(InputError, match=r"known; expected 1 or more|expected two or more known classes"):
+        with pytest.raises(InputError, match=r"known label; expected 1 or more|expected two or more known classes"):
             logistic_regression(ImageData("made", ("a", "b", "c"), x, wrong, x, wrong), cache=tmp_path)
 
 

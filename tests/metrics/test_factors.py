@@ -48,7 +48,7 @@ def test_what_is_wrong_is_said():
         metrics.linear_errors(x, x[:4], x, x)
     with pytest.raises(InputError, match="features_test, factors_test: got 5 and 4 rows"):
         metrics.linear_errors(x, x, x, x[:4])
-    with pytest.raises(InputError, match="got 2 and 2 features, 2 and 1 factors; expected as many"):
+    with pytest.raises(InputError, match="got 2 and 2 features, 2 and 1 factors; expected equal numbers"):
         metrics.linear_errors(x, x, x, x[:, :1])
     with pytest.raises(InputError, match="ridge: got -1"):
         metrics.linear_errors(x, x, x, x, ridge=-1)

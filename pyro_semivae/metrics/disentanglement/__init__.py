@@ -1,4 +1,4 @@
-"""Measures of disentanglement, `metric(representation, factors, ...)` on plain arrays; one a file."""
+"""Metrics of disentanglement, `metric(representation, factors, ...)` on plain arrays, one per file."""
 
 from pyro_semivae.metrics.disentanglement.beta_vae_score import beta_vae_score
 from pyro_semivae.metrics.disentanglement.dci import dci

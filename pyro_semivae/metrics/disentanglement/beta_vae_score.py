@@ -22,17 +22,17 @@ def beta_vae_score(
     batch: int = 64,
     seed: int = 0,
 ) -> Score:
-    """The accuracy of a logistic regression that tells the factor which pairs of rows share.
+    """The accuracy of a logistic regression that predicts the factor that pairs of rows share.
 
-    A point is the mean of |r(x) - r(x')| over `batch` pairs that have the same value of one factor, the others as they
-    come. The regression is scikit-learn's, with up to 1,000 iterations.
+    A point is the mean of |r(x) - r(x')| over `batch` pairs of rows with the same value of one factor and random values
+    of the others. The regression is scikit-learn's, with up to 1,000 iterations. With a single factor the score is 1.
 
     Args:
-        representation: the means of q(z|x), `(N, D)`. factors: classes `(N, F)`, drawn independently.
-        points, points_test: to fit and to judge.
+        representation: the means of q(z|x), `(N, D)`. factors: classes `(N, F)`, sampled independently.
+        points, points_test: the numbers of points for training and for testing. batch: the pairs per point.
 
     Raises:
-        InputError: see `score.codes_and_factors`; there is one factor only.
+        InputError: see `score.codes_and_factors`.
     """
     codes, classes = codes_and_factors(representation, factors)
     check_count("batch", batch)
@@ -50,5 +50,5 @@ def beta_vae_score(
     protocol = {"points": points, "points_test": points_test, "batch": batch, "rows": len(codes)}
     if classes.shape[1] == 1:
         return Score(1.0, protocol)
-    told = LogisticRegression(max_iter=1000).fit(found[:points], factor[:points])
-    return Score(float(told.score(found[points:], factor[points:])), protocol)
+    classifier = LogisticRegression(max_iter=1000).fit(found[:points], factor[:points])
+    return Score(float(classifier.score(found[points:], factor[points:])), protocol)

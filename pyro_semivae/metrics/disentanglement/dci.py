@@ -21,19 +21,21 @@ def dci(
     rows_test: int = 5_000,
     seed: int = 0,
 ) -> Score:
-    """DCI: whether each dimension is important for one factor, and each factor is told by one dimension.
+    """DCI: whether each dimension is important for one factor only, and each factor depends on one dimension only.
 
-    The value is the disentanglement: 1 minus the entropy of a dimension's importance over factors (of base F), the mean
-    over dimensions by their importance. The importances are those of decision trees that predict a factor's class.
+    The value is the disentanglement: 1 minus the entropy (to base F) of a dimension's importance over factors, averaged
+    over dimensions with their importance as weights. The importances are those of decision trees that predict a
+    factor's class.
 
     Args:
         representation: the means of q(z|x), `(N, D)`. factors: classes `(N, F)`.
-        trees: scikit-learn's gradient boosting, as usual, whose time grows with the number of classes; or a random
-            forest whose splits look at every dimension. The choice changes the numbers. number: of trees.
-        rows, rows_test: to fit and to judge; of fewer rows the same shares.
+        trees: `"boosted"`: scikit-learn's gradient boosting, the common choice, whose time grows with the number of
+            classes; `"forest"`: a random forest whose splits consider every dimension. The choice changes the values.
+            number: the number of trees.
+        rows, rows_test: the numbers of rows for training and for testing; with fewer rows, the same proportions.
 
-    Parts: `importance` `(D, F)`; `completeness`, as the value with dimensions and factors exchanged; `informativeness`,
-    the mean accuracy on the rows to judge on.
+    Parts: `importance` `(D, F)`; `completeness`, the value with dimensions and factors exchanged; `informativeness`,
+    the mean accuracy on the test rows.
 
     Raises:
         InputError: see `score.codes_and_factors`.
@@ -42,7 +44,7 @@ def dci(
     check_choice("trees", trees, ("boosted", "forest"))
     check_count("number", number)
     chosen = drawn(rows + rows_test, len(codes), np.random.default_rng(seed))
-    fitted, judged = halves(chosen, rows, rows_test, classes)
+    fitted, tested = halves(chosen, rows, rows_test, classes)
     importance, right = np.zeros((codes.shape[1], classes.shape[1])), []
     for j, factor in enumerate(classes.T):
         if trees == "boosted":
@@ -51,18 +53,18 @@ def dci(
             model = RandomForestClassifier(number, max_features=None, random_state=seed)
         model.fit(codes[fitted], factor[fitted])
         importance[:, j] = np.abs(model.feature_importances_)
-        right.append(model.score(codes[judged], factor[judged]))
+        right.append(model.score(codes[tested], factor[tested]))
     parts = {
         "importance": importance,
         "completeness": np.array(_one_each(importance.T)),
         "informativeness": np.array(np.mean(right)),
     }
-    protocol = {"trees": trees, "number": number, "rows": len(fitted), "rows_test": len(judged)}
+    protocol = {"trees": trees, "number": number, "rows": len(fitted), "rows_test": len(tested)}
     return Score(_one_each(importance), protocol, parts)
 
 
 def _one_each(importance: np.ndarray) -> float:
-    """Whether each row has one column: 1 minus the entropies of the rows (of base: the columns), by the rows' sums."""
+    """1 minus the entropy of each row, to the base of the number of columns; the mean weighted by the rows' sums."""
     sums = importance.sum(1)
     if not sums.any():
         sums = np.ones_like(sums)

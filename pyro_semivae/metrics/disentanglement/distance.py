@@ -1,4 +1,4 @@
-"""How far inferred factors are from the true ones: LaRVAE's l2 score (Nie et al. 2020)."""
+"""The distance between inferred and true factors: LaRVAE's l2 score (Nie et al. 2020)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pyro_semivae.metrics.disentanglement.score import Score
 
 
 def label_distance(inferred: Any, values: Any, *, without: Collection[int] = ()) -> Score:
-    """The l2 score: the mean Euclidean distance of inferred and true factors. Lower is better.
+    """The l2 score: the mean Euclidean distance between inferred and true factors. Lower is better.
 
-    The paper states neither normalisation nor average. Here factors are as they are given: of mean 0 and variance 1 in
-    training, so that always saying 0 has about the square root of their number.
+    The paper states neither normalisation nor average. Here factors are used as given: standardised as in training, so
+    that always predicting 0 has a distance of about the square root of their number.
 
     Args:
-        inferred: the means of q(y|x), `(N, F)`. values: the true ones. without: columns to leave out, as those whose
-            values look alike in several images.
+        inferred: the means of q(y|x), `(N, F)`. values: the true factors. without: columns to leave out, such as those
+            with values that look the same in several images.
 
-    Parts: `rmse` `(F,)`, the root of the mean squared error of each factor, of all of them.
+    Parts: `rmse` `(F,)`, the root mean squared error of each factor, including those left out.
 
     Raises:
-        InputError: the shapes differ, numbers are not finite, a column is not there or none is left.
+        InputError: the shapes differ, numbers are not finite, a column does not exist, or none is left.
 
     >>> float(label_distance(torch.zeros(2, 2), torch.tensor([[3.0, 4.0], [0.0, 0.0]])))
     2.5

@@ -1,4 +1,4 @@
-"""FactorVAE's score (Kim and Mnih, ICML 2018): which dimension varies least where a factor stays."""
+"""FactorVAE's score (Kim and Mnih, ICML 2018): which dimension varies least if a factor is constant."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def factor_vae_score(
     least_deviation: float = 0.05,
     seed: int = 0,
 ) -> Score:
-    """The accuracy of guessing which factor stayed the same, by the dimension that varied least.
+    """The accuracy of predicting the factor that was held constant from the dimension that varied least.
 
-    A vote: of a random factor, `batch` rows with the same value of it are drawn (with replacement); the dimension with
-    the least variance, as a share of its variance in all rows, votes for the factor. A dimension stands for the factor
-    that it was voted for most often, and the score is how often that is right in other votes.
+    For each vote, `batch` rows with the same value of a random factor are sampled (with replacement). The dimension
+    with the least variance, relative to its variance over all rows, votes for the factor. Each dimension then predicts
+    the factor that it voted for most often, and the score is the accuracy of these predictions on other votes.
 
     Args:
-        representation: the means of q(z|x), `(N, D)`. factors: classes `(N, F)`, drawn independently.
-        votes, votes_test: to learn from and to judge by. least_deviation: dimensions with a smaller standard deviation
-            have no vote; with none left the score is 0.
+        representation: the means of q(z|x), `(N, D)`. factors: classes `(N, F)`, sampled independently.
+        votes, votes_test: the numbers of votes for training and for testing. batch: the rows per vote.
+        least_deviation: dimensions with a smaller standard deviation do not vote; if none is left, the score is 0.
 
-    Parts: `votes` `(F, D)`, of those to learn from.
+    Parts: `votes` `(F, D)`, of the training votes.
 
     Raises:
         InputError: see `score.codes_and_factors`.
@@ -65,7 +65,7 @@ def factor_vae_score(
 def _votes(
     scaled: np.ndarray, groups: Groups, number: int, batch: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The factor that stayed and the dimension that varied least, `(number,)` each."""
+    """The factor that was held constant and the dimension that varied least, `(number,)` each."""
     factor = rng.integers(groups.factors.shape[1], size=number)
     rows = rng.integers(len(scaled), size=number)
     dimension = np.zeros(number, np.int64)

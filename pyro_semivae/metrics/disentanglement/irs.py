@@ -13,18 +13,19 @@ from pyro_semivae.metrics.disentanglement.score import Score, binned, codes_and_
 def robustness(
     representation: Any, factors: Any, *, quantile: float = 0.99, bins: int = 20, rows: int = 10_000, seed: int = 0
 ) -> Score:
-    """IRS: how little a dimension moves where its factor stays and the others vary.
+    """IRS: how little a dimension changes if its factor is constant and the others vary.
 
-    Of a dimension and a factor it is 1 minus the `quantile` of the distances to the mean of the rows with one value of
-    the factor (the mean over values), as a share of the greatest distance to the mean of all; of a dimension, the best
-    factor's; and of all, the mean by these greatest distances.
+    For a dimension and a factor: take the rows with one value of the factor, the `quantile` of their distances to their
+    mean, and average over the values. The score is 1 minus this average divided by the greatest distance of any row to
+    the mean of all rows. A dimension has the score of its best factor. The value is the mean over dimensions, weighted
+    by the greatest distances.
 
     Args:
         representation: the means of q(z|x), `(N, D)`; dimensions that do not vary are left out. factors: classes
-            `(N, F)`; of more than `bins` classes, neighbours are one.
-        quantile: 1 in the paper, .99 in what is usual. rows, seed: see `mutual_information_gap`.
+            `(N, F)`; neighbouring classes are merged if there are more than `bins`.
+        quantile: 1 in the paper, commonly 0.99. rows, seed: see `mutual_information_gap`.
 
-    Parts: `scores` `(D, F)`, of the dimensions that vary.
+    Parts: `scores` `(D, F)`, for the dimensions that vary.
 
     Raises:
         InputError: see `score.codes_and_factors`.
@@ -44,7 +45,7 @@ def robustness(
 
 
 def _moved(codes: np.ndarray, factor: np.ndarray, quantile: float) -> np.ndarray:
-    """How far each dimension is from the mean of a factor's value, `(D,)`."""
+    """The `quantile` of each dimension's distances to the mean for a factor's value, averaged over values, `(D,)`."""
     found = []
     for value in np.unique(factor):
         group = codes[factor == value]

@@ -14,18 +14,18 @@ from pyro_semivae.metrics.disentanglement.score import Score, binned, codes_and_
 def mutual_information_gap(
     representation: Any, factors: Any, *, bins: int = 20, rows: int = 10_000, seed: int = 0
 ) -> Score:
-    r"""MIG: how much more the best dimension tells of a factor than the second best.
+    r"""MIG: the gap in mutual information with a factor between the best dimension and the second best.
 
     .. math::
         \frac{1}{F} \sum_j \frac{I(z_{(1)}; v_j) - I(z_{(2)}; v_j)}{H(v_j)}
 
-    with each dimension in `bins` bins of equal width between its extremes. Of a perfect code it is below 1 where a
-    factor has more values than there are bins: .896 on the grid of dSprites (40 and 32 values), .996 on that of 3D
-    Shapes.
+    with each dimension in `bins` bins of equal width between its extremes. For a perfect code it is below 1 if a factor
+    has more values than there are bins: 0.896 on the grid of dSprites (40 and 32 values), 0.996 on that of 3D Shapes.
 
     Args:
-        representation: the means of q(z|x), `(N, D)`, D two or more. factors: classes `(N, F)`.
-        bins: of each dimension. rows: drawn of all, at most. seed: of the draw.
+        representation: the means of q(z|x), `(N, D)`, D >= 2. factors: classes `(N, F)`.
+        bins: the number of bins per dimension. rows: the maximum number of rows, sampled from all. seed: seeds the
+            sampling.
 
     Parts: `information` `(D, F)` and `entropy` `(F,)`, in nats.
 
@@ -47,5 +47,5 @@ def mutual_information_gap(
 
 
 def informations(bins: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """The mutual information of each dimension and factor, `(D, F)`, in nats."""
+    """The mutual information between each dimension and each factor, `(D, F)`, in nats."""
     return np.array([[mutual_info_score(factor, code) for factor in classes.T] for code in bins.T])

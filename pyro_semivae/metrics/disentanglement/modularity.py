@@ -15,21 +15,21 @@ from pyro_semivae.metrics.disentanglement.score import Score, binned, codes_and_
 
 
 def modularity(representation: Any, factors: Any, *, bins: int = 20, rows: int = 10_000, seed: int = 0) -> Score:
-    r"""Whether each dimension tells of one factor alone.
+    r"""Whether each dimension is informative about one factor only.
 
     .. math::
         \frac{1}{D} \sum_i 1 - \frac{\sum_j I_{ij}^2 - \max_j I_{ij}^2}{(F - 1) \max_j I_{ij}^2}
 
-    A dimension that tells nothing counts 0.
+    A dimension without information counts as 0.
 
     Args:
-        representation: the means of q(z|x), `(N, D)`. factors: classes `(N, F)`, F two or more.
+        representation: the means of q(z|x), `(N, D)`. factors: classes `(N, F)`, F >= 2.
         bins, rows, seed: see `mutual_information_gap`.
 
     Parts: `information` `(D, F)`, in nats.
 
     Raises:
-        InputError: see `score.codes_and_factors`; there is one factor only.
+        InputError: see `score.codes_and_factors`; there is only one factor.
     """
     codes, classes = codes_and_factors(representation, factors)
     if classes.shape[1] < 2:
@@ -47,38 +47,38 @@ def modularity(representation: Any, factors: Any, *, bins: int = 20, rows: int =
 def explicitness(
     representation: Any, factors: Any, *, rows: int = 10_000, rows_test: int = 5_000, seed: int = 0
 ) -> Score:
-    """How well a logistic regression of all dimensions tells the factors: the area under the ROC curve, one class
-    against the rest, the mean over classes and factors. 1 is perfect, .5 chance.
+    """How well a logistic regression on all dimensions predicts the factors: the area under the ROC curve, one class
+    against the rest, averaged over classes and factors. 1 is perfect, 0.5 is chance.
 
     Args:
-        representation: the means of q(z|x), `(N, D)`, brought to variance 1. factors: classes `(N, F)`.
-        rows, rows_test: to fit and to judge; of fewer rows the same shares.
+        representation: the means of q(z|x), `(N, D)`, which are standardised. factors: classes `(N, F)`.
+        rows, rows_test: the numbers of rows for training and for testing; with fewer rows, the same proportions.
 
     Parts: `of_factor` `(F,)`.
 
     Raises:
-        InputError: see `score.codes_and_factors`; a class of the rows to judge on is not among those to fit.
+        InputError: see `score.codes_and_factors`; a class is in only one of the two sets of rows.
     """
     codes, classes = codes_and_factors(representation, factors)
     chosen = drawn(rows + rows_test, len(codes), np.random.default_rng(seed))
-    fitted, judged = halves(chosen, rows, rows_test, classes)
+    fitted, tested = halves(chosen, rows, rows_test, classes)
     scaler = StandardScaler().fit(codes[fitted])
-    known, asked = scaler.transform(codes[fitted]), scaler.transform(codes[judged])
+    train, test = scaler.transform(codes[fitted]), scaler.transform(codes[tested])
     found = []
     for j, factor in enumerate(classes.T):
-        if unseen := {*factor[judged]} ^ {*factor[fitted]}:
+        if unseen := {*factor[tested]} ^ {*factor[fitted]}:
             got = f"{len(chosen)} rows, in which classes {sorted(map(int, unseen))[:5]} of column {j} are in one part"
-            raise InputError(f"factors: got {got}; expected rows enough for every class to be in both")
-        told = LogisticRegression(max_iter=1000).fit(known, factor[fitted])
+            raise InputError(f"factors: got {got}; expected enough rows for every class to be in both")
+        classifier = LogisticRegression(max_iter=1000).fit(train, factor[fitted])
         areas = [
-            roc_auc_score(factor[judged] == value, probs)
-            for value, probs in zip(told.classes_, _probs(told, asked), strict=True)
+            roc_auc_score(factor[tested] == value, probs)
+            for value, probs in zip(classifier.classes_, _probs(classifier, test), strict=True)
         ]
         found.append(np.mean(areas))
-    protocol = {"rows": len(fitted), "rows_test": len(judged)}
+    protocol = {"rows": len(fitted), "rows_test": len(tested)}
     return Score(float(np.mean(found)), protocol, {"of_factor": np.array(found)})
 
 
-def _probs(told: LogisticRegression, codes: np.ndarray) -> np.ndarray:
-    """`(classes, N)`."""
-    return told.predict_proba(codes).T
+def _probs(classifier: LogisticRegression, codes: np.ndarray) -> np.ndarray:
+    """The probabilities of the classes, `(classes, N)`."""
+    return classifier.predict_proba(codes).T

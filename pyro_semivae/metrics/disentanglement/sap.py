@@ -20,14 +20,13 @@ def separated_predictability(
     rows_test: int = 5_000,
     seed: int = 0,
 ) -> Score:
-    """SAP: how much better the best single dimension predicts a factor than the second best, the mean over factors.
+    """SAP: how much better the best single dimension predicts a factor than the second best, averaged over factors.
 
     Args:
-        representation: the means of q(z|x), `(N, D)`, D two or more. factors: classes `(N, F)`.
-        kind: `"discrete"`: the accuracy of a linear support vector machine of one dimension (C = .01, balanced
-            classes); `"continuous"`: the squared correlation, for which a factor's classes count as numbers, and which
-            is of the `rows` alone.
-        rows, rows_test: to fit and to judge; of fewer rows the same shares.
+        representation: the means of q(z|x), `(N, D)`, D >= 2. factors: classes `(N, F)`.
+        kind: `"discrete"`: the accuracy of a linear support vector machine on one dimension (C = 0.01, balanced
+            classes); `"continuous"`: the squared correlation, with a factor's classes as numbers, on the `rows` alone.
+        rows, rows_test: the numbers of rows for training and for testing; with fewer rows, the same proportions.
 
     Parts: `scores` `(D, F)`.
 
@@ -37,11 +36,11 @@ def separated_predictability(
     codes, classes = codes_and_factors(representation, factors, least_codes=2)
     check_choice("kind", kind, ("discrete", "continuous"))
     chosen = drawn(rows + rows_test, len(codes), np.random.default_rng(seed))
-    fitted, judged = halves(chosen, rows, rows_test, classes)
+    fitted, tested = halves(chosen, rows, rows_test, classes)
     of = _accuracies if kind == "discrete" else _correlations
-    scores = of(codes[fitted], classes[fitted], codes[judged], classes[judged])
+    scores = of(codes[fitted], classes[fitted], codes[tested], classes[tested])
     best = np.sort(scores, 0)
-    protocol = {"kind": kind, "rows": len(fitted), "rows_test": len(judged)}
+    protocol = {"kind": kind, "rows": len(fitted), "rows_test": len(tested)}
     return Score(float((best[-1] - best[-2]).mean()), protocol, {"scores": scores})
 
 

@@ -1,4 +1,4 @@
-"""What the measures of disentanglement have in common: a representation, factors, rows drawn of both, a result."""
+"""Shared parts of the metrics of disentanglement: checks of their inputs, samples of rows, and the result."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pyro_semivae.metrics.checks import check_finite
 
 @dataclass(frozen=True)
 class Score:
-    """A measure's value and how it was measured; `float(score)` is the value.
+    """A metric's value and how it was measured; `float(score)` is the value.
 
     Attributes:
-        value: the score. protocol: the numbers of rows, bins, votes ... that it was measured with. parts: what it is
-            made of, by name, as arrays.
+        value: the score. protocol: the numbers of rows, bins, votes ... that it was measured with. parts: the arrays it
+            was computed from, by name.
     """
 
     value: float
@@ -34,8 +34,8 @@ def codes_and_factors(representation: Any, factors: Any, *, least_codes: int = 1
     """A representation `(N, D)` as float64 and factors' classes `(N, F)` as int64.
 
     Raises:
-        InputError: the shapes do not fit, numbers are not finite, or classes are no non-negative integers; a factor has
-            one value only; there are fewer than `least_codes` dimensions.
+        InputError: the shapes do not fit, numbers are not finite, or classes are not non-negative integers; a factor
+            has only one value; there are fewer than `least_codes` dimensions.
     """
     codes, classes = check_finite("representation", representation, 2), as_tensor("factors", factors)
     if classes.dim() != 2 or len(classes) != len(codes) or not classes.shape[1] or not len(codes):
@@ -53,37 +53,37 @@ def codes_and_factors(representation: Any, factors: Any, *, least_codes: int = 1
 
 
 def drawn(number: int, of: int, rng: np.random.Generator) -> np.ndarray:
-    """`number` different rows of `of`, in random order; all of them where there are no more."""
+    """Indices of `number` different rows out of `of`, in random order; all of them if there are no more."""
     return rng.permutation(of)[: check_count("rows", number, 2)]
 
 
 def halves(rows: np.ndarray, first: int, second: int, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to fit on and others to judge on, in these proportions where there are not as many.
+    """Splits rows into `first` for training and `second` for testing, or in these proportions if there are fewer.
 
     Args:
-        classes: of the factors, `(N, F)`.
+        classes: the classes of the factors, `(N, F)`.
 
     Raises:
-        InputError: there are fewer than two for either, or a factor has one value only in those to fit on.
+        InputError: either part has fewer than two rows, or a factor has only one value in the training rows.
     """
     middle = min(first, len(rows) * first // (first + second))
-    fitted, judged = rows[:middle], rows[middle : middle + second]
-    if min(len(fitted), len(judged)) < 2:
+    fitted, tested = rows[:middle], rows[middle : middle + second]
+    if min(len(fitted), len(tested)) < 2:
         raise InputError(f"representation: got {len(rows)} rows; expected four or more")
     if constant := [j for j, column in enumerate(classes[fitted].T) if (column == column[0]).all()]:
         got = f"one value only in {len(fitted)} rows to fit on, in the columns {constant}"
         raise InputError(f"factors: got {got}; expected two or more in each")
-    return fitted, judged
+    return fitted, tested
 
 
 def binned(codes: np.ndarray, bins: int) -> np.ndarray:
-    """Each dimension in bins of equal width from its least to its greatest value: 1 to `bins`, `(N, D)`."""
+    """Bins each dimension, with equal widths from its least to its greatest value: 1 to `bins`, `(N, D)`."""
     edges = [np.histogram(column, bins)[1][:-1] for column in codes.T]
     return np.stack([np.digitize(column, edge) for column, edge in zip(codes.T, edges, strict=True)], 1)
 
 
 class Groups:
-    """The rows with each value of each factor, to draw from.
+    """The rows with each value of each factor, to sample from.
 
     Args:
         factors: `(N, F)`.
@@ -96,7 +96,7 @@ class Groups:
         self.starts = [np.searchsorted(column, np.arange(column[-1] + 2)) for column in ordered.T]
 
     def like(self, rows: np.ndarray, factor: int, number: int, rng: np.random.Generator) -> np.ndarray:
-        """For each of the rows `(M,)`, `number` rows with its value of the factor, drawn with replacement:
+        """For each of the rows `(M,)`, samples `number` rows with its value of the factor, with replacement:
         `(M, number)`."""
         values = self.factors[rows, factor]
         first, after = self.starts[factor][values], self.starts[factor][values + 1]
