@@ -1,4 +1,4 @@
-"""Readers of data sets, splits into labelled and unlabelled rows, and batches."""
+"""Data set loaders, splits into labelled and unlabelled rows, and batches."""
 
 from pyro_semivae.data.affectnet import load_affectnet
 from pyro_semivae.data.batches import Batch, Batches

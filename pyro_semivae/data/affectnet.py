@@ -1,4 +1,4 @@
-"""AffectNet: faces with their expression, from the official files of either release."""
+"""AffectNet: faces labelled with their expression, from the official files of either release."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COLUMNS = (
     "arousal",
 )
 LANDMARKS = 68
-FACE = 0.6  # of the image's side, the width of the mean shape's box
+FACE = 0.6  # width of the mean shape's bounding box, as a fraction of the image's side
 WHERE = (
     "AffectNet is given to members of universities who sign a licence: http://mohammadmahoor.com/affectnet/. Unpack it "
     "so that {folder} holds train_set/ and val_set/ (the current release), or Manually_Annotated_Images/ and "
@@ -39,7 +39,7 @@ WHERE = (
 
 @dataclass(frozen=True)
 class Faces:
-    """The files of a split, relative to their folder, with their expressions, and landmarks `(N, 68, 2)` or None."""
+    """The files of a split, relative to their folder, their expressions, and their landmarks `(N, 68, 2)` or None."""
 
     files: list[str]
     expressions: list[int]
@@ -47,17 +47,17 @@ class Faces:
 
 
 def load_affectnet(root: str | Path, *, size: int = 96) -> ImageData:
-    """Faces with one of eight expressions, the validation set as the test set; `(N, 3, size, size)`.
+    """Loads faces with one of eight expressions, `(N, 3, size, size)`; the validation set serves as the test set.
 
-    Faces of the old release are aligned as Ruiz et al. (A.3.2) do: by the similarity that brings their 68 landmarks
-    closest to the mean shape of the training set (Procrustes), and cut out. Those of the current release are aligned
-    crops. Images without a face, or of no expression, are left out (codes 8 to 10).
+    Faces from the old release are aligned and cropped as in Ruiz et al. (A.3.2): a similarity transform maps their 68
+    landmarks as closely as possible to the training set's mean shape (Procrustes). Those from the current release are
+    aligned crops already. Images without a face or without an expression are left out (codes 8 to 10).
 
     Args:
-        root: the folder that holds `AffectNet/`. size: of the sides.
+        root: the folder that contains `AffectNet/`. size: the images' height and width.
 
     Raises:
-        FileNotFoundError: a file is not there; the message says where to get it. InputError: one is malformed.
+        FileNotFoundError: a file is missing; the message says where to get it. InputError: a file is malformed.
     """
     folder = user_path(root, "root") / "AffectNet"
     where = WHERE.format(folder=folder)
@@ -84,10 +84,11 @@ def load_affectnet(root: str | Path, *, size: int = 96) -> ImageData:
 
 
 def read_annotations(folder: Path, where: str = "") -> Faces:
-    """A split of the current release: `images/<id>.jpg` and `annotations/<id>_exp.npy`, the number of an expression.
+    """Reads a split of the current release: `images/<id>.jpg` and `annotations/<id>_exp.npy`, the expression's number.
 
     Raises:
-        FileNotFoundError: a folder or an image's annotation is not there. InputError: an annotation is no number.
+        FileNotFoundError: a folder or an image's annotation is missing. InputError: an annotation is not a number from
+            0 to 10, or no image has an expression.
     """
     for name in ("images", "annotations"):
         if not (folder / name).is_dir():
@@ -96,7 +97,7 @@ def read_annotations(folder: Path, where: str = "") -> Faces:
     for path in sorted((folder / "images").rglob("*.jpg")):  # some copies have a folder for each expression
         annotation = folder / "annotations" / f"{path.stem}_exp.npy"
         if not annotation.is_file():
-            raise FileNotFoundError(f"dataset affectnet: no {annotation}, of {path.name}. {where}")
+            raise FileNotFoundError(f"dataset affectnet: no {annotation} for {path.name}. {where}")
         try:
             value = int(str(np.load(annotation, allow_pickle=False).item()))
         except (ValueError, OSError, EOFError) as error:
@@ -114,11 +115,11 @@ def read_annotations(folder: Path, where: str = "") -> Faces:
 
 
 def read_list(path: Path) -> Faces:
-    """A list of the old release; the one for validation has no header.
+    """Reads a list of the old release; the validation list has no header.
 
     Raises:
-        InputError: a line has another number of fields, its landmarks are not 68 pairs, its expression is no number
-            from 0 to 10, or an image comes twice; the message names the line.
+        InputError: a line has the wrong number of fields, its landmarks are not 68 pairs, its expression is not a
+            number from 0 to 10, or an image is listed twice; the message names the line.
     """
     files, expressions, shapes, seen = [], [], [], set()
     with open_text(path) as file:
@@ -148,7 +149,7 @@ def read_list(path: Path) -> Faces:
 
 
 def _landmarks(text: str, at: str) -> np.ndarray:
-    """`(68, 2)` from `x;y;x;y;...`."""
+    """Parses `x;y;x;y;...` into an array `(68, 2)`."""
     try:
         values = [float(value) for value in text.split(";")]
     except ValueError:
@@ -162,11 +163,13 @@ def _landmarks(text: str, at: str) -> np.ndarray:
 
 
 def mean_shape(shapes: np.ndarray, rounds: int = 5) -> np.ndarray:
-    """The mean of landmarks `(N, 68, 2)` after position, size and rotation are taken out of them (generalised
-    Procrustes analysis): centred, of norm 1, upright as the first one's mean is.
+    """The mean of landmarks `(N, 68, 2)` without their position, size and rotation (generalised Procrustes analysis).
+
+    It is centred, has norm 1, and is upright like the mean of the unrotated shapes. It is computed from at most the
+    first 10,000 shapes.
 
     Args:
-        rounds: how often all are rotated to their mean.
+        rounds: how many times all shapes are rotated to their mean.
     """
     shapes = np.stack([_normed(shape) for shape in shapes[:10_000]])
     mean = _normed(shapes.mean(0))
@@ -176,17 +179,17 @@ def mean_shape(shapes: np.ndarray, rounds: int = 5) -> np.ndarray:
 
 
 def alignment(shape: np.ndarray, mean: np.ndarray, size: int) -> tuple[float, ...]:
-    """The similarity that brings landmarks `(68, 2)` closest to a mean shape, in the middle of `size` x `size` pixels.
+    """The similarity that maps landmarks `(68, 2)` closest to a mean shape, centred in `size` x `size` pixels.
 
-    Returns the six numbers that PIL's `Image.transform(.., AFFINE)` takes: from places in the new image to places in
-    the old one.
+    Returns the six coefficients that PIL's `Image.transform(.., AFFINE)` takes, which map positions in the new image to
+    positions in the old one.
     """
     centre = shape.mean(0)
     scale = np.linalg.norm(shape - centre)
-    wide = FACE * size / np.ptp(mean[:, 0])  # pixels of a unit of the mean shape
+    wide = FACE * size / np.ptp(mean[:, 0])  # pixels per unit of the mean shape
     # new = (old - centre) / scale @ R * wide + size / 2, so old = (new - size / 2) / wide * scale @ R^T + centre.
     back = scale / wide * _rotation((shape - centre) / scale, mean).T
-    (a, d), (b, e) = back  # rows: of new x, of new y
+    (a, d), (b, e) = back  # rows: coefficients of new x and of new y
     c, f = centre - size / 2 * back.sum(0)
     return float(a), float(b), float(c), float(d), float(e), float(f)
 
@@ -197,7 +200,7 @@ def _normed(shape: np.ndarray) -> np.ndarray:
 
 
 def _rotation(shape: np.ndarray, to: np.ndarray) -> np.ndarray:
-    """The rotation R for which shape @ R is closest to another shape; no reflection."""
+    """The rotation R, without reflection, for which shape @ R is closest to the shape `to`."""
     u, _, v = np.linalg.svd(shape.T @ to)
     flip = np.diag([1.0, np.sign(np.linalg.det(u @ v))])
     return u @ flip @ v

@@ -1,4 +1,4 @@
-"""Batches of labelled and unlabelled rows, with the scales that make a step an estimate of the whole sum."""
+"""Batches of labelled and unlabelled rows, scaled so that a step's total is an unbiased estimate."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ STAGE = 64 << 20  # bytes
 
 @dataclass
 class Batch:
-    """Rows of a step.
+    """The rows of one training step.
 
     Attributes:
-        values: site name -> values of the rows, data as floats, labels with missing entries.
+        values: site name -> the rows' values: data as floats, labels with missing entries.
         scale, rows: the scale and the index of each row, `(B,)`.
-        labelled: how many rows at the beginning have any label; with one class label none of theirs is missing.
-        strata: label -> how many rows have each of its values, in the order of the rows; empty where they are mixed.
-        alone: rows of labels without data, in a batch of their own.
+        labelled: the number of leading rows that have any label; with a single class label, none of these is missing.
+        strata: label -> the number of rows with each of its values, in the order of the rows; empty if not stratified.
+        alone: unpaired labels (without data), as a separate batch.
     """
 
     values: dict[str, Tensor]
@@ -37,46 +37,46 @@ class Batch:
 
     @property
     def x(self) -> Tensor | None:
-        """The values of the site "x", where there is one."""
+        """The values of the site "x", or None."""
         return self.values.get("x")
 
     @property
     def y(self) -> Tensor | None:
-        """The values of the site "y", where there is one."""
+        """The values of the site "y", or None."""
         return self.values.get("y")
 
 
 class Batches:
-    """Draws, per step, a labelled and an unlabelled batch; the longer stream defines an epoch, the other is cycled.
+    """Samples a labelled and an unlabelled batch per step; the longer stream defines an epoch, the other is cycled.
 
-    With N_l labelled and N_u unlabelled rows and batches B_l, B_u, labelled rows have the scale
-    `labelled_weight * N_l / B_l / N` and unlabelled ones `N_u / B_u / N`, so that a step's total is an unbiased
-    estimate of the data set's bound per row, labelled rows weighted. All rows labelled: labelled batches only;
-    none: unlabelled only. Rows with any observed label count as labelled. With few labels an epoch is a pass
-    through the unlabelled rows, and the labelled ones are cycled. What is left of a pass after the last
-    full batch is left out; the next epoch's order is another.
+    With N_l labelled and N_u unlabelled rows and batch sizes B_l and B_u, labelled rows have the scale
+    `labelled_weight * N_l / B_l / N` and unlabelled ones `N_u / B_u / N`. A step's total is then an unbiased estimate
+    of the data set's bound per example, with labelled rows weighted. If all rows are labelled, there are labelled
+    batches only; if none is, unlabelled ones only. Rows with any observed label count as labelled. With few labels an
+    epoch is one pass through the unlabelled rows, and the labelled rows are cycled. The incomplete batch at the end of
+    a pass is dropped; each epoch has a new order.
 
     Args:
-        x: data, floats or uint8, `(N, ...)`: of the site "x", or a mapping of several sites' data.
-        y: labels, some missing: of the site "y", or a mapping of several; `None` for none at all. Numpy arrays and
-            lists become tensors, integers int64.
-        batch_size: B_u; B_l where all rows are labelled. labelled_batch_size: B_l (default: `batch_size`). Where there
-            are fewer rows, a batch has all of them.
-        device, dtype: of the batches. A set of at most `device_budget` bytes is kept there as it is (uint8
-            stays uint8); a larger one stays where it was, e.g. memory-mapped, and the rows of many steps at a time are
-            gathered and moved.
+        x: data, floats or uint8, `(N, ...)`, for the site "x", or a mapping from site to data.
+        y: labels, possibly missing, for the site "y", or a mapping from site to labels; `None`: no labels. Numpy arrays
+            and lists become tensors, integers int64.
+        batch_size: B_u; also B_l if all rows are labelled. labelled_batch_size: B_l (default: `batch_size`). A batch
+            is at most as large as the number of rows.
+        device, dtype: of the batches. Data of at most `device_budget` bytes are kept on the device in their own dtype
+            (uint8 stays uint8). Larger data stay where they are, e.g. memory-mapped, and the rows for many steps at a
+            time are gathered and moved.
         seed: seeds the order of every epoch, together with the epoch's number.
-        stratify: the name of a class label that every row has, and the number of its values: a step then has
-            `batch_size` rows of each value, sorted by it, and each value the same weight, whatever their numbers in the
-            data. `labelled_batch_size`, `labelled_weight` and `also_unlabelled` then have no meaning.
-        also_unlabelled: whether labelled rows are unlabelled ones too, without their labels: N_u and N are then larger
-            by N_l, and no row is copied.
-        unpaired_labels: N_a labels without images. A step has `batch_size` of them, with the scale N_a / B_a / N, in a
-            `Batch` of its own, without images: `batch.alone`.
+        stratify: the name of a class label that every row has, and its number of values. A step then has `batch_size`
+            rows with each value, sorted by value, and all values have the same weight, whatever their frequencies in
+            the data. It excludes `labelled_batch_size`, `labelled_weight` and `also_unlabelled`.
+        also_unlabelled: whether labelled rows are also used as unlabelled ones, without their labels. N_u and N are
+            then larger by N_l; no row is copied.
+        unpaired_labels: N_a labels without images. A step has B_a = min(`batch_size`, N_a) of them, with the scale
+            N_a / B_a / N, as a separate `Batch` without images, `batch.alone`.
 
     Raises:
-        InputError: a size is no whole number from 1, another number is out of range; there are no rows, they are of
-            another type, or not as many labels.
+        InputError: a size is not a positive integer, another number is out of range, there are no rows, the rows have
+            an unsupported dtype, or the numbers of rows and labels differ.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Batches:
         b_l = min(labelled_batch_size if labelled_batch_size and n_u else batch_size, n_l)
         self.strata: dict[str, tuple[int, ...]] = {}
         if stratify is None:
-            self.streams = [self.labelled, self.unlabelled]  # rows, a stream for each part of a batch
+            self.streams = [self.labelled, self.unlabelled]  # row indices, one stream per part of a batch
             self.sizes: tuple[int, ...] = b_l, b_u
             scales = labelled_weight * n_l / max(b_l, 1) / n, n_u / max(b_u, 1) / n
         else:
@@ -151,7 +151,7 @@ class Batches:
         self.scale = torch.tensor(each, device=device, dtype=dtype)
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of epoch `number`; the same for the same seed and number."""
+        """Yields the batches of epoch `number`, which depend on the seed and this number alone."""
         generator = torch.Generator().manual_seed((self.seed << 20) + number)
         steps, parts, b_l = self.steps, [], 0 if self.strata else self.sizes[0]
         for rows, size in zip(self.streams, self.sizes, strict=True):
@@ -170,7 +170,7 @@ class Batches:
             yield Batch(values, self.scale, index, b_l, next(alone), self.strata)
 
     def _alone(self, generator: torch.Generator) -> Iterator[Batch | None]:
-        """Batches of the labels without images, in an order of the epoch; endless."""
+        """Yields batches of the unpaired labels, in random order, without end; None if there are none."""
         if self.unpaired_labels is None:
             yield from itertools.repeat(None)
         size = len(self.scale_alone)
@@ -184,7 +184,7 @@ class Batches:
             yield index, {name: values[index] for name, values in self.data.items()}
 
     def _staged(self, rows: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """The rows of as many steps as `STAGE` bytes hold, gathered in the order of the file and moved at once."""
+        """Gathers the rows for as many steps as fit in `STAGE` bytes, in file order, and moves them together."""
         row_bytes = sum(values[:1].numel() * values.element_size() for values in self.data.values())
         for part in rows.split(max(1, STAGE // (row_bytes * rows.shape[1]))):
             ordered, back = part.flatten().unique(return_inverse=True)
@@ -197,7 +197,7 @@ class Batches:
 
 
 def _strata(labels: Mapping[str, Tensor], name: str, number: int) -> list[Tensor]:
-    """The rows of each of so many values of a label."""
+    """The indices of the rows with each of a label's `number` values."""
     y = labels.get(name)
     if y is None:
         raise InputError(f"{name}: got nothing; expected a value, 0 to {number - 1}, of every row")

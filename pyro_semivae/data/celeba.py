@@ -21,14 +21,14 @@ WHERE = (
 
 
 def load_celeba(root: str | Path, *, attributes: tuple[str, ...] = ATTRIBUTES, size: int = 64) -> ImageData:
-    """The official training and test images, with `attributes` (default: the 18 that CCVAE uses, C.1).
+    """Loads the official training and test images, with `attributes` (default: the 18 that CCVAE uses, C.1).
 
     Args:
-        root: the folder that holds `celeba/` with `img_align_celeba/`, `list_attr_celeba.txt`,
-            `list_eval_partition.txt` (torchvision's layout). size: images are resized to size x size, without a crop.
+        root: the folder that contains `celeba/` with `img_align_celeba/`, `list_attr_celeba.txt`,
+            `list_eval_partition.txt` (torchvision's layout). size: images are resized to size x size, without cropping.
 
     Raises:
-        FileNotFoundError: a file is not there; the message says where to get it. InputError: one is malformed.
+        FileNotFoundError: a file is missing; the message says where to get it. InputError: a file is malformed.
     """
     folder = user_path(root, "root") / "celeba"
     for name in ("list_attr_celeba.txt", "list_eval_partition.txt", "img_align_celeba"):
@@ -54,12 +54,12 @@ def load_celeba(root: str | Path, *, attributes: tuple[str, ...] = ATTRIBUTES, s
 
 
 def read_attributes(path: Path) -> tuple[list[str], list[str], np.ndarray]:
-    """`list_attr_celeba.txt`: file names, attribute names, int8 values `(N, number of names)` of -1 and 1.
+    """Reads `list_attr_celeba.txt`: file names, attribute names, and int8 values -1 or 1 `(N, number of names)`.
 
-    The first line is the number of images, the second the names, then a file name and the values on each.
+    The first line is the number of images, the second the names; each further line has a file name and the values.
 
     Raises:
-        InputError: the file is not like that; the message says in which line.
+        InputError: the file does not have this format; the message names the line.
     """
     with open_text(path) as file:
         lines = file.read().splitlines()
@@ -86,10 +86,10 @@ def read_attributes(path: Path) -> tuple[list[str], list[str], np.ndarray]:
 
 
 def read_partition(path: Path) -> dict[str, int]:
-    """`list_eval_partition.txt`: file name -> 0 (training), 1 (validation) or 2 (test).
+    """Reads `list_eval_partition.txt`: file name -> 0 (training), 1 (validation) or 2 (test).
 
     Raises:
-        InputError: a line is no file name and one of these, or an image comes twice.
+        InputError: a line is not a file name and one of these numbers, or an image is listed twice.
     """
     out = {}
     with open_text(path) as file:

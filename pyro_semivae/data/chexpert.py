@@ -33,19 +33,19 @@ def load_chexpert(
     findings: tuple[str, ...] = FINDINGS,
     size: int = 64,
 ) -> ImageData:
-    """Training images, and the radiologists' validation images as the test set; grey, `(N, 1, size, size)`.
+    """Loads grey X-rays, `(N, 1, size, size)`; the validation images labelled by radiologists are the test set.
 
-    Labels may be missing in both.
+    Labels may be missing in both sets.
 
     Args:
-        root: the folder that holds `CheXpert-v1.0-small/`.
-        blank: what a finding that is not mentioned means. uncertain: what an uncertain one (-1) means. `"missing"` is a
-            label to be marginalised.
-        views: frontal images, or lateral ones too.
-        findings: which columns (default: the five of CCVAE, C.2).
+        root: the folder that contains `CheXpert-v1.0-small/`.
+        blank: the value of a finding that is not mentioned. uncertain: the value of an uncertain one (-1). `"missing"`
+            makes it a missing label.
+        views: frontal images only, or lateral ones too.
+        findings: which columns (default: the five that CCVAE uses, C.2).
 
     Raises:
-        FileNotFoundError: a file is not there; the message says where to get it. InputError: one is malformed, or a
+        FileNotFoundError: a file is missing; the message says where to get it. InputError: a file is malformed, or a
             policy or finding is unknown.
     """
     for name, value, accepted in (("blank", blank, POLICIES), ("uncertain", uncertain, POLICIES)):
@@ -74,12 +74,12 @@ def load_chexpert(
 def read_findings(
     path: Path, findings: tuple[str, ...], views: str, blank: float, uncertain: float
 ) -> tuple[list[str], Tensor]:
-    """The image files of a CheXpert table, relative to its folder, and the values of `findings`, float `(N, L)`.
+    """Reads a CheXpert table: the image files, relative to its folder, and the values of `findings`, float `(N, L)`.
 
     Raises:
-        InputError: a column is not there, a line has another number of fields than the first one, an image comes twice,
-            a view is neither frontal nor lateral, or a value is not 1, 0, -1 or blank; the message names line and
-            column.
+        InputError: a column is missing, a line has a different number of fields from the first one, an image is listed
+            twice, a view is neither frontal nor lateral, or a value is not 1, 0, -1 or blank. The message names the
+            line and the column.
     """
     meaning = {"": blank, "1.0": 1.0, "0.0": 0.0, "-1.0": uncertain, "1": 1.0, "0": 0.0, "-1": uncertain}
     files, rows, seen = [], [], set()

@@ -1,4 +1,4 @@
-"""Columns of labels of one's own: classes as text, numbers, missing cells."""
+"""Reads label columns of user data: classes as text, numbers, missing cells."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ from pyro_semivae.spaces import MISSING, Binary, Classes, Real, Space, Vectors
 KINDS = ("class", "binary", "real", "data", "ignore")
 MISSING_CELLS = ("", "na", "n/a", "nan", "null", "?")
 TRUTH = {"true": 1.0, "false": 0.0}
-MOST_CLASSES = 20  # different whole numbers that are classes where nothing else is said
+MOST_CLASSES = 20  # a column of at most this many distinct whole numbers is a class label by default
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
-TAKEN = ("x", "z", "data", "self")  # the images' site, the latent's, the plate of rows, the model
+TAKEN = ("x", "z", "data", "self")  # the image site, the latent site, the plate of rows, the model
 NO_NUMBER = "expected numbers and missing cells"
 
 
 @dataclass(frozen=True)
 class Column:
-    """The values of a site, all rows.
+    """The values of a site for all rows.
 
     Attributes:
-        space: of the values. values: missing as the space says. names: of the classes or entries; of data none.
+        space: the values' space. values: missing ones are marked as the space defines. names: the names of the classes
+            or entries; empty for data.
     """
 
     space: Space
@@ -43,12 +44,12 @@ class Column:
 
 
 def site_name(column: str) -> str:
-    """The name of a column's site, which can be an argument of a model: lower case, other characters underscores.
+    """Turns a column's name into a site name that is valid as a model's argument: lower case, with underscores.
 
     Python's keywords and names with another meaning (x, z, data, self) get an underscore at the end.
 
     Raises:
-        InputError: there is no letter and no digit in it.
+        InputError: the name has no letter and no digit.
 
     >>> site_name("Hair colour"), site_name("Größe (cm)"), site_name("5 o'clock"), site_name("class")
     ('hair_colour', 'größe_cm', '_5_o_clock', 'class_')
@@ -62,19 +63,19 @@ def site_name(column: str) -> str:
 
 
 def read_csv(path: str | Path, name: str = "labels") -> tuple[dict[str, list[str]], list[int]]:
-    """A csv file with a header, in UTF-8, delimited by commas, semicolons or tabs.
+    """Reads a CSV file with a header, in UTF-8, delimited by commas, semicolons or tabs.
 
-    Empty lines are left out; of a single column they are missing cells, except those at the end.
-    A first column without a name that numbers the lines, as pandas writes it, is left out; a note says so.
+    Empty lines are skipped. In a file with a single column they are missing cells, except at the end. An unnamed first
+    column that numbers the lines, as pandas writes it, is left out, with a note.
 
     Args:
-        name: the argument's, for errors.
+        name: the argument's name in error messages.
 
-    Returns the cells of each column by its name, spaces around them stripped, and the number of each row's line.
+    Returns a mapping from column name to cells, stripped of surrounding spaces, and the line number of each row.
 
     Raises:
-        InputError: there is no such file, no line below the header, a line of another number of cells, or a name that
-            is missing or comes twice.
+        InputError: the file is missing, there is no line below the header, a line has the wrong number of cells, or a
+            column name is missing or occurs twice.
     """
     path = user_path(path, name)
     if not path.is_file():
@@ -94,7 +95,7 @@ def read_csv(path: str | Path, name: str = "labels") -> tuple[dict[str, list[str
             if len(row) != len(header):
                 raise InputError(f"{path}: line {reader.line_num}: got {len(row)} cells; the header has {len(header)}")
             for column, cell in zip(columns, map(str.strip, row), strict=True):
-                column.append(seen.setdefault(cell, cell))  # equal cells are one text in memory
+                column.append(seen.setdefault(cell, cell))  # equal cells share one string in memory
             lines.append(reader.line_num)
     while len(header) == 1 and lines and columns[0][-1] == "":
         columns[0].pop(), lines.pop()
@@ -116,31 +117,34 @@ def read_columns(
     data: Iterable[str] = (),
     classes: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Column]:
-    """Labels (and numbers that are data) from columns, by the names of their sites.
+    """Reads labels (and numeric data) from columns; returns a mapping from site name to column.
 
     ======================================  ================================================
-    values                                  kind, where `kinds` says none
+    values                                  default kind
     ======================================  ================================================
     text                                    class; names sorted
     0 and 1, or true and false              binary
-    at most 20 different whole numbers >=0  class; the numbers are the names, in their order
+    at most 20 distinct whole numbers >= 0  class; the numbers are the names, in their order
     other numbers                           real
-    `(N, K)` of 0, 1 and missing            binary, K entries; `(N, 1)` is as `(N,)`
+    `(N, K)` of 0, 1 and missing            binary, K entries; `(N, 1)` is read as `(N,)`
     `(N, K)` of other numbers               real, K entries
     ======================================  ================================================
 
-    Missing are NaN, None, the cells "", NA, N/A, NaN, null and ?, in any case; and, in integer arrays that have no
-    other negative number, -1.
+    Missing values are NaN, None and the cells "", NA, N/A, NaN, null and ? (in any case), and -1 in integer arrays
+    without any other negative number.
 
     Args:
-        given: column -> `(N,)` texts, numbers or booleans, or `(N, K)` numbers: lists, arrays or tensors.
-        kinds: column (or site) -> "class", "binary", "real", "data" (numbers that are no label), or "ignore".
-        at: says where row i is, for errors. data: further names, which are data: `kinds` may say so.
-        classes: column -> names of the classes 0, 1, ..., where they are known; it is a class then.
+        given: column -> `(N,)` strings, numbers or booleans, or `(N, K)` numbers: lists, arrays or tensors.
+        kinds: column (or site) -> "class", "binary", "real", "data" (numbers that are not a label), or "ignore";
+            it overrides the default kind.
+        at: row index -> its location, for error messages. data: names of data arrays outside `given`; in `kinds` they
+            may only have the kind "data".
+        classes: column -> names of its classes 0, 1, ..., if known; the column's default kind is then "class".
 
     Raises:
-        InputError: a column has no value, or values that are not of its kind; a class label has one class; two columns
-            make the same site; a kind or a column of `kinds` is unknown. The message names column and row.
+        InputError: a column has no known value, or values that do not fit its kind; a class label has a single class;
+            two columns become the same site; a kind or a column in `kinds` is unknown. The message names the column
+            and, for a wrong value, the row.
 
     >>> found = read_columns({"Hair colour": ["dark", "fair", "", "dark"], "age": ["31.5", "NA", "7", "8"]})
     >>> found["hair_colour"].names, found["hair_colour"].values, found["age"].space
@@ -179,19 +183,19 @@ def _checked_kinds(kinds: Any, given: Mapping[str, Any], data: Sequence[str]) ->
 
 
 def _values(name: str, given: Any) -> np.ndarray:
-    """Numbers, float64 `(N,)` or `(N, K)` with NaN for missing; or texts, objects `(N,)` with None for missing."""
+    """Numbers, float64 `(N,)` or `(N, K)` with NaN for missing; or strings, objects `(N,)` with None for missing."""
     if isinstance(given, Tensor):
         given = given.detach().cpu()
         given = (given.double() if given.is_floating_point() else given).numpy()
     accepted = "expected (N,) numbers or texts, or (N, K) numbers"
     try:
         texts = isinstance(given, list | tuple) and any(isinstance(value, str) for value in given)
-        array = np.asarray(given, dtype=object if texts else None)  # not each text as long as the longest
+        array = np.asarray(given, dtype=object if texts else None)  # a "U" dtype would pad each string to the longest
     except ValueError as error:
-        raise InputError(f"{name}: got no array ({error}); {accepted}") from error
+        raise InputError(f"{name}: got values that do not form an array ({error}); {accepted}") from error
     if array.ndim not in (1, 2) or array.dtype.kind not in "OUSbiuf":
         raise InputError(f"{name}: got {array.dtype} of shape {array.shape}; {accepted}")
-    array = array[:, 0] if array.shape[1:] == (1,) else array  # a column as others write it
+    array = array[:, 0] if array.shape[1:] == (1,) else array
     if array.dtype.kind in "OUS":
         cells = _parsed(name, [_text(value) for value in array.ravel().tolist()]).reshape(array.shape)
         if cells.dtype == object and cells.ndim == 2:
@@ -206,7 +210,7 @@ def _values(name: str, given: Any) -> np.ndarray:
 
 
 def _text(value: Any) -> str | None:
-    """What stands in a cell; None where there is none."""
+    """The stripped text of a cell; None if it is missing."""
     value = value.decode(errors="replace") if isinstance(value, bytes) else value
     text = "" if value is None else str(value).strip()
     return None if text.lower() in MISSING_CELLS else text
@@ -273,22 +277,22 @@ def _check_size(name: str, values: np.ndarray, at: Callable[[int], str]) -> None
 
 
 def _note_rounding(name: str, values: np.ndarray, rows: Tensor) -> None:
-    """Says where the default dtype is too coarse for numbers that are far from 0 and near to each other, as times."""
+    """Notes a loss of precision in the default dtype, for numbers far from 0 and close together, such as timestamps."""
     for column, rounded in zip(values.T, rows.T, strict=True):
         known = column[~np.isnan(column)]
         error = np.abs(rounded.double().numpy()[~np.isnan(column)] - known).max(initial=0)
         if len(np.unique(known)) > 1 and error > 1e-2 * known.std():
-            got = f"numbers about {known.mean():.6g} are rounded, by up to {error:.2g}, where they differ by"
-            note(f"{name}: {got} {known.std():.2g} (standard deviation): subtract a number near to them first")
+            got = f"numbers about {known.mean():.6g} are rounded, by up to {error:.2g}; their standard deviation is"
+            note(f"{name}: {got} {known.std():.2g}: subtract a number close to their mean first")
 
 
 def _kind(name: str, values: np.ndarray, found: list, number: int, elsewhere: str) -> str:
-    """The kind of a column, from its different known values, `found`, and how many are known."""
+    """The default kind of a column, from its distinct known values, `found`, and the number of known values."""
     if values.dtype == object:
         if len(found) > max(MOST_CLASSES, number / 2):
             raise InputError(
-                f"{name}: got {len(found)} different texts in {number} cells, such as {found[0]!r:.50}; expected as "
-                f"classes are fewer. {elsewhere}, 'class' takes them as classes all the same"
+                f"{name}: got {len(found)} different texts in {number} cells, such as {found[0]!r:.50}; expected "
+                f"fewer, as class names. {elsewhere}, 'class' makes them classes nevertheless"
             )
         return "class"
     if set(found) <= {0.0, 1.0}:

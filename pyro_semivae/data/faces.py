@@ -1,9 +1,9 @@
-"""Rendered cartoon faces with the 18 attributes that CCVAE uses of CelebA: 64x64 RGB, no download.
+"""Rendered cartoon faces with the 18 CelebA attributes that CCVAE uses: 64x64 RGB, no download.
 
-Every attribute that is on has a strength in [0, 1] (how wide the smile, which lens size, which shade): what a latent
-can capture of it beyond the label. Face i of a seed is sampled from a random stream of its own, so that it is the same
-whatever the batch, the order and the number of threads. A face is painted back to front from soft-edged shapes
-(signed distances in a square of [-1, 1], y down).
+Every attribute that is on has a strength in [0, 1] (width of the smile, size of the lenses, shade): the variation that
+a latent can capture beyond the label. Face i of a seed has its own random stream, so it does not depend on the batch,
+the order or the number of threads. A face is painted back to front from soft-edged shapes (signed distances in the
+square [-1, 1]^2, y pointing down).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 from pyro_semivae.errors import InputError, check_count, check_number
 
 SIZE = 64
-VERSION = 1  # of the drawing; a cached file of another version is painted anew
-MOST = 10_000_000  # faces that are drawn at a time: 2.5 GB of random numbers
-# name -> how often it is on in CelebA
+VERSION = 1  # of the renderer; cached files from another version are not used
+MOST = 10_000_000  # most faces per call of `draw`: 2.5 GB of random numbers
+# name -> the fraction of CelebA images in which it is on
 RATES = {
     "Arched_Eyebrows": 0.267,
     "Bags_Under_Eyes": 0.205,
@@ -42,7 +42,7 @@ RATES = {
 }
 ATTRIBUTES = tuple(RATES)
 HAIR = ("Black_Hair", "Blond_Hair", "Brown_Hair")  # at most one is on; none is grey
-# What else varies, uniform in [0, 1]: no label says anything of it.
+# Other variation, uniform in [0, 1], which no label describes.
 NUISANCES = (
     *("background_r", "background_g", "background_b", "shirt_r", "shirt_g", "shirt_b", "tie_hue", "skin", "grey"),
     *("iris_hue", "iris_value", "x", "y", "face_width", "face_height", "hair_length", "fringe_phase", "wave_phase"),
@@ -52,7 +52,7 @@ NUISANCES = (
 
 @dataclass(frozen=True)
 class Faces:
-    """What a number of faces look like, before they are painted.
+    """The parameters of N faces, from which they are painted.
 
     Attributes:
         labels: bool `(N, 18)`, in the order of `ATTRIBUTES`.
@@ -71,13 +71,15 @@ class Faces:
         return Faces(self.labels[rows], self.strengths[rows], self.nuisances[rows])
 
     def with_label(self, name: str, on: bool, strength: float = 0.5) -> Faces:
-        """The same faces with one attribute set: the true counterfactual. A hair colour excludes the other ones.
+        """The same faces with one attribute switched on or off: the true counterfactual.
+
+        Switching a hair colour on switches the other hair colours off.
 
         Args:
-            strength: of the attribute where it was off.
+            strength: the attribute's strength in faces where it was off.
 
         Raises:
-            InputError: there is no such attribute, or the strength is outside of [0, 1].
+            InputError: the attribute is unknown, or the strength is outside [0, 1].
         """
         if name not in ATTRIBUTES:
             raise InputError(f"name: got {name!r}; expected {', '.join(ATTRIBUTES)}")
@@ -93,14 +95,14 @@ class Faces:
 
 
 def draw(num_faces: int, seed: int = 0, *, start: int = 0, rates: Literal["celeba", "balanced"] = "celeba") -> Faces:
-    """Draws faces `start`, ..., `start + num_faces - 1` of a seed.
+    """Samples faces `start`, ..., `start + num_faces - 1` of a seed.
 
     Args:
-        rates: `"celeba"`, the attributes' rates in CelebA, where only men have beards; or `"balanced"`, every attribute
-            on in half of the faces, independently, except for the four hair colours (a quarter each).
+        rates: `"celeba"`: the attributes' rates in CelebA, with beards on men only. `"balanced"`: every attribute is on
+            in half of the faces, independently, except that the four hair colours have a quarter each.
 
     Raises:
-        InputError: `rates` is neither; a number is not a whole one from 0, or is above `MOST` (a seed: 2^64 - 1).
+        InputError: `rates` is unknown, or a number is not an integer from 0 to `MOST` (the seed: to 2^64 - 1).
     """
     for name, value, most in (("num_faces", num_faces, MOST), ("seed", seed, 2**64 - 1), ("start", start, MOST)):
         check_count(name, value, 0, most)
@@ -120,13 +122,13 @@ def draw(num_faces: int, seed: int = 0, *, start: int = 0, rates: Literal["celeb
     labels[:, hair] = np.searchsorted(edges, chance[:, hair[0]], side="right")[:, None] == np.arange(3)
     if rates == "celeba":
         male, no_beard = ATTRIBUTES.index("Male"), ATTRIBUTES.index("No_Beard")
-        bearded = (1 - RATES["No_Beard"]) / RATES["Male"]  # of the men
+        bearded = (1 - RATES["No_Beard"]) / RATES["Male"]  # as a fraction of the men
         labels[:, no_beard] = ~labels[:, male] | (chance[:, no_beard] >= bearded)
     return Faces(labels, np.where(labels, strengths, np.float32("nan")), nuisances)
 
 
 def paint(faces: Faces, *, threads: int = 1, chunk: int = 64) -> np.ndarray:
-    """The images, uint8 `(N, 3, 64, 64)`, painted `chunk` at a time; they do not depend on that, nor on `threads`."""
+    """Paints the images, uint8 `(N, 3, 64, 64)`, in chunks; the result depends on neither `chunk` nor `threads`."""
     threads, chunk = check_count("threads", threads), check_count("chunk", chunk)
     parts = [faces[i : i + chunk] for i in range(0, len(faces), chunk)]
     with ThreadPoolExecutor(threads) as pool:
@@ -134,7 +136,7 @@ def paint(faces: Faces, *, threads: int = 1, chunk: int = 64) -> np.ndarray:
 
 
 def mouth_shape(faces: Faces) -> tuple[np.ndarray, np.ndarray]:
-    """How far the corners of the mouth are up, and half of its width, `(N,)` each: in [-.03, .17] and [.13, .21]."""
+    """The height of the mouth's corners and half of its width, `(N,)` each, in [-.03, .17] and [.13, .21]."""
     column = ATTRIBUTES.index("Smiling")
     smiles, strength = faces.labels[:, column], np.nan_to_num(faces.strengths[:, column])
     bend, width = (faces.nuisances[:, NUISANCES.index(name)] for name in ("mouth_bend", "mouth_width"))
@@ -143,7 +145,7 @@ def mouth_shape(faces: Faces) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Canvas:
-    """Images `(n, 64, 64, 3)` that soft-edged shapes are painted on, each within a window of rows and columns."""
+    """Images `(n, 64, 64, 3)` on which soft-edged shapes are painted, each within a window of rows and columns."""
 
     def __init__(self, colour: np.ndarray, offset_x: np.ndarray, offset_y: np.ndarray):
         self.pixels = np.broadcast_to(colour[:, None, None], (len(colour), SIZE, SIZE, 3)).copy()
@@ -154,8 +156,8 @@ class _Canvas:
         """Paints where `sdf(x, y, rows)` is negative; `x`, `y` are relative to the face's centre.
 
         Args:
-            colour: `(n, 3)`. opacity: a number or `(n,)`. where: which faces have the shape, `(n,)`.
-            left, right, top, bottom: the window, from the image's centre.
+            colour: `(n, 3)`. opacity: a number or `(n,)`. where: which faces have the shape, `(n,)`; default: all.
+            left, right, top, bottom: the window's edges, relative to the image's centre.
         """
         rows = np.arange(len(self.pixels)) if where is None else np.flatnonzero(where)
         if not len(rows):
@@ -179,7 +181,7 @@ def _box(x, y, half_x, half_y):
 
 
 def _stroke(x, y, half, bend, width):
-    """A horizontal stroke of half-length `half`, its middle `bend` lower than its ends."""
+    """A horizontal stroke of half-length `half`, whose middle is `bend` lower than its ends."""
     t = np.clip(x / half, -1, 1)
     return np.hypot(np.maximum(np.abs(x) - half, 0), y - bend * (1 - t**2)) - width
 
@@ -191,7 +193,7 @@ def _line(x, y, x0, y0, x1, y1, width):
 
 
 def _hsv(hue, saturation, value):
-    """Colours `(n, 3)` of hue, saturation and value in [0, 1]."""
+    """Colours `(n, 3)` from hue, saturation and value in [0, 1]."""
     hue, saturation, value = (np.asarray(a, np.float32)[..., None] for a in (hue, saturation, value))
     k = (np.array([5, 3, 1], np.float32) + hue * 6) % 6
     return value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1))
@@ -206,11 +208,11 @@ def _paint(faces: Faces) -> np.ndarray:
 
 
 class _Painter:
-    """Paints faces, each part over those before it.
+    """Paints faces, each part over the earlier ones.
 
     Attributes:
-        on, s, u: by name, which faces have an attribute, how strong it is (0 where it is off), and the nuisances.
-        rx, ry: half a face's width and height. skin, hair, dark: colours `(n, 3)`.
+        on, s, u: name -> `(n,)`: whether the attribute is on, its strength (0 if it is off), and the nuisance.
+        rx, ry: half of a face's width and height. skin, hair, dark: colours `(n, 3)`.
     """
 
     def __init__(self, faces: Faces):
@@ -247,7 +249,7 @@ class _Painter:
         return np.full((self.number, 3), level, np.float32)
 
     def at(self, values):
-        """A number per face, to broadcast over the pixels of the faces in `rows`."""
+        """A function of `rows` that broadcasts one value per face over the pixels of these faces."""
         return lambda rows: np.broadcast_to(np.asarray(values, np.float32), (self.number,))[rows, None, None]
 
     def _skin_colour(self) -> np.ndarray:
@@ -266,7 +268,7 @@ class _Painter:
         return _ellipse(x, y, self.at(self.rx)(rows), self.at(self.ry)(rows))
 
     def back_hair(self) -> None:
-        """Long unless male; a wave bends its edge. And the neck before it."""
+        """The hair behind the face, short if Male is on, with a wavy edge if Wavy_Hair is on; and the neck."""
         on, s, u, at = self.on, self.s, self.u, self.at
         wave = np.where(on["Wavy_Hair"], 0.03 + 0.05 * s["Wavy_Hair"], 0)
         length = np.where(on["Male"], 0.12 - 0.36 * s["Male"], 0.42 + 0.28 * u["hair_length"])
@@ -293,7 +295,7 @@ class _Painter:
 
     def skin_and_beard(self) -> None:
         self.canvas.shape(self._face, self.skin, top=-0.75, bottom=0.75)
-        # The cleaner the shave, the less stubble.
+        # With No_Beard on, a higher strength means less stubble.
         stubble = np.where(~self.on["No_Beard"], 0.85, 0.4 * (1 - self.s["No_Beard"]))
 
         def lower_face(x, y, rows):
@@ -302,7 +304,7 @@ class _Painter:
         self.canvas.shape(lower_face, self.hair * 0.6, opacity=stubble, top=0.0, bottom=0.75)
 
     def hairline_and_bangs(self) -> None:
-        """The hairline, receding or not, and bangs over it."""
+        """The hairline, receding if the attribute is on, and the bangs over it."""
         on, s, u, at = self.on, self.s, self.u, self.at
         receding = np.where(on["Receding_Hairline"], 0.10 + 0.14 * s["Receding_Hairline"], 0)
 
@@ -321,13 +323,13 @@ class _Painter:
         self.canvas.shape(bangs, self.hair * 0.9, where=on["Bangs"], top=-0.75, bottom=0.1)
 
     def _around_eye(self, side: int):
-        """How far pixels are from an eye, outwards and downwards; and the window of its side."""
+        """The pixels' offsets from an eye, outwards and downwards, and the window on its side."""
         eye_x, eye_y = self.at(self.eye_x), self.eye_y
         window = {"left": -0.55, "right": 0.1} if side < 0 else {"left": -0.1, "right": 0.55}
         return (lambda x, r: side * x - eye_x(r)), (lambda y: y - eye_y), window
 
     def makeup_around_eye(self, side: int) -> None:
-        """The cheek's blush, and the eye's shadow."""
+        """The blush on the cheek and the eye shadow."""
         dx, dy, window = self._around_eye(side)
         strong = 0.45 + 0.5 * self.s["Heavy_Makeup"]
         self.canvas.shape(
@@ -340,7 +342,7 @@ class _Painter:
         )  # fmt: skip
 
     def eye(self, side: int) -> None:
-        """The eye, the bag under it and the brow. The younger the face, the larger the eyes."""
+        """The eye, the bag under it and the brow. A higher strength of Young means larger eyes."""
         on, s, u, at = self.on, self.s, self.u, self.at
         dx, dy, window = self._around_eye(side)
         big = at(1 + np.where(on["Young"], 0.1 + 0.35 * s["Young"], 0))
@@ -362,7 +364,7 @@ class _Painter:
         )  # fmt: skip
 
     def lines_of_age(self, side: int) -> None:
-        """Crow's feet, and the fold beside the mouth."""
+        """Crow's feet and the fold beside the mouth."""
         dx, dy, window = self._around_eye(side)
         for up in (-0.05, 0.0, 0.05):
             self.canvas.shape(
@@ -401,7 +403,7 @@ class _Painter:
         )  # fmt: skip
 
     def glasses(self) -> None:
-        """Two rings, dark inside where they are sunglasses, and a bridge."""
+        """Two rings and a bridge; sunglasses are dark inside the rings."""
         worn, eye_x, eye_y = self.on["Eyeglasses"], self.at(self.eye_x), self.eye_y
         lens = self.at(0.12 + 0.07 * self.s["Eyeglasses"])
         window = {"top": -0.45, "bottom": 0.3, "left": -0.55, "right": 0.55}

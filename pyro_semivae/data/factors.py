@@ -1,4 +1,4 @@
-"""Images of a grid for a run: to train on, a few of them labelled, and to measure on."""
+"""Training, held-out and test images from a grid, with labels for some of the training images."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MOST_CACHED = 500_000_000  # bytes
 
 
 def load_grid(name: str, data_dir: str | Path | None = None, *, size: int = 64) -> Grid:
-    """A grid of factors by name: `room` and `sprites`, rendered, or from official files `dsprites`, `3dshapes` and
-    `isaac3d`.
+    """Loads a grid of factors by name: `room` and `sprites` are rendered; `dsprites`, `3dshapes` and `isaac3d` are read
+    from the official files.
 
     Args:
-        data_dir: see `data_root`. size: of the sides, 64 or 32.
+        data_dir: see `data_root`. size: the images' height and width, 64 or 32.
 
     Raises:
-        InputError: the name or the size is another; a file is malformed. FileNotFoundError: it is not there.
+        InputError: the name or the size is unknown; a file is malformed. FileNotFoundError: a file is missing.
     """
     check_choice("dataset", name, GRIDS)
     if size not in SIZES:
@@ -42,7 +42,7 @@ def load_grid(name: str, data_dir: str | Path | None = None, *, size: int = 64) 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """Images uint8 `(N, C, H, W)` and their factors' classes `(N, F)`."""
+    """Images, uint8 `(N, C, H, W)`, and their factors' classes, `(N, F)`."""
 
     x: Tensor
     classes: Tensor
@@ -53,11 +53,10 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class FactorData:
-    """Images of a grid.
+    """Three disjoint sets of images from a grid.
 
     Attributes:
-        grid: what they are of. train: to train on. held_out: to choose settings by. test: to measure on. No image is in
-            two of them.
+        grid: the images' grid. train: for training. held_out: for choosing settings. test: for the final evaluation.
     """
 
     grid: Grid
@@ -66,18 +65,18 @@ class FactorData:
     test: Seen
 
     def choosing(self) -> FactorData:
-        """The same with the images to choose settings by in the place of the test images."""
+        """The same data with the held-out images in place of the test images, for choosing settings."""
         return replace(self, test=self.held_out)
 
     def labels(self, labelled: float | int, seed: int = 0, *, known: Collection[str] | None = None) -> Tensor:
-        """The factors' values of some training images, `(N, F)`, and NaN for all others.
+        """The factors' values `(N, F)` for a random subset of the training images, and NaN for all others.
 
         Args:
-            labelled: how many images, or which fraction of all. seed: of which ones. known: names of the factors whose
-                values are known there; default: all.
+            labelled: the number of labelled images (int), or their fraction of all (float). seed: of the subset.
+            known: names of the factors whose values are known for the subset; default: all.
 
         Raises:
-            InputError: there are not as many; a factor is not of the grid.
+            InputError: `labelled` is out of range; a factor is not in the grid.
         """
         number = labelled
         if isinstance(labelled, float):
@@ -96,14 +95,13 @@ class FactorData:
 def factor_data(
     grid: Grid, *, images: int = 12_000, held_out: int = 2_000, test: int = 10_000, seed: int = 0
 ) -> FactorData:
-    """Different images of a grid, drawn at random; those that are rendered are kept in the cache, up to half a
-    gigabyte.
+    """Samples distinct images from a grid; rendered ones of at most 500 MB are kept in the cache.
 
     Args:
-        images, held_out, test: how many for each purpose. seed: of the draw.
+        images, held_out, test: the number of images for each purpose. seed: of the sampling.
 
     Raises:
-        InputError: the grid has fewer.
+        InputError: a number is not an integer of at least 2, or the grid has fewer images than their sum.
     """
     sizes = [check_count(n, v, 2) for n, v in (("images", images), ("held_out", held_out), ("test", test))]
     if sum(sizes) > len(grid):

@@ -1,4 +1,4 @@
-"""Folders of image files as one memory-mapped array."""
+"""Decodes image files into one memory-mapped array."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ from pyro_semivae.progress import steps_of
 if TYPE_CHECKING:
     from PIL import Image
 
-DECODING = 2  # the version of what `_decode` makes of a file, for the cache's name
+DECODING = 2  # the version of `_decode`, part of the cache file's name
 FORMATS = ("JPEG", "PNG")
 ACCEPTED = "expected JPEG and PNG files"
 
 
 @contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
-    """A text file in UTF-8, with or without a byte-order mark.
+    """Opens a text file in UTF-8, with or without a byte-order mark.
 
     Raises:
-        InputError: it is a folder, or no such text.
+        InputError: the path is a folder, or its contents are not UTF-8 text or not valid CSV.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             yield file
     except (UnicodeDecodeError, IsADirectoryError, csv.Error) as error:
-        raise InputError(f"{path}: this is no text in UTF-8 ({error})") from error
+        raise InputError(f"{path}: cannot be read ({error}); expected text in UTF-8") from error
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of an image file without decoding it.
+    """Properties of an image file that are available without decoding it.
 
     Attributes:
-        is_grey: whether it has no colours. size: (H, W), as its EXIF orientation says.
-        stamp: changes with the file: its length and when it was changed.
+        is_grey: whether it is a greyscale image. size: (H, W), after its EXIF orientation is applied.
+        stamp: the file's length and modification time.
     """
 
     is_grey: bool
@@ -58,10 +58,10 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a JPEG or PNG file.
+    """Reads the header of a JPEG or PNG file.
 
     Raises:
-        InputError: it has none.
+        InputError: the header cannot be read.
     """
     from PIL import ExifTags, Image
 
@@ -86,24 +86,25 @@ def image_array(
     stamp: str = "",
     places: Sequence[tuple[float, ...]] | None = None,
 ) -> Tensor:
-    """Images resized to H x W (bilinear with antialiasing, no crop), uint8 `(N, channels, H, W)`.
+    """Decodes images and resizes them to H x W (bilinear, antialiased, no crop), uint8 `(N, channels, H, W)`.
 
-    They are decoded once, into a file in the cache folder that is then memory-mapped: the array takes no memory of its
-    own. The cache's name depends on the files' names, the size, when the first and last one were changed, and `stamp`.
-    A cache that is damaged is made anew, and a note on standard error says so.
+    They are decoded once into a file in the cache folder, which is then memory-mapped, so the array is not held in
+    memory. The cache file's name depends on the files' names, `channels`, `size`, `places`, `stamp`, and the first and
+    last file's modification times. A damaged cache file is rebuilt, with a note on standard error.
 
-    Files are JPEG or PNG of any mode. An EXIF orientation is followed; what is transparent lies on black, which is also
-    what `shift` and `jitter` bring in; grey of 16 bits is scaled by 255 / 65535 and rounded (of colours of 16 bits
-    PIL gives the upper 8); colour profiles are ignored.
+    Files are JPEG or PNG in any mode. The EXIF orientation is applied. Transparent pixels are composited onto black,
+    which is also the padding of `shift` and `jitter`. 16-bit grey values are scaled by 255 / 65535 and rounded (for
+    16-bit colours PIL returns the upper 8 bits). Colour profiles are ignored.
 
     Args:
-        name: of the data set, for messages and the cache's name. channels: 3, or 1 for grey. size: H and W, each 1 to
-            4096, or one number for both. where: a sentence on where to get the files, for when one is missing.
-        places: of each image the six numbers of an affine map from places in the new image to places in the file's, as
-            PIL's `Image.transform` takes them, in the place of the resizing; what is outside is black.
+        name: the data set's name, for messages and the cache file's name. channels: 3, or 1 for grey. size: H and W,
+            each 1 to 4096, or one number for both. where: a sentence on where to get the files, for the error message
+            about a missing file. stamp: any text that changes with the files.
+        places: instead of resizing, six coefficients per image of an affine map from positions in the new image to
+            positions in the file's image, as PIL's `Image.transform` takes them; positions outside are black.
 
     Raises:
-        FileNotFoundError: an image is missing. InputError: one cannot be decoded, is of another format or has more
+        FileNotFoundError: an image is missing. InputError: an image cannot be decoded, has another format or more
             pixels than `PIL.Image.MAX_IMAGE_PIXELS`; the cache cannot be written.
     """
     height, width = _height_and_width(size)
@@ -143,7 +144,7 @@ def _decoded(
     where: str,
     places: Sequence[tuple[float, ...]] | None,
 ) -> Iterator[np.ndarray]:
-    """The images one after the other, decoded by several threads."""
+    """Yields the images in order, decoded by several threads."""
     block = 1000
     with ThreadPoolExecutor(threads) as pool:
         what = f"{name}: decoding {len(paths)} images, 1,000 a step"
@@ -160,7 +161,7 @@ def _decode(
 
     try:
         with Image.open(path, formats=FORMATS) as image:
-            most = Image.MAX_IMAGE_PIXELS  # up to twice as many, PIL warns only
+            most = Image.MAX_IMAGE_PIXELS  # up to twice this number, PIL only warns
             if most is not None and image.width * image.height > most:
                 raise OSError(f"{image.width} x {image.height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS, {most}")
             image = in_mode(ImageOps.exif_transpose(image), channels)
@@ -177,20 +178,20 @@ def _decode(
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Whether an image has no colours, by its mode."""
+    """Whether an image's mode is greyscale."""
     return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
 
 
 def in_mode(image: Image.Image, channels: int) -> Image.Image:
-    """The image in RGB, or in grey for one channel; see `image_array`."""
+    """Converts an image to RGB, or to grey for one channel; see `image_array`."""
     return _eight_bits(image).convert("RGB" if channels == 3 else "L")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """The image in 8 bits or less, on black where it is transparent."""
+    """Converts an image to at most 8 bits per channel, with transparent pixels composited onto black."""
     from PIL import Image
 
-    if image.mode.startswith("I"):  # grey of 16 bits, in some versions as integers of 32
+    if image.mode.startswith("I"):  # 16-bit grey, in some versions of PIL as 32-bit integers
         levels = np.array(image).astype(np.int32)
         levels[levels == image.info.get("transparency")] = 0
         return Image.fromarray(np.rint(levels / 257).astype(np.uint8))  # 65535 / 257 = 255

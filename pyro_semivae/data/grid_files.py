@@ -1,4 +1,4 @@
-"""dSprites, 3D Shapes and Isaac3D: grids of factors from their official files, memory-mapped."""
+"""dSprites, 3D Shapes and Isaac3D: grids of factors, memory-mapped, from the official files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pyro_semivae.files import user_path, writable_folder
 DSPRITES = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
 SHAPES3D = "3dshapes.h5"
 ISAAC3D = "Isaac3D_down128"
-# In the order of Isaac3D's own script: the one in its README's text does not fit its multipliers.
+# In the order of Isaac3D's own script; the order in the text of its README contradicts the README's multipliers.
 ISAAC3D_FACTORS = {
     "object_shape": 3,
     "robot_x": 8,
@@ -34,21 +34,22 @@ ISAAC3D_FACTORS = {
     "object_color": 4,
     "wall_color": 4,
 }
-ROWS = 2048  # that are read at once
+ROWS = 2048  # images read at once
 PIXELS = 64
 
 
 def load_dsprites(root: str | Path) -> Grid:
-    """dSprites (Matthey et al. 2017), `(1, 64, 64)`: `dsprites/dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz`.
+    """Loads dSprites (Matthey et al. 2017), `(1, 64, 64)`.
 
-    The colour, which is always white, is left out. The images are kept in the cache with a bit a pixel (377 MB) and
-    memory-mapped; the file's pickled metadata is not read.
+    The file is `dsprites/dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz`. The colour factor, which is always white, is
+    left out. The images are stored in the cache with one bit per pixel (377 MB) and memory-mapped. The file's pickled
+    metadata is not read.
 
     Args:
-        root: the folder that holds `dsprites/`.
+        root: the folder that contains `dsprites/`.
 
     Raises:
-        FileNotFoundError: the file is not there; the message says where to get it. InputError: it is malformed.
+        FileNotFoundError: the file is missing; the message says where to get it. InputError: it is malformed.
     """
     path = _found(root, "dsprites", DSPRITES, "https://github.com/google-deepmind/dsprites-dataset")
     try:
@@ -75,15 +76,15 @@ def load_dsprites(root: str | Path) -> Grid:
 
 
 def load_shapes3d(root: str | Path) -> Grid:
-    """3D Shapes (Burgess and Kim 2018), `(3, 64, 64)`: `3dshapes/3dshapes.h5`. It needs h5py.
+    """Loads 3D Shapes (Burgess and Kim 2018), `(3, 64, 64)`, from `3dshapes/3dshapes.h5`; requires h5py.
 
-    The images are copied once into the cache (5.9 GB), as the file's own compressed blocks cannot be memory-mapped.
+    The images are copied once into the cache (5.9 GB), because the file's compressed blocks cannot be memory-mapped.
 
     Args:
-        root: the folder that holds `3dshapes/`.
+        root: the folder that contains `3dshapes/`.
 
     Raises:
-        FileNotFoundError: the file is not there; the message says where to get it. InputError: it is malformed, or h5py
+        FileNotFoundError: the file is missing; the message says where to get it. InputError: it is malformed, or h5py
             is not installed.
     """
     path = _found(root, "3dshapes", SHAPES3D, "https://github.com/google-deepmind/3d-shapes")
@@ -111,16 +112,16 @@ def load_shapes3d(root: str | Path) -> Grid:
 
 
 def load_isaac3d(root: str | Path, *, sizes: Sequence[int] = tuple(ISAAC3D_FACTORS.values())) -> Grid:
-    """Isaac3D (Nie et al. 2020), `(3, 64, 64)`: the images of `Isaac3D_down128/images/`, 000000.png to 737279.png.
+    """Loads Isaac3D (Nie et al. 2020), `(3, 64, 64)`: `Isaac3D_down128/images/000000.png` to `737279.png`.
 
-    Factors follow from an image's number, in the order of the data set's own script, not of its README; images are
-    resized (bilinear) into the cache (9.1 GB) and memory-mapped.
+    The factors are computed from an image's number, in the order of the data set's own script, not of its README. The
+    images are resized (bilinear) into the cache (9.1 GB) and memory-mapped.
 
     Args:
-        root: the folder that holds `Isaac3D_down128/`. sizes: of the factors.
+        root: the folder that contains `Isaac3D_down128/`. sizes: the number of values of each factor.
 
     Raises:
-        FileNotFoundError: an image is not there; the message says where to get it. InputError: one is malformed.
+        FileNotFoundError: an image is missing; the message says where to get it. InputError: an image is malformed.
     """
     folder = user_path(root, "root") / ISAAC3D / "images"
     where = (
@@ -142,7 +143,7 @@ def _grid(
     of_rows: Callable[[Tensor], Tensor],
     symmetric: tuple[str, ...] = (),
 ) -> Grid:
-    """A grid of stored images. A factor with one value in the file is none."""
+    """A grid of stored images, without the factors that have a single value in the file."""
     kept = [i for i, size in enumerate(sizes) if size > 1]
     names, sizes = tuple(names[i] for i in kept), tuple(sizes[i] for i in kept)
     grid = Grid(name, names, sizes, x_shape, lambda classes: of_rows(grid.rows(classes)), symmetric)
@@ -157,10 +158,10 @@ def _found(root: str | Path, folder: str, name: str, source: str) -> Path:
 
 
 def _sizes(path: Path, name: str, classes: np.ndarray) -> tuple[int, ...]:
-    """How many values each factor has.
+    """The number of values of each factor.
 
     Raises:
-        InputError: the rows are not every combination, the last factor the fastest.
+        InputError: the rows are not all combinations in order, with the last factor varying fastest.
     """
     if classes.ndim != 2 or not classes.size or classes.dtype.kind not in "iu":
         raise InputError(f"{path}, {name}: got {classes.dtype} of shape {classes.shape}; expected integers (N, F)")
@@ -173,7 +174,7 @@ def _sizes(path: Path, name: str, classes: np.ndarray) -> tuple[int, ...]:
 
 
 def _packed(path: Path, file: BinaryIO, number: int) -> Iterator[np.ndarray]:
-    """The images as bits, from the array in the archive, some at a time."""
+    """Yields the images as packed bits, `ROWS` at a time, from the array in the archive."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
@@ -192,10 +193,10 @@ def _packed(path: Path, file: BinaryIO, number: int) -> Iterator[np.ndarray]:
 
 
 def _cached(path: Path, name: str, shape: tuple[int, ...], parts: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:
-    """The array, memory-mapped from the cache; made of the file's parts first where it is not there.
+    """The array, memory-mapped from the cache; if it is missing there, it is first written from `parts`.
 
     Raises:
-        InputError: the cache cannot be written to.
+        InputError: the cache cannot be written.
     """
     state = path.stat()
     stamp = hashlib.sha256(f"{path} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:12]

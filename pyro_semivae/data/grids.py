@@ -1,4 +1,4 @@
-"""Images of every combination of some factors, and what a run takes of them."""
+"""Grids: images of every combination of some factors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SIZES = (64, 32)
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Images of every combination of factors; image n has the classes that n is in the mixed base of the sizes.
+    """Images of every combination of factors; image n's classes are the digits of n in the mixed radix `sizes`.
 
     Attributes:
-        name: of the data. factor_names, sizes: of each factor, and how many classes it has. x_shape: `(C, H, W)`.
-        draw: the images uint8 `(N, C, H, W)` of classes `(N, F)`.
-        symmetric: names of factors of which images of several classes look alike, as a square's orientations do.
-        version: of what renders the images, so that a run's may be kept in the cache; None: they are not.
+        name: the data set's name. factor_names, sizes: each factor's name and number of classes. x_shape: `(C, H, W)`.
+        draw: maps classes `(N, F)` to images, uint8 `(N, C, H, W)`.
+        symmetric: names of factors for which several classes may look the same, such as a square's orientation.
+        version: the renderer's version, which allows rendered images to be cached; None: they are not cached.
     """
 
     name: str
@@ -38,22 +38,22 @@ class Grid:
         return math.prod(self.sizes)
 
     def classes(self, rows: Tensor) -> Tensor:
-        """The factors' classes of images, `(N, F)`, the last factor's the fastest."""
+        """The factors' classes `(N, F)` of the images with these numbers; the last factor varies fastest."""
         return torch.stack(torch.unravel_index(rows, self.sizes), 1)
 
     def rows(self, classes: Tensor) -> Tensor:
-        """The numbers of the images with these classes, `(N,)`: `classes` the other way round."""
+        """The numbers of the images with these classes, `(N,)`: the inverse of `classes`."""
         found = torch.zeros(len(classes), dtype=torch.int64)
         for column, size in zip(classes.unbind(1), self.sizes, strict=True):
             found = found * size + column
         return found
 
     def sample(self, number: int, generator: torch.Generator | None = None) -> Tensor:
-        """Classes `(N, F)`, each uniform."""
+        """Samples classes `(N, F)` uniformly."""
         return torch.stack([torch.randint(size, (number,), generator=generator) for size in self.sizes], 1)
 
     def values(self, classes: Tensor) -> Tensor:
-        """What stands for the classes as numbers, `(N, F)`: in their order, over all images of mean 0, variance 1."""
+        """Converts classes to numbers `(N, F)` in the same order, with mean 0 and variance 1 over all images."""
         size = torch.tensor(self.sizes, dtype=torch.get_default_dtype())
         return (classes - (size - 1) / 2) / ((size.square() - 1) / 12).sqrt()
 
@@ -62,7 +62,7 @@ class Grid:
         return self.draw(classes)
 
     def halved(self) -> Grid:
-        """The same at half of the resolution: means over 2x2 pixels."""
+        """The same grid at half the resolution: means over 2x2 pixels."""
         channels, height, width = self.x_shape
 
         def draw(classes: Tensor) -> Tensor:

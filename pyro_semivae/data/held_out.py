@@ -1,4 +1,4 @@
-"""Which rows of a table are for the test: as its column `split` says, drawn, or the last ones."""
+"""Selects a table's test rows: by its column `split`, at random, or the last ones."""
 
 from __future__ import annotations
 
@@ -21,19 +21,22 @@ WORDS = {
     **dict.fromkeys(("test", "testing"), TEST),
     **dict.fromkeys(("val", "valid", "validation"), VALIDATION),
 }
-Rows = tuple[Tensor, Tensor]  # of the training and the test, ascending
+Rows = tuple[Tensor, Tensor]  # training and test rows, each ascending
 
 
 def pop_split(
     cells: dict[str, Any], at: Callable[[int], str], has_cells: Sequence[bool] | None = None
 ) -> Tensor | None:
-    """Takes the column `split` out of columns: int64 `(N,)`, `TRAINING`, `TEST` or `VALIDATION`; None if there is none.
+    """Removes the column `split` from `cells` and returns it, int64 `(N,)`; returns None if there is no such column.
+
+    Its values become `TRAINING`, `TEST` or `VALIDATION`.
 
     Args:
-        at: says where row i is, for errors. has_cells: whether a row has any; those that have not are of the training.
+        at: row index -> its location, for error messages. has_cells: whether each row has cells; rows without cells are
+            training rows.
 
     Raises:
-        InputError: a cell is no train, test, val or validation.
+        InputError: a cell is not one of the keys of `WORDS`, such as train, test and val.
     """
     name = next((name for name in cells if name.lower() == "split"), None)
     if name is None:
@@ -49,11 +52,12 @@ def pop_split(
 
 
 def rows_of_split(split: Tensor) -> Rows:
-    """The rows of training and test. Those of validation are the test where there is none, and are left out, with a
-    note, where there is one.
+    """The training and test rows of a split.
+
+    Validation rows are the test rows if there are no others; otherwise they are left out, with a note.
 
     Raises:
-        InputError: there are none of the training, or none of the test.
+        InputError: there are no training rows, or neither test nor validation rows.
     """
     counts = torch.bincount(split, minlength=3).tolist()
     if not counts[TRAINING] or not (counts[TEST] or counts[VALIDATION]):
@@ -66,15 +70,17 @@ def rows_of_split(split: Tensor) -> Rows:
 
 
 def drawn_split(columns: dict[str, Column], num_rows: int, test: int | float, seed: int) -> Rows:
-    """A random split, drawn on the CPU: of the rows that have a label, as measures need one; of all where none has.
+    """A random split, sampled on the CPU.
 
-    With one class label, the classes are in the test as they are among these rows, as exactly as whole numbers allow.
+    Test rows are sampled from the rows that have a label, because metrics need one, or from all rows if none has. With
+    a single class label the sampling is stratified: classes are as frequent in the test set as among these rows, up to
+    rounding.
 
     Args:
-        test: a fraction of these rows between 0 and 1, or their number.
+        test: a fraction of these rows between 0 and 1, or the number of test rows.
 
     Raises:
-        InputError: `test` is something else, or leaves none of these rows to the training; `seed` is no seed.
+        InputError: `test` is something else, or leaves none of these rows for training; `seed` is out of range.
     """
     candidates, count = _candidates(columns, num_rows, test)
     generator = torch.Generator().manual_seed(check_count("seed", seed, 0, 2**32 - 1))
@@ -83,7 +89,7 @@ def drawn_split(columns: dict[str, Column], num_rows: int, test: int | float, se
     if len(classes) == 1:
         y = classes[0].values[order]
         share = torch.empty(len(order), dtype=torch.double)
-        for value in y.unique():  # the k-th of n rows of a class is in the test from a fraction of (k - 1/2) / n on
+        for value in y.unique():  # the k-th of a class's n rows joins the test set at a fraction of (k - 1/2) / n
             mask = y == value
             share[mask] = (torch.arange(int(mask.sum()), dtype=torch.double) + 0.5) / int(mask.sum())
         order = order[share.argsort(stable=True)]
@@ -93,23 +99,23 @@ def drawn_split(columns: dict[str, Column], num_rows: int, test: int | float, se
 
 
 def last_rows(columns: dict[str, Column], num_rows: int, test: int | float) -> Rows:
-    """The last rows are the test: as many as have so many labels, see `drawn_split`.
+    """A split whose test rows are the last ones, as many as contain the labelled rows that `test` asks for.
 
     Raises:
-        InputError: `test`, as for `drawn_split`; the last half of the rows has too few labels.
+        InputError: `test` is invalid, see `drawn_split`; the last half of the rows has too few labels.
     """
     candidates, count = _candidates(columns, num_rows, test)
     first = int(candidates[-count])
     if num_rows - first > max(num_rows // 2, count):
         raise InputError(
-            f"test: got {test}, {count} rows with labels, which from the end on begin at row {first} of {num_rows}; "
-            f"expected fewer, labelled rows at the end of the file, or a second array for the test (x_test)"
+            f"test: got {test}, {count} rows with labels, which counted from the end reach back to row {first} "
+            f"of {num_rows}; expected fewer, labelled rows at the end of the file, or a separate test array (x_test)"
         )
     return torch.arange(first), torch.arange(first, num_rows)
 
 
 def _candidates(columns: dict[str, Column], num_rows: int, test: Any) -> tuple[Tensor, int]:
-    """The rows of which the test is a part, and how many of them it has."""
+    """The rows from which test rows are taken, and the number of test rows among them."""
     labelled = torch.zeros(num_rows, dtype=torch.bool)
     for column in columns.values():
         if column.space.is_label:
@@ -122,11 +128,11 @@ def _candidates(columns: dict[str, Column], num_rows: int, test: Any) -> tuple[T
         which = "that have a label" if labelled.any() else "of the data set"
         raise InputError(
             f"test: got {test!r}; expected a fraction between 0 and 1 of the {n} rows {which}, or a number of them "
-            f"below {n}: there is one test row or more, and one for the training"
+            f"below {n}, so that there is at least one test row and one training row"
         )
     return rows, count
 
 
 def are_consecutive(rows: Rows) -> bool:
-    """Whether the rows of each part follow one after the other."""
+    """Whether the row numbers of each part are consecutive."""
     return all(int(part[-1]) - int(part[0]) + 1 == len(part) for part in rows)

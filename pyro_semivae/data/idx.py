@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST and its siblings: a big-endian header, then unsigned bytes."""
+"""IDX files, the format of MNIST and its variants: a big-endian header, then unsigned bytes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pyro_semivae.files import user_path
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array in an uncompressed IDX file, read-only and memory-mapped.
+    """Memory-maps the uint8 array in an uncompressed IDX file, read-only.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        InputError: it is not an IDX file of unsigned bytes, has no or more than four dimensions, no items, or is not as
-            long as its header says.
+        FileNotFoundError: the file is missing.
+        InputError: it is not an IDX file of unsigned bytes, has not one to four dimensions, has no items, or its length
+            differs from what its header implies.
     """
     path = user_path(path, "path")
     if not path.is_file():
@@ -38,8 +38,8 @@ def read_idx(path: Path) -> np.ndarray:
     offset = 4 + 4 * num_dims
     if 0 in shape:
         raise InputError(f"{path}: no items, its header says {shape}")
-    expected = offset + math.prod(shape)  # in Python's integers, which do not overflow
+    expected = offset + math.prod(shape)  # Python's integers do not overflow
     if size != expected:
         kind = "truncated" if size < expected else "too long"
-        raise InputError(f"{path}: {kind}, {size} bytes where its header {shape} means {expected}")
+        raise InputError(f"{path}: {kind}: got {size} bytes; expected {expected} from its header {shape}")
     return np.memmap(path, np.uint8, "r", offset, shape)

@@ -1,4 +1,4 @@
-"""A data set: images and labels, for training and for the test."""
+"""A data set: training and test images with their labels."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from pyro_semivae.spaces import Labels, as_labels, check_images, label_space
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set with class labels or several binary ones, any of which may be missing, in training and test set.
+    """A data set of training and test images with class labels or several binary labels, any of which may be missing.
 
     Attributes:
         name: the data set actually loaded.
         label_names: the names of the classes, or of the binary labels.
-        x, y: training images, uint8 or float in [0, 1], `(N, C, H, W)`, in memory or memory-mapped, and labels, int64
-            `(N,)`, -1 for missing, or float `(N, L)` of 0, 1 and NaN for missing.
+        x, y: training images, uint8 or float in [0, 1], `(N, C, H, W)`, in memory or memory-mapped; and their labels,
+            int64 `(N,)` with -1 for missing, or float `(N, L)` with 0, 1 and NaN for missing.
         x_test, y_test: the same for the test set.
-        strengths, strengths_test: of rendered data, how strong each label is in each image, `(N, L)` in [0, 1]; NaN
-            where it is off. Nothing trains on them.
+        strengths, strengths_test: for rendered data, the strength of each label in each image, `(N, L)` in [0, 1], NaN
+            if the label is off. They are not used in training.
 
     Numpy arrays and lists become tensors.
 
     Raises:
-        InputError: the images are none (see `check_images`), those of the test are of another shape; there are not as
-            many labels as images, or they are outside of the label space; a name comes twice.
+        InputError: `x` or `x_test` is not a batch of images (see `check_images`), their image shapes differ, the
+            numbers of images and labels differ, labels are outside the label space, or a name occurs twice.
     """
 
     name: str
@@ -79,10 +79,10 @@ class ImageData:
         return tuple(self.x.shape[1:])
 
     def hold_out(self, num_rows: int) -> ImageData:
-        """The same with the last `num_rows` training rows in the place of the test set: a validation set.
+        """The same data with the last `num_rows` training rows as a validation set in place of the test set.
 
         Raises:
-            InputError: there are not that many rows.
+            InputError: `num_rows` is not an integer from 1 to the number of training rows minus 1.
         """
         x, y = self.x, self.y
         num_rows = check_count("num_rows", num_rows, most=len(x) - 1)

@@ -1,5 +1,5 @@
-"""Rendered faces whose mouth is what is learned, beside faces that all have the same mouth (Ruiz et al., A.3.2: neutral
-faces as references)."""
+"""Rendered faces whose mouth shape is the target, with faces of one mouth shape as references (Ruiz et al., A.3.2:
+neutral faces)."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ SEEDS = {"pool": 10, "references": 11, "test": 12, "held out": 13}
 
 
 def mouths(size: int = 64, *, images: int = 0, held_out: int = 0, measured: int = MEASURED) -> ReferenceData:
-    """Faces with every attribute on in half of them; the target factors are the corners and the width of the mouth.
+    """Faces with each attribute on in half of them; the target factors are the mouth's corners and its width.
 
-    A reference's mouth does not smile, and is of medium width and bend; all else varies, the colour of its lips too.
-    The attribute is a smile or none, the class the colour of the hair. The faces are the same in every run.
+    The mouths of reference faces do not smile and have a medium width and bend; everything else varies, including the
+    colour of the lips. The attribute is smiling or not, the class is the hair colour. The faces are the same in every
+    run.
 
     Args:
-        size: of the sides, 64 as they are painted, or 32, their means over 2x2 pixels. images: of both training sets,
-            2 or more; 0: 20,000. held_out: measure on this many other faces, which are for choosing settings. measured:
-            faces to measure on, half of them for probing.
+        size: the images' height and width, 64 as painted, or 32, by means over 2x2 pixels. images: the total number of
+            images in both training sets, 2 or more; 0: 20,000. held_out: if not 0, evaluate on this many other faces,
+            for choosing settings. measured: the number of faces to evaluate on, half of them for training probes.
 
     Raises:
-        InputError: `size` is another; a number is no whole number, or too small.
+        InputError: `size` is not 32 or 64, or a number is not an integer or too small.
     """
     if size not in SIZES:
         raise InputError(f"size: got {size!r}; expected {', '.join(map(str, SIZES))}")
@@ -53,7 +54,7 @@ def mouths(size: int = 64, *, images: int = 0, held_out: int = 0, measured: int 
 
 
 def neutral(drawn: faces.Faces) -> faces.Faces:
-    """The same faces with the mouth of a reference."""
+    """The same faces with the mouth of a reference face."""
     drawn = drawn.with_label("Smiling", False)
     nuisances = drawn.nuisances.copy()
     for name in ("mouth_bend", "mouth_width"):
@@ -62,7 +63,7 @@ def neutral(drawn: faces.Faces) -> faces.Faces:
 
 
 def mouth_factors(drawn: faces.Faces) -> np.ndarray:
-    """How far the corners of the mouth are up, and its width, `(N, 2)`, 0 to 1 each."""
+    """The height of the mouth's corners and its width, `(N, 2)`, scaled to 0 to 1 each."""
     up, half = faces.mouth_shape(drawn)
     return np.stack([(up + 0.03) / 0.2, (half - 0.13) / 0.08], 1).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Noise on batches of images: what a guide may see instead of them in training (see `fit`'s `corrupt`)."""
+"""Noise for batches of images, applied to the guide's input in training (see the argument `corrupt` of `fit`)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Corruption = Callable[[Tensor], Tensor] | Mapping[str, Callable[[Tensor], Tensor
 
 
 def shift(x: Tensor, pixels: int = 2) -> Tensor:
-    """Moves each image by up to `pixels` rows and columns, sampled independently and uniformly; zeros come in.
+    """Shifts each image by up to `pixels` rows and columns, sampled independently and uniformly, with zero padding.
 
     Shapes: `(B, C, H, W)` in and out.
 
     Raises:
-        InputError: `pixels` is no whole number from 0 to the longer side of the images; `x` are none.
+        InputError: `pixels` is not an integer from 0 to the longer side of the images, or `x` is not a batch of images.
 
     >>> shift(torch.ones(3, 1, 4, 4), 0).equal(torch.ones(3, 1, 4, 4))
     True
@@ -43,23 +43,24 @@ def jitter(
     shear: float = 0.0,
     each_axis: bool = False,
 ) -> Tensor:
-    """Translates, rotates, zooms and shears each image by uniform random amounts; zeros come in, pixels are
-    interpolated.
+    """Translates, rotates, zooms and shears each image by uniform random amounts, with interpolation and zero padding.
 
     Args:
-        pixels: along rows and along columns. degrees: to either side. zoom: as a fraction, 0.1 being 0.9 to 1.1 times.
-        shear: how many columns a row moves per row that it is off the middle, to either side, before the zoom.
-        each_axis: zoom rows and columns by amounts of their own.
+        pixels: the largest shift along rows and along columns. degrees: the largest rotation in either direction.
+            zoom: the largest change of scale, as a fraction: with 0.1 images are scaled by 0.9 to 1.1.
+        shear: the largest horizontal shear in either direction, in columns per row of distance from the middle row,
+            before the zoom.
+        each_axis: sample separate zooms for rows and columns.
 
     Shapes: `(B, C, H, W)`, floats, in and out.
 
     Raises:
-        InputError: `pixels` or `shear` is no number from 0 to the longer side of the images, `degrees` none from 0 to
-            360, `zoom` none from 0 and below 1; `x` are no such images.
+        InputError: `pixels` or `shear` is not between 0 and the longer side of the images, `degrees` is not between 0
+            and 360, `zoom` is not in [0, 1), or `x` is not a batch of float images.
     """
     b, _, h, w = _check_batch(x, floats=True)
     for name, value in (("pixels", pixels), ("shear", shear)):
-        check_number(name, value, least=0, most=max(h, w))  # all of it is out of sight then
+        check_number(name, value, least=0, most=max(h, w))  # at this shift the whole image is out of view
     check_number("degrees", degrees, least=0, most=360)
     check_number("zoom", zoom, least=0, below=1)
 
@@ -71,28 +72,29 @@ def jitter(
     along = 1 / (1 + zoom * drawn(1)[0]) if each_axis else across
     slant = shear * drawn(1)[0] if shear else 0.0
     cos, sin = angle.cos(), angle.sin()
-    # From places in the new image to places in the old one, in coordinates of [-1, 1] along each axis.
+    # Maps positions in the new image to positions in the old one, in coordinates in [-1, 1] along each axis.
     first = torch.stack([across * cos, (slant * cos - along * sin) * h / w, right * (2 * pixels / w)], -1)
     second = torch.stack([across * sin * w / h, slant * sin + along * cos, down * (2 * pixels / h)], -1)
-    with torch.autocast(x.device.type, enabled=False):  # which would round places to a fifth of a pixel
+    with torch.autocast(x.device.type, enabled=False):  # it would round positions to a fifth of a pixel
         grid = F.affine_grid(torch.stack([first, second], 1), x.shape, align_corners=False)
     return F.grid_sample(x, grid, align_corners=False)
 
 
 def adversarial(x: Tensor, log_probs: Callable[[Tensor], Tensor], radius: float = 3.0, probe: float = 10.0) -> Tensor:
-    """Moves each image against a classifier: to where, nearby, its answer differs most from the one it gives to `x`.
+    """Adds a virtual adversarial perturbation: a step that approximately maximises the change in a classifier's output.
 
-    The direction is the gradient of KL(p(y|x) || p(y|x + r)) at a random r of length `probe`: one step of the power
-    iteration of Miyato et al., *Virtual Adversarial Training*, 2018 (Algorithm 1). No label is needed.
+    Its direction is the gradient of KL(p(y|x) || p(y|x + r)) at a random r of length `probe`: one step of the power
+    iteration in Miyato et al., *Virtual Adversarial Training*, 2018 (Algorithm 1). Labels are not needed.
 
     Args:
-        log_probs: the classifier's log-probabilities, along the last dimension; differentiable.
-        radius: the length of the step, in the units of pixels. Pixels may leave [0, 1].
+        log_probs: maps images to the classifier's log-probabilities, along the last dimension; differentiable.
+        radius: the L2 norm of the perturbation, in the units of pixel values. Pixels may leave [0, 1].
+        probe: the L2 norm of r.
 
     Shapes: `(B, C, H, W)`, floats, in and out.
 
     Raises:
-        InputError: a length is no finite number above 0; `x` are no such images.
+        InputError: `radius` or `probe` is not a finite number above 0, or `x` is not a batch of float images.
     """
     _check_batch(x, floats=True)
     check_number("radius", radius, above=0)
@@ -108,10 +110,10 @@ def adversarial(x: Tensor, log_probs: Callable[[Tensor], Tensor], radius: float 
 
 
 def alternate(x: Tensor, noises: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
-    """Image i of a batch gets noise i modulo their number; `fit` draws batches in random order.
+    """Applies noise `i % len(noises)` to image i of a batch; `fit` samples batches in random order.
 
     Raises:
-        InputError: there is no noise, or one changes the images' shape.
+        InputError: `noises` is empty, or one of them changes the images' shape.
     """
     if not len(noises):
         raise InputError("noises: got none; expected one or more")
@@ -120,16 +122,16 @@ def alternate(x: Tensor, noises: Sequence[Callable[[Tensor], Tensor]]) -> Tensor
         part = x[i :: len(noises)]
         moved = noise(part)
         if moved.shape != part.shape:
-            raise InputError(f"noises: got shape {tuple(moved.shape)} from number {i}, of {tuple(part.shape)}")
+            raise InputError(f"noises: got shape {tuple(moved.shape)} from number {i}; expected {tuple(part.shape)}")
         out[i :: len(noises)] = moved
     return out
 
 
 def noises_by_site(corrupt: Corruption, sites: Sequence[str]) -> Mapping[str, Callable[[Tensor], Tensor]]:
-    """The noise on each site of data: one for the only site, or a mapping from site to noise.
+    """Normalises `corrupt` to a mapping from data site to noise; a single noise is for the only data site.
 
     Raises:
-        InputError: one noise for several sites, or noise on a site that there is not.
+        InputError: a single noise is given for several sites, or noise for an unknown site.
     """
     if not isinstance(corrupt, Mapping) and len(sites) == 1:
         return {sites[0]: corrupt}
@@ -141,13 +143,13 @@ def noises_by_site(corrupt: Corruption, sites: Sequence[str]) -> Mapping[str, Ca
 
 
 def only_with_grad(x: Tensor, noise: Callable[[Tensor], Tensor]) -> Tensor:
-    """Noise where gradients are taken and none elsewhere: the answer that `consistency_weight` asks to keep under noise
-    is then the one to the image as it is."""
+    """Applies noise only where gradients are enabled. The target of the consistency loss (`consistency_weight`), which
+    is computed without gradient, is then the classifier's output for the clean image."""
     return noise(x) if torch.is_grad_enabled() else x
 
 
 def _check_batch(x: Tensor, floats: bool = False) -> torch.Size:
-    """The shape `(B, C, H, W)` of a batch of images, none of it 0; `floats`: of floats only."""
+    """The shape `(B, C, H, W)` of a non-empty batch of images; `floats` requires a float dtype."""
     accepted = f"images (B, C, H, W), B from 1{', floats' if floats else ''}"
     if not isinstance(x, Tensor):
         raise InputError(f"x: got {type(x).__name__}; expected {accepted}")

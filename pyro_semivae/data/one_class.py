@@ -1,4 +1,4 @@
-"""Images of one class as references, those of the others as the unlabelled pool: neutral faces, beside expressions."""
+"""Images of one class as references, those of the others as the unlabelled pool, e.g. neutral faces and expressions."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from pyro_semivae.errors import InputError, check_choice, check_count
 
 
 def one_class(base: ImageData, reference: str, *, images: int = 0, seed: int = 0) -> ReferenceData:
-    """Sets of a data set with class labels: what tells the other classes from one is to be learned (Ruiz et al., 4).
+    """Splits a data set by class, for learning what distinguishes the other classes from one (Ruiz et al., 4).
 
-    The attributes are the classes but the reference; there are no numbers as factors, and nothing else is known of an
-    image. Images are shuffled, in the same order in every run of a seed. Unlabelled images are in the pool, and are not
-    measured; half of the test images of the other classes are for probing.
+    The attributes are the classes except the reference class; there are no numeric factors and no further classes.
+    Images are shuffled, in an order that depends on the seed alone. Images without a label are in the pool, and are
+    not evaluated. Half of the test images of the other classes are for training probes.
 
     Args:
-        base: images with class labels. reference: the class of the references. images: take N training images, 2 or
-            more; 0: all. seed: of the order.
+        base: images with class labels. reference: the references' class. images: the number of training images to
+            use, 2 or more; 0: all. seed: of the order.
 
     Raises:
-        InputError: the data have no class labels, or no such class; no image of it or of others is left.
+        InputError: the data have no class labels, there is no such class, or there is no training image of that class
+            or of the other classes.
     """
     if base.labels.num_values is None or base.labels.entries is not None:
         raise InputError(f"base: got {base.name}; expected images with class labels")
@@ -47,5 +48,5 @@ def one_class(base: ImageData, reference: str, *, images: int = 0, seed: int = 0
 
 
 def _shown(x: Tensor, y: Tensor, neutral: int) -> Shown:
-    """The attributes count the classes without the reference; -1 stays -1."""
+    """Images with attributes that number the classes without the reference class; -1 stays -1."""
     return Shown(x, torch.zeros(len(x), 0), torch.full((len(x),), -1), y - (y > neutral).long())

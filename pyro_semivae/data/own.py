@@ -1,4 +1,4 @@
-"""Data of one's own from a path: a folder of images, or arrays with labels."""
+"""Loads user data from a path: a folder of images, or arrays with labels."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def load_path(
     test: int | float = 0.2,
     seed: int = 0,
 ) -> Table:
-    """A data set of one's own: a folder by `load_folder`, an .npz or .npy file by `load_arrays`; see there.
+    """Loads a folder with `load_folder`, or an .npz or .npy file with `load_arrays`; see there for the arguments.
 
     Raises:
-        InputError: it is neither, or `size` is given for arrays.
+        InputError: `path` is neither, or `size` is given for arrays.
     """
     path = user_path(path, "dataset")
     if path.is_dir():
@@ -43,7 +43,7 @@ def load_path(
         got = f"{path}, a {path.suffix or 'nameless'} file" if path.is_file() else f"{path}, which is not there"
         raise InputError(f"dataset: got {got}; expected a folder of JPEG or PNG images, and .npz and .npy files")
     if size is not None:
-        raise InputError(f"size: got {size!r} for {path}; expected None: arrays have a size")
+        raise InputError(f"size: got {size!r} for {path}; expected None, as arrays are not resized")
     return load_arrays(path, labels, kinds=kinds, test=test, seed=seed)
 
 
@@ -56,36 +56,38 @@ def load_arrays(
     test: int | float = 0.2,
     seed: int = 0,
 ) -> Table:
-    """A data set from arrays.
+    """Loads a data set from arrays.
 
-    The data are the array `x`, or the only one of three or more dimensions, or the only one of two (or the first that
-    `kinds` calls "data", whose others become further sites of data):
+    The data are the array `x`. Without an `x` they are the first array to which `kinds` assigns "data", or else the
+    only array with three or more dimensions, or else the only one with two. Further arrays of kind "data" become
+    further data sites.
 
-    * `(N, C, H, W)` images, uint8 or floats in [0, 1]. `(N, H, W, C)` with C 1, 3 or 4 and H above 4 has its channels
-      last; they are brought to the front here (as a view: nothing is copied). `(N, H, W)` are grey images.
-    * `(N, D)` integers from 0 are counts, other numbers vectors. They are kept as floats.
+    * `(N, C, H, W)` are images, uint8 or floats in [0, 1]. `(N, H, W, C)` with C 1, 3 or 4, H above 4 and W above 1
+      has its channels last; they are moved to the front, as a view. `(N, H, W)` are grey images.
+    * `(N, D)` non-negative integers are counts, other numbers vectors. They are kept as floats.
 
-    All other arrays are labels, one entry a row, see `columns.read_columns`.
+    All other arrays are labels, one entry per row; see `columns.read_columns`.
 
-    A memory-mapped array (an .npy file, `np.load(..., mmap_mode="c")`) is neither copied nor rewritten: its rows stay
-    as they are, and the test rows are the last ones of the file, as many as have `test` of the labels, whatever the
-    seed. Where a file is sorted by class, give the test rows by a file of their own.
+    A memory-mapped array (an .npy file, `np.load(..., mmap_mode="c")`) is neither copied nor reordered. Its test rows
+    are the last rows of the file, as many as contain `test` of the labels, independently of the seed. If a file is
+    sorted by class, pass the test rows as a separate array (`x_test`).
 
     Args:
-        source: the path of an .npz file (read into memory) or of an .npy file of data; or name -> array, tensor or
-            list. With `a_test` beside `a` (or `a_train`) for all names, these are the rows of the test; else an entry
-            `split` of train, test and val is the split, if there is one.
-        labels: a csv file, whose lines below the header are the rows in their order (with `x_test`, those of the test
-            at the end); or column -> values.
-        name: of the data set; default: the file's.
+        source: the path of an .npz file (read into memory) or of an .npy file with data; or a mapping from name to
+            array, tensor or list. If every name `a` (or `a_train`) has an `a_test`, these are the test rows. Otherwise
+            an entry `split` of train, test and val defines the split, if there is one.
+        labels: a CSV file whose lines below the header are the rows in order (with `x_test`, the test rows come last);
+            or a mapping from column to values.
+        name: the data set's name; default: the file's name.
         kinds: see `columns.read_columns`.
-        test: a fraction of the rows that have any label (of all where none has), or their number; drawn at random and,
-            with one class label, in proportion to the classes. Without meaning where the split is given.
+        test: the fraction of the rows with any label (of all rows if none has) to use as test set, or the number of
+            test rows. They are sampled at random, stratified if there is a single class label. Ignored if the split is
+            given.
         seed: of that sampling.
 
     Raises:
-        InputError: a file cannot be read, or has pickled objects; there are no data, or several that might be; arrays
-            have other numbers of rows; a label, the split or `test` is not as it should be.
+        InputError: a file cannot be read, or contains pickled objects; the data array is missing or ambiguous; the
+            numbers of rows differ; a label, the split or `test` is invalid.
 
     >>> table = load_arrays({"x": torch.rand(10, 8, 8), "pet": ["cat", "dog", None, "dog", "cat"] * 2}, name="pets")
     >>> print(table)
@@ -127,8 +129,8 @@ def load_arrays(
         rows = rows_of_split(split)
         if mapped and not are_consecutive(rows):
             raise InputError(
-                "split: got rows of training and test in turn, of an array that is memory-mapped and so not rewritten; "
-                "expected all rows of the training one after the other, and all of the test"
+                "split: got interleaved training and test rows for a memory-mapped array, which is not reordered; "
+                "expected all training rows to be consecutive, and all test rows"
             )
     else:
         rows = last_rows(columns, sizes[0], test) if mapped else drawn_split(columns, sizes[0], test, seed)
@@ -141,7 +143,7 @@ def load_arrays(
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:
-    """The arrays of a file by their names; that of an .npy file, memory-mapped, is `x`."""
+    """Reads the arrays in a file, by name; the array in an .npy file is memory-mapped and named `x`."""
     accepted = "expected .npz and .npy files of numbers and texts, without pickled objects"
     if not path.is_file():
         raise InputError(f"source: no file {path}; {accepted}")
@@ -151,7 +153,7 @@ def _read_arrays(path: Path) -> dict[str, Any]:
         with open(path, "rb") as opened:
             arrays = np.load(opened, allow_pickle=False)
             if isinstance(arrays, np.ndarray):
-                raise ValueError("one array, as of an .npy file")
+                raise ValueError("it contains a single array, as an .npy file does")
             return dict(arrays)
     except (ValueError, TypeError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -159,7 +161,7 @@ def _read_arrays(path: Path) -> dict[str, Any]:
 
 
 def _two_parts(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arrays of all rows, or of the training rows, by their names; and those of the test rows, if there are any."""
+    """Splits arrays by name into those of all (or of the training) rows, and those of the test rows, if any."""
     if not given or not all(isinstance(key, str) for key in given):
         raise InputError(f"source: got the names {list(given)}; expected one or more texts")
     tests = {key.removesuffix("_test"): value for key, value in given.items() if key.endswith("_test")}
@@ -169,7 +171,7 @@ def _two_parts(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     train = {key if key in tests else key.removesuffix("_train"): value for key, value in rest.items()}
     if set(train) != set(tests) or len(train) < len(rest):
         alone = sorted(set(train) ^ set(tests))
-        raise InputError(f"source: got one of a and a_test alone of {alone}; expected both of all, or no a_test")
+        raise InputError(f"source: got only one of a and a_test for {alone}; expected both for all, or no a_test")
     return train, tests
 
 
@@ -178,10 +180,10 @@ def _dims(value: Any) -> int:
 
 
 def data_names(dims: Mapping[str, int], kinds: Any) -> dict[str, str]:
-    """Site -> name of those of several arrays that are data, by their numbers of dimensions; see `load_arrays`.
+    """Selects the data among several arrays by their numbers of dimensions: site -> name; see `load_arrays`.
 
     Raises:
-        InputError: none is, or several might be.
+        InputError: there is no candidate, or more than one.
     """
     kinds = kinds if isinstance(kinds, Mapping) else {}
     named = [key for key, kind in kinds.items() if kind == "data" and dims.get(key, 0) > 1]
@@ -200,7 +202,7 @@ def data_names(dims: Mapping[str, int], kinds: Any) -> dict[str, str]:
 
 
 def as_data(value: Any, name: str) -> tuple[Space, Tensor]:
-    """Data and their space, see `load_arrays`; of images a view."""
+    """The space of a data array, and the array with channels first (a view); see `load_arrays`."""
     x = as_tensor(name, value).detach()
     if x.dim() == 3:
         x = x.unsqueeze(1)
@@ -216,12 +218,12 @@ def as_data(value: Any, name: str) -> tuple[Space, Tensor]:
 
 
 def channels_last(shape: Sequence[int]) -> bool:
-    """Whether an image of this shape, three numbers, is (H, W, C) and not (C, H, W)."""
+    """Whether an image with this shape, three numbers, is (H, W, C) rather than (C, H, W)."""
     return shape[0] > 4 and shape[1] > 1 and shape[2] in DEPTHS
 
 
 def _joined(key: str, value: Any, given_test: Mapping[str, Any]) -> Any:
-    """The values of a label, those of the test rows after the others."""
+    """The values of a label, with those of the test rows at the end."""
     if not given_test:
         return value
     parts = [part.detach().cpu().numpy() if isinstance(part, Tensor) else part for part in (value, given_test[key])]
@@ -236,9 +238,9 @@ def _check_sizes(data: dict, data_test: dict, cells: Mapping[str, Any], given_te
     for site, (space, _) in data_test.items():
         if space.shape != data[site][0].shape:
             got = f"{data[site][0]} and {space}"
-            raise InputError(f"{site}, {site}_test: got {got}; expected data of one shape")
+            raise InputError(f"{site}, {site}_test: got {got}; expected data with the same shape")
     number = sum(len(part["x"][1]) for part in (data, data_test) if part)
     for key, values in [*((site, x) for site, (_, x) in data.items() if not given_test), *cells.items()]:
         size = len(values) if np.ndim(values) or isinstance(values, list | tuple) else 0
         if size != number:
-            raise InputError(f"{key}: got {size} rows; expected as many as data, {number}")
+            raise InputError(f"{key}: got {size} rows; expected {number}, as the data have")

@@ -1,4 +1,4 @@
-"""Data of one's own from a torch Dataset or DataLoader, read once into a memory-mapped file."""
+"""Loads user data from a torch Dataset or DataLoader, read once into a memory-mapped file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from pyro_semivae.errors import InputError
 from pyro_semivae.files import note, read_json, writable_folder, write_json
 from pyro_semivae.progress import steps_of
 
-VERSION = 1  # of what is kept of an item
+VERSION = 1  # of the stored format of an item
 BLOCK = 1000  # items
 RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
@@ -47,28 +47,29 @@ def load_dataset(
     test: int | float = 0.2,
     seed: int = 0,
 ) -> Table:
-    """A data set from a torch `Dataset` or `DataLoader`, for sets that memory does not hold.
+    """Loads a data set from a torch `Dataset` or `DataLoader`, for data that do not fit into memory.
 
-    It is read once, in its order, into a file in the cache folder that is then memory-mapped. The file is used again
-    for the same name, number of items, first and last item, split and kinds; otherwise it is made anew.
+    It is read once, in order, into a file in the cache folder, which is then memory-mapped. The file is reused for the
+    same name, number of items, first and last item, class names, split and kinds; otherwise it is rebuilt.
 
-    **What is random in a transform, such as a flip, is frozen by that**: there is one version of each image, and where
-    the first or last image comes out otherwise at every reading the file is made anew every time. Noise that is new at
-    every step is what `fit(corrupt=...)` is for.
+    **Random transforms, such as flips, are frozen**: each image is stored in one version. If the first or last image
+    changes at every reading, the file is rebuilt every time. For new noise at every step, use `fit(corrupt=...)`.
 
     Args:
-        dataset: a map-style `Dataset`, or a `DataLoader` of one that neither shuffles nor drops items. An item is
-            `(image, label)`, an image alone, or a mapping from name to values, in which the data are found as in
-            `load_arrays`. Images are uint8 or float tensors, numpy arrays (channels first or last, or none) or PIL
-            images; uint8 stays uint8, floats become float32. A label is a number, a text, None or a row of numbers;
-            that of a pair is `y`. If the set has `classes`, as torchvision's have, these are the names of y's classes.
-        test_set: the same for the rows of the test; default: `test` of them.
-        name: of the data set and its file: letters, digits and `._-`.
-        kinds, test, seed: see `load_arrays`. A value `split` of each item is the split.
+        dataset: a map-style `Dataset`, or a `DataLoader` for one that neither shuffles nor drops items. An item is
+            `(image, label)`, an image, or a mapping from name to value, in which the data are found as in
+            `load_arrays`. Images are uint8 or float tensors, numpy arrays (channels first, last, or absent) or PIL
+            images; uint8 stays uint8, floats become float32. A label is a number, a string, None or a list of numbers;
+            the label of a pair is named `y`. If the data set has `classes`, as torchvision's do, these name the
+            classes of `y`.
+        test_set: the same for the test rows; default: the test rows are chosen from `dataset` by `test`.
+        name: the name of the data set and its file: letters, digits and `._-`, beginning with a letter, a digit or an
+            underscore.
+        kinds, test, seed: see `load_arrays`. If items have a value `split`, it defines the split.
 
     Raises:
-        InputError: it is no such set, an item is not like the first one; labels, the split or `test` as in
-            `load_arrays`; the file cannot be written.
+        InputError: `dataset` is not such a data set; an item's names, shape or dtype differ from the first one's;
+            labels, the split or `test` are invalid, see `load_arrays`; the file cannot be written.
     """
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
         raise InputError(f"name: got {name!r}; expected letters, digits, points, underscores and hyphens")
@@ -95,10 +96,11 @@ def load_dataset(
 
 
 class _Source:
-    """The items of a set.
+    """The items of a torch data set.
 
     Attributes:
-        size: their number. shape, dtype: of the data of one. fingerprint: of the number and the first and last item.
+        size: the number of items. shape, dtype: of an item's data. fingerprint: a hash of the number of items, the
+            class names, and the first and last item.
     """
 
     def __init__(self, dataset: Any, argument: str, kinds: Mapping[str, str] | None):
@@ -117,7 +119,7 @@ class _Source:
         dims = {key: _dims(value) + 1 for key, value in first.items()}
         keys = data_names(dims, kinds)
         if len(keys) > 1:
-            raise InputError(f"kinds: got {', '.join(keys.values())} as data; expected one of a torch data set")
+            raise InputError(f"kinds: got {', '.join(keys.values())} as data; expected one, for a torch data set")
         self.names, self.x_name = set(first), keys["x"]
         self.classes = self._classes(dataset, isinstance(dataset[0], tuple | list))
         x = _array(first[self.x_name], f"{argument}[0], {self.x_name}")
@@ -130,7 +132,7 @@ class _Source:
         self.fingerprint = found.hexdigest()
 
     def _classes(self, dataset: Any, in_pairs: bool) -> dict[str, list[str]]:
-        """The names of y's classes, where the set says them."""
+        """The names of y's classes, if the data set has them."""
         while isinstance(dataset, Subset):
             dataset = dataset.dataset
         names = getattr(dataset, "classes", None)
@@ -150,7 +152,7 @@ class _Source:
         return columns, drawn_split(columns, self.size, test, seed) if split is None else rows_of_split(split)
 
     def read(self, labels: dict[str, list]) -> Iterator[np.ndarray]:
-        """The data of the items in their order; what else they have goes into `labels`."""
+        """Yields the data of the items in order, and appends their other values to `labels`."""
         labels |= {name: [] for name in self.names if name != self.x_name}
         items, number = self._items(), 0
         for _ in steps_of(-(-self.size // BLOCK), f"{self.argument}: reading {self.size} items, 1,000 a step"):
@@ -209,7 +211,7 @@ def _dims(value: Any) -> int:
 
 
 def _array(value: Any, where: str) -> np.ndarray:
-    """Images uint8 or float32 `(C, H, W)`, vectors float32, counts as they are `(D,)`."""
+    """Converts data to images `(C, H, W)`, uint8 or float32, or to `(D,)`: floats to float32, integers unchanged."""
     if isinstance(value, Image.Image):
         value = np.asarray(in_mode(value, 1 if is_grey(value) else 3))
     if isinstance(value, Tensor):
@@ -227,7 +229,7 @@ def _array(value: Any, where: str) -> np.ndarray:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """A label as JSON has it; None for NaN."""
+    """A label as a JSON value; None for NaN."""
     value = value.tolist() if isinstance(value, Tensor | np.ndarray | np.generic) else value
     value = value.decode(errors="replace") if isinstance(value, bytes) else value
     if isinstance(value, list | tuple):
@@ -240,16 +242,17 @@ def _plain(value: Any, where: str) -> Any:
 def _stored(
     source: _Source, path: Path, key: str, order: Callable[[Mapping[str, list]], Tensor] | None = None
 ) -> tuple[Tensor, dict[str, list]]:
-    """The data of the items, memory-mapped, in the order that `order` makes of the labels; and the labels as they come.
+    """The items' data, memory-mapped, and their labels in the source's order; the file is reused or rebuilt.
 
     Args:
-        key: says what the file at `path` holds.
+        key: identifies the contents of the file at `path`. order: computes the order of the stored data from the
+            labels; None: the source's order.
     """
     about = path.with_suffix(".json")
     if about.is_file() and (labels := _kept(about, key)) is not None and (array := read_array(path)) is not None:
         return torch.from_numpy(array), labels
     if about.is_file():
-        note(f"made anew: {path} (of other items, another split or other kinds)")
+        note(f"made anew: {path} (it had other items, another split or other kinds)")
     writable_folder(path.parent, CACHE_ENV)
     about.unlink(missing_ok=True)
     labels: dict[str, list] = {}
@@ -268,7 +271,7 @@ def _stored(
 
 
 def _kept(about: Path, key: str) -> dict[str, list] | None:
-    """The labels that are kept under a key."""
+    """The labels stored in the file `about`; None if the file is unreadable or has another key."""
     try:
         state: Any = read_json(about)
     except InputError:

@@ -1,4 +1,4 @@
-"""Data of one's own from a folder of images: in folders of classes, or with a csv of labels."""
+"""Loads user data from a folder of images: in class folders, or with a CSV file of labels."""
 
 from __future__ import annotations
 
@@ -33,35 +33,36 @@ def load_folder(
     test: int | float = 0.2,
     seed: int = 0,
 ) -> Table:
-    """A data set from a folder of JPEG and PNG images, decoded once into a memory-mapped file, see `image_array`.
+    """Loads a folder of JPEG and PNG images, decoded once into a memory-mapped file; see `image_array`.
 
     ================================  ==================================================================================
     in the folder                     labels
     ================================  ==================================================================================
-    a csv file, images anywhere       its columns, see `columns.read_columns`. One names the files, relative to the
-                                      folder or by the name alone, with or without extension: file, filename, image,
-                                      path or name, else the first of which all cells name images. An image without
-                                      a line has no labels. A column `split` of train, test and val is the split.
-    `<class>/...`                     the class label `y`, by the names of the folders
-    `train/<class>/...`,              the same, and the split; val, valid or validation are the test where there is none
-    `test/<class>/...`
-    images alone                      none; the same for images beside folders of classes
+    a CSV file, images anywhere       its columns, see `columns.read_columns`. One column names the files, by the path
+                                      in the folder or the file name, with or without extension: file, filename, image,
+                                      path or name, or else the first one whose cells all name images. Images without
+                                      a line have no labels. A column `split` of train, test and val is the split.
+    `<class>/...`                     the class label `y`, named by the folders
+    `train/<class>/...`,              the same, and the split; without a test folder, val, valid or validation is the
+    `test/<class>/...`                test set
+    images without folders            none; likewise for images outside the class folders
     ================================  ==================================================================================
 
-    Images are in the order of their names. They are grey where all of them are, else RGB. Names that begin with a point
-    are no images.
+    Images are sorted by path within each part. They are grey if all of them are, otherwise RGB. Files and folders whose
+    names begin with a dot are ignored.
 
     Args:
-        labels: the csv file; default: the only one in the folder, if there is any.
-        size: `(H, W)`, or one number for both, to resize to; default: the images', which then have one.
+        labels: the CSV file; default: the only one in the folder, if any.
+        size: `(H, W)`, or one number for both, to resize to; default: the images' own size, which must be the same.
         kinds: see `columns.read_columns`.
-        test: a fraction of the rows that have any label (of all where none has), or their number; drawn at random and,
-            with one class label, in proportion to the classes. Without meaning where the split is given.
+        test: the fraction of the rows with any label (of all rows if none has) to use as test set, or the number of
+            test rows. They are sampled at random, stratified if there is a single class label. Ignored if the split is
+            given.
         seed: of that sampling.
 
     Raises:
-        InputError: there are no images, they have different sizes, or one cannot be read; there are several csv files;
-            a line of it names no image, or one twice; a label, the split or `test` is not as it should be.
+        InputError: there are no images, their sizes differ, or one cannot be read; there are several CSV files; a line
+            names an unknown image, or an image is named twice; a label, the split or `test` is invalid.
     """
     folder = user_path(path, "path").resolve()
     if not folder.is_dir():
@@ -76,7 +77,7 @@ def load_folder(
         given = {"y": classes} if any(classes) else {}
         columns = read_columns(given, dict.fromkeys(given, "class") | dict(kinds or {}))
     rows = drawn_split(columns, len(files), test, seed) if split is None else rows_of_split(split)
-    order = torch.cat(rows).tolist()  # the rows of the training are one part of the file, those of the test the next
+    order = torch.cat(rows).tolist()  # the training rows come first in the file, then the test rows
     files = [files[i] for i in order]
     channels, size, stamp = _about(folder, files, size)
     x = image_array([folder / file for file in files], folder.name, channels=channels, size=size, stamp=stamp)
@@ -87,7 +88,7 @@ def load_folder(
 
 
 def _images(folder: Path) -> list[str]:
-    """The images below a folder, relative to it, with slashes, sorted."""
+    """The sorted paths of the images below a folder, relative to it, with slashes."""
     found, others = [], []
     for at, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -102,7 +103,7 @@ def _images(folder: Path) -> list[str]:
         got = f"{len(others)} images of other formats, such as {min(others)}" if others else "none"
         raise InputError(f"path: {folder}: got {got}; expected JPEG and PNG files, {', '.join(SUFFIXES)}")
     if others:
-        note(f"{folder}: {len(others)} files are left out, such as {min(others)}: no JPEG or PNG")
+        note(f"{folder}: {len(others)} files are left out, such as {min(others)}: not JPEG or PNG")
     return sorted(found)
 
 
@@ -115,22 +116,22 @@ def _csv(folder: Path) -> Path | None:
 
 
 def _folders_of_classes(files: Sequence[str]) -> tuple[list[str], Tensor | None]:
-    """The class of each image, "" where it has none, and the split, if the folders are one."""
+    """The class of each image ("" for none), and the split, if the top folders are training and test folders."""
     parts = [file.split("/")[:-1] for file in files]
     words = [WORDS.get(part[0].lower()) if part else None for part in parts]
     if TRAINING not in words or not {TEST, VALIDATION} & {*words}:
         return [part[0] if part else "" for part in parts], None
     if None in words:
         file = files[words.index(None)]
-        raise InputError(f"{file}: got an image outside of the folders of training and test; expected images there")
+        raise InputError(f"{file}: got an image outside the training and test folders; expected all images in them")
     return [part[1] if len(part) > 1 else "" for part in parts], torch.tensor(words)
 
 
 def _labels_of(
     folder: Path, files: Sequence[str], path: Path
 ) -> tuple[dict[str, list[str]], Tensor | None, Callable[[int], str]]:
-    """The cells of the columns of a csv file for each image, "" where it has no line; the split, if there is one; and
-    what says where a row's cells are."""
+    """Reads a CSV file's cells for each image ("" if it has no line), the split, if there is one, and a function from
+    image index to its location in the file, for error messages."""
     cells, lines = read_csv(path)
     keys = _keys(files)
     column = _file_column(cells, keys)
@@ -165,7 +166,8 @@ def _key(cell: str) -> str:
 
 
 def _keys(files: Sequence[str]) -> dict[str, list[int]]:
-    """What may stand for an image in a csv file -> images: its path, or else its name; both also without suffix."""
+    """Names of images in a CSV file -> indices of the images; a path takes precedence over a file name, and each
+    name with its suffix over the one without."""
     out: dict[str, list[int]] = {}
     for short in (str, _stem, _name, lambda file: _name(_stem(file))):
         found = defaultdict(list)
@@ -184,7 +186,7 @@ def _name(file: str) -> str:
 
 
 def _file_column(cells: Mapping[str, Sequence[str]], keys: Mapping[str, list[int]]) -> str | None:
-    """The column that names the images."""
+    """The column that names the images; None if there is none."""
     by_name = {name.lower(): name for name in reversed(cells)}
     for word in FILE_COLUMNS:
         if word in by_name and any(_key(cell) in keys for cell in cells[by_name[word]]):
@@ -197,7 +199,7 @@ def _file_column(cells: Mapping[str, Sequence[str]], keys: Mapping[str, list[int
 def _about(
     folder: Path, files: Sequence[str], size: int | tuple[int, int] | None
 ) -> tuple[int, int | tuple[int, int], str]:
-    """Channels, size and a stamp of the images, from their headers and what the file system says of them."""
+    """The number of channels, the size and a stamp of the images, from their headers and file attributes."""
     with ThreadPoolExecutor(4) as pool:
         headers: list[Header] = list(pool.map(lambda file: read_header(folder / file), files))
     if size is None:

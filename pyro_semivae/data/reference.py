@@ -1,4 +1,4 @@
-"""What a model that learns from reference images is trained and measured on."""
+"""Data for models that learn from reference images."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ SIZES = (32, 64)
 
 @dataclass(frozen=True)
 class Shown:
-    """Images, and what each of them shows.
+    """Images with their ground truth.
 
     Attributes:
-        x: `(N, C, H, W)`, uint8 or float in [0, 1]. factors: `(N, F)`, the target factors, numbers. classes: `(N,)`, of
-            what else is in the image. attributes: `(N,)`, the class of the target factors. -1 where one is not known.
+        x: `(N, C, H, W)`, uint8 or float in [0, 1]. factors: `(N, F)`, the numeric target factors. classes: `(N,)`, the
+            class of the remaining content, -1 if unknown. attributes: `(N,)`, the class of the target factors, -1 if
+            unknown.
     """
 
     x: Tensor
@@ -32,14 +33,15 @@ class Shown:
 
 @dataclass(frozen=True)
 class ReferenceData:
-    """A pool of unlabelled images, a set of reference images whose target factors are constant, and images to measure.
+    """A pool of unlabelled images, reference images whose target factors are constant, and images for evaluation.
 
     Attributes:
-        name: of the data set. factor_names: of the target factors. class_names: of what else is in an image.
-            attribute_names: of the classes of the target factors. Any may be empty.
-        x, y: training images, `(N, C, H, W)`, and 0 of unlabelled ones, 1 of references. The former come first.
-        pool: the unlabelled images with what they show, on which no model is trained.
-        probing: images to learn how to read features, such as the pool's. test: others, to measure.
+        name: the data set's name. factor_names: the target factors' names. class_names: the names of `classes` in
+            `Shown`. attribute_names: the names of its `attributes`. Each of these three may be empty.
+        x, y: training images, `(N, C, H, W)`, and their labels: 0 for unlabelled images, which come first, 1 for
+            references.
+        pool: the unlabelled images with their ground truth, which is not used in training.
+        probing: images for training probes, distributed like the pool. test: other images, for evaluation.
     """
 
     name: str

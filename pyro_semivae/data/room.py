@@ -15,20 +15,20 @@ HUES, SCALES, ANGLES = 10, 8, 15
 PIXELS = 64
 WALL, DEPTH = 3.0, -3.0  # the walls' x, plus and minus, and z
 EYE, HEIGHT, FOCAL = 6.0, 2.4, 2.0
-# Surfaces, and what their colour is multiplied by: a floor, walls at the left and right, at the back, the object.
+# Surfaces: the floor, the walls at the left and right, the wall at the back, the object.
 FLOOR, SIDE, BACK, OBJECT = range(4)
 SATURATION_AND_VALUE = {FLOOR: (0.75, 0.9), SIDE: (0.6, 0.85), OBJECT: (0.85, 0.95)}
 
-Hit = tuple[Tensor, Tensor]  # distances along rays (infinite: none), and the light, both (S, S)
+Hit = tuple[Tensor, Tensor]  # distances along rays (infinite if missed) and brightness, both (S, S)
 
 
 def scale_of(index: int) -> float:
-    """.75 to 1.25."""
+    """The object's scale, .75 to 1.25."""
     return 0.75 + 0.5 * index / (SCALES - 1)
 
 
 def degrees_of(index: int) -> float:
-    """-30 to 30."""
+    """The camera's angle, -30 to 30 degrees."""
     return -30 + 60 * index / (ANGLES - 1)
 
 
@@ -36,8 +36,8 @@ def room_images(classes: Tensor) -> Tensor:
     """Images of a room, uint8 `(N, 3, 64, 64)`.
 
     Args:
-        classes: `(N, 6)`: the hues of floor, walls and object (of 10 each), the object's scale (8) and shape (4), and
-            where the camera stands (15).
+        classes: `(N, 6)`: the hues of floor, walls and object (10 each), the object's scale (8) and shape (4), and the
+            camera's angle (15).
     """
     floor, wall, thing, scale, shape, angle = classes.unbind(1)
     surface, light = _geometries()
@@ -59,7 +59,7 @@ def _colours(of: int) -> Tensor:
 
 @functools.cache
 def _geometries() -> tuple[Tensor, Tensor]:
-    """Which surface each pixel shows and its light, `(8 * 4 * 15, S, S)` each: all that is no colour."""
+    """Each pixel's surface and brightness, `(8 * 4 * 15, S, S)` each, for all scales, shapes and angles."""
     found = [
         _cast(scale_of(scale), shape, math.radians(degrees_of(angle)))
         for scale in range(SCALES)
@@ -70,7 +70,7 @@ def _geometries() -> tuple[Tensor, Tensor]:
 
 
 def _cast(scale: float, shape: str, angle: float) -> tuple[Tensor, Tensor]:
-    """The nearest surface along each pixel's ray, and its light."""
+    """The nearest surface along each pixel's ray, and its brightness."""
     eye = torch.tensor([EYE * math.sin(angle), HEIGHT, EYE * math.cos(angle)], dtype=torch.float64)
     rays = _rays(eye)
     hits = [*_surroundings(eye, rays, scale), _OBJECTS[shape](eye, rays, scale)]
@@ -93,7 +93,7 @@ def _rays(eye: Tensor) -> Tensor:
 
 
 def _surroundings(eye: Tensor, rays: Tensor, scale: float) -> list[Hit]:
-    """Of the floor, darker near the object, and of the walls at the left, right and back."""
+    """The hits on the floor, which is darker near the object, and on the walls at the left, right and back."""
     full = torch.ones_like(rays[..., 0])
     floor = _plane(eye, rays, 1, 0.0)
     near = (eye + floor.clamp(max=1e6).unsqueeze(-1) * rays)[..., ::2].norm(dim=-1)
@@ -103,7 +103,7 @@ def _surroundings(eye: Tensor, rays: Tensor, scale: float) -> list[Hit]:
 
 
 def _plane(eye: Tensor, rays: Tensor, axis: int, at: float) -> Tensor:
-    """The distance of the plane where a coordinate has a value."""
+    """The distance along rays to the plane where coordinate `axis` equals `at`."""
     return _positive((at - eye[axis]) / rays[..., axis])
 
 
@@ -144,7 +144,7 @@ def _capsule(eye: Tensor, rays: Tensor, scale: float) -> Hit:
 
 
 def _capped(eye: Tensor, rays: Tensor, radius: float, heights: Sequence[float]) -> Hit:
-    """Balls above each other, and with two the cylinder between them."""
+    """Balls centred at `heights`; if there are two, also the cylinder between them."""
     middles = [torch.tensor([0.0, height, 0.0], dtype=eye.dtype) for height in heights]
     found = [_ball(eye - middle, rays, radius) for middle in middles]
     flat = torch.tensor([1.0, 0.0, 1.0], dtype=eye.dtype)
@@ -160,14 +160,14 @@ def _capped(eye: Tensor, rays: Tensor, radius: float, heights: Sequence[float]) 
 
 
 def _ball(eye: Tensor, rays: Tensor, radius: float) -> Tensor:
-    """The nearer distance of a ball around 0 (of a cylinder, where a coordinate is 0 in both)."""
+    """The distance to the near side of a ball around 0 (of a cylinder, if a coordinate of `eye` and `rays` is 0)."""
     a, b = rays.square().sum(-1), (rays * eye).sum(-1)
     square = b.square() - a * (eye.square().sum() - radius**2)
     return torch.where(square >= 0, _positive((-b - square.clamp(min=0).sqrt()) / a), math.inf)
 
 
 def _light(normal: Tensor) -> Tensor:
-    """Of a surface's normals `(..., 3)`."""
+    """The brightness of a surface with normals `(..., 3)`."""
     lamp = torch.nn.functional.normalize(torch.tensor([0.35, 0.8, 0.5], dtype=torch.float64), dim=0)
     return 0.4 + 0.6 * (normal.double() @ lamp).clamp(min=0)
 

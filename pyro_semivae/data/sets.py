@@ -1,4 +1,4 @@
-"""Data sets by name: images uint8 `(N, C, H, W)` with class labels int64 `(N,)` or binary ones float `(N, L)`."""
+"""Loads data sets by name: uint8 images `(N, C, H, W)` with class labels int64 `(N,)` or binary ones float `(N, L)`."""
 
 from __future__ import annotations
 
@@ -40,24 +40,27 @@ FASHION = (
 _TORCHVISION = {"mnist": ("MNIST", DIGITS), "fashionmnist": ("FashionMNIST", FASHION)}
 _FOLDERS = {"celeba": load_celeba, "chexpert": load_chexpert, "affectnet": load_affectnet}
 NAMES = (*_TORCHVISION, "digits", "faces", *_FOLDERS)
-SMALL = (*_TORCHVISION, "digits")  # small images; the others are large ones
-CLASSES = (*SMALL, "affectnet")  # of class labels; the others have binary ones
+SMALL = (*_TORCHVISION, "digits")  # with small images; the others have large ones
+CLASSES = (*SMALL, "affectnet")  # with class labels; the others have binary labels
 ATTRIBUTES = tuple(name for name in NAMES if name not in CLASSES)
 
 
 def data_root(data_dir: str | Path | None = None) -> Path:
-    """Where data sets lie, in torchvision's layout: `data_dir`, else `$PYRO_SEMIVAE_DATA`, else `./data`."""
+    """The root folder of data sets, in torchvision's layout: `data_dir`, else `$PYRO_SEMIVAE_DATA`, else `./data`."""
     return user_path(data_dir or os.environ.get(DATA_ENV) or "data", "data_dir")
 
 
 def load(name: str, data_dir: str | Path | None = None, *, download: bool = True, **options: Any) -> ImageData:
-    """Loads a data set by name: `mnist`, `fashionmnist`, or, built in, `digits` (1,797 real 8x8 images) and `faces`
-    (22,000 rendered 64x64 faces with 18 binary attributes, see `data.faces`); or, from files that cannot be downloaded,
-    `celeba`, `chexpert` and `affectnet`, with the `options` of `load_celeba` and the like.
+    """Loads a data set by name.
+
+    `mnist` and `fashionmnist` are downloaded if necessary. `digits` (1,797 real 8x8 images) and `faces` (22,000
+    rendered 64x64 faces with 18 binary attributes, see `data.faces`) are built in. `celeba`, `chexpert` and `affectnet`
+    are read from files that must be obtained by hand; `options` are passed to `load_celeba`, `load_chexpert` or
+    `load_affectnet`.
 
     Raises:
-        ValueError: the name is not one of those, it has no such options, or a file is damaged.
-        FileNotFoundError: the files are neither there nor downloadable; the message says where they belong.
+        ValueError: the name is unknown, the data set does not accept the options, or a file is damaged.
+        FileNotFoundError: the files are missing and cannot be downloaded; the message says where to put them.
     """
     if options and name not in _FOLDERS:
         raise InputError(f"options: got {sorted(options)}; data set {name!r} accepts none")
@@ -82,7 +85,7 @@ def load(name: str, data_dir: str | Path | None = None, *, download: bool = True
         if reason:
             raise FileNotFoundError(
                 f"dataset {name}: no file {missing[0]} ({reason}). Put the four IDX files of {folder} "
-                f"(torchvision's raw folder, uncompressed) into {raw}, or name their root by --data-dir or ${DATA_ENV}"
+                f"(torchvision's raw folder, uncompressed) into {raw}, or set their root by --data-dir or ${DATA_ENV}"
             )
     arrays = {key: read_idx(path) for key, path in files.items()}
     for split in ("train", "test"):
@@ -97,12 +100,12 @@ def load(name: str, data_dir: str | Path | None = None, *, download: bool = True
 
 
 def load_auto(preferred: str, data_dir: str | Path | None = None) -> tuple[ImageData, str | None]:
-    """The `preferred` set where it is on disk or downloadable within seconds, else the digits.
+    """Loads the `preferred` data set if it is on disk or can be downloaded, otherwise the digits.
 
-    Returns the data and, where it is not the preferred set, a sentence that says so and why.
+    Returns the data and, if they are not the preferred data set, a sentence that says so and gives the reason.
 
     Raises:
-        ValueError: the preferred set's files are there and damaged (that is no reason to fall back).
+        ValueError: the preferred data set's files are present but damaged, in which case there is no fallback.
     """
     try:
         return load(preferred, data_dir), None
@@ -111,12 +114,13 @@ def load_auto(preferred: str, data_dir: str | Path | None = None) -> tuple[Image
 
 
 def load_small(name: str) -> ImageData:
-    """A built-in set to run everything on in seconds: 400 faces for `faces` and sets like them, else the digits."""
+    """A built-in data set for quick checks: 300 training and 100 test faces for `faces`, `celeba`, `chexpert` and
+    `affectnet`, otherwise the digits."""
     return _faces(300, 100) if name in ("faces", *_FOLDERS) else load("digits")
 
 
 def _digits() -> ImageData:
-    """scikit-learn's digits, levels 0..16 spread over uint8; every fifth row is a test row."""
+    """scikit-learn's digits, with levels 0..16 rescaled to 0..255 (uint8); every fifth row is a test row."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -127,7 +131,7 @@ def _digits() -> ImageData:
 
 
 def _faces(num_rows: int = 20_000, num_test: int = 2_000) -> ImageData:
-    """Rendered faces, training and test set of different seeds, painted once and memory-mapped."""
+    """Rendered faces, painted once and memory-mapped; training and test set have different seeds."""
     from pyro_semivae.data import faces
 
     x, y, strengths = [], [], []
@@ -141,7 +145,7 @@ def _faces(num_rows: int = 20_000, num_test: int = 2_000) -> ImageData:
 
 
 def _download(folder: str, root: Path, timeout_s: float = 5.0) -> str | None:
-    """Downloads one of torchvision's sets; returns why not where that fails."""
+    """Downloads one of torchvision's data sets; returns the reason if that fails, else None."""
     import torchvision
 
     cls = getattr(torchvision.datasets, folder)
@@ -155,7 +159,7 @@ def _download(folder: str, root: Path, timeout_s: float = 5.0) -> str | None:
             reason = f"not downloadable: {getattr(error, 'reason', error)}"
             continue
         before = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(timeout_s)  # a stalled download ends too
+        socket.setdefaulttimeout(timeout_s)  # also ends a stalled download
         try:
             cls(str(root), download=True)
         except (OSError, RuntimeError, HTTPException) as error:

@@ -1,4 +1,4 @@
-"""Which rows are labelled: seeded subsets, balanced where labels are classes, keyed by row."""
+"""Selects the labelled rows: seeded random subsets, balanced for class labels."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pyro_semivae.spaces import MISSING, all_missing, any_known, as_binary, as_l
 
 
 def parse_labelled(value: str) -> int | float:
-    """`"0.004"` (with a point) is a fraction of all rows, `"240"` a total count.
+    """Parses the number of labelled rows: `"0.004"` (with a point) is a fraction of all rows, `"240"` a total count.
 
     >>> parse_labelled("0.004"), parse_labelled("1.0"), parse_labelled("240")
     (0.004, 1.0, 240)
 
     Raises:
-        InputError: it is neither.
+        InputError: `value` is neither.
     """
     try:
         return float(value) if "." in value else int(value)
@@ -28,21 +28,21 @@ def parse_labelled(value: str) -> int | float:
 
 
 def labelled_rows(y: Tensor, labelled: int | float, seed: int) -> Tensor:
-    """Draws a subset of rows to be labelled: class-balanced for class labels, uniform for several labels.
+    """Samples a subset of rows to be labelled: class-balanced for class labels, uniform for several labels.
 
-    Only rows whose label is known (of several labels: any of them) are drawn.
+    Only rows whose label is known (for several labels: any of them) are sampled.
 
     Args:
         y: class labels `(N,)` or several labels `(N, L)`, some missing.
-        labelled: a float is a fraction of N (of all rows) in (0, 1], an int a total count.
+        labelled: a fraction of N (all rows) in (0, 1] as a float, or a total count as an int.
         seed: seeds the sampling, which happens on the CPU.
 
-    Returns the sorted indices of the labelled rows. Classes get equally many as far as they have them, and
-    what is left over goes to randomly chosen ones.
+    Returns the sorted indices of the labelled rows. All classes get the same number of rows as far as they have enough;
+    the remainder goes to randomly chosen classes.
 
     Raises:
-        InputError: `labelled` is outside of (0, 1], respectively 1 .. N, or more than the rows that are known; `y` is
-            no labels.
+        InputError: `labelled` is outside (0, 1] or 1 .. N, or larger than the number of rows with known labels; `y` is
+            not a tensor of labels.
     """
     y = _rows_of_labels(y)
     n, known = len(y), any_known(y)
@@ -63,7 +63,7 @@ def labelled_rows(y: Tensor, labelled: int | float, seed: int) -> Tensor:
     shuffled = shuffled[known.cpu()[shuffled]]
     if y.dim() > 1:
         return shuffled[:count].sort().values
-    # The rank of every row within its class, in shuffled order: taking rows by rank takes classes in turn.
+    # The rank of every row within its class, in shuffled order: taking rows by rank alternates between classes.
     y_shuffled = y.cpu()[shuffled]
     rank = torch.empty(len(shuffled), dtype=torch.long)
     for label in y_shuffled.unique():
@@ -74,15 +74,15 @@ def labelled_rows(y: Tensor, labelled: int | float, seed: int) -> Tensor:
 
 
 def hide(y: Tensor, labelled: Tensor) -> Tensor:
-    """A copy of `y` in which all rows but `labelled` are missing; the hidden labels go no further than here.
+    """Returns a copy of `y` in which the labels of all rows except `labelled` are missing.
 
     Args:
-        y: class labels `(N,)` or several labels `(N, L)`. labelled: the numbers of rows, or a mask of them `(N,)`.
+        y: class labels `(N,)` or several labels `(N, L)`. labelled: row indices, or a boolean mask `(N,)`.
 
-    Returns int64 for class labels of any integer type: a uint8 has no -1.
+    Returns int64 for class labels of any integer dtype, because uint8 cannot represent -1.
 
     Raises:
-        InputError: `y` is no labels, or `labelled` no rows of it.
+        InputError: `y` is not a tensor of labels, or `labelled` does not index its rows.
     """
     y, rows = _rows_of_labels(y), as_tensor("labelled", labelled)
     if rows.dtype == torch.bool and rows.shape == y.shape[:1]:
@@ -98,14 +98,15 @@ def hide(y: Tensor, labelled: Tensor) -> Tensor:
 
 
 def lose_labels(y: Tensor, seed: int, *, rows: float = 0.5, entries: float = 0.5) -> Tensor:
-    """A copy of binary labels `(N, L)` in which a part of the labelled rows loses a part of its labels at random.
+    """Returns a copy of binary labels `(N, L)` in which random entries of random rows are missing.
 
     Args:
-        rows: the fraction of the rows with any label that lose some. entries: the chance of each of their labels.
         seed: of the sampling, which happens on the CPU.
+        rows: the probability that a row is selected. entries: the probability that a label of a selected row is
+            removed, independently.
 
     Raises:
-        InputError: `y` is no binary labels, or a fraction is outside of 0 to 1.
+        InputError: `y` is not a tensor of binary labels, or a probability is outside [0, 1].
     """
     y = as_binary(y)
     for name, value in (("rows", rows), ("entries", entries)):
@@ -117,17 +118,17 @@ def lose_labels(y: Tensor, seed: int, *, rows: float = 0.5, entries: float = 0.5
 
 
 def drop_partly_labelled(y: Tensor) -> Tensor:
-    """A copy of binary labels `(N, L)` in which a row with any missing label has none at all.
+    """Returns a copy of binary labels `(N, L)` in which rows with any missing label have no labels at all.
 
     Raises:
-        InputError: `y` is no binary labels.
+        InputError: `y` is not a tensor of binary labels.
     """
     y = as_binary(y)
     return torch.where(y.isnan().any(1, keepdim=True), torch.nan, y)
 
 
 def _rows_of_labels(y: Any) -> Tensor:
-    """Class labels, int64 `(N,)`, or binary ones, floats `(N, L)`; how many classes there are is not asked."""
+    """Class labels, int64 `(N,)`, or binary ones, floats `(N, L)`; the number of classes is not checked."""
     y = as_labels(y)
     if y.is_floating_point():
         return as_binary(y)

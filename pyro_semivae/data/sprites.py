@@ -1,4 +1,4 @@
-"""White shapes on black, rendered: the five factors of dSprites (Matthey et al. 2017), and nearly its images."""
+"""Rendered white shapes on black, with the five factors of dSprites (Matthey et al. 2017) and similar images."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from torch import Tensor
 SHAPES = ("square", "ellipse", "heart")
 SCALES, ANGLES, PLACES = 6, 40, 32
 PIXELS = 64
-CHUNK = 512  # images that are painted at once
+CHUNK = 512  # images painted at once
 
 
 def scale_of(index: Tensor) -> Tensor:
-    """.5 to 1."""
+    """The shape's scale, .5 to 1."""
     return 0.5 + 0.1 * index
 
 
 def angle_of(index: Tensor) -> Tensor:
-    """0 to 2 pi, both included, as in dSprites: the first and the last are the same."""
+    """The shape's orientation, 0 to 2 pi inclusive, as in dSprites: the first and the last are the same."""
     return 2 * math.pi * index / (ANGLES - 1)
 
 
 def place_of(index: Tensor) -> Tensor:
-    """0 to 1."""
+    """The shape's position along one axis, 0 to 1."""
     return index / (PLACES - 1)
 
 
 def sprite_images(classes: Tensor) -> Tensor:
-    """Images of one shape each, uint8 `(N, 1, 64, 64)` of 0 and 255: the sizes of dSprites, and nearly its shapes.
+    """Images of one shape each, uint8 `(N, 1, 64, 64)` of 0 and 255, with the sizes and nearly the shapes of dSprites.
 
     Args:
-        classes: `(N, 5)`: shape (of 3), scale (6), orientation (40), and the place from the left (32) and the top (32).
+        classes: `(N, 5)`: shape (3 values), scale (6), orientation (40), position from the left (32) and top (32).
     """
     return torch.cat([_painted(part) for part in classes.split(CHUNK)]) if len(classes) else _painted(classes)
 
@@ -56,7 +56,7 @@ def _ellipse(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _heart(u: Tensor, v: Tensor) -> Tensor:
-    """Two discs above a point whose sides are bent."""
+    """Two discs above a tip with curved sides."""
     discs = (u.abs() - 4.8).square() + (v + 4.4).square() <= 4.8**2
     down = ((v + 4.4) / 12.8).clamp(0, 1)
     return discs | ((v >= -4.4) & (v <= 8.4) & (u.abs() <= 9.6 * (1 - down**1.6)))

@@ -1,4 +1,5 @@
-"""Outlines of digits in random styles, beside outlines without: the reference-based VAE's task (Ruiz et al., A.3.1)."""
+"""Digit outlines in random styles, with unstyled outlines as references: the task of the reference-based VAE (Ruiz et
+al., A.3.1)."""
 
 from __future__ import annotations
 
@@ -17,17 +18,19 @@ SMALL = 16  # pixels
 
 
 def styled(base: ImageData, size: int = 64, *, styles: int = 2, images: int = 0, seed: int = 0) -> ReferenceData:
-    """The paper's sets, made of grey images with class labels, such as MNIST's.
+    """Makes the paper's data sets from grey images with class labels, such as MNIST's.
 
-    The first half of the training images are references: outlines, white on black. The other half has `styles` random
-    styles each and is the unlabelled pool. The test images have one style each; half of them are for probing.
+    The first half of the training images become references: white outlines on black. The other half, each in `styles`
+    random styles, becomes the unlabelled pool. The test images have one style each; half of them are for training
+    probes.
 
     Args:
-        base: grey images. size: of the sides, 64 as in the paper, or 32. images: take the first N training images, 2
-            or more; 0: all. seed: of the styles.
+        base: grey images. size: the images' height and width, 64 as in the paper, or 32. styles: the number of styles
+            per image of the pool. images: use the first N training images, 2 or more; 0: all. seed: of the styles.
 
     Raises:
-        InputError: the images have colours or no classes; `size` is another; `styles` is no whole number from 1.
+        InputError: the images have colours or no class labels; `size` is not 32 or 64; `styles` is not a positive
+            integer; `images` is too small.
     """
     check_count("styles", styles)
     if size not in SIZES:
@@ -57,11 +60,11 @@ def _shown(x: Tensor, factors: Tensor, classes: Tensor) -> Shown:
 
 
 def outlines(x: Tensor, size: int) -> Tensor:
-    """The boundaries of what is brighter than half, `(N, 1, S, S)` of 0 and 255, from grey images `(N, 1, H, W)`.
+    """Outlines of the regions brighter than .5, uint8 `(N, 1, S, S)` of 0 and 255, from grey images `(N, 1, H, W)`.
 
-    Images are enlarged first, linearly. An outline is what an erosion by 3x3 pixels takes away, which gives closed
-    lines of one pixel; the paper does not say which detector it has. Images of fewer than 16 pixels, which have no
-    margin, get one of a quarter of their side.
+    Images are first resized bilinearly. An outline consists of the pixels that an erosion by 3x3 pixels removes, which
+    gives closed lines one pixel wide; the paper does not state its edge detector. Images smaller than 16x16, which have
+    no margin, are padded by a quarter of their side.
     """
     return torch.cat([_outlines(part, size) for part in x.split(2000)])
 
@@ -76,15 +79,16 @@ def _outlines(x: Tensor, size: int) -> Tensor:
 
 
 def style(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Images in a random style each, and the styles.
+    """Applies a random style to each image; returns the styled images and the styles.
 
-    Lines are widened by a square of w pixels, w uniform in 1 to 10 at 64x64 pixels (1 to 5 at 32x32); coloured by
-    c / |c|_1, c uniform in [0, 1]^3; and made smaller by s, uniform in [.5, 1], around the middle.
+    Lines are dilated by a square of w pixels, w uniform in 1 to 10 at 64x64 pixels (1 to 5 at 32x32), coloured with
+    c / |c|_1, c uniform in [0, 1]^3, and shrunk about the centre by a factor s, uniform in [.5, 1].
 
     Args:
-        x: uint8 `(N, 1, S, S)`. generator: of the styles.
+        x: uint8 `(N, 1, S, S)`. generator: for the styles.
 
-    Returns uint8 `(N, 3, S, S)`, and `(N, 5)` numbers in [0, 1]: s, (w - 1) / (most - 1), and the colour's three parts.
+    Returns uint8 `(N, 3, S, S)`, and `(N, 5)` numbers in [0, 1]: s, (w - 1) / (most - 1) with the largest width `most`
+    (10 or 5), and the three colour components.
     """
     n, size = len(x), x.shape[-1]
     most = 10 * size // 64
@@ -109,6 +113,6 @@ def _widened(x: Tensor, width: int) -> Tensor:
 
 
 def _groups(values: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Each value, and the rows that have it."""
+    """Yields each value and the rows that have it."""
     for value in values.unique().tolist():
         yield value, (values == value).nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""A data set of one's own: a table of sites, any cell of which may be missing."""
+"""A table of sites for user data, in which any cell may be missing."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from pyro_semivae.data.image_data import ImageData
 from pyro_semivae.errors import InputError
 from pyro_semivae.spaces import Space, any_known
 
-KIND_OF = {"classes": "class", "attributes": "binary", "values": "real"}  # what a label is called, by its report
-SHOWN = 10  # names of a label that are printed
+KIND_OF = {"classes": "class", "attributes": "binary", "values": "real"}  # `Space.report` -> kind of label
+SHOWN = 10  # the most names of a label that are printed
 
 
 @dataclass(frozen=True)
 class Table:
-    """A data set with data and any number of labels, any of which may be missing, in training and test set.
+    """Training and test rows with data and any number of labels, any of which may be missing.
 
-    `train` and `test` are what `fit`, tasks and measures take for a model with these sites; a model of one label takes
-    the images and one label of it, see `labelled_by`.
+    `fit`, tasks and metrics accept `train` and `test` for a model with these sites. For a model with a single label,
+    `labelled_by` selects the images and that label.
 
     Attributes:
-        name: of the data set.
-        spaces: site -> space; sites of data first, `"x"` the first of them, then labels.
-        names: label site -> the names of its classes, or of its entries (of a label of one column the column's name).
-        train, test: site -> values of as many rows each, one or more; missing as the space says, -1 or NaN.
-        files: "train" and "test" -> the file of each row: of a folder of images their paths in it. Else empty.
+        name: the data set's name.
+        spaces: site -> space; data sites come first, `"x"` the first of them, then label sites.
+        names: label site -> the names of its classes or entries (for a label from one column, the column's name).
+        train, test: site -> values, with the same positive number of rows for all sites. Missing values are marked as
+            the space defines, -1 or NaN.
+        files: "train" and "test" -> the file of each row, for a folder of images the path in it; empty for arrays.
 
     Raises:
-        InputError: a site is missing or unknown, values are outside of their space, numbers of rows or names differ.
+        InputError: a site is missing or unknown, values are outside their space, or numbers of rows or names differ.
 
     >>> from pyro_semivae.spaces import Classes, Images
     >>> x, y = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, -1])
@@ -95,16 +96,16 @@ class Table:
         return {site: KIND_OF[space.report] for site, space in self.spaces.items() if space.is_label}
 
     def labelled_by(self, *columns: str) -> ImageData:
-        """The images with one label of them, for models of one label.
+        """The images with a single label, for models with one label.
 
         Args:
-            columns: one class label; or one or several binary ones, which become the entries of one label in the order
-                in which they are named; by their sites or columns. None: the only class label, or all binary labels
-                where there is none.
+            columns: the site or column names of one class label, or of one or more binary labels, which become the
+                entries of one label in the given order. Default: the only class label, or all binary labels if there is
+                no class label.
 
         Raises:
-            InputError: the data are no images; a label is unknown or real; class and binary labels are mixed; or none
-                is named where there is a choice.
+            InputError: the data are not images; a label is unknown or real; class and binary labels are mixed; or no
+                label is named and the default is ambiguous.
         """
         kinds = self.kinds
         listed = ", ".join(f"{site} ({kind})" for site, kind in kinds.items()) or "none"
@@ -128,12 +129,12 @@ class Table:
         return ImageData(self.name, names, self.train["x"], y, self.test["x"], y_test)
 
     def _by_itself(self) -> tuple[str, ...]:
-        """The label that is meant where none is named; none where there is a choice."""
+        """The default sites of `labelled_by`; empty if they are ambiguous."""
         classes, binary = (tuple(s for s, kind in self.kinds.items() if kind == of) for of in ("class", "binary"))
         return binary if not classes else classes if len(classes) == 1 else ()
 
     def described(self) -> dict[str, str]:
-        """What is said of each site: its space, or its label's kind and names, and in how many rows it is known."""
+        """A description of each site: its space; for labels the kind, the names and the numbers of known rows."""
         n, n_test = len(self.train["x"]), len(self.test["x"])
         out = {site: f"{space}" for site, space in self.spaces.items()}
         for site, kind in self.kinds.items():
@@ -162,8 +163,8 @@ def make_table(
     rows: tuple[Tensor, Tensor],
     files: Mapping[str, Sequence[str]] | None = None,
 ) -> Table:
-    """A table of data in two parts, and of columns whose rows of the training and of the test are numbered; see `Table`
-    for `files`."""
+    """Makes a table from training and test data, and from columns for all rows with the indices of the training and
+    test rows, `rows`; see `Table` for `files`."""
     if twice := sorted(set(data) & set(columns)):
         raise InputError(f"columns: got {', '.join(map(repr, twice))}, sites of data already; expected others")
     ordered = dict(sorted(columns.items(), key=lambda item: item[1].space.is_label))
@@ -180,6 +181,6 @@ def make_table(
 
 
 def taken(values: Tensor, rows: Tensor) -> Tensor:
-    """Rows of values; of consecutive ones a view, so that memory-mapped values stay in their file."""
+    """Selects rows of values; consecutive rows are a view, so that memory-mapped values stay in their file."""
     first, last = int(rows[0]), int(rows[-1])
     return values[first : last + 1] if last - first + 1 == len(rows) else values[rows.to(values.device)]

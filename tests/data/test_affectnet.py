@@ -154,7 +154,7 @@ def test_what_is_not_there_is_said(current, tmp_path):
     with pytest.raises(ValueError, match=r"3_exp\.npy: cannot be read"):
         data.load("affectnet", current)
     (current / "AffectNet/train_set/annotations/3_exp.npy").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no .*3_exp.npy, of 3.jpg. AffectNet is given to members"):
+    with pytest.raises(FileNotFoundError, match=r"no .*3_exp.npy for 3.jpg. AffectNet is given to members"):
         data.load("affectnet", current)
     with pytest.raises(FileNotFoundError, match=r"dataset affectnet: no .*train_set"):
         data.load("affectnet", tmp_path / "elsewhere")

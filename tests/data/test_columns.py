@@ -78,7 +78,7 @@ def test_kinds_say_otherwise():
         ({"a": np.zeros((3, 2, 2))}, None, r"a: got float64 of shape \(3, 2, 2\)"),
         ({"a": np.zeros((3, 2))}, {"a": "class"}, r"a: got shape \(3, 2\); expected classes \(N,\)"),
         ({"a": [["u", "v"], ["u", "w"]]}, None, r"a: got texts of shape \(2, 2\)"),
-        ({"a": [[1, 2], [3]]}, None, "a: got no array"),
+        ({"a": [[1, 2], [3]]}, None, "a: got values that do not form an array"),
         ({"a": [1j, 2j]}, None, "a: got complex128"),
         ({"a": ["0.5", "1e400"]}, None, "a: row 1: got inf; expected numbers up to 1.8e.308"),
         ({"a": np.array([[0.5, 1], [2, -np.inf]])}, None, r"a: row 1: got \[ *2. -inf\]; expected numbers up to"),
@@ -105,7 +105,7 @@ def test_numbers_that_a_float_cannot_tell_apart_are_noted(capsys):
     read_columns({"a": [1.0e9 + 1e4 * i for i in range(9)], "c": [0.1, 0.1, 0.1], "s": [0.1, 0.2, None]}, {"a": "real"})
     assert capsys.readouterr().err == ""
     read_columns({"at": ["1764000000.5", "", "1764000100", "1764000200"]})
-    assert "NOTE: at: numbers about 1.764e+09 are rounded, by up to 56, where" in capsys.readouterr().err
+    assert "NOTE: at: numbers about 1.764e+09 are rounded, by up to 56; their stand" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"a: row 1: got 1e\+39; expected numbers up to 3.4e.38"):
         read_columns({"a": ["0.5", "1e39"]})
 

@@ -121,12 +121,12 @@ def test_the_split_of_an_array_on_disk(tmp_path):
     labels = {"y": [0, 1] * 5, "split": ["test"] * 3 + ["train"] * 7}
     table = data.load_arrays(path, labels)
     assert rows_of(table.test["x"]) == [0, 1, 2] and file_of(table.train["x"], path)
-    with pytest.raises(InputError, match="split: got rows of training and test in turn, of an array that is memory-m"):
+    with pytest.raises(InputError, match="split: got interleaved training and test rows for a memory-mapped array"):
         data.load_arrays(path, {"y": [0, 1] * 5, "split": ["train", "test"] * 5})
     assert len(data.load_arrays(path, test=0.3).test["x"]) == 3, "no labels: a part of all rows"
     few = {"y": [0, 1, 1, 0] + [-1] * 6}
     with pytest.raises(
-        InputError, match=r"test: got 2, 2 rows with labels, which from the end on begin at row 2 of 10"
+        InputError, match=r"test: got 2, 2 rows with labels, which counted from the end reach back to row 2 of 10"
     ):
         data.load_arrays(path, few, test=2)
     table = data.load_arrays(
@@ -142,7 +142,7 @@ def test_the_split_of_an_array_on_disk(tmp_path):
         ({"a": np.zeros((4, 2)), "b": np.zeros((4, 3))}, "data: got a of 2 dimensions, b of 2 dimensions; expected"),
         ({"a": [1, 2]}, "data: got a of 1 dimensions"),
         ({"x": np.zeros(4)}, r"x: got shape \(4,\); expected data"),
-        ({"x": np.zeros((4, 2)), "y": [0, 1]}, "y: got 2 rows; expected as many as data, 4"),
+        ({"x": np.zeros((4, 2)), "y": [0, 1]}, "y: got 2 rows; expected 4, as the data have"),
         ({"x": np.zeros((4, 2)), "y": np.array(3)}, "y: got 0 rows"),
         ({"x": np.zeros((4, 2)), "y": 3}, "y: got 0 rows"),
         (
@@ -151,7 +151,7 @@ def test_the_split_of_an_array_on_disk(tmp_path):
         ),
         (
             {"x": np.zeros((4, 2)), "x_test": np.zeros((4, 2)), "y": [0] * 4},
-            r"got one of a and a_test alone of \['y'\]",
+            r"got only one of a and a_test for \['y'\]",
         ),
         ({"x": np.zeros((2, 2)), "x_test": np.zeros((1, 2)), "y": [0, 1], "y_test": [[1]]}, "y, y_test: got shapes"),
         ({"x": np.zeros((2, 2)), "x_test": np.zeros((1, 2)), "y": [0, 1], "y_test": [1, 0]}, "y: got 4 rows"),
