@@ -1,4 +1,4 @@
-"""What is measured and drawn of a trained model: the papers' numbers and figures, for class and for binary labels."""
+"""Reports on a trained model: the papers' metrics and figures, for class labels, binary labels and factors."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from pyro_semivae.report.reference import SHOWN, divergences, draw_reference, me
 from pyro_semivae.report.rows import draw_rows, measure_rows
 from pyro_semivae.train import History
 
-# The version of the measures, in every `metrics.json`. 2: one GP per data set for the mutual information. 3: unseen
-# classes are assigned by the paper's rule (before: pairwise); classes have measures of diversity and of what is kept.
+# The version of the metrics, in every `metrics.json`. 2: one GP per data set for the mutual information. 3: unseen
+# classes are assigned by the paper's rule (before: pairwise); class labels have metrics of the samples' diversity and
+# of what interventions keep.
 MEASURES = 3
 
 __all__ = [
@@ -53,7 +54,7 @@ __all__ = [
 ]
 
 
-# By what a space of labels says makes sense for it.
+# By the attribute `report` of a label space.
 MEASURE = {"classes": measure_classes, "attributes": measure_attributes}
 DRAW = {"classes": draw_classes, "attributes": draw_attributes}
 
@@ -66,14 +67,16 @@ def measure(
     quick: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """`measure_classes` or `measure_attributes`, as the labels are; `measure_images` where no label generates."""
+    """Calls `measure_classes` or `measure_attributes`, depending on the labels, or `measure_images` for a model whose
+    `characteristic` is empty."""
     if not vae.characteristic:
         return measure_images(vae, data, seed=seed)
     return MEASURE[data.labels.report](vae, data, corrupt=corrupt, quick=quick, seed=seed)
 
 
 def draw(vae: SemiVAE, data: ImageData, history: History, out: str | Path) -> None:
-    """`draw_classes` or `draw_attributes`, as the labels are; `draw_images` where no label generates."""
+    """Calls `draw_classes` or `draw_attributes`, depending on the labels, or `draw_images` for a model whose
+    `characteristic` is empty."""
     if not vae.characteristic:
         draw_images(vae, data, history, out)
     else:

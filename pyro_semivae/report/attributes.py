@@ -1,4 +1,4 @@
-"""What is measured and drawn with several binary labels: CCVAE's Tables 1 and 2, its figures of faces."""
+"""Metrics and figures for several binary labels: CCVAE's Tables 1 and 2, and its figures of faces."""
 
 from __future__ import annotations
 
@@ -28,37 +28,38 @@ def measure_attributes(
     quick: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The metrics of binary labels, and what the latents hold of each. Missing labels (NaN) do not count.
+    """Computes metrics for binary labels. Missing labels (NaN) are left out.
 
     Args:
         vae, data, corrupt, quick, seed: see `measure_classes`.
 
-    Returns `elbo_per_example` (M2's is relaxed, and no bound); `test_accuracy` (mean over labels, at E_q(z|x)[q(y|z)],
-    as the guide was trained), `test_accuracy_clean`, `test_accuracy_mean`, `test_accuracy_per_label` and
-    `test_accuracy_balanced` (on and off count alike); `generation_accuracy` (of images sampled with the labels of the
-    test set), also `_balanced` and `_per_label`; `majority_accuracy`, of saying each label's more frequent value
-    always; `mutual_information` of these images and `mutual_information_real` of the test set's; `frechet_distance` of
-    the two (with the independent classifier's features, not the FID); `swap_difference`;
-    `intervention_condition_number`, `intervention_selectivity` and `intervention_matrix` (rows: what changes); where
-    the data has strengths `characteristic_capture` (mean held-out R^2, on latents of training images) and
-    `characteristic_capture_per_label` (of the label's own latent, by ridge and non-linear regression);
-    `evaluator_accuracy`; `test_labels_missing`, where any is.
+    Returns `elbo_per_example` (M2's is relaxed, and not a bound); `test_accuracy` (mean over labels, by
+    E_q(z|x)[q(y|z)], with the guide as trained), `test_accuracy_clean`, `test_accuracy_mean`,
+    `test_accuracy_per_label` and `test_accuracy_balanced` (on and off have the same weight); `generation_accuracy` (for
+    images sampled with the test set's labels), also `_balanced` and `_per_label`; `majority_accuracy` (of predicting
+    each label's more frequent value); `mutual_information` for the generated images and `mutual_information_real` for
+    the test images; `frechet_distance` between the two (in the independent classifier's features, not the FID);
+    `swap_difference`; `intervention_condition_number`, `intervention_selectivity` and `intervention_matrix` (row: the
+    label whose probability changes; column: the label switched); if the data have strengths, `characteristic_capture`
+    (mean held-out R^2, from the latents of training images) and `characteristic_capture_per_label` (R^2 from the
+    label's own latent, by ridge and by non-linear regression); `evaluator_accuracy`; and `test_labels_missing`, if any
+    are.
     """
     device = next(vae.parameters()).device
     x, y = data.x_test.to(device), data.y_test.to(device)
     evaluator, evaluator_accuracy = evaluators.independent_classifier(data, device=device, steps=20 if quick else 900)
     few = slice(0, 50 if quick else 500)
-    with RandomStreams(seed, device):  # in this order: each goes on where the one before it ends
+    with RandomStreams(seed, device):  # the order matters: each step continues the random stream of the previous one
         generation, images = _generated(vae, evaluator, y)
         probs = _classified(vae, x, corrupt)
         swap = partial(tasks.in_batches, partial(tasks.swap, vae))
         swap_difference = metrics.swap_difference(swap, evaluator.logits, x, y, num_partners=1 if quick else 5)
         interventions = _of_interventions(vae, evaluator, x[few], y[few])
-        per_row = elbo_per_example(vae, x)
+        elbo = elbo_per_example(vae, x)
         rows = torch.randperm(len(data.x))[: 1000 if quick else 10_000]
     posterior = evaluators.independent_posterior(data, evaluator, num_rows=10_000, steps=5 if quick else 300)
     out = {
-        "elbo_per_example": per_row,
+        "elbo_per_example": elbo,
         **_accuracies(probs, y, data.label_names),
         "generation_accuracy": generation,
         **_of_generations(evaluator.classify(images), y, data.label_names),
@@ -76,24 +77,24 @@ def measure_attributes(
 
 
 def _generated(vae: SemiVAE, evaluator: evaluators.ImageClassifier, y: Tensor) -> tuple[float, Tensor]:
-    """The generation accuracy of images with labels `y`, and the images, uint8."""
+    """Generates images with labels `y`; returns their generation accuracy and the images, uint8."""
     generate = partial(tasks.in_batches, lambda y: _to_bytes(tasks.generate(vae, y)[0]))
     return metrics.generation_accuracy(generate, evaluator.classify, y)
 
 
 def _classified(vae: SemiVAE, x: Tensor, corrupt: Callable[[Tensor], Tensor] | None) -> dict[str, Tensor]:
-    """q(y|x) of images, `(N, L)`: as the guide was trained (""), without its noise, at the posterior mean."""
+    """q(y|x) for images, `(N, L)`: with the guide as trained (""), without its input noise, at the posterior mean."""
     hows = {"": {"corrupt": corrupt}, "_clean": {}, "_mean": {"mean": True}}
     return {name: tasks.in_batches(partial(tasks.classify, vae, **how), x) for name, how in hows.items()}
 
 
 def _accuracy(probs: Tensor, y: Tensor) -> float:
-    """The mean over labels."""
+    """The accuracy, averaged over labels."""
     return metrics.label_accuracy(probs, y).nanmean().item()
 
 
 def _accuracies(probs: dict[str, Tensor], y: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    """Those of what `_classified` returns."""
+    """The test accuracies, from the result of `_classified`."""
     return {
         **{f"test_accuracy{how}": _accuracy(part, y) for how, part in probs.items()},
         "test_accuracy_balanced": metrics.balanced_label_accuracy(probs[""], y).nanmean().item(),
@@ -102,7 +103,7 @@ def _accuracies(probs: dict[str, Tensor], y: Tensor, names: Sequence[str]) -> di
 
 
 def _of_generations(classified: Tensor, y: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    """What the independent classifier says of images that were generated with labels `y`."""
+    """Further generation accuracies, from the independent classifier's output on images generated with labels `y`."""
     return {
         "generation_accuracy_balanced": metrics.balanced_label_accuracy(classified, y).nanmean().item(),
         "generation_accuracy_per_label": _per_label(classified, y, names),
@@ -114,7 +115,7 @@ def _per_label(probs: Tensor, y: Tensor, names: Sequence[str]) -> dict[str, floa
 
 
 def _of_interventions(vae: SemiVAE, evaluator: evaluators.ImageClassifier, x: Tensor, y: Tensor) -> dict[str, Any]:
-    """The intervention matrix and what is read off it."""
+    """The intervention matrix and the metrics computed from it."""
     intervene, reconstruct = (lambda x, y: tasks.intervene(vae, x, y)[0]), partial(tasks.reconstruct, vae)
     matrix = metrics.intervention_matrix(intervene, reconstruct, evaluator.logits, x, y)
     return {
@@ -125,7 +126,7 @@ def _of_interventions(vae: SemiVAE, evaluator: evaluators.ImageClassifier, x: Te
 
 
 def _captured(vae: SemiVAE, x: Tensor, strengths: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    """What the latents of images hold of each label's strength."""
+    """How well each label's strength is predicted from the latents of images."""
     own, others = _own_and_others(vae, x)
     capture = metrics.characteristic_capture(own, others, strengths)
     both = zip(names, capture.own_linear.tolist(), capture.own_nonlinear.tolist(), strict=True)
@@ -136,14 +137,14 @@ def _captured(vae: SemiVAE, x: Tensor, strengths: Tensor, names: Sequence[str]) 
 
 
 def _to_bytes(images: Tensor) -> Tensor:
-    """Images as files keep them, uint8: many need little memory."""
+    """Converts images to uint8, to save memory."""
     return (images * 255).round().to(torch.uint8)
 
 
 def _own_and_others(vae: SemiVAE, x: Tensor) -> tuple[Tensor, Tensor]:
-    """What the model holds of each label, `(N, L)`, and the other latents, `(N, D)`: posterior means.
+    """Each label's own latent, `(N, L)`, and the other latents, `(N, D)`: posterior means.
 
-    Of a label it holds its characteristic latent, or, where the label is a latent itself (M2), q(y_i = 1 | x).
+    A label's own latent is its characteristic latent, or q(y_i = 1 | x) if the label itself is a latent (M2).
     """
     parts = [tasks.infer(vae, part) for part in x.split(500)]
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -153,19 +154,19 @@ def _own_and_others(vae: SemiVAE, x: Tensor) -> tuple[Tensor, Tensor]:
     return own, torch.cat([own.new_empty(len(x), 0), *others], 1)
 
 
-# What the papers' figures walk along and vary; those that the data set has are drawn.
+# The labels in the papers' figures of walks and of diversity; those in the data set are drawn.
 WALKS = (("Pale_Skin", "Young"), ("Smiling", "Wearing_Necktie"), ("Cardiomegaly", "Pleural Effusion"))
 VARIED = ("Bangs", "Eyeglasses", "Pale_Skin", "Smiling", "Wearing_Necktie", "Blond_Hair")
 
 
 def draw_attributes(vae: SemiVAE, data: ImageData, history: History, out: str | Path, *, seed: int = 0) -> None:
-    """The papers' figures for data with several binary labels, as PNG files in `out`.
+    """Writes the papers' figures for data with several binary labels as PNG files into `out`.
 
     `interventions` (each label of a face switched; CCVAE Fig. 11), `walks` (two characteristics on a grid; Fig. 3),
-    `diversity` (samples for one label, and the standard deviation of each pixel in green; Figs. 4 and 5), `swaps`
-    (characteristics of the row's face, the rest of the column's; Fig. 7), `generations` (samples for labels of a test
-    face), `latents` (each label's own one of up to 2,000 test images, or, where the label is a latent itself, its
-    probability; by the label's value) and `training`.
+    `diversity` (samples with one label on, and each pixel's standard deviation in green; Figs. 4 and 5), `swaps` (the
+    characteristics from the row's face, the rest from the column's; Fig. 7), `generations` (samples for the labels of a
+    test face), `latents` (each label's own latent, or its probability if the label itself is a latent, for up to 2,000
+    test images, by the label's value) and `training`.
     """
     device, out = next(vae.parameters()).device, writable_folder(out, "out")
     names = data.label_names
@@ -178,14 +179,14 @@ def draw_attributes(vae: SemiVAE, data: ImageData, history: History, out: str | 
         swapped = torch.stack([tasks.swap(vae, x[i : i + 1].expand_as(x), x) for i in range(len(x))])
         swapped = torch.cat([x.unsqueeze(1), swapped], 1)
         top = torch.cat([torch.ones_like(x[:1]), x]).unsqueeze(0)
-        title = "characteristics of the row's image, the rest of the column's"
+        title = "characteristics from the row's image, the rest from the column's"
         image_grid(torch.cat([top, swapped]), title=title, path=out / "swaps.png")
         drawn = torch.cat([x.unsqueeze(1), tasks.generate(vae, y, 7).transpose(0, 1)], 1)
         title = "x, and samples of p(x | y) for its labels"
         image_grid(drawn, title=title, path=out / "generations.png")
         own, _ = _own_and_others(vae, data.x_test[:2000].to(device))
         if own.shape[1] == len(names):
-            title = "what the model holds of each label, of test images where it is off and on"
+            title = "each label's own latent (or probability), for test images where the label is off and on"
             latents_by_label(own, data.y_test[:2000], names, title=title, path=out / "latents.png")
     training_curves(history, path=out / "training.png")
 
@@ -205,7 +206,7 @@ def _draw_interventions(vae: SemiVAE, x: Tensor, y: Tensor, names: Sequence[str]
 
 
 def _draw_walks(vae: SemiVAE, x: Tensor, names: Sequence[str], out: Path, steps: int = 6) -> None:
-    """Two labels at a time, each from the far side of `off` to the far side of `on`."""
+    """Pairs of labels, each from the prior mean for off minus one standard deviation to that for on plus one."""
     pairs = [pair for pair in WALKS if set(pair) <= set(names)] or [tuple(names[:2])]
     rows = []
     for pair in pairs:
@@ -224,7 +225,7 @@ def _draw_walks(vae: SemiVAE, x: Tensor, names: Sequence[str], out: Path, steps:
 
 
 def _draw_diversity(vae: SemiVAE, x: Tensor, names: Sequence[str], out: Path, draws: int = 6) -> None:
-    """All variances are on one scale, and relative to the largest, which the title gives."""
+    """Draws samples and variance maps; all maps share a scale relative to the largest value, stated in the title."""
     varied = [name for name in VARIED if name in names] or list(names[:6])
     rows, maps = [], []
     for i, name in enumerate(varied):
@@ -234,7 +235,7 @@ def _draw_diversity(vae: SemiVAE, x: Tensor, names: Sequence[str], out: Path, dr
         images = tasks.intervene(vae, face, y, 40)[:, 0]  # (40, C, H, W)
         maps.append(images.var(0).sum(0))
         rows.append(torch.stack([tasks.reconstruct(vae, face)[0], *images[:draws]]))
-    variances, shown = torch.stack(maps), torch.stack(rows).expand(-1, -1, 3, -1, -1)  # grey images in colour too
+    variances, shown = torch.stack(maps), torch.stack(rows).expand(-1, -1, 3, -1, -1)  # grey images become RGB
     largest = variances.max().clamp(min=1e-12)
     overlay = 0.7 * shown[:, 0].mean(1, keepdim=True).repeat(1, 3, 1, 1)
     overlay[:, 1] += (variances / largest).sqrt()

@@ -1,4 +1,4 @@
-"""What is measured and drawn with class labels: CCVAE's Tables 6 and 7, its figures of digits and garments."""
+"""Metrics and figures for class labels: CCVAE's Tables 6 and 7, and its figures of digits and garments."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ def measure_classes(
     quick: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Accuracies of q(y | x) on the test set, and what an independent classifier makes of generated images.
+    """Computes accuracies of q(y | x) on the test set, and metrics of generated images by an independent classifier.
 
-    Missing labels (-1) count nowhere.
+    Missing labels (-1) are left out everywhere.
 
     Args:
         vae: a trained model, on the device to compute on. data: the data set.
-        corrupt: the noise that the guide was trained with, if any.
+        corrupt: the noise with which the guide was trained, if any.
         quick: a quick end-to-end check, with few steps and samples.
-        seed: of the samples. The independent classifier is the same for every seed.
+        seed: of the sampling. The independent classifier is the same for every seed.
 
-    Returns `elbo_per_example` (`vae.elbo()` without labels, all weights 1, in nats per test row, one sample of z each),
-    `test_accuracy` (arg max of E_q(z|x)[q(y|z)], 100 samples, q(z|x) being the guide as it was trained),
-    `test_accuracy_clean` (the same, nothing corrupted), `test_accuracy_mean` (the same at the posterior mean),
-    `generation_accuracy` (of the independent classifier, on 200 images a class), `swap_difference` (nats, see
-    `metrics.swap_difference`), `intervention_accuracy` (how often it says the class that was set; 1000 images, each set
-    to every other class), `intervention_precision` (as `generation_precision`, of 200 of these for every class that is
-    set: a classifier may be sure of what is no picture), `mutual_information` of the generations
-    and `mutual_information_real` of test images (nats), and `evaluator_accuracy`, the independent classifier's own;
-    `test_labels_missing`, where any is.
+    Returns `elbo_per_example` (`vae.elbo()` without labels, all weights 1, in nats per test image, with one sample of z
+    each); `test_accuracy` (arg max of E_q(z|x)[q(y|z)], 100 samples, with the guide as trained), `test_accuracy_clean`
+    (the same without noise) and `test_accuracy_mean` (the same at the posterior mean); `generation_accuracy` (by the
+    independent classifier, on 200 images per class); `swap_difference` (nats, see `metrics.swap_difference`);
+    `intervention_accuracy` (how often the classifier predicts the class that was set; 1000 images, each set to every
+    other class) and `intervention_precision` (like `generation_precision`, on 200 of these images per class set,
+    because a classifier may be confident about unrealistic images); `mutual_information` for the generated images and
+    `mutual_information_real` for test images (nats); `evaluator_accuracy` (of the independent classifier on the test
+    set); and `test_labels_missing`, if any are.
 
-    Of the generations' diversity within a class, beside as many test images: `generation_variance_share`,
-    `generation_precision`, `generation_recall` (means over classes; see `metrics.variance_share` and
-    `metrics.precision_recall`, the latter in the independent classifier's features) and `generation_per_class` (the
-    three of each class). Of what the interventions keep: `kept` by each of `metrics.image_statistics` (see
-    `metrics.kept`), `kept_by_fresh_samples` (the same for generations of the new class in the place of interventions,
-    what 0 looks like) and, where the model has latents beside the label and its characteristic ones, `rest_explained`
-    (see `metrics.rest_explained`).
+    Metrics of the diversity within a class, compared with the same number of test images: `generation_variance_share`,
+    `generation_precision` and `generation_recall` (means over classes; see `metrics.variance_share` and
+    `metrics.precision_recall`, the latter in the independent classifier's features), and `generation_per_class` (the
+    three for each class). Metrics of what interventions keep: `kept`, for each of `metrics.image_statistics` (see
+    `metrics.kept`); `kept_by_fresh_samples` (the same with generated images of the new class instead of interventions,
+    as a reference for keeping nothing); and, if the model has latents that interventions keep, `rest_explained` (see
+    `metrics.rest_explained`).
     """
     device, names = next(vae.parameters()).device, data.label_names
     x, y = data.x_test.to(device), data.labels.validate(data.y_test, "y_test").to(device)
@@ -70,12 +70,12 @@ def measure_classes(
         )
         hows = ({"corrupt": corrupt}, {}, {"mean": True})
         sampled, clean, mean = (tasks.in_batches(partial(tasks.classify, vae, **how), x) for how in hows)
-        per_row = elbo_per_example(vae, x)
+        elbo = elbo_per_example(vae, x)
         swap = partial(tasks.in_batches, partial(tasks.swap, vae))
         swap_difference = metrics.swap_difference(swap, evaluator.logits, x, y, num_partners=1)
         intervene = partial(tasks.in_batches, lambda x, y: tasks.intervene(vae, x, y)[0])
-        changed: list[dict[str, Tensor]] = []  # the statistics of every intervention, class by class
-        seen: list[Tensor] = []  # and the features of as many as there are generations
+        changed: list[dict[str, Tensor]] = []  # the statistics of all interventions, class by class
+        seen: list[Tensor] = []  # the features of as many interventions per class as there are generated images
 
         def classified(results: Tensor) -> Tensor:
             changed.append(metrics.image_statistics(results))
@@ -94,7 +94,7 @@ def measure_classes(
     interventions = (torch.cat(seen), torch.cat(of_set)) if seen else (embedded[0][:0], labels[:0])
     faithful, _ = metrics.class_precision_recall(*embedded[:2], *interventions, len(names))
     return {
-        "elbo_per_example": per_row,
+        "elbo_per_example": elbo,
         "test_accuracy": metrics.accuracy(sampled, y),
         "test_accuracy_clean": metrics.accuracy(clean, y),
         "test_accuracy_mean": metrics.accuracy(mean, y),
@@ -118,10 +118,10 @@ def measure_classes(
 
 
 def sign_of_chance(measured: dict[str, Any], num_classes: int) -> str:
-    """A sentence where generations of classes are hardly of them, for which the evaluator is to be good; else empty.
+    """A warning if generated images hardly depend on the label, as measured by a sufficiently good evaluator; else "".
 
     Args:
-        measured: what `measure_classes` returned; of other measures there is nothing to say.
+        measured: the result of `measure_classes`; for the results of other functions the string is empty.
     """
     if "intervention_precision" not in measured or num_classes < 3:
         return ""
@@ -129,8 +129,8 @@ def sign_of_chance(measured: dict[str, Any], num_classes: int) -> str:
     if right > 2 * chance or not measured["evaluator_accuracy"] > 3 * chance:
         return ""
     return (
-        f"the evaluator finds the class of {right:.2f} of the generations, and chance is {chance:.2f}: images do not "
-        f"depend on the label. Try more epochs, or a larger classifier_weight"
+        f"the evaluator finds the class of {right:.2f} of the generated images, and chance is {chance:.2f}: images do "
+        f"not depend on the label. Try more epochs, or a larger classifier_weight"
     )
 
 
@@ -145,9 +145,9 @@ def _kept(
     """`kept`, `kept_by_fresh_samples` and `rest_explained`, see `measure_classes`.
 
     Args:
-        x, y: images and their classes, all known. changed: statistics of the interventions of each
-            `metrics.intervention_pairs`, class by class, none where no class is known. generated: those of generations
-            of `labels`.
+        x, y: images and their classes, all known. changed: statistics of the interventions, in the order of
+            `metrics.intervention_pairs`, class by class; empty if no class is known. generated: statistics of the
+            images generated with `labels`.
     """
     if not changed:
         nothing = dict.fromkeys(generated, math.nan)
@@ -155,7 +155,7 @@ def _kept(
     rows, set_to = metrics.intervention_pairs(y, vae.labels.num_classes)
     before = {name: value[rows] for name, value in metrics.image_statistics(vae.images(x)).items()}
     after = {name: torch.cat([part[name] for part in changed]) for name in before}
-    fresh = torch.empty_like(set_to)  # which generation, of the class that was set
+    fresh = torch.empty_like(set_to)  # for each intervention, the index of a generated image of the same class
     for c in labels.unique():
         choice = torch.randint(int((labels == c).sum()), (int((set_to == c).sum()),)).to(labels.device)
         fresh[set_to == c] = (labels == c).nonzero()[choice, 0]
@@ -172,32 +172,33 @@ def _kept(
 
 
 def _rest(vae: SemiVAE, x: Tensor) -> Tensor:
-    """The posterior means of what the label does not reach: all latents but the characteristic ones, `(B, D)`."""
+    """The posterior means of the latents that interventions keep, `(B, D)`; see `_kept_latents`."""
     parts = [_kept_latents(vae, part) for part in x.split(500)]
     joined = [torch.cat(values).flatten(1) for values in zip(*(part.values() for part in parts), strict=True)]
     return torch.cat([vae.images(x).new_empty(len(x), 0), *joined], 1)
 
 
 def _kept_latents(vae: SemiVAE, x: Tensor) -> dict[str, Tensor]:
-    """The latents of images that interventions keep, by site: the guide's means; none where labels are evidence."""
-    if tasks.infers_from_labels(vae):  # then all there is descends from the label
+    """The latents that interventions keep, by site: the guide's means; none if labels are evidence on the latents."""
+    if tasks.infers_from_labels(vae):  # all latents depend on the label then
         return {}
     varied = {*vae.characteristic, *descendants(vae)}
     return {name: z for name, z in tasks.infer(vae, x).items() if name not in varied}
 
 
-# Neighbours between which the papers interpolate (REVAE Fig. 7, CCVAE Fig. 21), where the data set has them.
+# Classes between which the papers interpolate (REVAE Fig. 7, CCVAE Fig. 21), if the data set has them.
 CORNERS = (("T-shirt/top", "Pullover", "Coat", "Dress"), ("5", "8", "3", "0"))
 
 
 def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Path) -> None:
-    """The papers' figures for multi-class data, as PNG files in `out`.
+    """Writes the papers' figures for multi-class data as PNG files into `out`.
 
-    `reconstructions`, `generations` (per class, a test image of it and samples, all but the characteristic latents
-    fixed), `interventions` (a test image per class, its label set to every class; the title says which latents are
-    kept, if any), `confusion` (of the classifier), `latents` (the posterior means of up to 2,000 test images),
-    `interpolation` (between four classes' prior means; of two or three classes some twice) and `training` (the bound's
-    terms). Where no test label is known, the first images stand for the classes.
+    `reconstructions`, `generations` (for each class a test image and samples, with all latents except the
+    characteristic ones fixed), `interventions` (one test image per class, its label set to every class; the title
+    states which latents are kept, if any), `confusion` (the classifier's confusion matrix), `latents` (the posterior
+    means of up to 2,000 test images), `interpolation` (between four classes' prior means; with two or three classes
+    some are repeated) and `training` (the bound's terms). If no test label is known, the first test images are used
+    instead of one image per class.
     """
     device, out = next(vae.parameters()).device, writable_folder(out, "out")
     y_test = data.labels.validate(data.y_test, "y_test")
@@ -213,7 +214,7 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
     kept = {name: z for name, z in _kept_latents(vae, x).items() if z.numel()}
     rest, of_rest = {name: z[:1] for name, z in kept.items()}, ", ".join(kept)
     drawn = tasks.generate(vae, labels, 8, given=rest).transpose(0, 1)
-    real = torch.ones_like(drawn[:, :1])  # beside them a test image of the class, where there is one
+    real = torch.ones_like(drawn[:, :1])  # a test image of the class next to the samples, or blank
     for i, c in enumerate(first):
         real[c, 0] = x[i]
     image_grid(
@@ -229,7 +230,7 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
         torch.stack([x, *changed], 1),
         rows=names,
         columns=["x", *data.label_names],
-        title=f"y set to the column, {f'{of_rest} kept' if kept else 'nothing of x kept: all is sampled anew'}",
+        title=f"y set to the column, {f'{of_rest} kept' if kept else 'no latent kept: all are resampled'}",
         path=out / "interventions.png",
     )
 
@@ -243,9 +244,9 @@ def draw_classes(vae: SemiVAE, data: ImageData, history: History, out: str | Pat
         title = f"E[{shown[0]} | x] of test images, by class"
         latents_by_class(shown[1], y_test[some], data.label_names, title=title, path=out / "latents.png")
     training_curves(history, path=out / "training.png")
-    if not set(vae.characteristic) <= descendants(vae):  # nothing to interpolate: the label has no latents below it
+    if not set(vae.characteristic) <= descendants(vae):  # the label has no latents below it to interpolate
         return
-    first_four = (data.label_names * 2)[:4]  # a set of two or three classes has some twice
+    first_four = (data.label_names * 2)[:4]  # with two or three classes some are repeated
     corners = next((names for names in CORNERS if set(names) <= set(data.label_names)), first_four)
     y = torch.tensor([data.label_names.index(name) for name in corners], device=device)
     title = f"between the prior means of {', '.join(corners)}"

@@ -1,4 +1,4 @@
-"""What the measures have in common: the bound of rows without labels, missing labels."""
+"""Metrics shared by the reports: the ELBO per example without labels, the number of missing labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyro_semivae.spaces import is_missing
 
 @torch.no_grad()
 def elbo_per_example(vae: SemiVAE, x: Tensor) -> float:
-    """The mean of `vae.elbo()` over images without labels, in nats; one sample of the latents each."""
+    """The mean of `vae.elbo()` over images, without their labels, in nats; one sample of the latents per image."""
 
     def bound(x: Tensor) -> Tensor:
         return sum(vae.elbo().terms(vae.model, vae.guide, vae.images(x)).values())
@@ -21,10 +21,9 @@ def elbo_per_example(vae: SemiVAE, x: Tensor) -> float:
 
 
 def shown_latents(vae: SemiVAE, x: Tensor) -> tuple[str, Tensor] | None:
-    """The name and the posterior means of what is shown of images' latents; None where there are none.
+    """The names and the posterior means `(B, D)` of the latents to plot, concatenated over sites; None without latents.
 
-    The characteristic latents where the model has some, of size one or more, else all latents; `(B, ...)`, the entries
-    of several sites side by side.
+    These are the characteristic latents if the model has any of positive size, otherwise all latents.
     """
     parts = [tasks.infer(vae, part) for part in x.split(500)]
     joined = {name: torch.cat([part[name] for part in parts]).flatten(1) for name in parts[0]}
@@ -34,6 +33,6 @@ def shown_latents(vae: SemiVAE, x: Tensor) -> tuple[str, Tensor] | None:
 
 
 def missing_labels(y: Tensor) -> dict[str, int]:
-    """`test_labels_missing`: how many entries of the test labels are missing and count nowhere; {} where none is."""
+    """`test_labels_missing`: the number of missing entries of the test labels, which are left out; {} if it is 0."""
     missing = int(is_missing(y).sum())
     return {"test_labels_missing": missing} if missing else {}

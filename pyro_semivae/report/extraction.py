@@ -1,4 +1,4 @@
-"""What is measured and drawn of classes that had no label: Gemp et al. 2017, Section 3 and Fig. 2."""
+"""Metrics and figures for classes without any labels in training: Gemp et al. 2017, Section 3 and Fig. 2."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from pyro_semivae.spaces import is_missing
 from pyro_semivae.streams import RandomStreams
 from pyro_semivae.train import History
 
-MANIFOLD = 7  # steps of z down and across
+MANIFOLD = 7  # grid points of z, vertically and horizontally
 
 
 @torch.no_grad()
 def canonical_images(vae: SemiVAE, data: ImageData, labelled_rows: Tensor) -> Tensor:
-    """E[x | y, z] for each value of y, z the mean of q(z | x, y) over the labelled rows (Gemp et al. 2017, Section 3).
+    """E[x | y, z] for each value of y, with z the mean of q(z | x, y) over the labelled rows (Gemp et al. 2017,
+    Section 3).
 
     Args:
-        labelled_rows: of the training set, one or more, their labels known.
+        labelled_rows: indices of training rows with known labels, one or more.
 
-    Returns `(C, ...)`, an image a value of the label.
+    Returns `(C, ...)`, one image per value of the label.
 
     Raises:
-        InputError: there is no row, or the label of one is missing.
+        InputError: there are no rows, or a row's label is missing.
     """
     device, labelled_rows = next(vae.parameters()).device, as_tensor("labelled_rows", labelled_rows)
     if not len(labelled_rows) or is_missing(data.y[labelled_rows]).any():
@@ -50,18 +51,19 @@ def canonical_images(vae: SemiVAE, data: ImageData, labelled_rows: Tensor) -> Te
 def measure_extraction(
     vae: SemiVAE, data: ImageData, labelled_rows: Tensor, num_known: int, *, seed: int = 0
 ) -> tuple[dict[str, Any], Tensor]:
-    """Of a model whose classes from `num_known` on had no label: which value of the label stands for which.
+    """Evaluates a model trained without labels for the classes from `num_known` on, whose label values are therefore
+    matched to classes.
 
-    A logistic regression on the training set's pixels tells what the canonical image of a value shows.
+    A logistic regression on the training set's pixels classifies the canonical image of each value.
 
     Args:
-        labelled_rows: of the training set.
+        labelled_rows: indices of training rows with known labels.
 
-    Returns `elbo_per_example`, `test_accuracy` (on the classes with labels), `cross_entropy_unseen` and
-    `accuracy_unseen` (nats; on the others, under the paper's greedy assignment) and `calibration_error_unseen`, each
-    also as `.._pairwise` and `.._optimal` (the other assignments of `metrics.assign`), `distinct_digits` (how many
-    classes the canonical images show), `assigned`, `evaluator_accuracy`, `test_labels_missing`, where any is; and the
-    canonical images `(C, ...)`.
+    Returns a dict of metrics and the canonical images `(C, ...)`. The metrics are `elbo_per_example`; `test_accuracy`
+    (on the classes with labels); `cross_entropy_unseen` (nats), `accuracy_unseen` and `calibration_error_unseen` (on
+    the other classes, under the paper's greedy assignment), each also as `.._pairwise` and `.._optimal` (the other
+    assignments of `metrics.assign`); `distinct_digits` (the number of distinct classes among the canonical images);
+    `assigned` (the class of each label value); `evaluator_accuracy`; and `test_labels_missing`, if any are.
     """
     evaluator, evaluator_accuracy = evaluators.logistic_regression(data)
     device = next(vae.parameters()).device
@@ -72,10 +74,10 @@ def measure_extraction(
     hows = {"": "greedy", "_pairwise": "pairwise", "_optimal": "optimal"}
     found = {end: metrics.extraction(log_probs, y, scores, num_known, how) for end, how in hows.items()}
     with RandomStreams(seed, device):
-        per_row = elbo_per_example(vae, x)
-    known = y < num_known  # or missing, which does not count
+        elbo = elbo_per_example(vae, x)
+    known = y < num_known  # includes missing labels, which `metrics.accuracy` leaves out
     out = {
-        "elbo_per_example": per_row,
+        "elbo_per_example": elbo,
         "test_accuracy": metrics.accuracy(log_probs[known].exp(), y[known]),
         **{f"cross_entropy_unseen{end}": under.cross_entropy for end, under in found.items()},
         **{f"accuracy_unseen{end}": under.accuracy for end, under in found.items()},
@@ -90,10 +92,10 @@ def measure_extraction(
 def draw_extraction(
     vae: SemiVAE, data: ImageData, canonical: Tensor, measured: dict[str, Any], history: History, out: str | Path
 ) -> None:
-    """`canonical` (an image a value of the label; Fig. 2), `manifold` (each on a grid of z) and `training`, as PNGs."""
+    """Writes `canonical` (one image per label value; Fig. 2), `manifold` (each value on a grid of z) and `training`."""
     out, values = writable_folder(out, "out"), torch.arange(len(canonical), device=canonical.device)
     names = [f"{value}: {data.label_names[c]}" for value, c in enumerate(measured["assigned"])]
-    title = "E[x | y, z], z the mean over the labelled rows; the value of y: the class that it is taken for"
+    title = "E[x | y, z], z the mean over the labelled rows; the value of y: the class assigned to it"
     image_grid(canonical.unsqueeze(0), columns=names, title=title, path=out / "canonical.png")
     prior = vae.p_z()
     low, high = prior.support.base_constraint.lower_bound, prior.support.base_constraint.upper_bound
@@ -107,6 +109,6 @@ def draw_extraction(
     tiles = images.unflatten(1, (MANIFOLD, MANIFOLD)).permute(0, 3, 1, 4, 2, 5).flatten(2, 3).flatten(3, 4)
     per_row = -(-len(tiles) // 2)
     tiles = torch.cat([tiles, tiles.new_ones(2 * per_row - len(tiles), *tiles.shape[1:])]).unflatten(0, (2, per_row))
-    title = f"each value of y on a grid of z, its first entry down, its last across; values {per_row} to a row"
+    title = f"each value of y on a grid of z, its first entry down, its last across; {per_row} values per row"
     image_grid(tiles, title=title, path=out / "manifold.png", cell=2.2)
     training_curves(history, path=out / "training.png")

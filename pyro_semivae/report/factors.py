@@ -1,4 +1,4 @@
-"""What is measured and drawn of models whose labels are factors of a grid: disentanglement, and what labels make."""
+"""Metrics and figures for models whose labels are a grid's factors: disentanglement, and generation from labels."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
 from pyro_semivae.train import History
 
-TREES = {"trees": "forest", "number": 20}  # DCI's: boosted ones take longer
-TRAVERSED = 500  # images of whose labels one moves
+TREES = {"trees": "forest", "number": 20}  # for DCI; boosted trees take longer
+TRAVERSED = 500  # images whose labels are traversed
 
 
 @torch.no_grad()
 def measure_factors(vae: SemiVAE, data: FactorData, *, quick: bool = False, progress: bool = True) -> dict[str, Any]:
-    """How well factors are told apart, and what images labels make.
+    """Computes disentanglement metrics, and metrics of the images generated from labels.
 
     The representation is the means of q(y|x) and q(z|x) on the test images.
 
     Args:
-        quick: a quick end-to-end check: no measures that take long, few steps of the probe.
+        quick: a quick end-to-end check, without the slow metrics and with few training steps of the probe.
 
     Returns
 
-    - `mig`, `l2` (and `l2_without_<factor>`, without factors of which several classes look alike),
+    - `mig`, `l2` (and `l2_without_<factor>`, without a factor for which several classes may look the same),
       `factor_vae_score`, `beta_vae_score`, `sap` (continuous), `dci`, `modularity`, `explicitness`, `irs`: see
-      `metrics.disentanglement`; `rmse_<factor>`, and `protocol`, by measure;
-    - `generation_error`: the squared error of an image, summed over pixels, of what is decoded of its true labels and
-      z = 0;
-    - of the traversal of a label from one end of its factor to the other, z and the other labels as they are inferred,
-      judged by an independent probe that reads factors off images: `effect` and `effect_<factor>`, how far the factor
-      moves, as a share of how far the label does (1: as far); `leak` and `leak_<factor>`, how far all others move
-      together, in the same units (0: not at all); `probe_error`, the probe's own mean absolute error.
+      `metrics.disentanglement`; `rmse_<factor>`, and `protocol`, by metric;
+    - `generation_error`: the mean squared error per image, summed over pixels, between an image and the decoding of its
+      true labels and z = 0;
+    - for the traversal of a label from one end of its factor to the other, with z and the other labels as inferred, as
+      evaluated by an independent probe that predicts factors from images: `effect` and `effect_<factor>`, the factor's
+      change as a share of the label's change (1: the same); `leak` and `leak_<factor>`, the total change of all other
+      factors, in the same units (0: none); `probe_error`, the probe's mean absolute error on test images.
     """
     grid, test = data.grid, data.test
     inferred, code = representation(vae, test.x)
@@ -72,7 +72,7 @@ def measure_factors(vae: SemiVAE, data: FactorData, *, quick: bool = False, prog
 
 @torch.no_grad()
 def representation(vae: SemiVAE, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The means of q(y|x), `(N, F)`, and these with those of the latents, `(N, F + D)`."""
+    """The means of q(y|x), `(N, F)`, and these concatenated with the means of the latents, `(N, F + D)`."""
     labels, latents = [], []
     for part in x.split(500):
         labels.append(tasks.classify(vae, part)[vae.label_sites[0]].cpu())
@@ -82,7 +82,7 @@ def representation(vae: SemiVAE, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def decoded(vae: SemiVAE, y: Tensor, z: dict[str, Tensor]) -> Tensor:
-    """Images of labels and latents, on the CPU."""
+    """Decodes labels and latents into images, on the CPU."""
     parts, device = [], next(vae.parameters()).device
     for rows in torch.arange(len(y)).split(500):
         latents = {name: value[rows.to(value.device)] for name, value in z.items()}
@@ -91,7 +91,7 @@ def decoded(vae: SemiVAE, y: Tensor, z: dict[str, Tensor]) -> Tensor:
 
 
 def generation_error(vae: SemiVAE, grid: Grid, seen: Seen, number: int = 2000) -> float:
-    """See `measure_factors`; of the first `number` images."""
+    """The `generation_error` of `measure_factors`, over the first `number` images."""
     x = seen.x[:number]
     found = tasks.infer(vae, x[:1])
     zeros = {name: torch.zeros(len(x), *value.shape[1:]).to(value) for name, value in found.items()}
@@ -123,7 +123,7 @@ def _traversals(vae: SemiVAE, data: FactorData, quick: bool, progress: bool) -> 
 
 @dataclass(frozen=True)
 class _Probed:
-    """Images as a probe takes them."""
+    """Images in the form that a probe accepts."""
 
     name: str
     x_shape: tuple[int, int, int]
@@ -135,7 +135,7 @@ class _Probed:
 
 
 def _probed(data: FactorData) -> _Probed:
-    """The images for a probe: their factors are numbers."""
+    """The training and test images for a probe, with the factors as numbers."""
 
     def shown(part: Seen) -> Shown:
         none = torch.full((len(part),), -1)
@@ -150,13 +150,14 @@ def _probed(data: FactorData) -> _Probed:
 def draw_factors(
     vae: SemiVAE, data: FactorData, history: History, out: str | Path, *, others: dict[str, SemiVAE] | None = None
 ) -> None:
-    """`traversal-<factor>` for each factor, `traversals` of all, `reconstructions` and `training`, as PNGs.
+    """Writes `traversal-<factor>` for each factor, `traversals` for all, `reconstructions` and `training`, as PNGs.
 
-    A traversal is Nie et al.'s Fig. 4: of one image the label of a factor goes through its classes, the others and z
-    are as they are inferred; the first row is the truth, then those of `others` (a baseline), and last the model's.
+    A traversal is Nie et al.'s Fig. 4: one factor's label takes the values of its classes, with the other labels and z
+    as inferred from an image. The first row is the ground truth, then come those of `others` (e.g. a baseline), and
+    last the model's.
 
     Args:
-        others: more models, by name.
+        others: further models, by name.
     """
     out, grid = writable_folder(out, "out"), data.grid
     x, classes = data.test.x[:8], data.test.classes[:8]
@@ -176,11 +177,11 @@ def draw_factors(
         blank = torch.ones(8 - len(steps), *rows[0].shape[1:])
         every += [torch.cat([row, blank]) for row in rows]
         names += [f"{factor}: truth", *models]
-    image_grid(torch.stack(every), rows=names, title="one label moves, the others stay", path=out / "traversals.png")
+    image_grid(torch.stack(every), rows=names, title="one label varies, the others stay", path=out / "traversals.png")
 
 
 def _traversed(vae: SemiVAE, x: Tensor, factor: int, values: Tensor) -> Tensor:
-    """The image with a label at each of some values."""
+    """The image decoded with one label set to each of `values`."""
     y, z = tasks.classify(vae, x)[vae.label_sites[0]].cpu(), tasks.infer(vae, x)
     y = y.repeat(len(values), 1)
     y[:, factor] = values

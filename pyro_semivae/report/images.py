@@ -1,4 +1,4 @@
-"""What is measured and drawn of models that no label generates."""
+"""Metrics and figures for models whose labels do not generate the images (VAE, M1)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from pyro_semivae.train import History
 
 
 def measure_images(vae: SemiVAE, data: ImageData, *, seed: int = 0) -> dict[str, float]:
-    """Of a model that no label generates (VAE, M1), on the test set.
+    """Computes metrics on the test set for a model whose labels do not generate the images (VAE, M1).
 
-    Returns `elbo_per_example` (nats), `reconstruction_error` (|x - x'| a pixel) and, where the guide has a classifier,
-    `test_accuracy`, of the labels that are known; `test_labels_missing`, where any is.
+    Returns `elbo_per_example` (nats), `reconstruction_error` (mean |x - x'| per pixel) and, if the guide has a
+    classifier, `test_accuracy` on the known labels; `test_labels_missing`, if any are.
     """
     device = next(vae.parameters()).device
     x, y = data.x_test.to(device), data.y_test.to(device)
     with RandomStreams(seed, device):
-        per_row = elbo_per_example(vae, x)
+        elbo = elbo_per_example(vae, x)
         rebuilt = tasks.in_batches(partial(tasks.reconstruct, vae), x)
         out = {
-            "elbo_per_example": per_row,
+            "elbo_per_example": elbo,
             "reconstruction_error": (vae.images(x) - rebuilt).abs().double().mean().item(),
         }
         if tasks.classifies(vae):
@@ -39,7 +39,7 @@ def measure_images(vae: SemiVAE, data: ImageData, *, seed: int = 0) -> dict[str,
 
 
 def draw_images(vae: SemiVAE, data: ImageData, history: History, out: str | Path, *, seed: int = 0) -> None:
-    """Of a model without labels: `reconstructions`, `generations` and `training`, as PNG files in `out`."""
+    """Writes `reconstructions`, `generations` and `training` as PNG files into `out`."""
     device, out = next(vae.parameters()).device, writable_folder(out, "out")
     x = vae.images(data.x_test[:10].to(device))
     both = torch.stack([x, tasks.reconstruct(vae, x)])

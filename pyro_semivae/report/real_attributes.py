@@ -1,4 +1,4 @@
-"""What is measured and drawn of models that take binary attributes as numbers (Nie et al. 2020, Fig. 4d-f)."""
+"""Metrics and figures for models that represent binary attributes as numbers (Nie et al. 2020, Fig. 4d-f)."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from pyro_semivae.plot import image_grid, training_curves
 from pyro_semivae.report.factors import decoded, representation
 from pyro_semivae.train import History
 
-TRAVERSED = 500  # images of whose labels one moves
+TRAVERSED = 500  # images whose labels are traversed
 SHOWN = 6  # attributes in the figure
 STEPS = 7
-ENDS = (-0.5, 1.5)  # of a traversal: half beyond off and on
+ENDS = (-0.5, 1.5)  # the range of a traversal, beyond off (0) and on (1) by one half
 
 
 @torch.no_grad()
 def measure_real_attributes(vae: SemiVAE, data: ImageData, *, quick: bool = False) -> dict[str, Any]:
-    """How well attributes are told, and what moving one of them changes.
+    """Computes the accuracy of the inferred attributes, and the effect of changing one of them.
 
     Args:
-        data: with binary labels, which the model has as numbers, 0 for off and 1 for on. quick: a quick end-to-end
-            check, with a hardly trained evaluator.
+        data: with binary labels, which the model represents as numbers, 0 for off and 1 for on. quick: a quick
+            end-to-end check, with a hardly trained evaluator.
 
-    Returns `test_accuracy`, of the means of q(y|x) being on the right side of 1/2, the mean over labels, and
-    `accuracy_<label>`; `l2`, the distance of these means from the labels, in standard deviations of the training
-    labels; of the traversal of a label from off to on, z and the others as inferred, judged by an independent
-    classifier: `effect` and `effect_<label>`, how much more probable the attribute gets, and `leak` and
-    `leak_<label>`, how much the probabilities of all others change together; `evaluator_accuracy`, the classifier's
-    own. Missing labels do not count.
+    Returns `accuracy_<label>`, the accuracy of thresholding the mean of q(y|x) at 1/2, and its mean over labels,
+    `test_accuracy`; `l2`, the distance between these means and the labels, in standard deviations of the training
+    labels; and `evaluator_accuracy`, an independent classifier's accuracy. For the traversal of a label from off to on,
+    with z and the other labels as inferred, as evaluated by this classifier: `effect` and `effect_<label>`, the
+    increase in the attribute's probability, and `leak` and `leak_<label>`, the total change in the probabilities of all
+    other attributes. Missing labels are left out.
     """
     device = next(vae.parameters()).device
     evaluator, own = evaluators.independent_classifier(data, device=device, steps=20 if quick else 900)
@@ -70,11 +70,11 @@ def measure_real_attributes(vae: SemiVAE, data: ImageData, *, quick: bool = Fals
 def draw_real_attributes(
     vae: SemiVAE, data: ImageData, history: History, out: str | Path, *, others: dict[str, SemiVAE] | None = None
 ) -> None:
-    """`traversals` (an attribute of an image goes from beyond off to beyond on, a row for each model),
-    `reconstructions` and `training`, as PNGs.
+    """Writes `traversals` (an attribute moves from -0.5 to 1.5, one row per model), `reconstructions` and `training`,
+    as PNGs.
 
     Args:
-        others: more models, by name.
+        others: further models, by name.
     """
     out, x = writable_folder(out, "out"), data.x_test[:8]
     y, z = representation(vae, x)[0], tasks.infer(vae, x)

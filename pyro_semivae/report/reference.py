@@ -1,5 +1,5 @@
-"""What is measured and drawn of models that learn target factors from reference images: Ruiz et al. 2019, Table 1 and
-Fig. 2, and what the paper shows as pictures alone, as numbers."""
+"""Metrics and figures for models that learn target factors from reference images: Ruiz et al. 2019, Table 1 and Fig. 2,
+and metrics for results that the paper only shows as figures."""
 
 from __future__ import annotations
 
@@ -24,38 +24,39 @@ from pyro_semivae.streams import RandomStreams
 from pyro_semivae.train import History
 
 SHOWN = 8  # images in a figure's row
-RIDGE = 10.0  # of lines on pixels, which are as many as the images
-LEAST_KL = 2.0  # nats; below it an image's common factors are as good as unused
+RIDGE = 10.0  # penalty of the regression on pixels, whose number is similar to that of the images
+LEAST_KL = 2.0  # nats; below this KL the common factors carry hardly any information
 
 
 @torch.no_grad()
 def measure_reference(
     vae: SemiVAE, data: ReferenceData, *, seed: int = 0, quick: bool = False, progress: bool = True
 ) -> dict[str, Any]:
-    """How well the target factors are read off the latents that are to have them, and moved from image to image.
+    """Evaluates how well the target factors are predicted from their latents, and transferred between images.
 
-    Features are the means of q(e | x), e being `vae.characteristic`, or of all latents in a model that has none. Lines
-    are fitted on the probing images and measured on the test images.
+    Features are the means of q(e | x), where e is `vae.characteristic`, or all latents if the model has none. Linear
+    regressions are fitted on the probing images and evaluated on the test images.
 
     Args:
-        quick: a quick end-to-end check, with few steps of the probe. seed: of the pairs of images.
+        quick: a quick end-to-end check, with few training steps of the probe. seed: of the pairs of images.
 
-    Returns `elbo_per_example`, `vae.elbo()` of test images; `kl_common`, `kl_target`, `kl_common_reference`: KL(q || p)
-    of the common and the target factors of unlabelled images, and of the common factors of references, in nats. And
+    Returns `elbo_per_example`, `vae.elbo()` on test images; `kl_common`, `kl_target` and `kl_common_reference`, the
+    KL(q || p) of the common and the target factors on unlabelled images, and of the common factors on references, in
+    nats; and
 
-    - of factors that are numbers: `mean_absolute_error` (Table 1's, of e) and `error_<factor>`;
-      `mean_absolute_error_all`, of all latents; `style_from_common`, the error of the first factor (a digit's scale)
-      read off the common factors, and `error_from_common_<factor>`; the same without any model, `error_median`,
-      `error_pixels` (ridge regression) and `error_components` (lines on 32 principal components);
-    - of target factors with classes: `attribute_from_target`, the mean over classes of the accuracy of a logistic
-      regression in each (Table 1's for AffectNet), `attribute_from_target_<class>`, and the same `from_common`;
-    - of the class of what else is shown: `class_from_target` and `class_from_common`, the accuracy over all images;
-    - transfer, of images with the common factors of B and the target factors of A: `transfer_error` and
-      `transfer_error_<factor>`, how far an independent probe finds the factors from A's; `transfer_attribute`, how
-      often it finds A's attribute, and `digit_kept`, B's class; `probe_error`, `probe_attribute` and `probe_accuracy`
-      are the probe's own on test images.
+    - for numeric factors: `mean_absolute_error` (Table 1, from e) and `error_<factor>`; `mean_absolute_error_all`, from
+      all latents; `style_from_common`, the error of the first factor (a digit's scale) predicted from the common
+      factors, and `error_from_common_<factor>`; and errors without any model, `error_median` (of the median),
+      `error_pixels` (ridge regression) and `error_components` (linear regression on 32 principal components);
+    - for target factors with classes: `attribute_from_target`, the accuracy of a logistic regression, averaged over
+      classes (Table 1 for AffectNet), `attribute_from_target_<class>`, and the same `from_common`;
+    - for the class of the remaining content: `class_from_target` and `class_from_common`, the accuracy over all images;
+    - for transfer, on images with the common factors of B and the target factors of A: `transfer_error` and
+      `transfer_error_<factor>`, the errors of the factors predicted by an independent probe from A's factors;
+      `transfer_attribute` and `digit_kept`, how often the probe predicts A's attribute and B's class. `probe_error`,
+      `probe_attribute` and `probe_accuracy` are the probe's own on test images.
 
-    Without target factors of their own there is no transfer.
+    For models without separate target factors there are no transfer metrics.
     """
     device = next(vae.parameters()).device
     found, found_test = _latents(vae, data.probing), _latents(vae, data.test)
@@ -87,7 +88,7 @@ def measure_reference(
 
 @torch.no_grad()
 def divergences(vae: SemiVAE, data: ReferenceData, number: int = 500) -> dict[str, float]:
-    """KL(q || p) of the latents on up to `number` unlabelled and reference images, nats: see `measure_reference`."""
+    """KL(q || p) of the latents on up to `number` unlabelled and reference images, in nats; see `measure_reference`."""
     out, target = {}, set(vae.characteristic)
     for group, end in ((0, ""), (1, "_reference")):
         values = _terms(vae, data.x[(data.y == group).nonzero()[:number, 0]], group)
@@ -110,7 +111,7 @@ def _terms(vae: SemiVAE, x: Tensor, group: int) -> dict[str, Tensor]:
 
 
 def _latents(vae: SemiVAE, images: Shown) -> dict[str, Tensor]:
-    """The means of the guide, `(N, D)` each, the images taken as unlabelled ones."""
+    """The guide's means, `(N, D)` for each latent, with the images treated as unlabelled."""
     parts = [tasks.infer(vae, x) for x in images.x.split(500)]
     return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 
@@ -125,7 +126,7 @@ def _errors(
 
 
 def _anchors(data: ReferenceData) -> dict[str, float]:
-    """The errors without a model."""
+    """Baseline errors without a model: the median, linear regression on pixels and on principal components."""
     factors, factors_test = data.probing.factors, data.test.factors
     pixels = tuple(to_unit(part.x).flatten(1) for part in (data.probing, data.test))
     components = metrics.principal_components(*pixels)
@@ -138,7 +139,7 @@ def _anchors(data: ReferenceData) -> dict[str, float]:
 def _accuracies(
     found: dict[str, Tensor], found_test: dict[str, Tensor], names: list[str], data: ReferenceData, what: str
 ) -> dict[str, float]:
-    """How often a logistic regression of latents finds the class, and the attribute, of test images."""
+    """The accuracies of logistic regressions from latents to the class and the attribute of test images."""
     features, features_test = (torch.cat([of[name] for name in names], 1).numpy() for of in (found, found_test))
 
     def right(values: Tensor, values_test: Tensor) -> Tensor:
@@ -185,34 +186,36 @@ def _transfer(
 
 
 def signs_of_collapse(measured: dict[str, Any], history: History = ()) -> list[str]:
-    """Whether references are drawn without their common factors, or discriminators tell nothing or everything.
+    """Warnings if the common factors of references are unused, or a discriminator is at chance or nearly perfect.
 
     Args:
-        measured: by `measure_reference` or `divergences`. history: of `fit`; its last line is looked at.
+        measured: the result of `measure_reference` or `divergences`. history: the result of `fit`; its last entry is
+            checked.
     """
     notes = []
     if (kl := measured.get("kl_common_reference", math.inf)) < LEAST_KL:
         notes.append(
             f"KL of the common factors on reference images is {kl:.2f} nats: their reconstruction ignores the image. "
-            f"Try more scales of the reconstruction (thin lines are black in the median), or a warm-up of beta"
+            f"Try more scales in the reconstruction term (the median of thin lines is black), or a warm-up of beta"
         )
     last = history[-1] if history else {}
     for name, loss in ((n, v) for n, v in last.items() if n.startswith("monitor/loss of d(")):
         if abs(loss - 2 * math.log(2)) < 0.03:
-            notes.append(f"the {name.removeprefix('monitor/')} is {loss:.2f}, 2 log 2: the discriminator tells nothing")
+            notes.append(f"the {name.removeprefix('monitor/')} is {loss:.2f}, 2 log 2: the discriminator is at chance")
         if loss < 0.1:
             notes.append(
-                f"the {name.removeprefix('monitor/')} is {loss:.2f}: the discriminator tells everything, and teaches "
-                f"nothing. Try r1, or a larger weight of the density ratios"
+                f"the {name.removeprefix('monitor/')} is {loss:.2f}: the discriminator is nearly perfect, so its "
+                f"gradient is not informative. Try r1, or a larger weight of the density ratios"
             )
     return notes
 
 
 @torch.no_grad()
 def draw_reference(vae: SemiVAE, data: ReferenceData, history: History, out: str | Path, *, seed: int = 0) -> None:
-    """`transfer` (the common factors of a row's image, the target factors of a column's; Fig. 2c), `synthesis` (target
-    factors from their prior, the same down a column; Fig. 2a, b), `interpolation` (target factors between two images'),
-    `reconstructions` and `training`, as PNGs. Of a model without target factors of its own: the last two."""
+    """Writes figures as PNGs: `transfer` (common factors from the row's image, target factors from the column's;
+    Fig. 2c), `synthesis` (target factors sampled from their prior, one sample per column; Fig. 2a, b), `interpolation`
+    (target factors interpolated between two images), `reconstructions` and `training`. For models without separate
+    target factors, only the last two."""
     out, device = writable_folder(out, "out"), next(vae.parameters()).device
     x = vae.images(data.test.x[:SHOWN])
     reference = vae.images(data.x[(data.y == 1).nonzero()[:SHOWN, 0]])
@@ -227,7 +230,7 @@ def draw_reference(vae: SemiVAE, data: ReferenceData, history: History, out: str
     target = [name for name in of_x if name in vae.characteristic]
 
     def mixed(common: dict[str, Tensor], style: dict[str, Tensor]) -> Tensor:
-        """The common factors of each row with each style, `(R, K, C, H, W)`."""
+        """Decodes the common factors of each row with each style, `(R, K, C, H, W)`."""
         r, k = (len(next(iter(of.values()))) for of in (common, style))
         pairs = {
             name: (style[name].repeat(r, 1) if name in target else value.repeat_interleave(k, 0))
@@ -246,7 +249,7 @@ def draw_reference(vae: SemiVAE, data: ReferenceData, history: History, out: str
         drawn = {name: torch.randn(SHOWN, of_x[name].shape[1], device=device).to(of_x[name]) for name in target}
     both = {name: torch.cat([of_x[name][:4], of_reference[name][:4]]) for name in of_x}
     body = torch.cat([torch.cat([x[:4], reference[:4]]).unsqueeze(1), mixed(both, drawn)], 1)
-    title = "the first image with target factors from N(0, I), the same down a column"
+    title = "the first image with target factors from N(0, I), one sample per column"
     image_grid(body, title=title, path=out / "synthesis.png")
     t = torch.linspace(0, 1, SHOWN, device=device).unsqueeze(1).to(x)
     rows = []

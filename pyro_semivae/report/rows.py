@@ -1,4 +1,4 @@
-"""What is measured and drawn of any graph: its bound, each label by its space's measure, images with each label set."""
+"""Metrics and figures for any graph: its ELBO, each label's metrics, images with each label set."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from pyro_semivae.train import History
 
 
 def measure_rows(vae: SemiVAE, rows: Mapping[str, Any], *, seed: int = 0, size: int = 500) -> dict[str, float]:
-    """The measures of a model of several labels, continuous ones or data that are no images, on a mapping of rows.
+    """Computes metrics for models with several or continuous labels, or with data other than images.
 
     Args:
-        rows: site -> values, some of the labels missing. seed: of the samples. size: of the batches.
+        rows: site -> values, labels possibly missing. seed: of the sampling. size: the batch size.
 
-    Returns `elbo_per_example`, the ELBO of the data without labels in nats, one sample of z each; and for each label
-    that is known for some rows and that the model classifies, `<label>/accuracy` or `<label>/mean_absolute_error` of
-    its prediction from the data alone, and `<label>/missing`, if some entries are.
+    Returns `elbo_per_example`, the ELBO of the data without labels in nats, with one sample of z per example. For each
+    label that is known for some rows and that the model can predict, it also has `<label>/accuracy` or
+    `<label>/mean_absolute_error` of the prediction from the data alone, and `<label>/missing`, the number of missing
+    entries, if any are.
     """
     table, device = vae.table(rows), next(vae.parameters()).device
     data = {name: table[name] for name in vae.data_sites if name in table}
@@ -54,13 +55,13 @@ def measure_rows(vae: SemiVAE, rows: Mapping[str, Any], *, seed: int = 0, size: 
 def draw_rows(
     vae: SemiVAE, rows: Mapping[str, Any], history: History | None, out: str | Path, *, number: int = 8
 ) -> None:
-    """Writes `training.png`, and of images `reconstructions-<site>.png` and, for each label of the model,
-    `interventions-<site>-<label>.png`: the label set to each of its values (continuous ones: to five quantiles), the
-    others and what does not descend from it kept.
+    """Writes `training.png`, and for images `reconstructions-<site>.png` and, for each label,
+    `interventions-<site>-<label>.png`: the label set to each of its values (a continuous one to five quantiles), with
+    the other labels and all sites that do not descend from it kept.
 
     Args:
-        rows: as in `measure_rows`; the first `number` are drawn. history: what `fit` returned; None (of a loaded model)
-            for no `training.png`. out: the folder, which is made.
+        rows: as in `measure_rows`; the first `number` are shown. history: the result of `fit`; None (for a loaded
+            model): no `training.png`. out: the folder, which is created.
     """
     out, table = writable_folder(out), vae.table(rows)
     if history:
@@ -89,7 +90,7 @@ def draw_rows(
 
 
 def _shown(images: Tensor) -> Tensor:
-    """Images of one or three channels; of another number their mean."""
+    """Images with one or three channels; other numbers of channels are averaged."""
     return images if images.shape[-3] in (1, 3) else images.mean(-3, keepdim=True)
 
 

@@ -224,7 +224,7 @@ def test_a_test_image_of_its_class_is_beside_the_generations(digits, monkeypatch
 
 def test_generations_at_chance_are_told():
     found = {"generation_accuracy": 0.13, "intervention_precision": 0.2, "evaluator_accuracy": 0.97}
-    assert "0.13 of the generations, and chance is 0.10" in report.sign_of_chance(found, 10)
+    assert "0.13 of the generated images, and chance is 0.10" in report.sign_of_chance(found, 10)
     assert report.sign_of_chance({**found, "generation_accuracy": 0.21}, 10) == ""
     assert report.sign_of_chance({**found, "evaluator_accuracy": 0.2}, 10) == "", "an evaluator that tells nothing"
     assert report.sign_of_chance({**found, "evaluator_accuracy": math.nan}, 10) == ""
