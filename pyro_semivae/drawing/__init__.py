@@ -1,4 +1,4 @@
-"""Pictures of a model and its guide, from runs of them: `show`."""
+"""Drawings of a model and its guide, derived by running them: `show`."""
 
 from pyro_semivae.drawing.picture import Picture, show
 

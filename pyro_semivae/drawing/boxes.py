@@ -1,4 +1,4 @@
-"""Graphs of sites as boxes and arrows, in matplotlib."""
+"""Draws graphs of sites as boxes and arrows, with matplotlib."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ COLOURS = {
     "sampled": "#ffffff",
     "auxiliary": "#e6e0f0",
 }
-LINE, LETTER, NAME = 0.155, 0.062, 0.1  # inches of a line of text, of a letter of it, and of one of a site's name
-BETWEEN, MARGIN = 0.5, 0.45  # inches between layers, and around boxes
+LINE, LETTER, NAME = 0.155, 0.062, 0.1  # inches: height of a text line, width of its letters and of a name's letters
+BETWEEN, MARGIN = 0.5, 0.45  # inches: space between layers, and around all boxes
 
 
 @dataclass(frozen=True)
 class Box:
-    """A site's place in inches, y upwards."""
+    """A site's box: its centre and size in inches, y pointing up."""
 
     x: float
     y: float
@@ -43,7 +43,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A graph in inches: its boxes, the curves of its edges as Bezier control points, its plates, its size."""
+    """A graph's drawing in inches: boxes, edges as Bezier control points, plates as rectangles, width and height."""
 
     boxes: dict[str, Box]
     curves: dict[tuple[str, str], list[tuple[float, float]]]
@@ -53,7 +53,7 @@ class Drawing:
 
 
 def lines_of(site: Site) -> list[str]:
-    """The text under a site's name."""
+    """The lines of text under a site's name."""
     lines = [site.family] if site.family else ["given"]
     if site.owners:
         lines.append(", ".join(site.owners))
@@ -63,8 +63,8 @@ def lines_of(site: Site) -> list[str]:
 
 
 def arranged(sites: Mapping[str, Site]) -> Drawing:
-    """Where everything is. An edge goes from the middle of a lower side to the middle of an upper side, stays between
-    the layers on its way from one to the next, and passes a layer beside its boxes."""
+    """Computes the positions in a drawing. An edge goes from the middle of a box's lower side to the middle of another
+    one's upper side. It moves sideways between layers only, and passes a layer next to its boxes."""
     layout = layered({name: site.parents for name, site in sites.items()})
     text = {name: lines_of(site) for name, site in sites.items()}
     width = max([0.55, *(LETTER * max(map(len, lines), default=0) + 0.15 for lines in text.values())])
@@ -83,7 +83,7 @@ def arranged(sites: Mapping[str, Site]) -> Drawing:
 
 
 def _curve(points: Sequence[tuple[float, float]], half: float) -> list[tuple[float, float]]:
-    """Control points of cubic pieces, the first point and then three for each; vertical at all layers."""
+    """Control points of cubic pieces, the first point and then three per piece; the curve is vertical at layers."""
     (x, y), *others = points
     found = [(x, y - half)]
     for i, (x1, y1) in enumerate(others):
@@ -96,15 +96,15 @@ def _curve(points: Sequence[tuple[float, float]], half: float) -> list[tuple[flo
 
 
 def _plates(sites: Mapping[str, Site], boxes: Mapping[str, Box]) -> dict[str, tuple[float, float, float, float]]:
-    """Plate, with its size -> left, right, bottom, top; those whose rectangle would hold a site that is not in them are
-    left out (`str(picture)` says them)."""
+    """Plate, with its size -> left, right, bottom, top. A plate whose rectangle would contain a site outside the plate
+    is left out (`str(picture)` lists all plates)."""
     inside: dict[str, set[str]] = {}
     for name, site in sites.items():
         for plate, size in site.plates:
             inside.setdefault(f"{plate}: {size}", set()).add(name)
     found = {}
     for plate, names in inside.items():
-        inner = 1 + sum(other < names for other in inside.values())  # plates in it
+        inner = 1 + sum(other < names for other in inside.values())  # 1 + the number of plates inside it
         pad, under = 0.06 * inner, 0.14 * inner
         sides = [boxes[name].sides for name in names]
         left, right = min(s[0] for s in sides) - pad, max(s[1] for s in sides) + pad
@@ -118,7 +118,7 @@ def paint(axis: Axes, sites: Mapping[str, Site], drawing: Drawing, title: str) -
     """Draws a graph into an axis whose unit is an inch."""
     for plate, (left, right, bottom, top) in drawing.plates.items():
         axis.add_patch(Rectangle((left, bottom), right - left, top - bottom, fill=False, edgecolor="0.6", lw=0.8))
-        size = ((right - left) / 2 - 0.08) / (0.0078 * len(plate))  # beside edges, which leave in the middle
+        size = ((right - left) / 2 - 0.08) / (0.0078 * len(plate))  # fits next to edges, which leave in the middle
         said = {"ha": "right", "va": "bottom", "fontsize": max(4.5, min(6.0, size)), "color": "0.4"}
         axis.text(right - 0.03, bottom + 0.03, plate, parse_math=False, **said)
     for points in drawing.curves.values():
@@ -158,7 +158,7 @@ def paint(axis: Axes, sites: Mapping[str, Site], drawing: Drawing, title: str) -
 
 
 def figure_of(graphs: Mapping[str, Mapping[str, Site]], lines: Sequence[tuple[str, str]] = ()) -> Figure:
-    """Graphs side by side, title -> sites, and lines under them: what is said, and the mathematics it is said of."""
+    """Draws graphs, title -> sites, side by side, with lines under them, each a caption and its text or mathematics."""
     drawings = {title: arranged(sites) for title, sites in graphs.items()}
     used = {site.kind: None for sites in graphs.values() for site in sites.values()}
     tall, wide = max(d.height for d in drawings.values()), sum(d.width for d in drawings.values()) + 0.3

@@ -1,7 +1,8 @@
-"""A layered drawing of a directed acyclic graph: parents above children, edges beside the nodes that they pass.
+"""Layered layout of a directed acyclic graph: parents above children, edges next to the nodes that they pass.
 
 The steps are those of Sugiyama, Tagawa and Toda, *Methods for Visual Understanding of Hierarchical System Structures*,
-IEEE Transactions on Systems, Man and Cybernetics, 1981: layers, an order within each with few crossings, positions.
+IEEE Transactions on Systems, Man and Cybernetics, 1981: assign layers, order each layer with few crossings, assign
+positions.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from dataclasses import dataclass
 Node = Hashable
 Point = tuple[float, float]
 SWEEPS = 12
-PLACE = 0.3  # the width of the place of an edge that passes a layer
+PLACE = 0.3  # the width reserved for an edge that passes a layer
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a graph's nodes are, and which way its edges go.
+    """The positions of a graph's nodes and the routes of its edges.
 
-    A unit is the distance of two neighbours in a layer, and of two layers; y grows downwards, with the layers.
+    The unit is the distance between neighbours in a layer, and between layers; y increases downwards.
 
     Attributes:
-        nodes: node -> its centre. edges: (parent, child) -> the points that the edge goes through, both ends included.
+        nodes: node -> its centre. edges: (parent, child) -> the points on the edge's route, including both ends.
     """
 
     nodes: dict[Node, Point]
@@ -37,7 +38,7 @@ class Layout:
 
 
 def layered(graph: Mapping[Node, Sequence[Node]]) -> Layout:
-    """The layout of a graph: node -> its parents, each of them a node.
+    """Computes the layout of a graph, given as node -> its parents, which are nodes too.
 
     >>> layered({"z": (), "y": (), "x": ("z", "y")}).nodes
     {'z': (0.0, 0.0), 'y': (1.0, 0.0), 'x': (0.5, 1.0)}
@@ -50,7 +51,7 @@ def layered(graph: Mapping[Node, Sequence[Node]]) -> Layout:
         above[node] = []
         for parent in parents:
             last = parent
-            for between in range(layer[parent] + 1, layer[node]):  # a place for the edge in each layer that it passes
+            for between in range(layer[parent] + 1, layer[node]):  # a virtual node in each layer that the edge passes
                 place = (parent, node, between)
                 rows[between].append(place)
                 above[place], last = [last], place
@@ -70,7 +71,7 @@ def layered(graph: Mapping[Node, Sequence[Node]]) -> Layout:
 
 
 def _layers(graph: Mapping[Node, Sequence[Node]]) -> dict[Node, int]:
-    """Node -> its layer: below all its parents, and those without parents right above their first child."""
+    """Node -> its layer: below all its parents; a node without parents is directly above its first child."""
     layer: dict[Node, int] = {}
 
     def below_parents(node: Node) -> int:
@@ -90,8 +91,8 @@ def _layers(graph: Mapping[Node, Sequence[Node]]) -> dict[Node, int]:
 def _ordered(
     rows: list[list[Node]], above: Mapping[Node, Sequence[Node]], below: Mapping[Node, Sequence[Node]]
 ) -> list[list[Node]]:
-    """The rows in an order with few crossings: sweeps down and up by the mean place of the neighbours (the first one,
-    and of later ones those that cross less), then exchanges of neighbours that help."""
+    """Orders the rows with few crossings. Sweeps down and up sort each row by the mean place of its neighbours, and the
+    order with the fewest crossings is kept; then adjacent nodes are swapped as long as that reduces the crossings."""
     best, rows = [*map(list, rows)], [*map(list, rows)]
     for sweep in range(SWEEPS):
         down = sweep % 2 == 0
@@ -121,7 +122,7 @@ def _ordered(
 
 
 def _crossings(rows: Sequence[Sequence[Node]], above: Mapping[Node, Sequence[Node]]) -> int:
-    """How many pairs of edges cross."""
+    """The number of pairs of edges that cross."""
     total = 0
     for upper, lower in itertools.pairwise(rows):
         place = {node: k for k, node in enumerate(upper)}
@@ -136,8 +137,8 @@ def _positions(
     below: Mapping[Node, Sequence[Node]],
     nodes: Mapping[Node, Sequence[Node]],
 ) -> dict[Node, Point]:
-    """Node, or place of an edge -> its point: as near as can be to its neighbours' mean, in the rows' order, one apart.
-    Edges that pass a layer are pulled straight."""
+    """Node or virtual node -> its point: as close as possible to its neighbours' mean, in the order of the row and
+    without overlap (nodes are 1 wide, virtual nodes `PLACE`). Edges that pass several layers are pulled straight."""
     x = {node: k - (len(row) - 1) / 2 for row in rows for k, node in enumerate(row)}
     for sweep in range(4 * SWEEPS):
         for row in rows if sweep % 2 == 0 else [*reversed(rows)]:
@@ -156,16 +157,16 @@ def _positions(
 
 
 def _apart(wanted: Sequence[float], weights: Sequence[float], widths: Sequence[float]) -> list[float]:
-    """The numbers nearest to those wanted, in weighted squares, that are centres of places side by side.
+    """The centres of adjacent, non-overlapping intervals that are closest to `wanted`, in weighted least squares.
 
-    Less what the places before them need, they are the isotonic regression of the wanted ones, by pooling adjacent
-    violators.
+    Minus the space that the earlier intervals need, they are the isotonic regression of the wanted centres, computed by
+    pooling adjacent violators.
 
     >>> _apart([0.0, 0.0, 5.0], [1.0, 1.0, 1.0], [1.0, 1.0, 2.0])
     [-0.5, 0.5, 5.0]
     """
     needed = [0.0, *itertools.accumulate((a + b) / 2 for a, b in itertools.pairwise(widths))]
-    pools: list[tuple[float, float, int]] = []  # mean, weight, how many
+    pools: list[tuple[float, float, int]] = []  # mean, weight, size
     for value, weight, before in zip(wanted, weights, needed, strict=False):
         pool = (value - before, weight, 1)
         while pools and pools[-1][0] >= pool[0]:

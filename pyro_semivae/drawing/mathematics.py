@@ -1,4 +1,4 @@
-r"""Graphs and objectives as LaTeX, in the part of it that matplotlib reads, too."""
+r"""Graphs and objectives as LaTeX, in the subset that matplotlib also supports for factorisations and terms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TOKEN = re.compile(r"\|\||[A-Za-z][A-Za-z0-9_-]*(?<![-_])[~']?|.", re.S)
 
 
 def symbol(name: str) -> str:
-    r"""A site's name: one letter with an index as it is, a longer name upright.
+    r"""Formats a site's name: a single letter with an optional index in italics, a longer name upright.
 
     >>> symbol("z_c"), symbol("y"), symbol("kind_of")
     ('z_{c}', 'y', '\\mathrm{kind\\_of}')
@@ -26,7 +26,7 @@ ESCAPES |= {letter: "\\" + letter for letter in "_$%{}"}
 
 
 def upright(text: str) -> str:
-    r"""Text that is put into mathematics as it is.
+    r"""Escapes text for use in mathematics.
 
     >>> upright("50% of a_b")
     '50\\%\\ of\\ a\\_b'
@@ -35,7 +35,7 @@ def upright(text: str) -> str:
 
 
 def factorisation(sites: Mapping[str, Sequence[str]], letter: str) -> str:
-    r"""A graph, site -> parents, as a product of densities.
+    r"""Formats a graph, site -> parents, as a product of densities.
 
     >>> factorisation({"y": (), "x": ("z_c", "y")}, "p")
     'p(y)\\,p(x \\mid z_{c}, y)'
@@ -45,7 +45,7 @@ def factorisation(sites: Mapping[str, Sequence[str]], letter: str) -> str:
 
 
 def term(name: str) -> str:
-    r"""The name of an objective's term.
+    r"""Formats the name of an objective's term.
 
     >>> term("-w log q(z_c|x)")
     '-w\\,\\log q(z_{c} \\mid x)'
@@ -77,7 +77,7 @@ def term(name: str) -> str:
 
 
 def number(value: float) -> str:
-    """A value with four digits, a large one without a fraction.
+    """Formats a value with four significant digits, or from 10,000 on as an integer.
 
     >>> number(0.01234567), number(250001.2)
     ('0.01235', '250001')
@@ -86,7 +86,7 @@ def number(value: float) -> str:
 
 
 def objective(values: Mapping[str, float], weights: Mapping[str, float] | None = None) -> str:
-    r"""A sum of terms, a line each, with their weights and the values under them.
+    r"""Formats a sum of terms, one per line, with their weights, and with their values underneath.
 
     Args:
         values: term -> value. weights: term -> factor (default: 1).

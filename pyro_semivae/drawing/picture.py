@@ -1,4 +1,4 @@
-"""`show`: a model and its guide side by side, with their factorisations and what an objective is on some rows."""
+"""`show`: draws a model and its guide side by side, with their factorisations and an objective's value on some rows."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ LETTERS = {"model": "p", "guide": "q"}
 
 @dataclass(frozen=True)
 class Picture:
-    """What `show` returns: in a notebook a figure and mathematics, elsewhere text.
+    """The result of `show`, displayed as a figure and mathematics in a notebook, elsewhere as text.
 
     Attributes:
-        sites: `"model"`, and `"guide"` where there is one -> site -> what is known of it, arguments first.
-        values, weights: term of the objective -> its mean over the rows, and its factor; empty without an objective.
-        why_not: why the objective has no value on these rows, or why there is no guide; else empty.
+        sites: `"model"`, and `"guide"` if it was drawn -> site -> its properties, with arguments first.
+        values, weights: the objective's term -> its mean over the rows, and its weight; empty without an objective.
+        why_not: why the objective has no value on these rows, or why the model or guide is not drawn; else "".
     """
 
     sites: dict[str, dict[str, Site]]
@@ -58,7 +58,7 @@ class Picture:
 
     @property
     def latex(self) -> str:
-        """Both factorisations and the objective, with the value of each term, as LaTeX."""
+        """Both factorisations and the objective with the value of each term, as LaTeX."""
         products = [mathematics.factorisation(graph, LETTERS[side]) for side, graph in self.graphs.items()]
         parts = [*products, *([mathematics.objective(self.values, self.weights)] if self.values else [])]
         return "\n\n".join(f"$$\n{part}\n$$" for part in parts)
@@ -117,7 +117,7 @@ class Picture:
     __repr__ = __str__
 
     def png(self) -> bytes:
-        """The figure as a PNG file's content."""
+        """The figure as PNG bytes."""
         file = io.BytesIO()
         self.figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
         return file.getvalue()
@@ -131,7 +131,7 @@ class Picture:
 
 
 def _wrapped(graph: dict[str, tuple[str, ...]], most: int = 70) -> list[dict[str, tuple[str, ...]]]:
-    """The graph in parts whose factorisations have some 70 letters at most."""
+    """Splits a graph into parts whose factorisations have at most about `most` characters."""
     parts: list[dict[str, tuple[str, ...]]] = [{}]
     length = 0
     for name, parents in graph.items():
@@ -156,21 +156,23 @@ def show(
     *,
     path: str | Path | None = None,
 ) -> Picture:
-    """A model and its guide side by side, as they run on some rows, and the objective's terms with their values.
+    """Draws a model and its guide side by side, as they run on some rows, and the objective's terms with their values.
 
-    Boxes are coloured by what happens at a site for these rows, and say the family of its distribution and the parts of
-    the model whose parameters it depends on. All of it is read off runs of the code. Torch's random generators,
-    parameters and Pyro's store stay as they are; modules that functions close over run in the mode they are in.
+    A box's colour shows how the site is treated for these rows (e.g. observed, marginalised, sampled). Its text states
+    the distribution's family and the parts of the model whose parameters its density depends on. All of this is derived
+    by running the code. Torch's random generators, parameters and Pyro's parameter store are left unchanged; modules
+    that functions close over run in their current mode.
 
     Args:
-        model: a model, or any function with `pyro.sample` sites. guide: the guide of such a function.
-        rows: of a model rows as `SemiVAE.table` takes them (default: three without content); of a function its
-            arguments by name, or in their order.
-        objective: what to write under the drawing (default: the model's `elbo()`; of functions nothing).
+        model: a model, or any function with `pyro.sample` sites. guide: such a function's guide; for a model, by
+            default its own.
+        rows: for a model, rows as accepted by `SemiVAE.table` (default: three blank rows); for a function, its
+            arguments by name or in order.
+        objective: the objective to write under the drawing (default: the model's `elbo()`; none for functions).
         path: where to write the figure as PNG.
 
-    Where model and guide break the contract of `check_model`, or the objective has no value on these rows, what runs is
-    drawn, and the drawing says what is wrong.
+    If model and guide violate the contract of `check_model`, or the objective has no value on these rows, the parts
+    that run are drawn, and the drawing states what is wrong.
 
     >>> from pyro_semivae.models import M2
     >>> from pyro_semivae.nn import MLPs
@@ -186,7 +188,7 @@ def show(
            in data: 3: y, z
 
     Raises:
-        InputError: the rows are none of the model's. Exception: neither model nor guide runs.
+        InputError: the rows do not fit the model. Exception: neither model nor guide runs.
     """
     why_not = ""
     if guide is not None and (not callable(guide) or isinstance(guide, Objective)):
@@ -215,12 +217,12 @@ def show(
             raise InputError("model: got a function without a pyro.sample site; expected one or more")
         why_not = why_not or next(iter(mistakes), "")
         if alone := [name for name, site in sites.get("guide", {}).items() if site.kind == "auxiliary"]:
-            why_not = why_not or f"the guide's auxiliary sites {alone} are scored by no objective here"
+            why_not = why_not or f"no objective in this library scores the guide's auxiliary sites {alone}"
         if objective is not None and guide is not None and not why_not:
             try:
                 found, weights = _terms(objective, model, guide, values)
-            except Exception as error:  # of terms of one's own, it may be any
-                why_not = _said(error)
+            except Exception as error:  # user-defined terms may raise any exception
+                why_not = _first_line(error)
     picture = Picture(sites, found, weights, why_not)
     if path is not None:
         picture.save(path)
@@ -229,7 +231,7 @@ def show(
 
 @contextmanager
 def _no_new_parameters() -> Iterator[None]:
-    """Takes out of Pyro's store what was not there before."""
+    """Removes parameters that the block adds to Pyro's parameter store."""
     store = pyro.get_param_store()
     before = {*store.keys()}
     try:
@@ -242,21 +244,21 @@ def _no_new_parameters() -> Iterator[None]:
 def _sites(
     model: Callable, guide: Callable | None, values: Mapping[str, Any], how: Mapping[str, Any]
 ) -> tuple[dict[str, dict[str, Site]], list[str]]:
-    """The sites of both, and what went wrong: a side that does not run is left out, a model that does not go with the
-    guide is run alone."""
+    """The sites of the model and the guide, and error messages. A side that does not run is left out; a model that does
+    not run with the guide's values is run alone."""
     guide_sites: dict[str, Site] = {}
     mistakes, run = [], None
     if guide is not None:
         try:
             guide_sites, run = sites_of(guide, values, **how)
-        except Exception as error:  # of one's own code, it may be any
-            mistakes.append(f"guide: {_said(error)}")
+        except Exception as error:  # user code may raise any exception
+            mistakes.append(f"guide: {_first_line(error)}")
     try:
         model_sites, _ = sites_of(model, values, given=run, **how)
     except Exception as error:
         if run is None and not guide_sites:
             raise
-        mistakes.append(f"model: {_said(error)}")
+        mistakes.append(f"model: {_first_line(error)}")
         try:
             model_sites, _ = sites_of(model, values, **how)
         except Exception:
@@ -285,7 +287,7 @@ def _arguments(fn: Callable, rows: Any) -> dict[str, Any]:
 def _terms(
     objective: Objective, model: Callable, guide: Callable, values: Mapping[str, Any]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Term -> its mean over the rows, and -> its factor at the end of training."""
+    """Term -> its mean over the rows, and term -> its weight at the end of training."""
     inputs = (*values.values(),)
     devices = {value.device for value in inputs if isinstance(value, Tensor) and value.is_cuda}
     with torch.random.fork_rng([*devices]), _as_they_are(model, guide):
@@ -296,12 +298,12 @@ def _terms(
 
 @contextmanager
 def _as_they_are(*fns: Callable) -> Iterator[None]:
-    """The modules that functions belong to keep their modes and buffers."""
+    """Restores the modes and buffers of the modules to which functions belong."""
     with ExitStack() as stack:
         for owner in {id(owner): owner for owner in (getattr(fn, "__self__", fn) for fn in fns)}.values():
             stack.enter_context(as_it_is(owner))
         yield
 
 
-def _said(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__

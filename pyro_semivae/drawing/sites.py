@@ -1,4 +1,4 @@
-"""What one run of a model or guide says of each of its sites: parents, family, owners of its parameters, plates."""
+"""Properties of a model's or guide's sites, from one run: parents, family, owners of its parameters, plates."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Site:
     """A site of a model or guide, or an argument on which sites depend.
 
     Attributes:
-        parents: the sites and arguments it depends on. family: the name of its distribution; empty of an argument.
+        parents: the sites and arguments on which it depends. family: its distribution's name; "" for an argument.
         owners: the parts of the model whose parameters its density depends on.
-        plates: name -> size, the outermost first. kind: what happens at it for these rows.
-        known: of a label, how many of the entries are observed, and of how many.
+        plates: pairs of a plate's name and size, outermost first. kind: how the site is treated for these rows.
+        known: for a label, the number of observed entries and of all entries.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Site:
 
 
 class _WithoutGradient(Messenger):
-    """Values of random sites carry no gradient, so that a density depends on the parameters of its own parts alone."""
+    """Detaches the values of random sites, so that a density depends only on the parameters of its own parts."""
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         if isinstance(msg["value"], Tensor) and not site_is_deterministic(msg):
@@ -59,14 +59,14 @@ def sites_of(
     continuous: Collection[str] = (),
     given: Trace | None = None,
 ) -> tuple[dict[str, Site], Trace]:
-    """The sites of a model or guide, arguments on which they depend first, from a run of it on some rows; and the run.
+    """Runs a model or guide on some rows; returns its sites, after the arguments on which they depend, and the trace.
 
-    Missing labels are sampled. The random generators and the modules' modes stay as they are.
+    Missing labels are sampled. The random generators and the modules' modes are left unchanged.
 
     Args:
-        values: the arguments by name, in their order. names: the id of a parameter -> the part that owns it; default:
-            by the names in Pyro's store.
-        continuous: the names of continuous labels. given: a run whose values the sites of the same names have.
+        values: the arguments by name, in order. names: a parameter's id -> the part that owns it; default: by the names
+            in Pyro's parameter store.
+        continuous: the names of continuous labels. given: a trace whose values are replayed at sites of the same name.
     """
     owner = getattr(fn, "__self__", fn)
     inputs = (*values.values(),)
@@ -105,7 +105,7 @@ def sites_of(
 
 
 def _with_kind(site: Site, msg: dict[str, Any], value: Any, continuous: bool) -> Site:
-    """The site with what happens at it: `value` is the argument of its name, if there is one."""
+    """The site with its kind and its known entries; `value` is the argument with the same name, if there is one."""
     if msg["infer"].get("is_auxiliary") and not msg["is_observed"]:
         return replace(site, kind="auxiliary")
     label = enumerates(msg) or continuous
@@ -119,14 +119,14 @@ def _with_kind(site: Site, msg: dict[str, Any], value: Any, continuous: bool) ->
 
 
 def _family(fn: Any) -> str:
-    """The name of a distribution without what only reshapes or masks it."""
+    """The name of a distribution, without wrappers that only reshape or mask it."""
     while type(fn).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
         fn = fn.base_dist
     return type(fn).__name__
 
 
 def _stored(trace: Trace) -> dict[int, str]:
-    """The ids of the parameters of a run -> the names by which they were registered, of modules the module's."""
+    """The ids of the parameters in a trace -> the names under which they were registered; for modules, the module's."""
     found = {}
     for name, node in trace.nodes.items():
         if node["type"] == "param":
@@ -136,9 +136,9 @@ def _stored(trace: Trace) -> dict[int, str]:
 
 
 def _owners(site: dict[str, Any], names: Mapping[int, str]) -> tuple[str, ...]:
-    """The owners of the parameters that a site's density depends on."""
+    """The owners of the parameters on which a site's density depends; none if the density cannot be computed."""
     try:
         density = site["fn"].log_prob(site["value"]).sum()
-    except (ValueError, RuntimeError, NotImplementedError):  # no density of this value: nothing is known
+    except (ValueError, RuntimeError, NotImplementedError):
         return ()
     return tuple(sorted({names[leaf] for leaf in leaves(density) if leaf in names}))
