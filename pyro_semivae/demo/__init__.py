@@ -1,4 +1,4 @@
-"""What a demo of a trained model shows and does, without a page: `examples/demo.py` is one, a notebook another.
+"""The logic of an interactive demo of a trained model, without a user interface; see `examples/demo.py` for one.
 
 >>> import torch
 >>> from pyro_semivae import CCVAE

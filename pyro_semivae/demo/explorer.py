@@ -1,4 +1,4 @@
-"""What one may change of an image that a model has inferred: latents, labels, the rest of another image."""
+"""Edits an image by a trained model: changes latents or labels, or swaps them with another image's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pyro_semivae.tasks import classify, decode, infer_latents
 from pyro_semivae.tasks.images import swapped, with_labels
 from pyro_semivae.tasks.latents import Labels, Latents, latents_of, run_model, task
 
-SPREAD = 3.0  # standard deviations of the prior that a slider covers, on both sides
+SPREAD = 3.0  # a slider extends by this many standard deviations of the prior to both sides
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Slider:
     """One coordinate of a latent.
 
     Attributes:
-        name: the latent and the coordinate, or the label that has it for its own. site, index: the latent, and the
-            coordinate in a row of its values, flattened.
+        name: the latent with the coordinate, or the label to which the coordinate belongs. site, index: the latent, and
+            the coordinate's index in its flattened value.
         low, high: its range, see `prior_ranges`.
     """
 
@@ -41,7 +41,7 @@ class Slider:
 
 @dataclass(frozen=True)
 class Choice:
-    """A class label, or one binary label: its name, and those of its values; it may be left open, too."""
+    """A class label or one binary label: its name and its values' names. It may also be open (not set)."""
 
     name: str
     values: tuple[str, ...]
@@ -49,12 +49,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class State:
-    """An image with what was changed of it; nothing of the model.
+    """An image with its edits, without the model.
 
     Attributes:
-        x: the image, `(1, C, H, W)`. inferred: its latents and labels, or those of a swap.
-        latents, labels: those of what is shown now. chosen: `(1,)` or `(1, L)`, the labels that are set, missing: open.
-        seed: of all that is sampled.
+        x: the image, `(1, C, H, W)`. inferred: its latents and labels, or those after a swap.
+        latents, labels: the current ones, after all edits. chosen: `(1,)` or `(1, L)`, the labels set by the user;
+            missing ones are open.
+        seed: of all sampling.
     """
 
     x: Tensor
@@ -66,24 +67,25 @@ class State:
 
 
 class Explorer:
-    """A trained model of images, and what one may change of an image.
+    """Applies edits to an image with a trained model.
 
-    Each change takes a `State` and returns another one; `image` is what the model makes of it, the mean of p(x|.).
-    The methods do what tasks do, one after the other on the same image: `move` is `tasks.traverse`, `choose` is
-    `tasks.intervene`, `swap` is `tasks.swap`. Calls from several threads wait for each other.
+    Each edit takes a `State` and returns a new one; `image` decodes it to the mean of p(x|.). The methods apply tasks
+    one after the other to the same image: `move` corresponds to `tasks.traverse`, `choose` to `tasks.intervene`, `swap`
+    to `tasks.swap`. Calls from several threads are serialised.
 
     Attributes:
-        sliders: the coordinates of the characteristic latents; of a model that has none, nor a label, of all latents.
-        choices: of a class label one; of binary labels one each; none where the model cannot intervene on a label.
-        resamples: whether latents are sampled when a label is set, so that there is something to sample anew.
-        swaps: whether it can swap.
+        sliders: the coordinates of the characteristic latents; for a model without such latents and labels, of all
+            latents.
+        choices: one for a class label, or one per binary label; none if the model cannot intervene on a label.
+        resamples: whether setting a label samples latents, so that they can be resampled.
+        swaps: whether the model can swap.
 
     Args:
-        vae: the model. label_names: of the classes or binary labels (default: their numbers).
+        vae: the model. label_names: the names of the classes or binary labels (default: their numbers).
 
     Raises:
-        InputError: its data are no images of 1 or 3 channels, or of several sites; it has several labels, or continuous
-            ones, or needs one; there are not as many names as labels.
+        InputError: the data are not images with 1 or 3 channels, or there are several data sites; the model has several
+            labels or a continuous one, or requires a label; the number of names is wrong.
     """
 
     def __init__(self, vae: SemiVAE, label_names: Sequence[str] = ()):
@@ -114,7 +116,7 @@ class Explorer:
         self.resamples = self._intervenes and (infers_from_labels(vae) or bool(below))
 
     def _below(self) -> set[str]:
-        """The sites that are sampled where the label is set."""
+        """The sites that are sampled when the label is set."""
         return descendants(self.vae, [self._label]) if has_label(self.vae) else set(self.vae.characteristic)
 
     def _sliders_of(self, site: str, low: Tensor, high: Tensor) -> Iterator[Slider]:
@@ -127,20 +129,20 @@ class Explorer:
 
     @contextmanager
     def _alone(self, seed: int) -> Iterator[None]:
-        """One call at a time: Pyro has one stack of handlers for all threads. Samples follow from the seed, and the
-        caller's generator stays as it is."""
+        """Serialises calls, because all threads share Pyro's stack of handlers. Samples depend on the seed alone, and
+        the caller's random generator is left unchanged."""
         with self._lock, torch.random.fork_rng([]):
             torch.manual_seed(seed)
             yield
 
     def start(self, x: Tensor, seed: int = 0) -> State:
-        """An image as the model infers it, all labels open.
+        """Infers an image's latents and labels, with all labels open.
 
         Args:
             x: `(1, C, H, W)`, float in [0, 1] or uint8.
 
         Raises:
-            InputError: it is something else.
+            InputError: `x` is something else.
         """
         check_count("seed", seed, least=0)
         with self._alone(seed):
@@ -154,26 +156,26 @@ class Explorer:
         return None if self._label is None else self.vae.label_values(self.vae.labels.missing(1))
 
     def image(self, state: State) -> Tensor:
-        """What the model makes of a state, `(C, H, W)` in [0, 1]."""
+        """The image decoded from a state, `(C, H, W)` in [0, 1]."""
         with self._alone(state.seed):
             return decode(self.vae, state.latents, state.labels)[0].clamp(0, 1)
 
     def positions(self, state: State) -> list[float]:
-        """Where the sliders are, each within its range (a latent itself may be outside of it)."""
+        """The sliders' positions, clamped to their ranges (the latents themselves may be outside)."""
         values = {site: z.flatten().tolist() for site, z in state.latents.items()}
         return [min(max(values[s.site][s.index], s.low), s.high) for s in self.sliders]
 
     def chosen(self, state: State) -> list[int | None]:
-        """Which value each choice has; None where it is open."""
+        """The value of each choice; None if it is open."""
         if not self.choices:
             return []
         return [None if value < 0 or value != value else int(value) for value in state.chosen.flatten().tolist()]
 
     def move(self, state: State, slider: int, value: float) -> State:
-        """Sets one coordinate of a latent; what descends from it becomes its mean given it, the rest is kept.
+        """Sets one coordinate of a latent; its descendants are set to their means given it, other latents are kept.
 
         Args:
-            slider: an index of `sliders`. value: a finite number.
+            slider: an index into `sliders`. value: a finite number.
         """
         slider = check_count("slider", slider, least=0, most=len(self.sliders) - 1)
         site, index = self.sliders[slider].site, self.sliders[slider].index
@@ -188,13 +190,13 @@ class Explorer:
         return replace(state, latents=latents)
 
     def choose(self, state: State, choice: int, value: int | None) -> State:
-        """Sets a label, and samples what descends from it; or leaves it open, and what descends from it is the image's.
+        """Sets a label and samples its descendants, or makes it open and restores its descendants from the image.
 
         Args:
-            choice: an index of `choices`. value: an index of its values; None: open.
+            choice: an index into `choices`. value: an index into its values; None: open.
 
-        All else is kept, other labels and the coordinates that were moved among it. Where labels are evidence on the
-        latents (MVAE), these are sampled given all labels that are set.
+        Everything else is kept, including other labels and coordinates that were moved. If labels are evidence on the
+        latents (MVAE), the latents are sampled given all labels that are set.
         """
         choice = check_count("choice", choice, least=0, most=len(self.choices) - 1)
         if value is not None:
@@ -209,13 +211,13 @@ class Explorer:
         return self._opened(state, at) if value is None else self._set(state, only)
 
     def redraw(self, state: State) -> State:
-        """Samples what descends from the labels that are set anew, with the next seed."""
+        """Resamples the descendants of the labels that are set, with the next seed."""
         state = replace(state, seed=state.seed + 1)
         return self._set(state, state.chosen) if any(value is not None for value in self.chosen(state)) else state
 
     def _set(self, state: State, new: Tensor) -> State:
         latents, labels = state.latents, state.labels
-        if infers_from_labels(self.vae):  # those of a swap are evidence too
+        if infers_from_labels(self.vae):  # the labels after a swap are evidence too
             latents, labels = state.inferred
             if not any(value is not None for value in self.chosen(state)):
                 return replace(state, latents=latents, labels=labels)
@@ -225,7 +227,7 @@ class Explorer:
         return replace(state, latents=found[0], labels=found[1])
 
     def _opened(self, state: State, at: tuple[int, ...]) -> State:
-        """What a label that is open again leaves: the image's own, in the entry `at` of labels."""
+        """The state after a label is made open: the image's own values, for binary labels in the entry `at` only."""
         (latents, labels), now = state.inferred, dict(state.latents)
         none_set = all(value is None for value in self.chosen(state))
         for site in self._below() & now.keys():
@@ -241,10 +243,10 @@ class Explorer:
         return replace(state, latents=now, labels=out)
 
     def swap(self, state: State, other: Tensor, take: str = "characteristics") -> State:
-        """The image with what another one has: its characteristics, or all but these. All labels are open then.
+        """Takes another image's characteristics, or everything except these; all labels become open.
 
         Args:
-            other: `(1, C, H, W)`. take: "characteristics" or "rest", what comes from `other`.
+            other: `(1, C, H, W)`. take: the part taken from `other`, "characteristics" or "rest".
         """
         check_choice("take", take, ("characteristics", "rest"))
         with self._alone(state.seed):
@@ -256,8 +258,8 @@ class Explorer:
         )
 
     def read(self, x: Tensor) -> list[tuple[str, float]]:
-        """What the classifier says of an image `(1, C, H, W)`: names of labels with q(y|x), the most probable class
-        first, binary labels in their order; nothing of a model without a classifier."""
+        """Classifies an image `(1, C, H, W)`: pairs of a label's name and q(y|x), with the most probable class first,
+        or binary labels in their order; empty for a model without a classifier."""
         if not self._reads:
             return []
         with self._alone(0):
@@ -267,7 +269,7 @@ class Explorer:
 
 
 def _check_served(vae: SemiVAE) -> None:
-    accepted = "expected one of images of 1 or 3 channels, with at most one label, of classes or binary"
+    accepted = "expected a model of images with 1 or 3 channels, and with at most one label, of classes or binary"
     spaces = [vae.spaces[name] for name in vae.label_sites]
     why = ""
     if len(vae.data_sites) != 1 or covariate_sites(vae):
@@ -286,11 +288,10 @@ def _check_served(vae: SemiVAE) -> None:
 
 @task
 def prior_ranges(vae: SemiVAE) -> tuple[dict[str, tuple[Tensor, Tensor]], set[str]]:
-    """The range of each latent's prior, low and high of each coordinate, flat, by site; and which latents have entries
-    for each binary label.
+    """Each latent's prior range, site -> the coordinates' low and high ends, flat; and the set of latents with an entry
+    per binary label.
 
-    The range is from the least mean minus three standard deviations to the largest mean plus three, over all values of
-    the label."""
+    The range is the union of mean plus or minus three standard deviations over all values of the label."""
     y, number = None, 1
     if vae.label_sites:
         space = vae.labels
@@ -311,19 +312,19 @@ def prior_ranges(vae: SemiVAE) -> tuple[dict[str, tuple[Tensor, Tensor]], set[st
 
 @task
 def infer_one(vae: SemiVAE, x: Tensor) -> tuple[Latents, Labels]:
-    """The latents of images at the guide's means, and the labels where the guide has any, by site."""
+    """The latents of images at the guide's means, and the labels if the guide infers any, by site."""
     latents, y = infer_latents(vae, {vae.data_sites[0]: x})
     return latents, {} if y is None else {vae.label_sites[0]: y}
 
 
 @task
 def mean_latents(vae: SemiVAE, kept: Latents, labels: Labels) -> Latents:
-    """All latents, those that are not kept at their means."""
+    """All latents, with those not in `kept` at their means."""
     with Mean():
         return latents_of(vae, run_model(vae, kept, labels, len(next(iter(kept.values())))))
 
 
 @task
 def set_label(vae: SemiVAE, x: Tensor, found: tuple[Latents, Labels], new: Labels) -> tuple[Latents, Labels]:
-    """One sample of latents and labels after labels are set; see `tasks.images.with_labels`."""
+    """Samples latents and labels once after labels are set; see `tasks.images.with_labels`."""
     return with_labels(vae, vae.inputs({vae.data_sites[0]: x}), found, new)[:2]

@@ -1,4 +1,4 @@
-"""Images and texts as HTML that needs nothing else: no file, no font, no address."""
+"""Images and texts as self-contained HTML, without files, fonts or URLs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def picture(x: Tensor) -> Image.Image:
-    """An image `(C, H, W)`, float in [0, 1] or uint8, C 1 or 3, as PIL's.
+    """Converts an image `(C, H, W)`, float in [0, 1] or uint8, with C 1 or 3, to a PIL image.
 
     >>> picture(torch.ones(1, 2, 3)).getpixel((0, 0))
     255
@@ -25,10 +25,10 @@ def picture(x: Tensor) -> Image.Image:
 
 
 def figures(images: Mapping[str, Tensor | None], height: int = 150) -> str:
-    """Images side by side, each with its name below; of None the name alone.
+    """Images side by side, each with its name below; None leaves an empty space above the name.
 
     Args:
-        images: name -> image as `picture` takes it. height: of each, in pixels of the page.
+        images: name -> an image as accepted by `picture`, or None. height: of each image, in CSS pixels.
     """
     out = []
     for name, x in images.items():
@@ -45,7 +45,7 @@ def figures(images: Mapping[str, Tensor | None], height: int = 150) -> str:
 
 
 def probabilities(found: Sequence[tuple[str, float]], most: int | None = None) -> str:
-    """What a classifier reads, in words, at most the first ones; see `Explorer.read`.
+    """Formats the first `most` (default: all) names and probabilities of a classification; see `Explorer.read`.
 
     >>> probabilities([("owl", 0.9), ("cat", 0.1)], most=1)
     'owl 0.90'

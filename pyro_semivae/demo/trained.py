@@ -1,4 +1,4 @@
-"""A trained model and, where they are on this machine, the test images of its run."""
+"""Loads a trained model and, if available on this machine, its run's data set."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pyro_semivae.models.saving import load
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run has left.
+    """The results of a run.
 
     Attributes:
         vae: the model, on the CPU. name: the model's class and the data set. data: the run's data set, or None.
-        why_not: why there are no data; None where there are.
-        assigned: the class that each value of the label is taken for, where classes were found without labels
-            (`InvertedVAE`); empty where it is the value's own.
+        why_not: why `data` is None; else None.
+        assigned: the class assigned to each value of the label, if classes were learned without labels (`InvertedVAE`);
+            empty if values and classes are the same.
     """
 
     vae: SemiVAE
@@ -37,20 +37,20 @@ class Trained:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """The names of the label's values, or of the binary labels; empty where they are not known."""
+        """The names of the label's values, or of the binary labels; empty if unknown."""
         names = self.data.label_names if self.data else ()
         return tuple(names[k] for k in self.assigned) if names and self.assigned else names
 
 
 def open_run(checkpoint: str | Path, data_dir: str | Path | None = None) -> Trained:
-    """The model of a run, and its data set as the run had it. Nothing is downloaded.
+    """Loads a run's model, and its data set as used in the run. Nothing is downloaded.
 
     Args:
-        checkpoint: the run's folder, or a checkpoint in it; or a file of `SemiVAE.save`.
-        data_dir: root of the data sets (default: the run's, else as `data.data_root` says).
+        checkpoint: the run's folder or a checkpoint in it, or a file written by `SemiVAE.save`.
+        data_dir: the data sets' root folder (default: the run's, else see `data.data_root`).
 
     Raises:
-        InputError: there is no checkpoint, it is damaged, foreign, or of a model of one's own.
+        InputError: the checkpoint is missing, damaged, not from this library, or contains a user-defined model.
     """
     path = user_path(checkpoint, "checkpoint")
     file = path / "checkpoint.pt" if path.is_dir() else path
@@ -65,16 +65,16 @@ def open_run(checkpoint: str | Path, data_dir: str | Path | None = None) -> Trai
         name = f"{name} on {config['dataset_used']}"
         found = run_data(config, data_dir)
         if _shape(vae) != found.x_shape:
-            found, why_not = None, f"they have the shape {found.x_shape}, the model's images {_shape(vae)}"
+            found, why_not = None, f"their shape is {found.x_shape}, that of the model's images {_shape(vae)}"
     except (InputError, OSError) as error:
         why_not = str(error).splitlines()[0]
     except (KeyError, TypeError, AttributeError) as error:
-        why_not = f"the run does not say which they are ({error!r})"
+        why_not = f"the run's configuration does not name them ({error!r})"
     return Trained(vae, name, found, why_not, _assigned(file, found))
 
 
 def _assigned(file: Path, found: ImageData | None) -> tuple[int, ...]:
-    """What `metrics.json` beside a checkpoint says of classes that were found without labels."""
+    """Reads the classes assigned to label values from `metrics.json` next to a checkpoint; empty if there are none."""
     beside = file.parent / "metrics.json"
     if found is None or not beside.is_file():
         return ()
@@ -88,7 +88,7 @@ def _assigned(file: Path, found: ImageData | None) -> tuple[int, ...]:
 
 
 def _config(file: Path) -> dict[str, Any]:
-    """The configuration of the run that wrote a checkpoint: from beside it, or its own where the run has not ended."""
+    """The configuration of the run that wrote a checkpoint: from `config.json` next to it, else from the checkpoint."""
     if (file.parent / "config.json").is_file():
         return read_json(file.parent / "config.json")
     return load_checkpoint(file).get("config") or {}
@@ -99,11 +99,11 @@ def _shape(vae: SemiVAE) -> tuple[int, ...]:
 
 
 def run_data(config: dict[str, Any], data_dir: str | Path | None = None) -> ImageData:
-    """The data set of a run's `config.json`, from this machine's disk.
+    """Loads the data set named in a run's `config.json` from disk.
 
     Raises:
-        InputError: it is not as it was. FileNotFoundError: its files are not there.
-        KeyError: the configuration is none of a run on images with labels.
+        InputError: the data set has changed. FileNotFoundError: its files are missing.
+        KeyError: the configuration is not from a run on images with labels.
     """
     used = config["dataset_used"].removesuffix("-held-out")
     if config["dataset"] not in ("auto", *data.NAMES):
@@ -120,8 +120,8 @@ def run_data(config: dict[str, Any], data_dir: str | Path | None = None) -> Imag
 
 
 def some_rows(data: ImageData, number: int) -> Tensor:
-    """The indices of some test rows: of class labels the first of each class, then the second of each, and so on; of
-    binary labels the first rows."""
+    """The indices of `number` test rows: for class labels the first row of each class, then the second of each, and so
+    on; for binary labels the first rows."""
     y = data.y_test
     if y.is_floating_point():
         return torch.arange(min(number, len(y)))

@@ -1,4 +1,4 @@
-"""Image files that come from anywhere: what they say of themselves is checked before they are decoded."""
+"""Reads uploaded image files, which are untrusted: their headers are checked before decoding."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ MAX_PIXELS = 25_000_000
 
 
 def read_upload(path: str | Path, shape: tuple[int, int, int], *, name: str | None = None) -> Tensor:
-    """A JPEG or PNG file as one row of images, uint8 `(1, C, H, W)`, as `data.load_folder` reads one.
+    """Reads a JPEG or PNG file as a batch of one image, uint8 `(1, C, H, W)`, in the same way as `data.load_folder`.
 
-    It is resized as a whole to H x W, without a crop; its EXIF orientation is followed; what is transparent lies on
-    black; for one channel it becomes grey.
+    It is resized to H x W without cropping. The EXIF orientation is applied, transparent pixels are composited onto
+    black, and for one channel the image is converted to grey.
 
     Args:
-        shape: `(C, H, W)`, C 1 or 3. name: what errors call the file (default: its name).
+        shape: `(C, H, W)`, C 1 or 3. name: the file's name in error messages (default: its own).
 
     Raises:
-        InputError: it has more than `MAX_BYTES` bytes or `MAX_PIXELS` pixels, is no JPEG or PNG, an animation, or
-            damaged.
+        InputError: the file has more than `MAX_BYTES` bytes or `MAX_PIXELS` pixels, is missing, not a JPEG or PNG
+            image, an animation, or damaged.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError  # torchvision needs it too
 
@@ -36,12 +36,12 @@ def read_upload(path: str | Path, shape: tuple[int, int, int], *, name: str | No
     name = path.name if name is None else name
     channels, height, width = shape
     if not path.is_file():
-        raise InputError(f"upload: {name} is no file; {ACCEPTED}")
+        raise InputError(f"upload: {name} is not a file; {ACCEPTED}")
     if (size := path.stat().st_size) > MAX_BYTES:
         raise InputError(f"upload: {name} has {size / 2**20:.1f} MB; expected at most {MAX_BYTES >> 20} MB")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of many pixels, which is an error below, and of odd metadata
+            warnings.simplefilter("ignore")  # about many pixels, which is an error below, and about odd metadata
             with Image.open(path, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     got = f"{image.width} x {image.height} pixels"
@@ -52,12 +52,12 @@ def read_upload(path: str | Path, shape: tuple[int, int, int], *, name: str | No
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     except InputError:
         raise
-    except Image.DecompressionBombError as error:  # as `open` says of even more
+    except Image.DecompressionBombError as error:  # raised by `open` for very many pixels
         raise InputError(
             f"upload: {name} has far too many pixels; expected at most {MAX_PIXELS // 10**6} million"
         ) from error
     except UnidentifiedImageError as error:
-        raise InputError(f"upload: {name} is no JPEG or PNG image") from error
+        raise InputError(f"upload: {name} is not a JPEG or PNG image") from error
     except Exception as error:  # PIL raises many kinds for a damaged file
         raise InputError(f"upload: {name} is damaged: {str(error)[:100]}") from error
     pixels = np.array(image)

@@ -228,7 +228,7 @@ def test_what_cannot_be_shown_is_refused():
         (partial(own, a=Vectors(3), b=Classes(2)), "of Vectors"),
         (partial(own, a=Vectors(3), b=Images(1, 2, 2)), "with data a, b"),
     ):
-        with pytest.raises(InputError, match=r"^model: got a .*expected one of images") as error:
+        with pytest.raises(InputError, match=r"^model: got a .*expected a model of images") as error:
             Explorer(build())
         assert why in str(error.value)
 

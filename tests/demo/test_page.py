@@ -96,7 +96,7 @@ def test_an_upload_is_taken_or_told_off_and_removed(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("hello")
     session, html, message, *_ = one.upload(session, path)
-    assert message == "upload: notes.txt is no JPEG or PNG image" and html == before and not path.exists()
+    assert message == "upload: notes.txt is not a JPEG or PNG image" and html == before and not path.exists()
     path = tmp_path / "dots.png"
     Image.fromarray(np.ones((8, 8), np.uint8)).save(path)
     assert "got uint8 images of 0 and 1 alone" in one.upload(session, path)[2], "the checks of data"

@@ -70,10 +70,13 @@ def test_where_the_data_are_not_there_it_says_why_and_uploads_work(tmp_path):
         found = open_run(tmp_path)
         assert found.data is None and found.why_not.startswith(why) and "\n" not in found.why_not
     run(tmp_path, shape=(1, 9, 9))
-    assert "they have the shape (1, 8, 8), the model's images (1, 9, 9)" in open_run(tmp_path).why_not
+    assert "their shape is (1, 8, 8), that of the model's images (1, 9, 9)" in open_run(tmp_path).why_not
     (tmp_path / "config.json").unlink()
     found = open_run(tmp_path)
-    assert found.name == "CCVAE" and found.why_not == "the run does not say which they are (KeyError('dataset_used'))"
+    assert (
+        found.name == "CCVAE"
+        and found.why_not == "the run's configuration does not name them (KeyError('dataset_used'))"
+    )
     page = Page(found)
     session, pictures, message, *others = page.begin()
     assert session.state is None and "upload one" in pictures and message == ""

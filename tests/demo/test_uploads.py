@@ -75,9 +75,9 @@ def test_bad_files_are_one_clear_line(tmp_path):
     saved(tmp_path / "moves.png", frames[0], save_all=True, append_images=frames[1:])
     saved(tmp_path / "a.gif", frames[0])
     for name, content, message in (
-        ("notes.txt", b"hello, world", "upload: notes.txt is no JPEG or PNG image"),
-        ("empty.png", b"", "upload: empty.png is no JPEG or PNG image"),
-        ("a.gif", None, "upload: a.gif is no JPEG or PNG image"),
+        ("notes.txt", b"hello, world", "upload: notes.txt is not a JPEG or PNG image"),
+        ("empty.png", b"", "upload: empty.png is not a JPEG or PNG image"),
+        ("a.gif", None, "upload: a.gif is not a JPEG or PNG image"),
         ("half.png", good[: len(good) // 2], "upload: half.png is damaged: "),
         ("bent.png", good[:60] + b"\0\1\2\3" + good[64:], "upload: bent.png is damaged: "),
         ("moves.png", None, "upload: moves.png is an animation of 2 images; expected one image"),
@@ -94,7 +94,7 @@ def test_bad_files_are_one_clear_line(tmp_path):
         with pytest.raises(InputError) as error:
             read_upload(tmp_path / name, (3, 12, 10))
         assert str(error.value).startswith(message) and "\n" not in str(error.value)
-    with pytest.raises(InputError, match=r"upload: nowhere\.png is no file"):
+    with pytest.raises(InputError, match=r"upload: nowhere\.png is not a file"):
         read_upload(tmp_path / "nowhere.png", (3, 12, 10))
 
 

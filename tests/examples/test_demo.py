@@ -138,7 +138,7 @@ def bad_files(folder):
     chunk = struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
     (folder / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + bytes(4) + b"IDAT" + bytes(4))
     return {
-        "notes.txt": "upload: notes.txt is no JPEG or PNG image",
+        "notes.txt": "upload: notes.txt is not a JPEG or PNG image",
         "broken.png": "upload: broken.png is damaged",
         "huge.png": "upload: huge.png has 11.0 MB; expected at most 10 MB",
         "bomb.png": "upload: bomb.png has far too many pixels",
