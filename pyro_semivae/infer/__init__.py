@@ -1,4 +1,4 @@
-"""Objectives: one bound per file, what may be added to them (`terms`), and what they are written with."""
+"""Objectives: bounds, one per file; terms to add to them (`terms`); and the classes to write new ones."""
 
 from pyro_semivae.infer.base import Bound, Objective, Sum, Term
 from pyro_semivae.infer.ccvae import TraceCCVAE_ELBO

@@ -1,9 +1,9 @@
 """What all objectives share: weighted terms of one step, their scaled total, the loss.
 
-An objective is a sum of weighted terms (`Summand.parts`): bounds, which run guide and model, and what is added to
-them (`infer.terms`), which looks at the same runs. The base class weighs and scales them, once, and has the three entry
-points of `pyro.infer.ELBO` and the module form for torch optimisers. All of it stays tensors from end to end: no
-`.item()`, no branch on a tensor's value, no shape that depends on one.
+An objective is a weighted sum (`Summand.parts`) of bounds, which run guide and model, and of terms (`infer.terms`),
+which read the same runs. The base class applies weights and scales in one place. It provides the three entry points of
+`pyro.infer.ELBO` and a module form for torch optimisers. Everything stays a tensor from end to end: no `.item()`, and
+no branch or shape depends on a tensor's value.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pyro_semivae.infer.weights import WarmUp, Weight, check_weight
 
 
 class Part(NamedTuple):
-    """A bound or term in a sum: the factors of its weight, and those of its terms by their names (None: taken out)."""
+    """A bound or term in a sum, with the factors of its weight and those of single terms by name (None: removed)."""
 
     what: Bound | Term
     weights: tuple[Weight, ...] = ()
@@ -41,7 +41,7 @@ class Part(NamedTuple):
 
 
 class Summand(ABC):
-    """What can be added, weighted, named and taken out: bounds, terms and their sums.
+    """Abstract base of bounds, terms and their sums, which can be added and weighted.
 
     `a + b`, `a - b`, `2.0 * a` and `schedule * a` are objectives, see `Sum`. A schedule is a function of the fraction
     of training done, such as `WarmUp`.
@@ -49,18 +49,18 @@ class Summand(ABC):
 
     @abstractmethod
     def parts(self) -> Sequence[Part]:
-        """The bounds and terms that it is the sum of."""
+        """The summands: bounds and terms with their weights."""
 
     def is_same(self, other: Summand) -> bool:
-        """Whether both are one, so that their weights add up."""
+        """Whether both are the same summand, so that their weights add up."""
         return self is other
 
     def configuration(self) -> dict[str, Any]:
-        """What it is: two of one class with equal configurations are the same. Modules that it owns are not in it."""
+        """The attributes that are not modules; two terms of one class with equal configurations are the same."""
         return {name: value for name, value in vars(self).items() if not isinstance(value, nn.Module)}
 
     def described(self) -> str:
-        """Its class, with the options that are not the default ones."""
+        """The class name and the options that differ from the defaults."""
         options: list[str] = []
         parameters = inspect.signature(type(self)).parameters
         many = [name for name, parameter in parameters.items() if parameter.kind is parameter.VAR_POSITIONAL]
@@ -68,14 +68,14 @@ class Summand(ABC):
             value = vars(self).get(name, parameter.default)
             if name in many:
                 options += map(repr, value if isinstance(value, tuple) else ())
-            elif many and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:  # what comes before them has no name
+            elif many and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:  # arguments before *args are positional
                 options.append(repr(value))
             elif isinstance(value, Summand) or (type(value) in PLAIN and value != parameter.default):
                 options.append(f"{name}={value!r}")
         return f"{type(self).__name__}({', '.join(options)})"
 
     def __repr__(self) -> str:
-        """What is added up, each with its weight and the options that are not the default ones.
+        """The summands, each with its weight and the options that differ from the defaults.
 
         >>> from pyro_semivae.infer import ClassifierTerm, TraceCCVAE_ELBO
         >>> TraceCCVAE_ELBO(beta=2.0) + 7.0 * ClassifierTerm()
@@ -103,10 +103,10 @@ class Summand(ABC):
 
 
 class Term(Summand):
-    """Something to add to a bound, a function of the bound's run of guide and model.
+    """Abstract term to add to a bound: a function of the bound's run of guide and model.
 
     Attributes:
-        whole_batch: whether the bound must run all rows together, labelled or not.
+        whole_batch: whether the bound must run all rows together, labelled and unlabelled.
         needs_labels: whether a data set without any observed label is an error.
     """
 
@@ -115,29 +115,29 @@ class Term(Summand):
 
     @abstractmethod
     def values(self, run: Run) -> Mapping[str, Tensor]:
-        """Name -> `(B,)` in nats, or a scalar of the batch, which is not scaled; unweighted.
+        """Name -> `(B,)` in nats, or a scalar for the batch, which is not scaled; unweighted.
 
         The name is mathematics, such as `"log q(y_o|x)"`.
         """
 
     def module(self) -> tuple[str, nn.Module] | None:
-        """The module that it owns, and a name for it: trained by an optimiser of its own to minimise `loss`."""
+        """The name and the module that the term owns, if any; its own optimiser trains it to minimise `loss`."""
         return None
 
     def loss(self, run: Run) -> Tensor:
-        """The loss of its own module, a scalar whose gradient goes to that alone.
+        """The loss of the term's own module, a scalar with gradients for that module only.
 
         Raises:
-            InputError: it has a module, and no loss.
+            InputError: the term has a module but no loss.
         """
-        raise InputError(f"{type(self).__name__}: got a module and no loss; expected a term that has both")
+        raise InputError(f"{type(self).__name__}: got a module without a loss; expected a term that has both")
 
     def monitors(self, run: Run) -> dict[str, Tensor]:
-        """Diagnostics, asked for after `values` and `loss`."""
+        """Diagnostics: name -> scalar; called after `values` and `loss`."""
         return {}
 
     def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser of its own module."""
+        """The optimiser for the term's own module."""
         return torch.optim.Adam(parameters, 1e-4)
 
     def parts(self) -> Sequence[Part]:
@@ -148,29 +148,29 @@ class Term(Summand):
         return {} if owned is None else {owned[0]: (self, owned[1])}
 
     def is_same(self, other: Summand) -> bool:
-        """One object; or terms of one class that were told the same, in plain values, and own no module."""
+        """Whether they are one object, or terms of one class without a module whose options are equal plain values."""
         if self is other or type(self) is not type(other) or self.module() is not None:
             return self is other
         mine, theirs = self.configuration(), other.configuration()
         plain = (bool, int, float, str, tuple, type(None))
-        told = all(isinstance(value, plain) or is_dataclass(value) for value in mine.values())
-        return told and mine == theirs
+        comparable = all(isinstance(value, plain) or is_dataclass(value) for value in mine.values())
+        return comparable and mine == theirs
 
 
 class Objective(ELBO, Summand):
-    """Abstract objective: a sum of weighted terms over one step.
+    """Abstract objective: a sum of weighted terms, evaluated on one step.
 
     Args:
-        max_plate_nesting: the number of nested plates of model and guide (1 where the plate of rows is dim -1, 2 where
-            it is dim -2 with a plate of a label's entries inside).
+        max_plate_nesting: the number of nested plates in model and guide: 1 if the plate of rows is dim -1, 2 if it is
+            dim -2 and has a plate of a label's entries inside.
 
     Attributes:
         needs_labels: whether a data set without any observed label is an error.
-        scores_unpaired_labels: whether it has a bound for labels without an image.
+        scores_unpaired_labels: whether it contains a bound for labels without an image.
 
-    Works in `pyro.infer.SVI`, and as `objective(model, guide)`, a module that owns the parameters of the methods' owner
-    and whose forward is the loss. The loss is minus the scaled total of the weighted terms. Rows and sites that
-    `poutine.mask` leaves out have terms of 0.
+    Works in `pyro.infer.SVI`. `objective(model, guide)` is a module that owns the parameters of the modules whose
+    methods these are; its forward is the loss. The loss is minus the scaled total of the weighted terms. Terms are 0
+    for rows and sites that `poutine.mask` excludes.
     """
 
     def __init__(self, *, max_plate_nesting: int = 1):
@@ -185,14 +185,14 @@ class Objective(ELBO, Summand):
         return any(part.what.scores_unpaired_labels for part in self.parts() if _is_bound(part))
 
     def terms(self, model: Callable, guide: Callable, *args, **kwargs) -> NamedTerms:
-        """Name -> `(B,)` in nats, unweighted and before the plate's scale; terms of the batch are scalars.
+        """Name -> `(B,)` in nats, unweighted and before the plate's scale; terms for the whole batch are scalars.
 
-        Names are mathematics, such as `"log p(x|z)"` or `"-log q(z|x)"`; `terms["log p(x)"]` finds the former too.
+        Names are mathematics, such as `"log p(x|z)"` or `"-log q(z|x)"`; `terms["log p(x)"]` also finds the former.
         """
         return self._terms(Step(model, guide, args, kwargs), lambda value: value.value)
 
     def weighted_terms(self, model: Callable, guide: Callable, *args, **kwargs) -> NamedTerms:
-        """As `terms`, times their weights: they add up to the objective."""
+        """As `terms`, multiplied by their weights; they add up to the objective."""
         return self._terms(Step(model, guide, args, kwargs), Value.summed)
 
     def named_values(self, model: Callable, guide: Callable, *args, **kwargs) -> dict[str, Value]:
@@ -228,14 +228,14 @@ class Objective(ELBO, Summand):
             names = with_parents([value.name for value in values], step.graphs())
         return NamedTerms(zip(names, map(of, values), strict=True))
 
-    # What it is made of.
+    # Evaluation and composition.
 
     def evaluate(self, step: Step) -> Evaluation:
-        """The terms of a batch, from runs of guide and model that they share.
+        """Evaluates all terms on a batch; they share runs of guide and model.
 
         Raises:
-            InputError: there is no bound among the summands; two terms of different values have one name; a name that
-                is to be taken out, or weighted, is no term's.
+            InputError: there is no bound among the summands; two terms with different values have the same name; a name
+                in `without` or `weighted` matches no term.
         """
         parts = merged(self.parts(), step.done)
         every = [part for part in parts if _is_bound(part)]
@@ -243,7 +243,7 @@ class Objective(ELBO, Summand):
         if not every:
             got = ", ".join(type(part.what).__name__ for part in terms) or "no terms"
             raise InputError(f"objective: got {got}; expected a sum with a bound, such as vae.elbo() + ...")
-        # Labels without data are scored by bounds that can, and such bounds score nothing else where there are others.
+        # Bounds with scores_unpaired_labels run on labels without data; if there are others, only those run on data.
         alone = [bound for bound in every if bound.what.scores_unpaired_labels]
         bounds = (alone if step.without_data else [bound for bound in every if bound not in alone]) or every
         if step.labelled and any(term.what.whole_batch or term.what.module() is not None for term in terms):
@@ -252,33 +252,33 @@ class Objective(ELBO, Summand):
         for i, bound in enumerate(bounds):
             here = bound.what.evaluation(step, bound, () if i else terms, not i)
             found = here if found is None else together(found, here, f"bound {i + 1}: ")
-        if found.any_label and len(bounds) == len(every):  # else there are terms that are not there
+        if found.any_label and len(bounds) == len(every):  # otherwise the terms of the other bounds are absent
             check_names(self.parts(), found.values)
         return replace(found, scale=found.scale * step.scale)
 
     def weighted(self, weights: Mapping[str, Weight]) -> Sum:
-        """This objective, with the terms of these names times a number or a schedule; the rest as it is.
+        """This objective, with the named terms multiplied by a number or a schedule.
 
         Args:
-            weights: name -> factor; of `"-log q(z|x)"`, what comes after the bar may be left out.
+            weights: name -> factor; names may omit the condition, `"-log q(z)"` for `"-log q(z|x)"`.
         """
         for name, weight in weights.items():
             check_weight(name, weight)
         return self._of_terms(*weights.items())
 
     def without(self, *names: str) -> Sum:
-        """This objective without the terms of these names."""
+        """This objective without the named terms."""
         return self._of_terms(*((name, None) for name in names))
 
     def replaced(self, name: str, by: Summand) -> Sum:
-        """This objective with something else in the place of a term."""
+        """This objective with another summand in place of the named term."""
         return self.without(name) + by
 
     def _of_terms(self, *factors: tuple[str, Weight | None]) -> Sum:
         return Sum(*(part._replace(of_terms=(*part.of_terms, *factors)) for part in self.parts()))
 
     def warmed_up(self, until: float) -> Objective:
-        """This objective, whose bounds' beta rises linearly from 0 to what it is over a fraction of training.
+        """This objective, with the bounds' beta rising linearly from 0 to its value over a fraction of training.
 
         Raises:
             InputError: no bound has a `beta`.
@@ -292,7 +292,7 @@ class Objective(ELBO, Summand):
 
     @property
     def bound(self) -> Bound:
-        """The first bound, whose runs the terms see."""
+        """The first bound, whose runs the terms read."""
         found = next(part.what for part in self.parts() if isinstance(part.what, Bound))
         return found if found is self else found.bound
 
@@ -305,21 +305,21 @@ class Objective(ELBO, Summand):
         return {name: term.optimiser(module.parameters()) for name, (term, module) in self._owning().items()}
 
     def _owning(self) -> dict[str, tuple[Term, nn.Module]]:
-        """The terms that own a module, and it, by the module's name."""
+        """Module name -> the term that owns the module, and the module."""
         found: dict[str, tuple[Term, nn.Module]] = {}
         for part in self.parts():
             for name, owned in part.what._owning().items() if part.what is not self else ():
                 if name in found and found[name][1] is not owned[1]:
-                    raise InputError(f"terms: got two with modules of the name {name!r}; expected one")
+                    raise InputError(f"terms: got two different modules named {name!r}; expected one")
                 found[name] = owned
         return found
 
 
 class Bound(Objective):
-    """Abstract bound: the terms of runs of guide and model.
+    """Abstract bound: runs guide and model and computes the bound's terms.
 
-    A bound says how guide and model are to be run (`runs`: once, unless it says otherwise) and what its terms are
-    (`values`); what is added to it sees the same runs. A bound has a `beta` if a warm-up is to know of it.
+    A bound defines how guide and model are run (`runs`, once by default) and its terms (`values`). Terms added to it
+    read the same runs. A bound that supports a warm-up has an attribute `beta`.
     """
 
     needs_labels = False
@@ -329,8 +329,10 @@ class Bound(Objective):
         return [Part(self)]
 
     def runs(self, step: Step) -> Sequence[Run]:
-        """The runs of a batch, one after another if its rows are run in parts. A step that differs is
-        `step.another(key, guide=..)`, which is there as long as the first one is."""
+        """The runs for a batch; several, in the order of the rows, if parts of the batch are run separately.
+
+        Create a modified step with `step.another(key, guide=..)`, which lives as long as the first one.
+        """
         return [step.run(self.max_plate_nesting)]
 
     @abstractmethod
@@ -338,24 +340,25 @@ class Bound(Objective):
         """The terms of a run."""
 
     def runs_of_terms(self, step: Step) -> Sequence[Run]:
-        """The runs that terms added to it see."""
+        """The runs that the added terms read."""
         return self.runs(step)
 
     def evaluation(self, step: Step, part: Part, terms: Sequence[Part], first: bool) -> Evaluation:
-        """The terms of its runs with what is added to it, as a part of a sum.
+        """Evaluates this bound and the terms added to it, as a part of a sum.
 
         Args:
-            part: it, and its weights. terms: what is added. first: whether it is the sum's first bound, the ELBO.
+            part: this bound with its weights. terms: the added terms. first: whether it is the sum's first bound, the
+                ELBO.
         """
         of_runs = [evaluated(run, part, () if run.in_reverse else terms, first) for run in self.runs(step)]
         return of_runs[0] if len(of_runs) == 1 else joined(of_runs)
 
     def most_terms(self) -> float:
-        """How many values of labels together one site's sum may have; without end unless the bound says otherwise."""
+        """The maximum number of joint label values that are enumerated for one site; infinite by default."""
         return math.inf
 
     def surrogates(self, run: Run, values: Sequence[Value]) -> list[Value]:
-        """Terms whose value is 0 and whose gradient is that of samples, made with all `values` of the objective."""
+        """Terms of value 0 that carry the gradient of sampling, computed from all `values` of the objective."""
         return []
 
     def monitors(self, run: Run) -> dict[str, Tensor]:
@@ -363,11 +366,11 @@ class Bound(Objective):
         return {}
 
     def scale(self, run: Run) -> float | Tensor:
-        """The scale of the rows by Pyro's handlers."""
+        """The scale of the rows from Pyro's handlers."""
         return row_scale(run.model, run.roles.data + run.roles.latents)
 
     def warming_up(self, until: float) -> Bound | None:
-        """A copy whose beta rises over a fraction of training; None for a bound that has none."""
+        """A copy whose beta rises over a fraction of training; None for a bound without beta."""
         beta = getattr(self, "beta", None)
         if beta is None:
             return None
@@ -377,7 +380,7 @@ class Bound(Objective):
 
 
 class Sum(Objective):
-    """A sum of weighted bounds and terms. The first bound is the ELBO, and its runs are those that terms see."""
+    """A sum of weighted bounds and terms. The first bound is the ELBO; terms read its runs."""
 
     def __init__(self, *parts: Part):
         super().__init__(max_plate_nesting=max((p.what.max_plate_nesting for p in parts if _is_bound(p)), default=1))
@@ -401,10 +404,10 @@ def _is_bound(part: Part) -> bool:
 
 
 def _described(parts: Sequence[Part], of_terms: Sequence[tuple[str, Weight | None]]) -> str:
-    """Parts of a sum, each with its weights, and the weights of single terms of them, as they are written."""
-    told = " + ".join("".join(f"{weight} * " for weight in p.weights) + p.what.described() for p in parts)
-    told = f"({told})" if of_terms and (len(parts) > 1 or parts[0].weights) else told
-    for taken_out, terms in groupby(of_terms, lambda term: term[1] is None):
-        factors = ", ".join(repr(name) if taken_out else f"{name!r}: {weight}" for name, weight in terms)
-        told += f".without({factors})" if taken_out else f".weighted({{{factors}}})"
-    return told
+    """The source text for parts of a sum: each with its weights, then the weights of single terms."""
+    text = " + ".join("".join(f"{weight} * " for weight in p.weights) + p.what.described() for p in parts)
+    text = f"({text})" if of_terms and (len(parts) > 1 or parts[0].weights) else text
+    for removed, terms in groupby(of_terms, lambda term: term[1] is None):
+        factors = ", ".join(repr(name) if removed else f"{name!r}: {weight}" for name, weight in terms)
+        text += f".without({factors})" if removed else f".weighted({{{factors}}})"
+    return text

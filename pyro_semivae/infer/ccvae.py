@@ -1,4 +1,4 @@
-"""The CCVAE bound (Joy et al. 2020, 2021), one expression for any pattern of missing labels."""
+"""The CCVAE bound (Joy et al. 2020, 2021) in one expression for all patterns of missing labels."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from pyro_semivae.spaces import is_missing
 
 
 class TraceCCVAE_ELBO(Bound):
-    r"""A bound for labels that are leaves of the guide, q(z | x) q(y | z), and parents of latents in the model.
+    r"""The bound for labels that are leaves in the guide, q(z | x) q(y | z), and parents of latents in the model.
 
     With observed labels :math:`y_o` and missing ones :math:`y_m`, guide :math:`q(z|x)` and classifier
-    :math:`q(y_o|z) = \prod_{i \in o} q(y_i|z)`, a row's bound is
+    :math:`q(y_o|z) = \prod_{i \in o} q(y_i|z)`, the bound for a row is
 
     .. math::
         \log p(x, y_o) \ge E_{q(z|x)}\Big[ w \Big( \log p(x|z) + \log p(z_s)
@@ -33,51 +33,52 @@ class TraceCCVAE_ELBO(Bound):
 
         w = q(y_o|z) / q(y_o|x), \qquad q(y_o|x) = E_{q(z|x)}[q(y_o|z)].
 
-    All labels observed, it is CCVAE's Eq. 4 (REVAE's Eq. 5). None observed, w = 1 and it is the ELBO with the
-    exact marginal prior over z_c. The factors of the sum over a label are whatever sites of the model depend on
-    it, so other graphs of this kind work as well; the label's own prior must not depend on latents. Labels that are
-    parents of each other in the model, or parents of one site, are summed together (with the exact marginal).
+    If all labels are observed, it is CCVAE's Eq. 4 (REVAE's Eq. 5). If none is observed, w = 1 and it is the ELBO with
+    the exact marginal prior over z_c. The sum over a label contains all sites of the model that depend on it, so other
+    graphs of this kind work as well; the label's own prior must not depend on latents. Labels that are parents of each
+    other in the model, or parents of one site, are marginalised jointly (only with the exact marginal).
 
     Args:
-        marginal: how missing labels enter. `"exact"`: log sum_y p(z_c|y) p(y). `"jensen"`: CCVAE's Eq. 5,
-            E_{q(y|z)}[log p(z_c|y) p(y) / q(y|z)], itself summed exactly; looser by KL(q(y|z) || p(y|z_c)), and
-            it ties the classifier to the conditional prior on unlabelled rows. `"sampled"`: Jensen's with one sample of
-            each missing label, as the authors' code, its gradient by the score function (their PyTorch code leaves
-            that out and is biased); unbiased for Jensen's, and noisier.
-        detach: where the latents are detached in q(y_o|z). `"weight"`: in w (the authors' PyTorch code; CCVAE
-            C.3.1). `"weighted-terms"`: in w and in -log q(y_o|z) (their Pyro code). `"none"`: nowhere, the gradient of
-            the bound. What is half-detached is another gradient: w's denominator still pushes log q(y_o|x) up, as many
-            times as the bracket has nats, which trains the classifier and moves the encoder. With nothing detached the
+        marginal: how missing labels are marginalised. `"exact"`: log sum_y p(z_c|y) p(y). `"jensen"`: CCVAE's Eq. 5,
+            E_{q(y|z)}[log p(z_c|y) p(y) / q(y|z)], with the expectation enumerated; looser by KL(q(y|z) || p(y|z_c)),
+            and it ties the classifier to the conditional prior on unlabelled rows. `"sampled"`: Eq. 5 with one sample
+            of each missing label, as in the authors' code, and the score-function gradient (which their PyTorch code
+            omits, so that its gradient is biased); unbiased for Eq. 5, and noisier.
+        detach: where the gradient through the latents stops in q(y_o|z). `"weight"`: in w (the authors' PyTorch code;
+            CCVAE C.3.1). `"weighted-terms"`: in w and in -log q(y_o|z) (their Pyro code). `"none"`: nowhere, the
+            gradient of the bound. Partial detaching changes the gradient: w's denominator still increases log q(y_o|x),
+            multiplied by the bracket's nats, which trains the classifier and moves the encoder. With `"none"`, the
             classifier needs a `ClassifierTerm` and, against noise, the `control_variate` (docs/ccvae.md, detail 3).
         beta: a number, or a schedule of the fraction of training done; multiplies log p and log q of the latents, as in
-            beta-VAE: all of `p(z)` and `q(z)`, and so with the
-            Jensen bound also the log p(y) - log q(y|z) of a missing label. Not log p(x), not the terms of observed
-            labels. At 1 it is the bound; above 1 is a documented departure that narrows the latents' channel.
-        num_samples: K, the number of samples of z for q(y_o|x), from the guide alone and independent of the
-            bracket's.
-        weights: how w is estimated from them. `"normalised"`: q(y_o|z) over the mean of all K + 1, the bracket's own
-            among them; its mean is 1 whatever K, and it is at most K + 1. `"independent"`, the papers': over the mean
-            of the K others; its mean is above 1 (and falls to it as K grows) and nothing caps it: with many labels the
-            bound starts thousands of nats too low, and training drowns. Both are biased by O(1/K).
-        control_variate: whether the gradient of w is taken times the bracket minus its mean over the batch's other
-            labelled rows, instead of times the bracket. A bracket is minus thousands of nats (all of log p(x|z)), so
-            that without it the classifier learns little but noise, and with `detach` the encoder is told thousands of
-            times over to raise q(y_o|x): through w's denominator, for of its numerator that part is cut off. Since w
+            beta-VAE: all of `p(z)` and `q(z)`, and thus with Eq. 5 also log p(y) - log q(y|z) of a missing label. It
+            does not multiply log p(x) and the terms of observed labels. The objective is a bound at 1; values above 1
+            are a documented departure that reduces the information in the latents.
+        num_samples: K, the number of samples of z for q(y_o|x), from the guide alone and independent of the sample in
+            the bracket.
+        weights: the estimator of w. `"normalised"`: q(y_o|z) divided by its mean over all K + 1 samples, including the
+            bracket's own; this w has mean 1 for every K, and is at most K + 1. `"independent"`, as in the papers:
+            divided by the mean over the K others; this w has a mean above 1 (which approaches 1 as K grows) and no
+            upper limit: with many labels the bound starts thousands of nats too low, and training fails. Both are
+            biased by O(1/K).
+        control_variate: whether to subtract a baseline from the factor of w's gradient, the bracket: its mean over the
+            batch's other labelled rows. A bracket is minus thousands of nats (mostly log p(x|z)). Without the baseline
+            the classifier learns little except noise. With `detach` the gradient that increases q(y_o|x) in the encoder
+            is also multiplied by thousands, through w's denominator, because the numerator's part is cut off. Since w
             has mean 1, it changes no expectation with normalised weights and `detach="none"`, which it makes usable.
-            A term of value 0.
-        max_plate_nesting: 1 for class labels, 2 where a label has entries in a plate inside of the rows'.
+            It is a term of value 0.
+        max_plate_nesting: 1 for class labels, 2 if a label has entries in a plate inside the plate of rows.
 
-    At weight 1 the bound hardly pushes the classifier (scaling q(y|z) by a constant changes nothing, for -log q(y_o|z)
-    and log q(y_o|x) cancel): `vae.elbo() + alpha * ClassifierTerm("y")` is a documented departure. REVAE's regulariser
-    (D.2), consistency, entropy and balance are `terms` as well.
+    At weight 1 the bound hardly trains the classifier: multiplying q(y|z) by a constant changes nothing, because
+    -log q(y_o|z) and log q(y_o|x) cancel. `vae.elbo() + alpha * ClassifierTerm("y")` is a documented departure. REVAE's
+    regulariser (D.2), consistency, entropy and balance are `terms` as well.
 
     Terms (each `(B,)`, in nats; here for CCVAE's): `w log p(x|z_c,z_s)`, `w log p(z_s)`, `w log p(z_c|y_o)`,
     `-w log q(z_s|x)`, `-w log q(z_c|x)`, `-w log q(y_o|z)`, `control(w)` (0), `log q(y_o|x)`, `log p(y_o)`;
     `p(z_c|y_o)` is the marginal where y is missing. Monitor: `ess`, the effective sample size of w over the rows with
-    an observed label, as a fraction of their number.
+    an observed label, divided by their number.
 
     Raises:
-        ValueError: an option is not one of those above; the guide lacks a classifier that the bound needs.
+        ValueError: an option has an invalid value; the guide lacks a classifier that the bound needs.
     """
 
     def __init__(
@@ -100,13 +101,12 @@ class TraceCCVAE_ELBO(Bound):
         self.num_samples = check_count("num_samples", num_samples)
 
     def runs(self, step: Step) -> list[Run]:
-        """One, in which particle 0 is the bracket's z, particles 1 .. K those of q(y|x), and the last one is z,
-        detached."""
+        """One run: particle 0 is the bracket's z, particles 1 to K are for q(y|x), and the last one is z, detached."""
         how = {"particles": 1 + self.num_samples, "detach_first": self.detach != "none"}
         run = step.run(self.max_plate_nesting, **how)
         if run.continuous:
-            got = f"labels {[*run.continuous]} are continuous"
-            raise InputError(f"{got}; expected discrete ones by this bound")
+            got = f"got the continuous labels {[*run.continuous]}"
+            raise InputError(f"{type(self).__name__}: {got}; expected discrete labels")
         return [run]
 
     def values(self, run: Run) -> list[Value]:
@@ -145,11 +145,11 @@ class TraceCCVAE_ELBO(Bound):
     def _weight(self, names: tuple[str, ...], roles: Roles, beta: float) -> float:
         """beta for latents, 1 for data."""
         if beta != 1 and 0 < len(set(names) & set(roles.data)) < len(names):
-            raise InputError(f"beta: expected 1 where one label's sum has both data and latents, here {names}")
+            raise InputError(f"beta: expected 1 where the sum over a label has both data and latents, here {names}")
         return 1.0 if set(names) <= set(roles.data) else beta
 
     def _model_densities(self, run: Run) -> tuple[list[tuple[str, tuple[str, ...], Tensor]], Tensor]:
-        """log p of data and latents, names, sites and `(B,)`, missing labels marginalised; and log p(y_o)."""
+        """log p of data and latents (names, sites, `(B,)`) with missing labels marginalised, and log p(y_o)."""
         sites, roles = run.model.nodes, run.roles
         tables = {name: log_prob(sites[name]) for name in roles.data + roles.labels + roles.latents}
         parents = {name: run.labels_of(tables[name]) for name in roles.data + roles.latents}
@@ -172,7 +172,7 @@ class TraceCCVAE_ELBO(Bound):
         return densities, log_p_observed
 
     def _groups(self, run: Run, tables: dict[str, Tensor]) -> list[tuple[str, ...]]:
-        """The model's labels, those together that a density of the model has in common."""
+        """Groups of the model's labels; labels that one density depends on belong to the same group."""
         labels = run.roles.labels
         groups = {label: {label} for label in labels}
         for name, table in tables.items():
@@ -184,14 +184,14 @@ class TraceCCVAE_ELBO(Bound):
     def _label_density(
         self, run: Run, group: tuple[str, ...], children: list[str], tables: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor | float]:
-        """log p of what depends on one label, given the label or with it marginalised; and log p(y_o)."""
+        """log p of the children of one label, given the label or with it marginalised, and log p(y_o)."""
         (label,), sites = group, run.model.nodes
         site, prior = sites[label], tables[label]
         dim, values = enumeration_dim(site), site["value"]
         factor = sum(reduce_plates(tables[n], sites[n], keep=plate_dims(site)) for n in children)
         if self.marginal == "exact":
             summed = torch.logsumexp(factor + prior, dim)
-            # Without its prior (masked) a label is summed with even odds, so that a row that is masked has 0.
+            # Where the prior is masked, use a uniform one, so that masked rows have 0.
             summed = summed - (1 - masked(torch.ones_like(summed), site)) * math.log(len(values))
         else:
             log_q = run.classifier(label).narrow(run.particle_dim, 0, 1)
@@ -206,8 +206,10 @@ class TraceCCVAE_ELBO(Bound):
     def _joint_density(
         self, run: Run, group: tuple[str, ...], children: list[str], tables: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """As `_label_density`, of labels that depend on each other, or on which one site depends: log p(children, y_o)
-        minus log p(y_o), each with the missing labels marginalised together."""
+        """As `_label_density`, for labels that depend on each other or have a child in common.
+
+        It is log p(children, y_o) minus log p(y_o), each with the missing labels marginalised jointly.
+        """
         if self.marginal != "exact":
             raise InputError(
                 f"marginal: got {self.marginal!r}, and the labels {[*group]}, which depend on each other or have a "
@@ -226,19 +228,19 @@ class TraceCCVAE_ELBO(Bound):
 
 
 def _draw(values: Tensor, log_q: Tensor, dim: int) -> Tensor:
-    """One entry of `values` along `dim`, sampled from q; the gradient is that of its mean (score function)."""
+    """One entry of `values` along `dim`, sampled from q, with the score-function gradient of its mean."""
     drawn = sampled_index(log_q, dim).unsqueeze(dim)
     value, log_q = (torch.gather(t, dim, drawn).squeeze(dim) for t in torch.broadcast_tensors(values, log_q))
     return value + value.detach() * (log_q - log_q.detach())
 
 
 def _mean_of_others(values: Tensor, rows: Tensor) -> Tensor:
-    """For each row the mean of `values` over the other `rows` of a mask; 0 where there are none."""
+    """The leave-one-out mean of `values` over the mask `rows`, for each row; 0 without other rows."""
     values = torch.where(rows, values, 0.0)
     return (values.sum() - values) / (rows.sum() - 1).clamp(min=1)
 
 
 def _effective_sample_size(w: Tensor, rows: Tensor) -> Tensor:
-    """(sum w)^2 / (n sum w^2) over the `rows` of a mask, a fraction of their number n; 0 where there are none."""
+    """(sum w)^2 / (n sum w^2) over the n rows of the mask `rows`; 0 if n is 0."""
     w = torch.where(rows, w, 0.0)
     return w.sum() ** 2 / ((w**2).sum() * rows.sum()).clamp(min=torch.finfo(w.dtype).tiny)

@@ -1,4 +1,4 @@
-"""Objectives on other views of a step's rows: some labels hidden, labelled rows alone, latents from the prior."""
+"""Objectives on a modified step: with hidden labels, labelled rows only, or latents from the prior."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from pyro_semivae.spaces import any_known
 
 
 class Derived(Bound):
-    """Abstract: an objective, a bound with all that is added to it, on a step that is made of the one that is given.
+    """Abstract: an objective, a bound with its added terms, evaluated on a step derived from the given one.
 
-    What is added to a sum whose first bound is this one sees the runs of the objective's first bound.
+    Terms added to a sum whose first bound is this one read the runs of the objective's first bound.
 
     Args:
-        what: the objective. prefix: of the names of its terms.
+        what: the objective. prefix: a prefix for the names of its terms.
 
     Raises:
-        InputError: it is no objective.
+        InputError: `what` is not an objective.
     """
 
     def __init__(self, what: Objective, prefix: str = ""):
@@ -49,7 +49,7 @@ class Derived(Bound):
 
     @abstractmethod
     def derived(self, step: Step) -> tuple[Step, tuple[int, int]]:
-        """The other step, of the scale 1, and how many of the rows lie before and after its own."""
+        """The derived step, with scale 1, and the numbers of the given step's rows before and after its rows."""
 
     @property
     def needs_labels(self) -> bool:
@@ -78,11 +78,11 @@ class Derived(Bound):
         return found
 
     def _evaluated(self, other: Step) -> Evaluation:
-        """What the objective says of the other step."""
+        """Evaluates the objective on the derived step."""
         return self.what.evaluate(other)
 
     def _added(self, step: Step, terms: Sequence[Part]) -> Evaluation:
-        """What terms say of the runs of the first bound inside."""
+        """Evaluates added terms on the runs of the objective's first bound."""
         of_runs = []
         for run in self.runs_of_terms(step):
             of_runs.append(Evaluation([]))
@@ -91,7 +91,7 @@ class Derived(Bound):
         return of_runs[0] if len(of_runs) == 1 else joined(of_runs)
 
     def _of_rows(self, step: Step, found: Evaluation) -> Evaluation:
-        """What is found, of the rows of the whole step."""
+        """Adapts an evaluation to the rows of the given step; unchanged by default."""
         return found
 
     def _own(self, value: Value, part: Part, done: float, first: bool) -> Value:
@@ -99,7 +99,7 @@ class Derived(Bound):
         return weighed(named, part, done)
 
     def values(self, run: Run) -> list[Value]:
-        raise InputError(f"{type(self).__name__}: its terms are those of its steps; expected `evaluate`")
+        raise InputError(f"{type(self).__name__}: it has no terms of a single run; expected a call of `evaluate`")
 
     def warming_up(self, until: float) -> Bound | None:
         own = copy.copy(self)
@@ -114,14 +114,15 @@ class Derived(Bound):
 
 
 class Hidden(Derived):
-    """An objective as it is where labels are missing: `vae.elbo() + 0.5 * Hidden(vae.elbo().bound, "y")`.
+    """An objective evaluated as if labels were missing: `vae.elbo() + 0.5 * Hidden(vae.elbo().bound, "y")`.
 
     Args:
-        what: the objective. labels: names of the arguments of model and guide that it does not see.
-        also_labelled: whether it is of all rows; else, of a step that says which rows are labelled (`fit`'s does), of
-            the others alone. `fit(.., also_unlabelled=True)` has the labelled rows among these, too.
+        what: the objective. labels: names of the arguments of model and guide that are hidden from it.
+        also_labelled: whether it is evaluated on all rows. Otherwise, if the step says which rows are labelled (`fit`
+            does), it is evaluated on the other rows only; with `fit(.., also_unlabelled=True)` the labelled rows are
+            among these, too.
 
-    Terms: those of the objective, with `"without y: "` before their names.
+    Terms: those of the objective, with the prefix `"without y: "`.
     """
 
     needs_labels = False
@@ -140,11 +141,13 @@ class Hidden(Derived):
 
 
 class Labelled(Derived):
-    """An objective on the rows that have any label: of a step that says which rows these are (`fit`'s does) they alone
-    are run, else all are, and the terms of the others are 0.
+    """An objective on the rows that have at least one label.
+
+    If the step says which rows are labelled (`fit` does), only these are run. Otherwise all rows are run, and the terms
+    are 0 for rows without labels.
 
     Args:
-        what: the objective. labels: names of the labels, one or more. prefix: of the names of its terms.
+        what: the objective. labels: names of the labels, one or more. prefix: a prefix for the names of its terms.
     """
 
     needs_labels = True
@@ -179,18 +182,18 @@ class Labelled(Derived):
 
 
 class FromPrior(Derived):
-    r"""A bound whose guide has some latents from the model's prior: their log p and -log q cancel.
+    r"""A bound whose guide samples some latents from the model's prior, so that their log p and -log q cancel.
 
     .. math::
         \log p(x | y) \ge E_{p(z)}[\log p(x | y, z)]
 
-    by Jensen's inequality; it is tight where x does not need z.
+    by Jensen's inequality; it is tight if x does not depend on z.
 
     Args:
-        what: the objective. latents: names of latents; in the model they depend on nothing.
+        what: the objective. latents: names of latents without parents in the model.
 
     Raises:
-        InputError: when evaluated: there is no such latent, or it depends on something.
+        InputError: when evaluated: a name is not a latent, or a latent has parents in the model.
     """
 
     def __init__(self, what: Objective, *latents: str):
@@ -202,11 +205,11 @@ class FromPrior(Derived):
         return {"what": self.what, "latents": self.latents}
 
     def derived(self, step: Step) -> tuple[Step, tuple[int, int]]:
-        if not self._checked and get_proxy_mode() is None:  # else the step is being traced
+        if not self._checked and get_proxy_mode() is None:  # otherwise the step is being traced
             model = graphs_of(step.model, step.guide, step.named(), ())["p"]
             if wrong := [name for name in self.latents if model.get(name) != ()]:
-                got = f"{wrong}, of {', '.join(model)}"
-                raise InputError(f"FromPrior: got {got}; expected latents of the model that depend on nothing")
+                got = f"{wrong}, of the sites {', '.join(model)}"
+                raise InputError(f"FromPrior: got {got}; expected latents without parents in the model")
             self._checked = True
         densities = _Densities(self.latents)
         try:
@@ -225,18 +228,18 @@ class FromPrior(Derived):
 
 
 class ImportanceWeighted(Derived):
-    r"""log of the mean over K samples of exp of an objective: IWAE's bound (Burda et al., ICLR 2016).
+    r"""The log of the mean of exp(objective) over K samples: IWAE's bound (Burda et al., ICLR 2016).
 
     .. math::
         \log p(x) \ge E\Big[\log \frac{1}{K} \sum_k \frac{p(x, z_k)}{q(z_k | x)}\Big]
 
-    Every row is there K times; the gradient goes through samples and densities. It has one term.
+    Every row is repeated K times; the gradient goes through samples and densities. It has one term.
 
     Args:
-        what: the objective, whose terms are of rows. samples: K.
+        what: the objective, with per-row terms only. samples: K.
 
     Raises:
-        InputError: when evaluated: a term is of the batch.
+        InputError: when evaluated: a term belongs to the batch, not to its rows.
     """
 
     def __init__(self, what: Objective, samples: int = 5):
@@ -254,19 +257,19 @@ class ImportanceWeighted(Derived):
 
     def runs_of_terms(self, step: Step) -> Sequence[Run]:
         first = next(part.what for part in self.what.parts() if isinstance(part.what, Bound))
-        return first.runs_of_terms(step)  # once each row
+        return first.runs_of_terms(step)  # each row once
 
     def _evaluated(self, other: Step) -> Evaluation:
         found = self.what.evaluate(other)
         if batch := [value.name for value in found.values if not value.by_row and not value.removed]:
-            raise InputError(f"ImportanceWeighted: got {batch}, of the batch; expected terms of rows")
+            raise InputError(f"ImportanceWeighted: got {batch}, of the batch; expected only terms per example")
         total = sum(value.summed() for value in found.values if not value.removed)
         mean = total.reshape(self.samples, -1).logsumexp(0) - math.log(self.samples)
         return replace(found, values=[Value(f"log of the mean of {self.samples}", mean)], scale=1.0)
 
 
 class GuideAlone(Bound):
-    """No bound: a run of the guide without the model, for terms that look at nothing else, such as a label loss."""
+    """Not a bound: runs only the guide, for terms that need nothing else, such as a label loss."""
 
     def runs(self, step: Step) -> list[Run]:
         evidence, dim = Evidence(data_complete=step.data_complete), -1 - int(self.max_plate_nesting)
@@ -289,7 +292,7 @@ class _AllFound(Exception):
 
 
 class _Densities(Messenger):
-    """Takes down the densities of some sites, and stops where all are known."""
+    """Records the distributions of some sites, and stops the run when it has all of them."""
 
     def __init__(self, names: Sequence[str]):
         super().__init__()
@@ -303,7 +306,7 @@ class _Densities(Messenger):
 
 
 class _Replaced(Messenger):
-    """Has other densities at some sites."""
+    """Replaces the distributions of some sites."""
 
     def __init__(self, densities: dict[str, Any]):
         super().__init__()
@@ -314,7 +317,7 @@ class _Replaced(Messenger):
 
 
 def _padded(found: Evaluation, around: tuple[int, int]) -> Evaluation:
-    """With zeros for so many rows before and after."""
+    """An evaluation padded with zeros for the numbers of rows before and after."""
     if around == (0, 0):
         return found
 

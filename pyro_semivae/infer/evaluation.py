@@ -1,4 +1,4 @@
-"""What an objective says about a batch: its terms, weighted and scaled, and how those of several runs come together."""
+"""The result of an objective on a batch: weighted and scaled terms, combined over several runs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Value:
     """One term of a batch of `B` rows.
 
     Attributes:
-        name: what it is in mathematics, such as `"-log q(z)"`; names of sites alone, without what they depend on.
-        value: `(B,)` in nats, as the name says; a scalar where the term belongs to the batch and not to its rows, which
+        name: the term in mathematics, such as `"-log q(z)"`, with sites but without their conditions.
+        value: `(B,)` in nats, without the weight; a scalar if the term belongs to the batch and not to its rows, which
             is then not scaled.
-        weight: its factor in the objective.
-        in_elbo: whether it is a part of the ELBO, and not an addition to it.
-        weighted: what is summed, where that is not `weight * value` (a weight for some entries of a label alone).
-        removed: whether it is no part of the objective, by `Objective.without`.
+        weight: the factor in the objective.
+        in_elbo: whether it is part of the ELBO, and not an addition to it.
+        weighted: the weighted value if it is not `weight * value` (a weight only for some entries of a label).
+        removed: whether it is excluded from the objective by `Objective.without`.
     """
 
     name: str
@@ -45,13 +45,13 @@ class Value:
         return self.value.dim() > 0
 
     def summed(self) -> Tensor:
-        """Its part of the objective, `(B,)` or a scalar."""
+        """The weighted value, the term's contribution to the objective, `(B,)` or a scalar."""
         if self.weighted is not None:
             return self.weighted
         return self.value if self.weight == 1 else self.weight * self.value
 
     def times(self, factor: float | None) -> Value:
-        """The same with another weight; removed, if the factor is None."""
+        """This value with its weight multiplied by a factor; removed if the factor is None."""
         if factor is None or factor == 1:
             return self if factor == 1 else replace(self, removed=True)
         weighted = None if self.weighted is None else factor * self.weighted
@@ -60,12 +60,12 @@ class Value:
 
 @dataclass
 class Evaluation:
-    """What an objective says about a batch of `B` rows.
+    """The result of an objective on a batch of `B` rows.
 
     Attributes:
-        values: its terms. scale: of the rows, a number or `(B,)`.
-        monitors: name -> scalar; diagnostics that are no part of the objective.
-        losses: of modules that terms own, by the term's name: scalars, to be minimised by their own optimiser.
+        values: the terms. scale: the scale of the rows, a number or `(B,)`.
+        monitors: name -> scalar; diagnostics that are not part of the objective.
+        losses: name of a module that a term owns -> its loss, a scalar that the module's own optimiser minimises.
         any_label: whether labels were passed, some of which may be missing.
     """
 
@@ -76,18 +76,18 @@ class Evaluation:
     any_label: bool = False
 
     def contributions(self) -> NamedTerms:
-        """Name -> the term's part of the objective, before the scale of the rows; without those that were removed."""
+        """Name -> the term's contribution to the objective, before the scale of the rows; without removed terms."""
         return NamedTerms((value.name, value.summed()) for value in self.values if not value.removed)
 
     def total(self) -> Tensor:
-        """What is maximised: the sum over rows of scale times the sum of the weighted terms, and the batch's terms."""
+        """The objective to maximise: the scaled sum of the weighted terms over rows, plus the batch's terms."""
         values = [value for value in self.values if not value.removed]
         rows = sum(value.summed() for value in values if value.by_row)
         return (rows * self.scale).sum() + sum(value.summed() for value in values if not value.by_row)
 
 
 def merged(parts: Sequence[Part], done: float) -> list[Part]:
-    """The parts, those that are the same twice once, with both weights: one object, or terms of one configuration."""
+    """The parts, with equal ones merged and their weights added; see `Summand.is_same`."""
     found: list[Part] = []
     for part in parts:
         weight = at(part.weights, done)
@@ -101,7 +101,7 @@ def merged(parts: Sequence[Part], done: float) -> list[Part]:
 
 
 def evaluated(run: Run, part: Part, terms: Sequence[Part], first: bool) -> Evaluation:
-    """The terms of a bound's run, and what is added to it."""
+    """Evaluates a bound and the terms added to it on one run."""
     bound, done = part.what, run.step.done
     values = [weighed(value, part, done) for value in bound.values(run)]
     values = values if first else [replace(value, in_elbo=False) for value in values]
@@ -115,10 +115,10 @@ def evaluated(run: Run, part: Part, terms: Sequence[Part], first: bool) -> Evalu
 
 
 def add_terms(found: Evaluation, run: Run, terms: Sequence[Part], shape: torch.Size) -> None:
-    """Adds what terms say of a run, with the losses of their modules and their monitors.
+    """Adds the values of terms on a run, with the losses of their modules and their monitors.
 
     Args:
-        shape: of a number for each row.
+        shape: the shape of per-row values, `(B,)`.
     """
     done = run.step.done
     for term in terms:
@@ -132,12 +132,12 @@ def add_terms(found: Evaluation, run: Run, terms: Sequence[Part], shape: torch.S
 
 
 def weighed(value: Value, part: Part, done: float) -> Value:
-    """A part's value with the part's weights."""
+    """A value multiplied by the weights of its part."""
     return _times(value.times(at(part.weights, done)), part.of_terms, done)
 
 
 def _values_of(term: Term, run: Run, shape: torch.Size) -> Mapping[str, Tensor]:
-    """What a term says of a run, checked; the parameters of its own module get no gradient from it."""
+    """The checked values of a term on a run; the parameters of its own module get no gradient from them."""
     owned = term.module()
     own = [] if owned is None else [p for p in owned[1].parameters() if p.requires_grad and not is_lazy(p)]
     for parameter in own:
@@ -161,8 +161,8 @@ def _check_value(what: Bound | Term, name: str, value: Any, shape: torch.Size) -
     if not isinstance(value, Tensor) or (value.shape != shape and value.dim()):
         got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
         raise InputError(
-            f"{type(what).__name__}: got {got} for the term {name!r}; expected a tensor of shape {tuple(shape)}, a "
-            f"number for each row, or a scalar of the batch"
+            f"{type(what).__name__}: got {got} for the term {name!r}; expected a tensor of shape {tuple(shape)}, "
+            f"one number per row, or a scalar for the batch"
         )
 
 
@@ -174,7 +174,7 @@ def _times(value: Value, factors: Iterable[tuple[str, Weight | None]], done: flo
 
 
 def add(values: list[Value], new: Value) -> None:
-    """Adds a term to others; one that is there already has both weights.
+    """Adds a term to a list; if it is there already, the weights are added.
 
     Raises:
         InputError: another term has the same name.
@@ -184,7 +184,7 @@ def add(values: list[Value], new: Value) -> None:
             if value.value is not new.value:
                 if value.removed or new.removed:
                     continue
-                raise InputError(f"terms: got two different ones named '{new.name}'; expected names of their own")
+                raise InputError(f"terms: got two different ones named '{new.name}'; expected distinct names")
             if not new.removed:
                 weight = new.weight + (0.0 if value.removed else value.weight)
                 values[i] = replace(value, weight=weight, removed=False)
@@ -193,7 +193,7 @@ def add(values: list[Value], new: Value) -> None:
 
 
 def together(one: Evaluation, other: Evaluation, prefix: str) -> Evaluation:
-    """Two bounds on the same rows. If a name of the other's is one of the first's, all of its get a prefix."""
+    """Combines two bounds on the same rows; if any names clash, all names of the other one get a prefix."""
     own = [value.name for value in one.values]
     clash = any(same_term(name, value.name) for value in other.values for name in own)
     values = [replace(value, name=f"{prefix}{value.name}") if clash else value for value in other.values]
@@ -203,7 +203,7 @@ def together(one: Evaluation, other: Evaluation, prefix: str) -> Evaluation:
 
 
 def joined(of_runs: Sequence[Evaluation]) -> Evaluation:
-    """The rows of several runs after one another; a term that one of them does not have is 0 there."""
+    """Concatenates the rows of several runs; a term that a run does not have is 0 there."""
     own = [{(value.name, value.removed): value for value in found.values} for found in of_runs]
     zeros = [torch.zeros_like(found.values[0].value) for found in of_runs]
     values = []
@@ -223,7 +223,7 @@ def joined(of_runs: Sequence[Evaluation]) -> Evaluation:
 
 
 def check_names(parts: Sequence[Part], values: Sequence[Value]) -> None:
-    """Names by which terms are weighted, or taken out, must be those of terms."""
+    """Checks that the names in `weighted` and `without` are names of terms."""
     for name in dict.fromkeys(name for part in parts for name, _ in part.of_terms):
         if not any(same_term(value.name, name) for value in values):
             own = ", ".join(repr(value.name) for value in values)

@@ -1,7 +1,7 @@
-"""What is observed of labels becomes evidence: handlers for label sites, and what objectives read back.
+"""Handlers for label sites with missing values, and the observed values that objectives read from them.
 
-Models keep their one line, `y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})`; the handlers
-here turn the observed values of such a site, some of them missing, into evidence about an enumerated (or imputed) one.
+Models declare a label in one line, `y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})`. The
+handlers here make such a site an enumerated (or imputed) one, and keep its observed values, some of them missing.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from pyro_semivae.spaces import MISSING, is_missing
 
 
 def enumerates(site: dict) -> bool:
-    """Whether a site (or message) is a label to be marginalised: `infer={"enumerate": "parallel"}`."""
+    """Whether a site (or message) is a label to marginalise: `infer={"enumerate": "parallel"}`."""
     return site["infer"].get("enumerate") == "parallel"
 
 
 def enumeration_dim(site: dict) -> int | None:
-    """The (negative) batch dimension in which an enumerated site's values lie, as Pyro writes it down; else None."""
+    """The (negative) batch dimension of an enumerated site's values, as recorded by Pyro; None if not enumerated."""
     return site["infer"].get("_enumerate_dim")
 
 
 def _check_support(msg) -> None:
-    """With validation on, as Pyro does: one entry per row (and label), each missing or in the support.
+    """If validation is enabled, checks that a label has one entry per row (and label), each missing or in the support.
 
-    Batch dimensions may be on the left of either, as everywhere.
+    Both the label and its distribution may have more batch dimensions on the left.
     """
     y = msg["value"]
     if is_validation_enabled():
@@ -53,22 +53,22 @@ def _check_support(msg) -> None:
 
 
 class Evidence(Messenger):
-    """Makes observed labels unobserved ones, for a run of a guide and then of the model, and remembers their values.
+    """Makes observed labels unobserved, for a run of a guide and then of the model, and stores their values.
 
-    A discrete label, `infer={"enumerate": "parallel"}` and `obs=y`, is then enumerated by the handler outside of this
-    one. A continuous label, which the guide observes as well as the model, has the values that are known, and samples
-    from the guide where they are missing; the model is replayed with both. `observed[name]` is what was passed; its
-    missing entries never reach a `log_prob`.
+    A discrete label, `infer={"enumerate": "parallel"}` and `obs=y`, is then enumerated by the enclosing handler. A
+    continuous label, observed in guide and model, takes its known values, and samples from the guide where they are
+    missing; the model is replayed with both. `observed[name]` holds the values that were passed; their missing entries
+    never reach a `log_prob`.
 
     Args:
-        fully_observed: no entry of a discrete label is missing: it has the values that were passed and is not
-            enumerated.
-        data_complete: no row of data is missing, and none is looked for.
-        draw: what to take where a continuous label is missing, of its distribution; default: a sample.
+        fully_observed: whether no entry of a discrete label is missing; labels then take the values that were passed
+            and are not enumerated.
+        data_complete: whether no row of data is missing; missing rows are then not looked for.
+        draw: maps the distribution of a continuous label to the values for its missing entries; default: a sample.
 
     Attributes:
         observed: name -> values of the labels, some missing.
-        continuous: names of the continuous ones.
+        continuous: the names of the continuous labels.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Evidence(Messenger):
         self.of_guide = True
 
     def then_model(self) -> Evidence:
-        """The same handler, for the model: what it alone observes is data."""
+        """This handler, switched to the model: sites that only the model observes are data."""
         self.of_guide = False
         return self
 
@@ -110,13 +110,13 @@ class Evidence(Messenger):
 
 
 def _may_be_absent(msg: dict) -> bool:
-    """Whether an observed site is one of data whose rows may be NaN throughout: of floats, with an event shape."""
+    """Whether rows of an observed data site may be missing (all NaN): floats with an event shape."""
     event = getattr(msg["fn"], "event_shape", ())
     return len(event) > 0 and 0 not in event and msg["value"].is_floating_point()
 
 
 def _leave_out_absent(msg: dict) -> None:
-    """Masks the rows of data that are missing (NaN), and puts zeros there, whose density is not looked at."""
+    """Masks the missing rows of data (NaN) and sets them to 0; the mask excludes their density."""
     value, event_dim = msg["value"], msg["fn"].event_dim
     absent = value[(..., *(0,) * event_dim)].isnan()
     msg["value"] = torch.where(absent[(..., *(None,) * event_dim)], 0.0, value)
@@ -124,16 +124,17 @@ def _leave_out_absent(msg: dict) -> None:
 
 
 def is_continuous_label(site: dict) -> bool:
-    """Whether an observed site of a *guide* is a continuous label: it is one unless it says that it is data."""
+    """Whether an observed site in a *guide* is a continuous label: it is unless marked as data."""
     marked = enumerates(site) or site["infer"].get("is_auxiliary") or site_is_deterministic(site)
     return site["is_observed"] and not marked and getattr(site["fn"], "has_rsample", False)
 
 
 class DrawLabels(Evidence):
-    """Draws the missing entries of a guide's discrete labels, as of continuous ones, and keeps the observed ones.
+    """Samples the missing entries of a guide's discrete labels, too, and keeps the observed entries.
 
     Args:
-        temperature: of relaxed samples, Bernoulli or, as vectors, one-hot, reparameterised; None for plain ones.
+        temperature: the temperature of relaxed, reparameterised samples: Bernoulli, or one-hot vectors for classes;
+            None for plain samples.
     """
 
     def __init__(self, temperature: float | None, *, data_complete: bool = False):
@@ -155,20 +156,20 @@ class DrawLabels(Evidence):
             y = msg["value"]
             self.observed[msg["name"]] = y
             missing = is_missing(y)
-            if drawn.dim() > y.dim():  # one-hot rows; those of missing labels are not used
+            if drawn.dim() > y.dim():  # one-hot rows; those for missing labels are not used
                 y, missing = torch.eye(drawn.shape[-1]).to(drawn)[y], missing.unsqueeze(-1)
             drawn = torch.where(missing, drawn, y)
         msg["value"], msg["is_observed"], msg["done"] = drawn, False, True
 
 
 class Impute(Messenger):
-    """Draws the missing entries of label sites, and keeps the others.
+    """Samples the missing entries of label sites, and keeps the others.
 
-    Outside of objectives (tasks, prior sampling): `obs=y` with missing entries becomes a value in which they
+    For use outside of objectives (tasks, prior sampling): `obs=y` with missing entries becomes a value in which they
     are sampled from the site's own distribution. Enter it outside of plates, which expand that distribution.
 
     Args:
-        most_probable: take the most probable value instead of a sample; of continuous labels the mean.
+        most_probable: take the most probable value instead of a sample, for continuous labels the mean.
         continuous: the names of continuous labels.
     """
 
@@ -192,7 +193,7 @@ class Impute(Messenger):
 
 
 def _mode(fn) -> Tensor:
-    """The most probable value of a discrete distribution, of its batch shape."""
+    """The most probable value of a discrete distribution, in its batch shape."""
     values = fn.enumerate_support(expand=False)
     return values.expand(values.shape[:1] + fn.batch_shape).gather(0, fn.log_prob(values).argmax(0, keepdim=True))[0]
 

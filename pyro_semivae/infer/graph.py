@@ -1,4 +1,4 @@
-"""The graph of a model or guide, from a run of it, and the names of terms in mathematics."""
+"""Dependency graphs of models and guides, from a run, and the mathematical names of terms."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from pyro_semivae.infer.roles import sample_sites
 from pyro_semivae.nn.ends import as_it_is
 
 Graph = dict[str, tuple[str, ...]]
-PLAIN = (bool, int, float, str, tuple, frozenset)  # types of settings
+PLAIN = (bool, int, float, str, tuple, frozenset)  # types of plain settings
 
 
 def graph(fn: Callable, values: Mapping[str, Tensor | None], impute: Impute | None = None) -> Graph:
-    """The graph of a model or guide, from a run of it: each random site with the sites it depends on.
+    """The dependency graph of a model or guide, from a run: random site -> the sites it depends on.
 
-    The random generators are afterwards as they were.
+    The state of the random generators is restored afterwards.
 
     Args:
-        values: its arguments in their order, by the names of their sites. Those that are no sites of `fn` (data in a
-            guide, covariates) are parents by these names.
+        values: the arguments in order, by the names of their sites. Arguments that are not sites of `fn` (data in a
+            guide, covariates) become parents under these names.
     """
     impute = Impute() if impute is None else impute
 
@@ -48,7 +48,7 @@ def graph(fn: Callable, values: Mapping[str, Tensor | None], impute: Impute | No
         torch.no_grad(),
         LocalParameters(),
         impute,
-        pyro.validation_enabled(False),  # labels may be missing, which no density allows
+        pyro.validation_enabled(False),  # missing labels are outside of any support
     ):
         relations = get_model_relations(given, inputs)["sample_sample"]
         sites = {name for name, _ in sample_sites(poutine.trace(fn).get_trace(*inputs))}
@@ -61,7 +61,7 @@ def graph(fn: Callable, values: Mapping[str, Tensor | None], impute: Impute | No
 
 
 def _as_site(name: str, value: Tensor | None) -> Tensor | None:
-    """An input as a site of its own; what its density is plays no part."""
+    """An input as a site of its own; its density does not matter."""
     if not isinstance(value, Tensor):
         return value
     zeros = torch.zeros(value.shape, device=value.device)
@@ -69,7 +69,7 @@ def _as_site(name: str, value: Tensor | None) -> Tensor | None:
 
 
 class NamedTerms(dict[str, Tensor]):
-    """Terms by their names; `terms["log p(x)"]` finds `"log p(x|z)"`."""
+    """A dict of terms by name; `terms["log p(x)"]` finds `"log p(x|z)"`."""
 
     def __missing__(self, name: str) -> Tensor:
         found = [key for key in self if same_term(key, name)]
@@ -79,7 +79,7 @@ class NamedTerms(dict[str, Tensor]):
 
 
 def same_term(one: str, other: str) -> bool:
-    """Whether two names are of one term, where either may leave out what it depends on, and its importance weight.
+    """Whether two names denote the same term; either may omit the condition and the importance weight.
 
     >>> same_term("-log q(z|x)", "-log q(z)"), same_term("log q(y)", "-log q(y)")
     (True, False)
@@ -93,10 +93,10 @@ def _bare(name: str) -> str:
 
 
 def with_parents(names: Sequence[str], graphs: Mapping[str, Graph]) -> list[str]:
-    """Names of terms, with what their sites depend on; those that say it already stay as they are.
+    """Names of terms, with the parents of their sites added; names that have a condition stay unchanged.
 
     Args:
-        graphs: the model's as `"p"`, the guide's as `"q"`.
+        graphs: the graphs of the model, `"p"`, and the guide, `"q"`.
 
     >>> with_parents(["w log p(x)", "-log q(y_m|x)"], {"p": {"z": (), "x": ("z",)}, "q": {}})
     ['w log p(x|z)', '-log q(y_m|x)']
@@ -113,7 +113,7 @@ def with_parents(names: Sequence[str], graphs: Mapping[str, Graph]) -> list[str]
 
 
 def leaves(value: Tensor) -> dict[int, Tensor]:
-    """The tensors that a value was computed of and that take a gradient, by their ids: parameters, as a rule.
+    """The leaf tensors with gradient that a value was computed from, by id; usually parameters.
 
     >>> weight = torch.ones(2, requires_grad=True)
     >>> [*leaves((2 * weight.exp()).sum()).values()][0] is weight
@@ -137,17 +137,17 @@ _graphs: WeakKeyDictionary = WeakKeyDictionary()
 def graphs_of(
     model: Callable, guide: Callable, values: Mapping[str, Tensor | None], continuous: Collection[str] = ()
 ) -> dict[str, Graph]:
-    """The graphs of a model, as `"p"`, and a guide, `"q"`.
+    """The graphs of a model, `"p"`, and a guide, `"q"`.
 
-    They are kept with what the functions belong to, by which of the arguments are given, until that changes: see
-    `made_of`.
+    They are cached for the owner of each function (its module) and the set of given arguments, until the owner changes;
+    see `made_of`.
 
     Args:
-        values: the arguments by their names. continuous: the names of continuous labels.
+        values: name -> argument. continuous: the names of continuous labels.
     """
     found = {}
     for letter, fn in (("p", model), ("q", guide)):
-        fn = fn.fn if isinstance(fn, TraceHandler) else fn  # a trace that is asked for stays as it is
+        fn = fn.fn if isinstance(fn, TraceHandler) else fn  # do not overwrite the trace of a traced function
         owner = getattr(fn, "__self__", fn)
         kept, now = _graphs.setdefault(owner, {}), made_of(owner)
         key = (getattr(fn, "__func__", None), tuple(name for name, value in values.items() if value is not None))
@@ -159,10 +159,9 @@ def graphs_of(
 
 
 def made_of(owner: Any) -> list[Any]:
-    """What the graphs of a module's functions may depend on, to be compared: its parts and their plain settings.
+    """A fingerprint of what a module's graphs may depend on: its submodules and their plain settings.
 
-    A part that is another module now, or a number, string or flag of one that has another value, make it another. It
-    holds no part alive.
+    It changes if a submodule is replaced, or a number, string or flag of one changes. It only holds weak references.
     """
     if not isinstance(owner, nn.Module):
         return []
@@ -170,17 +169,16 @@ def made_of(owner: Any) -> list[Any]:
     for module in owner.modules():
         found.append(ref(module))
         for name, value in vars(module).items():
-            if type(value) in PLAIN and name != "training":  # graphs are those of evaluation
+            if type(value) in PLAIN and name != "training":  # graphs are made in evaluation mode
                 found.append((name, value))
     return found
 
 
 def argument_names(fn: Callable, *, keyword_only: bool = False) -> list[str]:
-    """The names of a function's positional arguments, also inside of Pyro's handlers; of a `SemiVAE`'s those of its
-    sites.
+    """The names of a function's positional arguments, also if Pyro's handlers wrap it; for a `SemiVAE`, of its sites.
 
     Args:
-        keyword_only: those that have no position, too.
+        keyword_only: whether to include keyword-only arguments.
     """
     while isinstance(fn, partial):
         fn = next(part for part in (*reversed(fn.args), fn.func) if callable(part))

@@ -1,4 +1,4 @@
-"""Effect handlers that objectives, training and tasks share."""
+"""Effect handlers shared by objectives, training and tasks."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ _parameters_are_local: ContextVar[bool] = ContextVar("parameters_are_local", def
 
 
 class LocalParameters(Messenger):
-    """Lets `pyro.module` hand back the module's own parameters, leaving Pyro's global store alone.
+    """Makes `pyro.module` return the module's own parameters, without Pyro's global parameter store.
 
-    Other `pyro.param` statements, whose values live in the store alone, are left to it: `check_model` refuses them, for
-    nothing here but plain SVI trains them.
+    Other `pyro.param` statements still use the store. `check_model` rejects them, because only plain SVI trains them.
 
     >>> with LocalParameters():
     ...     LocalParameters.is_on()
@@ -31,7 +30,7 @@ class LocalParameters(Messenger):
 
     @staticmethod
     def is_on() -> bool:
-        """Whether one is entered here, also outside of a `pyro.poutine.block()`."""
+        """Whether one is active here, even if entered outside of a `pyro.poutine.block()`."""
         return _parameters_are_local.get()
 
     def __enter__(self):
@@ -44,22 +43,22 @@ class LocalParameters(Messenger):
         return super().__exit__(*error)
 
     def _pyro_param(self, msg) -> None:
-        if module_from_param_with_module_name(msg["name"]) != msg["name"]:  # a module's
+        if module_from_param_with_module_name(msg["name"]) != msg["name"]:  # a parameter of a module
             msg["value"] = msg["args"][1]
             msg["done"] = True
 
 
 class Particles(Messenger):
-    """Draws several values of every latent site, in one batch dimension left of all plates.
+    """Samples several values of every latent site, in one batch dimension left of all plates.
 
-    Unlike a plate it does not expand the distributions, so that what does not depend on a particle (the
-    encoder, its log-density at one particle) is computed once.
+    Unlike a plate it does not expand the distributions, so that values that do not depend on a particle (the encoder,
+    its log-density at one particle) are computed once.
 
     Args:
-        size: the particles sampled.
+        size: the number of particles.
         dim: their batch dimension, negative: `-1 - max_plate_nesting`.
-        detach_first: append a last particle, equal to the first one and detached from the graph, so that
-            what a guide computes from its latents is available both with and without the gradient through them.
+        detach_first: whether to append a last particle, equal to the first one and detached from the graph, so that
+            functions of the latents in the guide are available both with and without the gradient through them.
     """
 
     def __init__(self, size: int, dim: int, detach_first: bool = False):
@@ -73,10 +72,10 @@ class Particles(Messenger):
             msg["value"], msg["done"] = self.draw(msg["fn"]), True
 
     def draw(self, fn) -> Tensor:
-        """Values of a distribution, the particles in their dimension."""
+        """Samples from a distribution, with the particles in their dimension."""
         draw = fn.rsample if fn.has_rsample else fn.sample
         batch = fn.batch_shape
-        if len(batch) >= -self.dim:  # the parents carry the particles already
+        if len(batch) >= -self.dim:  # the parents have particles already
             value = draw()
         else:
             value = draw((self.size,))
@@ -88,7 +87,7 @@ class Particles(Messenger):
 
 
 class KnownVectors(Messenger):
-    """Where a model's `KnownWhere` knows a vector, the model has that one and not the guide's value of it."""
+    """Uses the vectors that a model's `KnownWhere` fixes in place of the guide's values."""
 
     def _pyro_sample(self, msg) -> None:
         if isinstance(msg["fn"], KnownWhere) and msg["value"] is not None:
@@ -96,7 +95,7 @@ class KnownVectors(Messenger):
 
 
 class Mean(Messenger):
-    """Takes the mean of every latent site instead of a sample (labels to be enumerated are left alone)."""
+    """Uses the mean of every latent site instead of a sample (except labels to enumerate)."""
 
     def _pyro_sample(self, msg) -> None:
         if not (msg["done"] or msg["is_observed"] or msg["value"] is not None or enumerates(msg)) and hasattr(
@@ -107,10 +106,10 @@ class Mean(Messenger):
 
 
 class Until(Messenger):
-    """Ends a model's run once the sites of these names are sampled; `sites` holds what they are then.
+    """Ends a model's run once the named sites are sampled; `sites` holds a copy of each.
 
     Args:
-        names: of the sites; `None` for the first label.
+        names: the names of the sites; `None` for the first label.
     """
 
     class Enough(Exception):

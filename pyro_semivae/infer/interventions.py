@@ -1,4 +1,4 @@
-"""What makes an intervention on a label keep all else: replacement, regression, independence."""
+"""Terms with which an intervention on a label preserves the rest of an image."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ def style_terms(
     missing_labels: Literal["sample", "enumerate"] = "sample",
     share: float = 0.25,
 ) -> Objective:
-    r"""Terms to add to a bound, so that latents below a label have what the label stands for and others all else.
+    r"""Terms to add to a bound, so that latents below a label carry the label's information and others the style.
 
     .. math::
         \tau \, E_{p(z_c|y) \, q(z_s|x)}[\log p(x|z_c,z_s)]
         + w \, E_{p(y') \, p(z_c'|y') \, q(z_s|x)}[\log q(y'|\tilde x)] - \gamma \, I(z_c; z_s),
         \qquad \tilde x = E[x|z_c',z_s]
 
-    A bound on log p(x) can be as good with style in z_c as in z_s: both are latents of one decoder, with a prior each.
-    With style in z_c an intervention on y, which has a fresh z_c, loses it. The first term (`ReplacementTerm`) has no
-    way to x's style but z_s, so that style goes there; alone it takes the class there, too, which is a part of x as
-    well. The second one (`GeneratedLabelsTerm` for the model) asks that what is decoded of a fresh z_c and anybody's
-    z_s has the class of z_c: what z_s knows of the class is overruled. The third one (`TotalCorrelation` between
-    sites, FactorVAE's critic) makes every z_s as likely with one class as with another. Else the decoder is asked for
-    pairs that no image has, on which nothing but the classifier teaches it.
+    A bound on log p(x) does not distinguish style in z_c from style in z_s: both are latents of one decoder, each with
+    a prior. Style in z_c is lost in an intervention on y, which samples a fresh z_c. In the first term
+    (`ReplacementTerm`), only z_s carries the style of x, so that style moves to z_s; alone, it also moves the class
+    there, which is part of x as well. The second term (`GeneratedLabelsTerm` for the model) requires that an image
+    decoded from a fresh z_c and any example's z_s has the class of z_c, so that class information in z_s is overruled.
+    The third term (`TotalCorrelation` between sites, FactorVAE's critic) makes z_s independent of z_c. Without it, the
+    decoder gets pairs that no image has, for which only the classifier trains it.
 
     Args:
-        characteristic: the latents below the label; none (of a model whose decoder reads the label itself): the second
-            term alone. kept: the other latents.
-        tau, generated: the weights. warm_up: the fraction of training over which `generated` rises to its value, for
-            the labels of images are as good as the classifier.
-        style: weight of log q(z_s|x~), by which the style that an image is generated with can be told from it; it needs
-            `generated`, with which it rises, and `kept`. independence: gamma, which rises as they do and needs both
-            kinds of latents; its critic is trained by `fit`.
-        entries, missing_labels: see `ReplacementTerm`. share: of the rows that have the terms, see there.
+        characteristic: names of the latents below the label. Without any (for a model whose decoder reads the label
+            itself), only the second term is used. kept: names of the other latents.
+        tau, generated: the weights. warm_up: the fraction of training over which `generated` rises to its value,
+            because labels inferred from images are only as good as the classifier.
+        style: weight of log q(z_s|x~), which makes the style of a generated image inferable from it; it needs
+            `generated`, with which it rises, and `kept`. independence: gamma, which rises in the same way and needs
+            both kinds of latents; `fit` trains its critic.
+        entries, missing_labels: see `ReplacementTerm`. share: the fraction of the rows that have the first two terms.
 
     Raises:
-        InputError: no term is left; an option is none of these, or lacks what it needs.
+        InputError: there is no term to add; an option has an invalid value, or lacks another that it needs.
 
     >>> from pyro_semivae import CCVAE
     >>> from pyro_semivae.spaces import Classes
@@ -74,12 +74,12 @@ def style_terms(
         parts += (tau * ReplacementTerm(*characteristic, **how)).parts()
     if generated:
         latents = kept if style else ()
-        told = GeneratedLabelsTerm(labels_from="prior", kept=kept, teaches="model", latents=latents, share=share)
+        shown = GeneratedLabelsTerm(labels_from="prior", kept=kept, teaches="model", latents=latents, share=share)
         weights = {f"shown: log q({name}|x~)": style / generated for name in latents}
-        parts += (WarmUp(warm_up, generated) * told).weighted(weights).parts()
+        parts += (WarmUp(warm_up, generated) * shown).weighted(weights).parts()
     if independence:
         critic = TotalCorrelation(*characteristic, *kept, hidden=(300,) * 3, lr=1e-3, by_site=True)
         parts += (WarmUp(warm_up, independence) * critic).parts()
     if not parts:
-        raise InputError(f"tau, generated: got {tau} and {generated} of {list(characteristic)}; expected a term to add")
+        raise InputError(f"tau, generated: got {tau} and {generated} for {list(characteristic)}; expected one above 0")
     return Sum(*parts)

@@ -1,4 +1,4 @@
-"""The inverted VAE's objective: the ELBO of images, and the reverse one of labels that have no image."""
+"""The inverted VAE's objective: the ELBO for images, and the reverse ELBO for labels without an image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyro_semivae.infer.weights import Weight, check_weight
 
 
 class TraceInverted_ELBO(Sum):
-    r"""J_f of rows with images, J_r of labels without, and the discriminative terms (Gemp et al. 2017, Eqs. 3 to 8).
+    r"""J_f for images, J_r for labels without images, and the discriminative terms (Gemp et al. 2017, Eqs. 3 to 8).
 
     .. math::
         J = \underbrace{\sum_{(x, y)} J_f^l + \sum_x J_f^u}_{\text{Eqs. 3, 4}}
@@ -21,23 +21,24 @@ class TraceInverted_ELBO(Sum):
             + \alpha_f^d \sum_{(x, y)} \log q(y|x)
             - \alpha_r^d \sum_{(x, y)} E_{p(z)} \lVert x - E[x|y,z] \rVert^2
 
-    A sum: of a batch with images `TraceLabels_ELBO` and the discriminative terms, of one without (`x` missing, `y`
-    given) `TraceReverse_ELBO`. In `fit`, labels without images are its `unpaired_labels`; without any it is M2's.
+    For a batch with images it is `TraceLabels_ELBO` and the discriminative terms; for a batch without (`x` missing, `y`
+    given) it is `TraceReverse_ELBO`. In `fit`, pass labels without images as `unpaired_labels`; without these it is
+    M2's objective.
 
     Args:
         classifier_weight: alpha_f^d.
         image_weight: alpha_r^d, see `terms.ImageTerm`.
         reverse_weight: r, 1 in the paper.
-        beta: of the rows with images, see `TraceLabels_ELBO`.
-        observed, gradient: of the reverse bound, see `TraceReverse_ELBO`; with z observed it is Eq. 17.
-        missing_labels: those of images, `"enumerate"`, `"reinforce"` or `"gumbel"`, see `TraceLabels_ELBO`.
-        temperature: of relaxed labels and images.
-        max_plate_nesting: 1 for class labels, 2 where a label has entries in a plate inside of the rows'.
+        beta: for the rows with images, see `TraceLabels_ELBO`.
+        observed, gradient: for the reverse bound, see `TraceReverse_ELBO`; with z observed it is Eq. 17.
+        missing_labels: for the rows with images, `"enumerate"`, `"reinforce"` or `"gumbel"`, see `TraceLabels_ELBO`.
+        temperature: the temperature of relaxed labels and images.
+        max_plate_nesting: 1 for class labels, 2 if a label has entries in a plate inside the plate of rows.
 
-    Terms: those of `TraceLabels_ELBO`, `log q(y_o|x)`, `-||x - E[x|y,z]||^2`; or those of `TraceReverse_ELBO`.
+    Terms: those of `TraceLabels_ELBO`, `log q(y_o|x)` and `-||x - E[x|y,z]||^2`; or those of `TraceReverse_ELBO`.
 
     Raises:
-        ValueError: an option is not one of those above.
+        ValueError: an option has an invalid value.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The ELBO of models in which labels are latent where they are missing: VAE, M2, M3, DIVA."""
+"""The ELBO for models in which missing labels are latent: VAE, M2, M3, DIVA."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ from pyro_semivae.infer.weights import Weight, at, check_weight
 
 
 class TraceLabels_ELBO(Bound):
-    r"""The ELBO, missing labels y_m with the guide's q(y_m | .), observed ones y_o as they are.
+    r"""The ELBO with observed labels y_o, and missing labels y_m under the guide's q(y_m | .).
 
     .. math::
         \log p(x, y_o) \ge E_{q(y_m|.) q(z|.)}[\log p(x, y_o, y_m, z) - \log q(y_m|.) - \log q(z|.)]
 
-    with one sample of z. Labels may be parents of each other, and a site may depend on several: the sum is exact, over
-    all that are missing together. A guide q(y|x) q(z|x,y) makes it the bound of M2 (Kingma et al. 2014, Eqs. 6 to 8),
-    q(z|x) q(y|z) with p(z|y) that of DIVA (CCVAE C.4), a label that only the guide has that of M3 (CCVAE Eq. 2), and no
-    label at all the (beta-)VAE's. Their classifier's term, alpha log q(y_o|.), is no part of the bound: it is
-    `terms.ClassifierTerm`, which the models' `elbo()` adds.
+    with one sample of z. Labels may be parents of each other, and a site may depend on several: the sum is exact and
+    joint over all missing labels. With a guide q(y|x) q(z|x,y) it is the bound of M2 (Kingma et al. 2014, Eqs. 6 to 8),
+    with q(z|x) q(y|z) and p(z|y) that of DIVA (CCVAE C.4), with a label in the guide only that of M3 (CCVAE Eq. 2), and
+    without labels that of the (beta-)VAE. The classifier's term of these models, alpha log q(y_o|.), is not part of the
+    bound: it is `terms.ClassifierTerm`, which the models' `elbo()` adds.
 
     Args:
         beta: multiplies log p and log q of the latents, and log p(y) - log q(y|.) of missing labels; a number, or a
             schedule of the fraction of training done.
-        unscaled: names of latents that beta leaves alone (M1M2's features, which are data to its M2).
-        missing_labels: how missing labels of the model are treated. `"enumerate"`: marginalised exactly. Where one
-            site (x) depends on several binary labels at once there are 2^L terms, and they are sampled instead:
-            `"reinforce"`: one sample each, the score-function gradient with a leave-one-out baseline, unbiased.
-            `"gumbel"`: one sample of the relaxed (concrete) Bernoulli, with less variance, and no bound, for x is
-            scored with labels between 0 and 1; for a class label, of the relaxed one-hot (Gumbel-softmax). In both,
+        unscaled: names of latents that beta does not multiply (M1M2's features, which are data to its M2).
+        missing_labels: how missing labels of the model are treated. `"enumerate"`: marginalised exactly. If one
+            site (x) depends on L binary labels at once, this has 2^L terms; sample them instead. `"reinforce"`: one
+            sample each, with the score-function gradient and a leave-one-out baseline; unbiased. `"gumbel"`: one sample
+            of the relaxed (concrete) Bernoulli, for a class label of the relaxed one-hot (Gumbel-softmax); it has less
+            variance but is not a bound, because x is scored with labels between 0 and 1. In both,
             -KL(q(y_i|.) || p(y_i)) is exact; a classifier's term is then the mean of log q(y_i|.) over samples of its
             parents.
-        temperature: of the relaxed labels.
-        max_terms: how many values of labels together one site's sum may have.
-        split_labelled: whether labelled rows, where the step says which (`fit`'s do), have a run of their own, in which
-            labels are not enumerated: faster where x depends on the label.
-        max_plate_nesting: 1 for class labels, 2 where a label has entries in a plate inside of the rows'.
+        temperature: the temperature of the relaxed labels.
+        max_terms: the maximum number of joint label values that are enumerated for one site.
+        split_labelled: whether to run the labelled rows separately, without enumerating labels, if the step says which
+            rows are labelled (`fit` does); faster where x depends on the label.
+        max_plate_nesting: 1 for class labels, 2 if a label has entries in a plate inside the plate of rows.
 
     Terms (each `(B,)`, in nats; here for M2's): `log p(x|y,z)`, `log p(z)`, `-log q(z|x,y)`, `log p(y)`,
     `-log q(y_m|x)`, and with `"reinforce"` the surrogate `score(y)`, whose value is 0.
 
     Raises:
-        ValueError: an option is not one of those above; a label of the model is not in the guide.
+        ValueError: an option has an invalid value; a label of the model is not in the guide.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class TraceLabels_ELBO(Bound):
             return [self._run(step)]
         known, *rest = step.parts()
         runs = [self._run(known, fully_observed=True), *map(self._run, rest)]
-        if len(runs[0].labels) > 1:  # of which some may be missing in these rows
+        if len(runs[0].labels) > 1:  # some may be missing in these rows
             raise InputError(
                 f"split_labelled: got True, and the labels {[*runs[0].labels]}; expected False with several"
             )
@@ -113,7 +113,7 @@ class TraceLabels_ELBO(Bound):
         return to_rows(run.sums.mean(table, site, max_terms=self.max_terms), site)
 
     def _label_values(self, run: Run, label: str, beta: float) -> list[Value]:
-        """log p(y), and -log q(y|.) of missing labels; both times beta where the label is missing."""
+        """log p(y), and -log q(y|.) of missing labels; both multiplied by beta where the label is missing."""
         sums, site, classifier = run.sums, run.model.nodes[label], run.guide.nodes[label]
         own = None if label in run.continuous else label
         log_p = sums.mean(sums.log_p(label), classifier, own, self.max_terms)
@@ -127,16 +127,16 @@ class TraceLabels_ELBO(Bound):
         ]
 
     def surrogates(self, run: Run, values: Sequence[Value]) -> list[Value]:
-        """Terms whose value is 0 and whose gradient is that of the sampled labels' probabilities.
+        """Terms of value 0 with the score-function gradient for the sampled labels' probabilities.
 
-        A sample's reward is all that it may change: the total minus the label's own terms, which are exact means over
-        its values. (Other labels' terms may depend on it, where it is their parent.)
+        The reward of a sample is the total minus the label's own terms, which are exact means over its values. (Terms
+        of other labels stay, because they may depend on it as their parent.)
         """
         if self.missing_labels != "reinforce":
             return []
         if batch := [value.name for value in values if not value.by_row]:
             raise InputError(
-                f"missing_labels: got 'reinforce', and {batch}, of the batch; expected terms per example with it"
+                f"missing_labels: got 'reinforce', and {batch}, of the batch; expected only terms per example"
             )
         total = sum(value.summed() for value in values if value.by_row)
         by_name, found = {value.name: value.summed() for value in values}, []

@@ -1,4 +1,4 @@
-"""LaRVAE's objective, of any model whose labels may be missing (Nie et al. 2020, Eq. 7)."""
+"""LaRVAE's objective, for any model whose labels may be missing (Nie et al. 2020, Eq. 7)."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ def label_replacement(
     density: bool = False,
     also_labelled: bool = True,
 ) -> Objective:
-    r"""An objective without labels, and of the labelled rows how well labels are told and what data they make.
+    r"""LaRVAE: an unsupervised objective, with a label loss and a conditional ELBO on the labelled rows.
 
     .. math::
         L_{unsup} + \alpha \, E_{x,y}\big[-|\mu_y(x) - y|^2\big]
         + \tau \, E_{x,y}\big[E_{q(z|x)}[\log p(x|y,z)] - KL(q(z|x) \Vert p(z))\big]
 
-    The last bracket is a bound on log p(x|y), tight where q(z|x) is p(z|x,y). (In the paper's Eqs. 9 and B.19 the KL
-    has the other sign, with which it is none.) Here it stands with log p(y), which has no parameters, as a bound on
-    log p(x, y_o) of what is known: of a row with some labels missing, these are drawn from q(y|x), and
-    log p(y_m) - log q(y_m|x) belongs to it. The paper's weights are of means over all and over labelled rows; an
-    objective is a sum over rows, in which `alpha` and `tau` are N / N_labelled times as large as there.
+    The last bracket is a bound on log p(x|y), tight if q(z|x) is p(z|x,y). (In the paper's Eqs. 9 and B.19 the KL has
+    the opposite sign, with which it is not a bound.) Here log p(y), which has no parameters, is added, for a bound on
+    log p(x, y_o): if some labels of a row are missing, they are sampled from q(y|x), and log p(y_m) - log q(y_m|x) is
+    part of the bound. The paper's weights multiply means over all and over labelled rows; an objective here is a sum
+    over rows, in which `alpha` and `tau` are N / N_labelled times the paper's.
 
     Args:
-        unsupervised: a bound with what is added to it, `vae.elbo() + 3.0 * BatchTotalCorrelation(n)`; it never sees the
-            labels. labels: their names.
-        alpha: weight of the label loss, `RegressionTerm`. tau: of the label replacement; 0 is the semi-supervised
-            baseline of Locatello et al. 2019.
-        replacement: z from the `"guide"`, as in the paper; or from the `"prior"`, log p(x|y) >= E_p(z)[log p(x|y,z)]:
-            then no other way than y has what y stands for. latents: the latents that are then from the prior.
-        samples: K above 1 is the importance-weighted bound of K samples.
+        unsupervised: a bound with added terms, `vae.elbo() + 3.0 * BatchTotalCorrelation(n)`; it is evaluated without
+            the labels. labels: the names of the labels.
+        alpha: weight of the label loss, `RegressionTerm`. tau: weight of the label replacement; 0 is the
+            semi-supervised baseline of Locatello et al. 2019.
+        replacement: z from the `"guide"`, as in the paper; or from the `"prior"`, log p(x|y) >= E_p(z)[log p(x|y,z)],
+            so that only y can carry the factors that the labels stand for. latents: the latents sampled from the prior.
+        samples: K; above 1, the importance-weighted bound with K samples.
         pixels: weight of log p(x|y,z), in the unsupervised part and in the label replacement.
-        generated: weight of `GeneratedLabelsTerm`. classes: which labels are classes, for which log q(y|x) is the label
-            loss. density: see `RegressionTerm`.
-        also_labelled: whether labelled rows have an unsupervised part, too; see `Hidden`.
+        generated: weight of `GeneratedLabelsTerm`. classes: the labels that are classes, with the label loss
+            log q(y|x). density: see `RegressionTerm`.
+        also_labelled: whether the unsupervised part includes the labelled rows; see `Hidden`.
 
     Raises:
-        InputError: there is no label, or an option is none of these.
+        InputError: there is no label, or an option has an invalid value.
     """
     if not labels or not {*classes} <= {*labels}:
-        raise InputError(f"labels: got {labels} and the classes {classes}; expected one or more, with these among them")
+        raise InputError(f"labels: got {labels} and the classes {classes}; expected labels that include the classes")
     check_choice("replacement", replacement, ("guide", "prior"))
     for name, weight in (("alpha", alpha), ("tau", tau), ("generated", generated), ("pixels", pixels)):
         check_weight(name, weight, least=0)
@@ -69,7 +69,7 @@ def label_replacement(
         replaced = FromPrior(replaced, *latents)
     if check_count("samples", samples) > 1:
         replaced = ImportanceWeighted(replaced, samples)
-    # Without the replacement the labelled rows are not decoded.
+    # Without label replacement, labelled rows need no decoder.
     supervised: Objective = tau * replaced
     if tau == 0 and generated == 0 and alpha != 0:
         supervised = GuideAlone(max_plate_nesting=bound.max_plate_nesting)

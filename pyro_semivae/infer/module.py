@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class ObjectiveModule(nn.Module):
     """An objective bound to a model and a guide; the forward is the loss.
 
-    It owns the parameters of the modules whose methods (or which themselves) model and guide are, and reads
-    them from there: Pyro's global parameter store is neither read nor written. Modules that terms own are not among
-    them: they have a loss of their own, see `Objective.modules`.
+    It owns the parameters of the modules that model and guide are, or are methods of, and uses these directly: Pyro's
+    global parameter store is neither read nor written. Modules that terms own are not included: they have their own
+    loss, see `Objective.modules`.
 
     Raises:
         ValueError: neither model nor guide is a module or a method of one.
@@ -37,7 +37,7 @@ class ObjectiveModule(nn.Module):
         if not owners:
             raise InputError(
                 f"model, guide: got {model!r}, {guide!r}; expected modules or bound methods of modules, "
-                f"for nothing else has parameters to train"
+                f"which have parameters to train"
             )
         self.owners = nn.ModuleList(owners)
         self.objective = objective
@@ -52,7 +52,7 @@ class ObjectiveModule(nn.Module):
         data_complete: bool = False,
         strata: Mapping[str, tuple[int, ...]] | None = None,
     ) -> Evaluation:
-        """The objective's terms on a batch; see `Step` for the arguments."""
+        """Evaluates the objective's terms on a batch; see `Step` for the arguments."""
         with LocalParameters():
             step = Step(*self._pair, args, {}, scale, labelled, done, data_complete, strata=dict(strata or {}))
             return self.objective.evaluate(step)

@@ -1,4 +1,4 @@
-"""The objective of the multimodal VAE: ELBOs of all that is known, of single modalities and of random subsets."""
+"""The multimodal VAE's objective: ELBOs of all evidence, of single modalities and of random subsets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pyro_semivae.spaces import all_missing, any_known, as_labels, entry_by_entr
 
 
 class TraceMVAE_ELBO(Bound):
-    r"""Sub-sampled ELBOs of a guide q(z | evidence) that takes any part of the evidence (Wu and Goodman 2018, Eq. 5).
+    r"""Sub-sampled ELBOs for a guide q(z | evidence) with any subset as evidence (Wu and Goodman 2018, Eq. 5).
 
     With modalities X, the image and each observed label,
 
@@ -29,25 +29,27 @@ class TraceMVAE_ELBO(Bound):
             + \sum_{j=1}^{k} \mathrm{ELBO}(X_j), \qquad
         \mathrm{ELBO}(X) = E_{q(z|X)}\Big[\sum_{m \in X} \lambda_m \log p(m|z) + \log p(z) - \log q(z|X)\Big].
 
-    Only the first is a bound on log p(x, y_o); the others train the guide for evidence that is not complete. Rows
-    without labels have ELBO(x) alone.
+    Only the first is a bound on log p(x, y_o); the others train the guide for incomplete evidence. Rows without labels
+    have ELBO(x) only.
 
     Args:
-        label_weight: lambda of the labels (their code: 10 on MNIST and CelebA, 50 on FashionMNIST); the image's is 1.
-        subsets: k. A subset holds each label with probability 1/2, and the image in every other one (in the first, the
-            third, ...). Without effect where there is one label only.
+        label_weight: lambda of the labels (the authors' code: 10 on MNIST and CelebA, 50 on FashionMNIST); the image's
+            is 1.
+        subsets: k. A subset contains each label with probability 1/2; the first, third, ... also contain the image. No
+            effect if there is only one label.
         beta: multiplies log p and log q of the latents.
-        max_plate_nesting: 1 for class labels, 2 where a label has entries in a plate inside of the rows'.
+        max_plate_nesting: 1 for class labels, 2 if a label has entries in a plate inside the plate of rows.
 
-    The model must sample its labels before its image: what is known without the image is scored without it. All in all,
-    an image is encoded once a step and decoded 2 + ceil(k / 2) times, or once without labels where the step says which
-    rows have any (`fit`'s do).
+    The model must sample its labels before its image, because ELBOs without the image stop there. In total, an image is
+    encoded once per step and decoded 2 + ceil(k / 2) times; images without labels are decoded once, if the step says
+    which rows are labelled (`fit` does).
 
-    Terms (each `(B,)`, in nats): `log p(x|z)`, `log p(y|z)`, `log p(z)`, `-log q(z|x,y)` of the first ELBO, the same
-    with `x:` before their names of the image's, `y:` of the labels' (their sum), `subset:` of the subsets'.
+    Terms (each `(B,)`, in nats): `log p(x|z)`, `log p(y|z)`, `log p(z)`, `-log q(z|x,y)` of the first ELBO; the same
+    names with the prefix `x:` for the image's ELBO, `y:` for the sum of the labels' ELBOs, `subset:` for the sum of the
+    subsets' ELBOs.
 
     Raises:
-        ValueError: an option is not one of those above; the guide has label sites.
+        ValueError: an option has an invalid value; the guide has label sites.
     """
 
     def __init__(self, *, label_weight: float = 1.0, subsets: int = 1, beta: Weight = 1.0, max_plate_nesting: int = 1):
@@ -56,7 +58,7 @@ class TraceMVAE_ELBO(Bound):
         self.subsets, self.beta = check_count("subsets", subsets, 0), check_weight("beta", beta, least=0)
 
     def runs(self, step: Step) -> list[Run]:
-        """The ELBOs with the image, in one run each of the rows with labels and of those without."""
+        """The runs with the image: one for labelled and one for unlabelled rows, if the step says which they are."""
         return [self._run(part) for part in step.parts()]
 
     def _run(self, step: Step) -> Run:
@@ -66,7 +68,7 @@ class TraceMVAE_ELBO(Bound):
         y = as_labels(y)
         nothing, alone = all_missing(y), entry_by_entry(y)
         some = [_half(y, nothing) for _ in range(self.subsets if len(alone) > 1 else 0)]
-        # The parts lie in the dimension of particles, left of all plates, so that an image is encoded once for all.
+        # The evidence sets lie in the dimension of particles, left of all plates, so that an image is encoded once.
         args = (x, torch.stack([y, nothing, *some[::2]]))
         seen = step.another((self, "image and labels"), args=args, kwargs={}).run(self.max_plate_nesting)
         self._check(seen)
@@ -82,7 +84,7 @@ class TraceMVAE_ELBO(Bound):
 
     def _check(self, run: Run) -> None:
         if own := set(run.roles.labels) & set(run.guide.nodes):
-            raise InputError(f"labels {sorted(own)} are sites of the guide: this objective takes them as evidence")
+            raise InputError(f"labels {sorted(own)} are sites of the guide; expected them as arguments only")
 
     def values(self, run: Run) -> list[Value]:
         if "y" not in run.kept:
@@ -103,7 +105,7 @@ class TraceMVAE_ELBO(Bound):
         return values
 
     def _elbos(self, run: Run) -> list[Value]:
-        """The terms of the ELBOs of the same images with several parts of their labels, `(parts, B)`."""
+        """The terms of the ELBOs for the same images with several subsets of their labels, `(parts, B)`."""
         roles, beta = run.roles, at((self.beta,), run.step.done)
         values = []
         for name, site in run.model.nodes.items():
@@ -120,21 +122,21 @@ class TraceMVAE_ELBO(Bound):
 
 
 def _extra(of: str, value: Value, by_row: Tensor) -> Value:
-    """A term of an ELBO that is not the first one, the bound."""
+    """A term of another ELBO than the first one, which is the bound."""
     return replace(value, name=f"{of}: {value.name}", value=by_row, in_elbo=False)
 
 
 def _to_parts(table: Tensor, site: dict) -> Tensor:
-    """Sums a site's `table` over the plates inside of "data", `(parts, B)`."""
+    """Sums a site's `table` over the plates inside the plate of rows, `(parts, B)`."""
     dim = row_dim(site)
     return reduce_plates(table, site, keep={dim}).reshape(-1, table.shape[dim])
 
 
 def _where_known(y: Tensor, values: Tensor) -> Tensor:
-    """`values` `(parts, B)`, 0 in rows where no label of `y`, `(B, ...)` or `(parts, B, ...)`, is known."""
+    """`values` `(parts, B)`, set to 0 in rows without known entries in `y`, `(B, ...)` or `(parts, B, ...)`."""
     return torch.where(any_known(y), values, 0.0)
 
 
 def _half(y: Tensor, nothing: Tensor) -> Tensor:
-    """Each entry with probability 1/2."""
+    """`y` with each entry kept with probability 1/2, and missing otherwise."""
     return torch.where(torch.rand(y.shape, device=y.device) < 0.5, y, nothing)

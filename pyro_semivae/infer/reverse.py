@@ -1,4 +1,4 @@
-"""The ELBO of a pair whose roles are exchanged: the guide generates labels, the model guesses the data."""
+"""The ELBO with model and guide exchanged: the guide generates labels, the model infers the data."""
 
 from __future__ import annotations
 
@@ -32,36 +32,37 @@ GRADIENTS = ("relaxed", "reinforce", "mean", "hard")
 
 
 class TraceReverse_ELBO(Bound):
-    r"""The bound on the labels' evidence under the *guide*, with the model in the role of its guide.
+    r"""The bound on the labels' evidence under the *guide*, with the model as the variational distribution.
 
     .. math::
         \log q(y) \ge E_{p(z) p(x|y,z)}[\log q(x) + \log q(y|x) + \log q(z|x,y) - \log p(x|y,z) - \log p(z)]
 
-    (Gemp et al. 2017, Eq. 5), and with z observed as well (Eq. 17) the same without log p(z), a bound on log q(y, z).
-    The model's own density of what is observed (the prior of y) is not scored: a site scores as generated only in the
-    function that plays the model, and as guessed only in the other one, where it is latent.
+    (Gemp et al. 2017, Eq. 5). If z is observed as well (Eq. 17), the same without log p(z) is a bound on log q(y, z).
+    The model's own density of observed sites (the prior of y) is not scored: all sites are scored in the guide, and
+    only the latent ones in the model.
 
     Args:
-        observed: names of the sites that are observed in reverse. What is not given is sampled from the model, as data.
-        gradient: how the gradient goes through images (or other discrete latents of the model), which are imagined; of
-            latent labels it is one of the last two: `"relaxed"`, relaxed Bernoullis with their densities in both
-            functions, so that it is a bound of these; `"mean"`, the mean instead of a sample, which is **no bound**;
-            `"reinforce"`, a binary sample and the score function with the other rows' mean as the baseline, unbiased;
-            `"hard"`, a binary sample and no gradient through it (the reference code): what is left of the decoder's
-            gradient has mean zero. Draws that can be reparameterised are, whatever is said here.
-        temperature: of the relaxed Bernoullis.
-        max_plate_nesting: 1 for class labels, 2 where a label has entries in a plate inside of the rows'.
+        observed: names of the sites that are observed in reverse. Missing values are sampled from the model and treated
+            as data.
+        gradient: the gradient through generated images (or other discrete latents of the model); latent labels need
+            `"reinforce"` or `"hard"`. `"relaxed"`: relaxed Bernoullis with their densities in both functions; a bound
+            for the relaxed variables. `"mean"`: the mean instead of a sample; **not a bound**. `"reinforce"`: a binary
+            sample and the score function with a leave-one-out baseline; unbiased. `"hard"`: a binary sample without a
+            gradient through it (the reference code); the remaining gradient of the decoder has mean zero. Samples that
+            can be reparameterised always are.
+        temperature: the temperature of the relaxed Bernoullis.
+        max_plate_nesting: 1 for class labels, 2 if a label has entries in a plate inside the plate of rows.
 
     Terms (each `(B,)`, in nats): `reverse: log q(x)`, `reverse: log q(y|x)`, `reverse: log q(z|x,y)`,
     `reverse: -log p(x|y,z)`, `reverse: -log p(z)` (where z is latent), and with `"reinforce"` the surrogate
     `reverse: score(x)`, whose value is 0.
 
-    Called as any objective is, with the pair in its usual order and x missing: `terms(model, guide, None, y)`. With x
-    given as well it is Eq. 59's bound on log q(x, y), which the paper leaves out, as it is loose.
+    The call has the usual order, with x missing: `terms(model, guide, None, y)`. If x is given as well, it is the bound
+    on log q(x, y) of Eq. 59, which the paper leaves out because it is loose.
 
     Raises:
-        ValueError: an option is not one of those above; a site is in one of the two functions only, or the guide cannot
-            do without images; labels of given images are missing, or given though not observed.
+        ValueError: an option has an invalid value; a site is in only one of the two functions; the guide fails
+            without images; labels of given images are missing, or are given but not among `observed`.
     """
 
     scores_unpaired_labels = True
@@ -80,7 +81,7 @@ class TraceReverse_ELBO(Bound):
         self.observed, self.gradient, self.temperature = tuple(observed), gradient, temperature
 
     def runs(self, step: Step) -> list[Run]:
-        """One, of the model first and then of the guide."""
+        """One run: first the model, then the guide."""
         labels = _Labels(self.observed)
         with Imagine(self.gradient, self.temperature, self.observed) as imagine:
             guess = poutine.trace(labels(step.model)).get_trace(*step.args, **step.kwargs)
@@ -91,8 +92,8 @@ class TraceReverse_ELBO(Bound):
                 generated = poutine.trace(guide).get_trace(*step.args, **step.kwargs)
             except (AttributeError, TypeError) as error:
                 raise InputError(
-                    f"guide: failed in reverse ({error}); expected guides with sites for all that is imagined, "
-                    f"with a density q(x), of which they go on with the value"
+                    f"guide: failed in reverse ({error}); expected sites for all data, with a density "
+                    f"q(x), whose values the guide uses"
                 ) from error
         self._check(dict(sample_sites(generated)), dict(sample_sites(guess)))
         return [
@@ -109,7 +110,7 @@ class TraceReverse_ELBO(Bound):
         return values
 
     def _latent(self, run: Run) -> dict[str, dict]:
-        """The model's sites that are not observed, which it guesses."""
+        """The model's latent sites in reverse."""
         sites = sample_sites(run.model)
         return {name: site for name, site in sites if not (name in self.observed or site["is_observed"])}
 
@@ -139,7 +140,7 @@ class TraceReverse_ELBO(Bound):
 
 
 class _Labels(Impute):
-    """Draws the missing entries of labels that are observed in reverse, as data; remembers which labels have some."""
+    """Samples missing entries of labels that are observed in reverse, and records which labels have some."""
 
     def __init__(self, observed: Sequence[str]):
         super().__init__()
@@ -151,33 +152,33 @@ class _Labels(Impute):
             given = msg["is_observed"]
             if given and msg["name"] not in self.observed:
                 got = f"observed: got {', '.join(map(repr, self.observed))}, and values of the label '{msg['name']}'"
-                raise InputError(f"{got}; expected no values of it, or '{msg['name']}' among the observed")
+                raise InputError(f"{got}; expected no values, or '{msg['name']}' in observed")
             if not given or (is_validation_enabled() and is_missing(msg["value"]).any()):
                 self.drawn.append(msg["name"])
         super()._pyro_sample(msg)
 
     def check(self, data: set[str]) -> None:
-        """Raises an error if labels were sampled for data that are given, which have theirs."""
+        """Raises an InputError if labels of given data were missing and sampled."""
         if data and self.drawn:
             label, site = self.drawn[0], sorted(data)[0]
-            raise InputError(f"{label}: got missing labels of given data '{site}'; expected known ones in reverse")
+            raise InputError(f"{label}: got missing labels of given data '{site}'; expected observed labels in reverse")
 
 
 class Imagine(Messenger):
-    """Draws the model's discrete latents (images) in the way that `TraceReverse_ELBO` says, in both functions.
+    """Samples the model's discrete latents (images) with one of `TraceReverse_ELBO`'s gradients, in both functions.
 
     Args:
-        gradient, temperature: as there. observed: sites to leave alone.
+        gradient, temperature: see `TraceReverse_ELBO`. observed: names of sites that stay unchanged.
 
     Attributes:
-        discrete: names of the sites that were sampled so.
+        discrete: names of the sites that were sampled in this way.
     """
 
     def __init__(self, gradient: Gradient, temperature: float, observed: Sequence[str]):
         super().__init__()
         self.gradient, self.temperature, self.observed = gradient, temperature, observed
         self.discrete: list[str] = []
-        # Shared by both functions: the density in one reads the logits that were sampled in the other.
+        # Shared by both functions: the density in one uses the cached logits that were sampled in the other.
         self._squash: dict[str, SigmoidTransform] = defaultdict(partial(SigmoidTransform, cache_size=1))
 
     def _pyro_sample(self, msg) -> None:
@@ -187,7 +188,7 @@ class Imagine(Messenger):
         if enumerates(msg) and self.gradient in ("relaxed", "mean"):
             got = f"gradient: got {self.gradient!r}"
             raise InputError(f"{got}; expected 'reinforce' or 'hard' for '{msg['name']}', a label that is latent")
-        if not msg["is_observed"]:  # it is the model that samples
+        if not msg["is_observed"]:  # the model samples it
             self.discrete.append(msg["name"])
         if self.gradient == "relaxed" and msg["name"] in self.discrete:
             msg["fn"] = self._relaxed(msg["name"], fn)

@@ -1,12 +1,12 @@
-"""Who is data, who is a label, who is a latent: the roles that sites play in a model and a guide trace.
+"""The roles of the sites in a model and a guide trace: data, label or latent.
 
-Objectives are functions of these roles and never of one model's site names.
+Objectives depend on these roles and never on the site names of one model.
 
 =========  =======================================================================================
 role       which sites
 =========  =======================================================================================
 data       observed in the model; absent from the guide, or observed there and marked `is_auxiliary` (a density of
-           the data for those who exchange the roles of the two; it is not scored otherwise)
+           the data that is only scored by bounds that exchange the roles of model and guide)
 label      `infer={"enumerate": "parallel"}`, in the model; the guide may have it too (its classifier)
 latent     sampled in the guide and in the model
 =========  =======================================================================================
@@ -36,17 +36,17 @@ class Roles:
 
 
 def sample_sites(trace: Trace) -> Iterator[tuple[str, dict]]:
-    """The random sites of a trace: sample statements without plates, deterministic sites and the like."""
+    """The random sites of a trace: sample statements except plates, subsamples and deterministic sites."""
     for name, site in trace.nodes.items():
         if site["type"] == "sample" and not site_is_deterministic(site) and not site_is_subsample(site):
             yield name, site
 
 
 def assign_roles(model_trace: Trace, guide_trace: Trace) -> Roles:
-    """The roles of all sites of one run of the guide and of the model replayed against it.
+    """The roles of all sites in one run of the guide and of the model replayed against it.
 
     Raises:
-        ValueError: a site is in one of the two only and no role fits it. The message says what would.
+        ValueError: a site is in only one of the two and has no role. The message suggests a correction.
     """
     model = dict(sample_sites(model_trace))
     guide = dict(sample_sites(guide_trace))
@@ -73,7 +73,7 @@ def assign_roles(model_trace: Trace, guide_trace: Trace) -> Roles:
             raise InputError(
                 f"site '{name}' is latent in the model but never sampled in the guide"
                 f"{_did_you_mean(name, guide)}; sample it there, observe it, or, if it is discrete, mark it "
-                f'infer={{"enumerate": "parallel"}} to sum it'
+                f'infer={{"enumerate": "parallel"}} to marginalise it'
             )
     return Roles(tuple(data), tuple(labels), tuple(latents))
 

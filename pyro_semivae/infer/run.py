@@ -1,8 +1,8 @@
-"""One run of guide and model: what is observed of labels, and exact sums over those that are missing.
+"""One run of guide and model: the observed labels, and exact sums over the missing ones.
 
-Labels are enumerated, each in a dimension of its own; a density that depends on several varies along several of them.
-Labels may be parents of each other, in the guide as in the model. Sums are joint and per row, by variable elimination:
-children before parents, so that what is summed never has more dimensions than a density and its label's parents have.
+Each label is enumerated in its own dimension; a density that depends on several labels varies along several dimensions.
+Labels may be parents of each other, in guide and model. Sums are joint and per row, by variable elimination, children
+before parents; so no summed table has more dimensions than one density together with its label's parents.
 """
 
 from __future__ import annotations
@@ -42,14 +42,15 @@ class Run:
     """One run of guide and model.
 
     Attributes:
-        guide, model: their traces. roles: of the sites. observed: label -> values, some entries missing. continuous:
-            which of these are continuous.
-        step_ref: of the step, weakly, which keeps its runs: in a circle they would stay in memory until Python looks.
-        particle_dim: the batch dimension of particles. particles: how many values latents have in the guide, of which
-            the model has the first. detached: whether there is one more, the first one detached.
-        fully_observed: whether no entry of a discrete label is missing, and none enumerated.
-        in_reverse: whether the guide generates and the model guesses; nothing is added to such a bound.
-        kept: what is computed once and wanted again.
+        guide, model: the traces. roles: the roles of the sites. observed: label -> values, some entries missing.
+            continuous: the names of the continuous observed labels.
+        step_ref: a weak reference to the step. The step keeps its runs; a strong reference would form a cycle, which
+            stays in memory until the garbage collector runs.
+        particle_dim: the batch dimension of particles. particles: the number of values of each latent in the guide; the
+            model uses the first one. detached: whether there is an additional last particle, the first one detached.
+        fully_observed: whether no entry of a discrete label is missing, so that none is enumerated.
+        in_reverse: whether the guide generates and the model infers; terms are not evaluated on such a run.
+        kept: a cache for intermediate results.
     """
 
     guide: Trace
@@ -70,18 +71,19 @@ class Run:
         """The batch.
 
         Raises:
-            RuntimeError: it is gone, or there was none.
+            RuntimeError: the step no longer exists, or the run was created without one.
         """
         step = None if self.step_ref is None else self.step_ref()
         if step is None:
             raise RuntimeError(
-                "step: that of this run is gone; a bound gets another by step.another(..), which is kept"
+                "step: this run's step no longer exists; expected a bound to create it with step.another(..), which "
+                "keeps it alive"
             )
         return step
 
     @property
     def latents(self) -> tuple[str, ...]:
-        """The latents that are no labels."""
+        """The latents, without continuous labels."""
         return tuple(name for name in self.roles.latents if name not in self.continuous)
 
     def enumeration_dim(self, label: str) -> int | None:
@@ -91,12 +93,12 @@ class Run:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """All labels, of the model and of the guide alone."""
+        """All labels, including those that only the guide has."""
         of_guide = [name for name, site in self.guide.nodes.items() if site["type"] == "sample" and enumerates(site)]
         return tuple(dict.fromkeys([*self.roles.labels, *self.observed, *of_guide]))
 
     def labels_of(self, table: Tensor) -> tuple[str, ...]:
-        """The labels with whose values a table varies."""
+        """The labels whose enumeration dimensions a table varies along."""
         return tuple(label for label in self.labels if varies(table, self.enumeration_dim(label)))
 
     def where_missing(self, label: str, values: Tensor) -> Tensor:
@@ -104,24 +106,24 @@ class Run:
         return torch.where(self.missing(label), values, 0.0) if label in self.observed else values
 
     def where_beta(self, beta: float, label: str, values: Tensor) -> Tensor:
-        """`values`, times beta where a label is missing."""
+        """`values`, multiplied by beta where a label is missing."""
         if label not in self.observed:
             return beta * values
         return (1 + (beta - 1) * self.missing(label).to(values)) * values
 
     def known(self, label: str, values: Tensor) -> Tensor:
-        """Where the `values` of an enumerated label are what is observed of it; everywhere where it is missing."""
+        """Mask of the enumerated `values` that agree with the observed label; all of them where it is missing."""
         if label not in self.observed:
             return torch.ones_like(values, dtype=torch.bool)
         return self.missing(label) | self.matches(label, values)
 
     def missing(self, label: str) -> Tensor:
-        """Where an observed label is missing, of its batch shape: one-hot labels are missing as a whole."""
+        """Mask of the missing entries of a label, of its batch shape; one-hot labels are missing as a whole."""
         missing = is_missing(self.observed[label])
         return missing.any(-1) if self._event_dim(label) else missing
 
     def matches(self, label: str, values: Tensor) -> Tensor:
-        """Where the `values` of a label are the observed ones; nowhere where it is missing."""
+        """Mask of the `values` that equal the observed label; none where the label is missing."""
         same = values == self.observed[label]
         return same.all(-1) if self._event_dim(label) else same
 
@@ -130,42 +132,43 @@ class Run:
         return trace.nodes[label]["fn"].event_dim
 
     def elimination_order(self, labels: Iterable[str]) -> list[str]:
-        """Labels as they are marginalised: those of several entries first, and children before their parents."""
+        """Labels in the order of marginalisation: those with several entries first, and children before parents."""
         where = {name: i for i, name in enumerate(self.guide.nodes)}
         plates = {name: sum(f.size > 1 for f in self.guide.nodes[name]["cond_indep_stack"]) for name in labels}
         return sorted(plates, key=lambda name: (plates[name], where[name]), reverse=True)
 
     @cached_property
     def sums(self) -> Sums:
-        """The labels' tables, and means over the missing ones."""
+        """The tables of the labels, and means over the missing labels."""
         return Sums(self)
 
     @cached_property
     def known_rows(self) -> Tensor:
-        """The rows with any observed label, `(B,)`."""
+        """Mask of the rows with at least one observed label, `(B,)`."""
         return torch.stack([any_known(y) for y in self.observed.values()]).any(0)
 
     def value(self, latent: str) -> Tensor:
-        """What the model had of a latent, as vectors `(B, D)`: the guide's first particle.
+        """The value of a latent in the model (the guide's first particle), flattened to `(B, D)`.
 
         Raises:
-            InputError: there is no such latent; it depends on a label that is marginalised and has one for each value.
+            InputError: there is no latent of that name; it depends on an enumerated label, so that it has one value for
+                each value of the label.
         """
         value, dim, event_dim = self._value(latent)
         if by := [label for label in self.labels if varies(value, _left(self.enumeration_dim(label), event_dim))]:
             raise InputError(
-                f"latent '{latent}' has a value for each value of {by} where that is missing, and no one sample a row; "
-                f"means over labels are run.mean('{latent}', ..)"
+                f"latent '{latent}' has a value for each value of {by} where that is missing, not one sample per row; "
+                f"run.mean('{latent}', ..) computes means over labels"
             )
         axis = self.particle_dim - event_dim
         value = value.select(axis, 0) if value.dim() >= -axis else value
         return value.reshape(value.shape[dim - event_dim], -1)
 
     def mean(self, latent: str, of: Callable[[Tensor], Tensor]) -> Tensor:
-        """The mean of a function of a latent over the missing labels that the guide lets it depend on, `(B,)`.
+        """The mean of a function of a latent over the missing labels that it depends on in the guide, `(B,)`.
 
         Args:
-            of: from values, `(..., D)`, to `(...)`.
+            of: maps values `(..., D)` to `(...)`.
         """
         value, _, _ = self._value(latent)
         site = self.model.nodes[latent]
@@ -182,7 +185,7 @@ class Run:
         return to_rows(self.first_log_q_table(latent), self.guide.nodes[latent])
 
     def first_log_q_table(self, latent: str) -> Tensor:
-        """The same, of the latent's batch shape."""
+        """The guide's log-density of a latent at its first particle, of the latent's batch shape."""
         site = self.guide.nodes[latent]
         fn, value = site["fn"], site["value"]
         axis = self.particle_dim - fn.event_dim
@@ -194,10 +197,10 @@ class Run:
         return masked(table, site)
 
     def classifier(self, label: str) -> Tensor:
-        """log q(y|z) of every value of a label, `(C, ..., particles, plates)`.
+        """log q(y|z) for every value of a label, `(C, ..., particles, plates)`.
 
         Raises:
-            InputError: the guide does not have the label; with several particles, the label does not depend on any.
+            InputError: the guide does not have the label; there are several particles, and the label depends on none.
         """
         self.check_classified(label)
         table = log_prob(self.guide.nodes[label])
@@ -207,8 +210,10 @@ class Run:
 
     @cached_property
     def log_q_known(self) -> Tensor:
-        """log q(y_o|z) = sum over the observed entries, `(particles, B)`; 0 in rows without any. The labels must not
-        depend on each other."""
+        """log q(y_o|z), summed over the observed entries, `(particles, B)`; 0 in rows without observed labels.
+
+        The labels must not depend on each other.
+        """
         total: Tensor | float = 0.0
         for label, y in self.observed.items():
             log_q, site = self.classifier(label), self.guide.nodes[label]
@@ -220,14 +225,14 @@ class Run:
 
     @cached_property
     def log_q_given_data(self) -> Tensor:
-        """log q(y_o|x) = log E_q(z|x)[q(y_o|z)], from all particles but the first, `(B,)`; 0 in rows without labels."""
+        """log q(y_o|x) = log E_q(z|x)[q(y_o|z)], from all particles except the first, `(B,)`; 0 without labels."""
         others = self.log_q_known[1 : self.particles]
         log_q = torch.logsumexp(others, 0) - math.log(len(others))
-        return torch.where(self.known_rows, log_q, 0.0)  # exactly, whatever the rounding
+        return torch.where(self.known_rows, log_q, 0.0)  # exactly 0, without rounding errors
 
     @cached_property
     def groups(self) -> list[tuple[str, ...]]:
-        """The observed labels, each with the enumerated ones that the guide makes it depend on, or depend on it."""
+        """Groups of labels that depend on each other in the guide, those with an observed label."""
         groups = {label: {label} for label in self.labels}
         for label in self.labels:
             for other in self.labels_of(self.sums.log_q[label]):
@@ -237,7 +242,7 @@ class Run:
         return [group for group in found if set(group) & set(self.observed)]
 
     def log_q_observed(self, group: Sequence[str]) -> Tensor:
-        """log q(y_o|.) of the observed labels of a group, the discrete ones that are missing marginalised, `(B,)`."""
+        """log q(y_o|.) of a group's observed labels, with the missing discrete ones marginalised, `(B,)`."""
         key = ("log q", tuple(group))
         if key not in self.kept:
             self.kept[key] = self._log_q_observed(group)
@@ -259,15 +264,17 @@ class Run:
         return masked(by_plates, outside).reshape(len(total))
 
     def over_missing(self, of: Callable[[str, Tensor, int], Tensor]) -> Tensor:
-        """A function of each discrete label, of its log q(y|z) at the first particle and the dimension of its values,
-        summed over a row's missing labels, `(B,)`.
+        """The sum over a row's missing discrete labels of a function of q(y|z), `(B,)`.
+
+        Args:
+            of: called with each label's name, its log q(y|z) at the first particle and the dimension of its values.
 
         Raises:
             InputError: the guide has no discrete label; one is missing and not enumerated.
         """
         discrete = [label for label in self.labels if label not in self.continuous]
         if not discrete:
-            raise InputError("labels: the guide has none that is discrete; expected a classifier of one or more here")
+            raise InputError("labels: the guide has no discrete label; expected a classifier for at least one")
         total: Tensor | float = 0.0
         for label in discrete:
             if self.fully_observed:  # none is missing
@@ -279,14 +286,14 @@ class Run:
         return total
 
     def first_classifier(self, label: str) -> Tensor:
-        """log q(y|z) of every value of a label at the first particle, `(C, ..., 1, plates)`.
+        """log q(y|z) for every value of a label at the first particle, `(C, ..., 1, plates)`.
 
         Raises:
-            InputError: as `classifier`; or the label is not enumerated, or depends on others.
+            InputError: as for `classifier`; or the label is not enumerated, or depends on other labels.
         """
         table = self.classifier(label)
         if self.enumeration_dim(label) is None or label in self.continuous:
-            raise InputError(f"label '{label}': got one that is not enumerated; expected labels to marginalise")
+            raise InputError(f"label '{label}': it is not enumerated; expected a discrete label to marginalise")
         self._check_alone(label, table)
         return table.narrow(self.particle_dim, 0, 1)
 
@@ -304,16 +311,17 @@ class Run:
 
 
 def _left(dim: int | None, event_dim: int) -> int | None:
-    """A batch dimension among those of values."""
+    """A batch dimension, converted to a dimension of values."""
     return None if dim is None else dim - event_dim
 
 
 def log_sum(run: Run, factors: Mapping[str, Tensor], summed: Iterable[str]) -> list[Tensor]:
-    """log of the sum over labels of the product of factors, as the factors that are left: their logs, summed over the
-    plates that they are in, add up to it.
+    """The log of a product of factors, summed over labels, as a list of the remaining log-factors.
+
+    The result is the sum of these log-factors, each summed over its plates.
 
     Args:
-        factors: log-factors by name, tables over the labels that they depend on. summed: the labels to sum out.
+        factors: name -> log-factor, a table over the labels that it depends on. summed: the labels to sum out.
     """
     left = list(factors.values())
     for label in run.elimination_order(summed):
@@ -321,23 +329,24 @@ def log_sum(run: Run, factors: Mapping[str, Tensor], summed: Iterable[str]) -> l
         inside = [table for table in left if varies(table, dim)]
         left = [table for table in left if not varies(table, dim)]
         own = {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
-        entries = [d for d in (-1,) if d not in own and own]  # of a label outside: those of other labels multiply
+        entries = [d for d in (-1,) if d not in own and own]  # a label outside the plate: sum over others' entries
         tables = [table.sum(entries, keepdim=True) if entries and table.shape[-1] > 1 else table for table in inside]
         left.append(torch.logsumexp(sum(tables), dim, keepdim=True))
     return left
 
 
 class Sums:
-    """The labels' tables in a run, and means over the missing ones: the weights are q(y|.) where y is missing, 1 and 0
-    where it is observed.
+    """The tables of the labels in a run, and means over the missing labels.
+
+    The weights of a mean are q(y|.) where y is missing, and 1 and 0 where it is observed.
 
     Attributes:
-        values, log_q, dims: by label, its values, log q(y|.) of each, and the dimension in which they lie. Labels that
-            are sampled, or all known, have tables of their own values alone, in the first dimension.
+        values, log_q, dims: label -> its values, log q(y|.) for each, and the dimension in which they lie. Labels that
+            are sampled or fully observed have tables over their own values only, in the first dimension.
     """
 
     def __init__(self, run: Run):
-        self.run = proxy(run)  # which has these sums
+        self.run = proxy(run)  # a weak reference: the run holds this object
         self.values: dict[str, Tensor] = {}
         self.log_q: dict[str, Tensor] = {}
         self.dims: dict[str, int] = {}
@@ -353,12 +362,14 @@ class Sums:
             self.dims[label] = -self.log_q[label].dim() if dim is None else dim
 
     def log_p(self, label: str) -> Tensor:
-        """log p(y|.) of each value."""
+        """log p(y|.) for each value."""
         return self.run.model.nodes[label]["fn"].log_prob(self.values[label])
 
     def log_q_observed(self, label: str) -> Tensor:
-        """log q(y|.) of the values that an observed label can have: -inf of others than the known one. Of a continuous
-        label that of the known value; 0 where it is missing, which has been sampled."""
+        """log q(y|.) for the values of an observed label: -inf except at the known value; unchanged where missing.
+
+        For a continuous label, log q(y|.) at the known value, and 0 where it is missing (it is sampled there).
+        """
         if label in self.run.continuous:
             return torch.where(self.run.missing(label), 0.0, self.log_q[label])
         return torch.where(self.run.known(label, self.values[label]), self.log_q[label], -torch.inf)
@@ -370,13 +381,13 @@ class Sums:
         return torch.where(self.run.missing(label), log_q.exp(), self.run.matches(label, self.values[label]).to(log_q))
 
     def mean(self, table: Tensor, site: dict, own: str | None = None, max_terms: float = math.inf) -> Tensor:
-        """The mean of a site's table over all labels that it varies with; its dimensions for labels are then 1.
+        """The mean of a site's table over all labels that it varies with; their dimensions then have size 1.
 
         Args:
-            own: the label whose own table it is. max_terms: how many values of labels together are summed at most.
+            own: the label that the table belongs to, if any. max_terms: the maximum number of joint label values.
 
         Raises:
-            InputError: the site depends on all entries of a label at once, or on too many values.
+            InputError: the site depends on all entries of a label at once, or on more than `max_terms` values.
         """
         enumerated = [label for label in self.dims if label == own or self.run.enumeration_dim(label) is not None]
         along = [label for label in enumerated if varies(table, self.dims[label])]
@@ -384,14 +395,14 @@ class Sums:
         if terms > max_terms:
             raise InputError(
                 f"max_terms: got {max_terms}, and site '{site['name']}' is summed over the {terms} values of the "
-                f"labels {along}; expected as many, or missing_labels='gumbel' or 'reinforce', which sum none"
+                f"labels {along}; expected at least {terms}, or missing_labels='gumbel' or 'reinforce' to sample them"
             )
         for label in self.run.elimination_order(enumerated):
             if varies(table, self.dims[label]):
                 if plates_of_entries(self.run.guide.nodes[label], site):
                     raise InputError(
                         f"missing_labels: got 'enumerate', but site '{site['name']}' depends on all the labels "
-                        f"'{label}' at once, which makes 2^L terms; expected 'gumbel' or 'reinforce' for this model"
+                        f"'{label}' at once, which gives 2^L terms; expected 'gumbel' or 'reinforce' for this model"
                     )
                 table = (self.weights(label) * table).sum(self.dims[label], keepdim=True)
         return table

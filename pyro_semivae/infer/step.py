@@ -1,4 +1,4 @@
-"""One step: a model and a guide on a batch, and their runs, each made once and shared by all terms."""
+"""One step: a model and a guide on a batch, and their runs, which are cached and shared by all terms."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from pyro_semivae.infer.tables import first_particle, without_gradients
 
 @dataclass(eq=False)
 class Step:
-    """A model and a guide on a batch of `B` rows: what an objective is evaluated on.
+    """A model, a guide and a batch of `B` rows, on which an objective is evaluated.
 
     Attributes:
         model, guide: functions of the same arguments. args, kwargs: the arguments, some of them None.
-        scale: the factor of each row in the loss, a number or `(B,)`; `Objective` applies it, and nobody else.
-        labelled: how many rows at the beginning have labels, while the others have none; 0 where that is not known.
-            Which labels are missing are values, and no objective looks at values; this makes it a shape. Of several
-            binary labels some may be missing in these rows; a class label is not.
-        done: the fraction of training done, by which schedules go; 1 outside of training.
+        scale: the factor of each row in the loss, a number or `(B,)`; only `Objective` applies it.
+        labelled: n, if the first n rows have labels and the others have none; 0 if this is not known. Objectives do not
+            branch on values, and which labels are missing is a matter of values; this makes it a shape. Some of several
+            binary labels may be missing in the labelled rows, a class label may not.
+        done: the fraction of training done, the argument of schedules; 1 outside of training.
         data_complete: whether it is known that no row of data is missing.
         without_labels: whether it is known that no row has labels.
-        strata: label -> how many rows have each of its values, where they are sorted by it; empty where they are not.
-        names: of the arguments (default: the model's own names of them).
+        strata: label -> the number of rows for each of its values, if rows are sorted by the label; empty otherwise.
+        names: the names of the arguments (default: the names that the model gives them).
     """
 
     model: Callable
@@ -51,7 +51,7 @@ class Step:
     _runs: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def named(self) -> dict[str, Any]:
-        """The arguments by their names, in the order of the model's; those that are left out before others are None."""
+        """Name -> argument, in the model's order; omitted arguments that precede given ones are None."""
         names = [*(argument_names(self.model) if self.names is None else self.names)]
         names += [f"argument {i + 1}" for i in range(len(names), len(self.args))]
         given = {**dict(zip(names, self.args, strict=False)), **self.kwargs}
@@ -59,8 +59,7 @@ class Step:
         return {**{name: given.get(name) for name in names[: last + 1]}, **given}
 
     def with_arguments(self, values: Mapping[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """The positional and the other arguments, with other values of some; those that are not given are added by
-        name."""
+        """The positional and keyword arguments with some values replaced; new names become keyword arguments."""
         names = [*self.named()][: len(self.args)]
         args = tuple(values.get(name, value) for name, value in zip(names, self.args, strict=True))
         return args, {**self.kwargs, **{name: value for name, value in values.items() if name not in names}}
@@ -81,19 +80,18 @@ class Step:
         temperature: float = 0.5,
         detached: bool = False,
     ) -> Run:
-        """One run of the guide, with `particles`, and one of the model against the first of them; asked for again, the
-        same one.
+        """Runs the guide with `particles`, and the model replayed against the first one; cached by the arguments.
 
-        Discrete labels are enumerated in both, in the same dimensions; those passed are not where they are
-        `fully_observed`.
+        Discrete labels are enumerated in both, in the same dimensions; with `fully_observed`, the given labels are not
+        enumerated.
 
         Args:
-            nesting: how many plates are nested; particles lie left of them, and enumerated labels left of these.
-            particles: how many values latents have. detach_first: one more, the first one detached.
-            fully_observed: no entry of a discrete label is missing.
-            missing_labels: `"enumerate"`, or sampled: `"reinforce"`, or `"gumbel"` with a `temperature`.
-            detached: the model has the guide's samples without their gradient; a vector that its own density knows (see
-                `KnownWhere`) is a parameter of the model and keeps its own.
+            nesting: the number of nested plates; particles lie left of them, and enumerated labels left of particles.
+            particles: the number of values of each latent. detach_first: append one more, the first one detached.
+            fully_observed: whether no entry of a discrete label is missing.
+            missing_labels: `"enumerate"`; or sample them, `"reinforce"`, or `"gumbel"` with a `temperature`.
+            detached: whether the model gets the guide's samples without gradient. A vector that the model's density
+                fixes (see `KnownWhere`) is a parameter of the model and keeps its gradient.
         """
         key = (nesting, particles, detach_first, fully_observed, missing_labels, temperature, detached)
         if key not in self._runs:
@@ -130,17 +128,17 @@ class Step:
         return Run(guide_trace, model_trace, roles, evidence.observed, continuous, ref(self), *how)
 
     def run_guide(self) -> Trace:
-        """Another run of the guide alone."""
+        """Runs the guide alone once more; not cached."""
         return poutine.trace(self.guide).get_trace(*self.args, **self.kwargs)
 
     def graphs(self) -> dict[str, Graph]:
-        """The graphs of the model, as `"p"`, and of the guide, `"q"`; asked for after the runs."""
+        """The graphs of the model (`"p"`) and of the guide (`"q"`); call it after the runs."""
         runs = [run for run in self._runs.values() if isinstance(run, Run)]
         continuous = {name for run in runs for name in run.continuous}
         return graphs_of(self.model, self.guide, self.named(), continuous)
 
     def parts(self) -> list[Step]:
-        """The rows with labels and those without, each a step of its own; this one, where it is not known which."""
+        """Two steps, the labelled and the unlabelled rows; this step alone if `labelled` is 0."""
         if not self.labelled:
             return [self]
         if "parts" not in self._runs:
@@ -150,12 +148,11 @@ class Step:
 
     @property
     def num_rows(self) -> int:
-        """B, of the first argument that is there."""
+        """B, from the first tensor among the arguments."""
         return len(next(value for value in self.named().values() if isinstance(value, Tensor)))
 
     def rows(self, start: int, stop: int | None) -> Step:
-        """Some of the rows; asked for again, the same step. Of those before and after `labelled` it is known whether
-        they have labels."""
+        """A step with a range of the rows; cached. `without_labels` is set if all of them come after `labelled`."""
         rows = slice(start, stop)
         changes: dict[str, Any] = {
             "args": _rows_of(self.args, rows),
@@ -165,14 +162,14 @@ class Step:
         return self.another(("rows", start, stop), scale=1.0, labelled=0, strata={}, **changes)
 
     def hiding(self, labels: Collection[str]) -> Step:
-        """The same rows without these labels; asked for again, the same step, of the scale 1."""
+        """A step with the same rows, without these labels and with scale 1; cached."""
         given = self.named()
         args = tuple(None if name in labels else value for name, value in given.items())
         changes: dict[str, Any] = {"args": args, "kwargs": {}, "names": [*given], "labelled": 0, "scale": 1.0}
         return self.another(("hiding", frozenset(labels)), **changes)
 
     def another(self, key: Hashable, **changes: Any) -> Step:
-        """A step that differs from this one, and is there as long as this one is; asked for again, the same."""
+        """A copy of this step with some attributes changed, cached by `key`; this step keeps it alive."""
         if key not in self._runs:
             self._runs[key] = replace(self, **changes)
         return self._runs[key]

@@ -13,34 +13,34 @@ from pyro_semivae.infer.weights import Weight, check_weight
 
 
 class TraceSymmetricKL_ELBO(Sum):
-    r"""Minus KL(q || p) + KL(p || q), with q = q(z|x) p_data(x) and p = p(x|z) p(z), by learned density ratios.
+    r"""-(KL(q || p) + KL(p || q)), q = q(z|x) p_data(x) and p = p(x|z) p(z), estimated with learned density ratios.
 
     .. math::
         J = E_q[d] - E_p[d], \qquad d = \log \frac{q(z|x) p_\mathrm{data}(x)}{p(x|z) p(z)}
 
-    Of J's gradient a discriminator d whose parameters are fixed has a part only, the one through samples: through z to
-    the guide's parameters psi, through x to the model's theta. The other part is explicit, for the derivatives of
-    log q in E_q and of log p in E_p have the mean 0:
+    A discriminator d with fixed parameters gives only one part of J's gradient, the one through samples: through z to
+    the guide's parameters psi, and through x to the model's theta. The other part is explicit, because the derivatives
+    of log q in E_q and of log p in E_p have mean 0:
 
     .. math::
         \nabla J = E_q[\nabla_z d \, \partial_\psi z] - E_p[\nabla_x d \, \partial_\theta x]
             - E_q[\partial_\theta \log p_\theta(x|z)] - E_p[\partial_\psi \log q_\psi(z|x)]
 
-    These are the two reconstructions that the paper adds "similar to Symmetric VAEs": of weight 1 and with gradients
-    that stop at the samples they make the gradient exact. Without the stops (as one may read the paper) the paths
-    through z and x are counted twice, once by d and once by the reconstructions.
+    The last two terms are the reconstructions that the paper adds "similar to Symmetric VAEs". With weight 1 and
+    gradients that stop at the samples, they make the gradient exact. Without the stops (a possible reading of the
+    paper), the paths through z and x are counted twice, by d and by the reconstructions.
 
     Args:
-        ratios: `DensityRatio` terms: one of all rows, or one for each group of rows (with its own latents).
+        ratios: `DensityRatio` terms: one for all rows, or one for each group of rows (with its own latents).
         adversarial, reconstruction, latents: weights of the ratios, of log p(x|z), of log q(z|x~).
         stop_gradients: whether the reconstructions' gradients stop at the samples.
-        max_plate_nesting: as of every objective.
+        max_plate_nesting: see `Objective`.
 
-    Terms: `log p(x|z)`; `-J(x,z)` of each ratio; `log q(z|x~)`. The latents' densities are reported, so that the
-    history has the ELBO, and have no part in the objective.
+    Terms: `log p(x|z)`; `-J(x,z)` for each ratio; `log q(z|x~)`. The latents' densities are reported, so that the
+    history has the ELBO, but are not part of the objective.
 
     Raises:
-        InputError: there is no ratio; two generate in different ways.
+        InputError: there is no ratio; the ratios differ in `generate`.
 
     >>> from pyro_semivae.nn import MLPs
     >>> from pyro_semivae.models import VAE
@@ -74,10 +74,10 @@ class TraceSymmetricKL_ELBO(Sum):
 
 
 class Reconstruction(Bound):
-    """log p(x | z), z from the guide; the latents' densities are reported and not maximised.
+    """log p(x | z) with z from the guide; the latents' densities are reported but not maximised.
 
     Args:
-        stop_gradients: no gradient goes through z.
+        stop_gradients: whether to stop the gradient at z.
     """
 
     def __init__(self, *, stop_gradients: bool = True, max_plate_nesting: int = 1):
@@ -90,7 +90,7 @@ class Reconstruction(Bound):
     def values(self, run: Run) -> list[Value]:
         if run.labels:
             got = f"{type(self).__name__}: got a guide and model with the labels {run.labels}"
-            raise InputError(f"{got}; expected none that may be missing: a known one is of the space Groups")
+            raise InputError(f"{got}; expected no labels that may be missing; declare observed ones as Groups")
         values = [self._value(run, "log p", name) for name in run.roles.data]
         for name in run.latents:
             values += [self._value(run, "log p", name, removed=True), self._value(run, "-log q", name, removed=True)]

@@ -1,4 +1,4 @@
-"""Log-densities of sites as tables: which dimensions are rows, plates, particles, and their sums, `(B,)`."""
+"""Log-densities of sites as tables: their dimensions (rows, plates, particles) and their sums, `(B,)`."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from pyro_semivae.infer.roles import sample_sites
 
 
 def log_prob(site: dict) -> Tensor:
-    """The log-density of a site, of its batch shape, masked as the site is and not scaled."""
+    """The log-density of a site, in its batch shape, masked as the site is and not scaled."""
     return masked(site["fn"].log_prob(site["value"]), site)
 
 
 def masked(table: Tensor, site: dict) -> Tensor:
-    """A table of a site's batch shape, 0 where `poutine.mask` leaves the site out."""
+    """A table in a site's batch shape, set to 0 where `poutine.mask` excludes the site."""
     return scale_and_mask(table, mask=site["mask"])
 
 
 def advantage(reward: Tensor) -> Tensor:
-    """Each row's reward minus the leave-one-out baseline: a score-function gradient stays unbiased. Detached."""
+    """Each row's reward minus the leave-one-out baseline, detached; keeps a score-function gradient unbiased."""
     others = (reward.sum() - reward) / max(len(reward) - 1, 1)
     return (reward - others).detach()
 
 
 def sampled_index(log_q: Tensor, dim: int) -> Tensor:
-    """Which value along `dim` is sampled with the probabilities exp(log_q), without that dimension; no gradient."""
+    """Samples an index along `dim` with probabilities exp(log_q); the result lacks `dim` and has no gradient."""
     gumbel = -(-torch.rand_like(log_q).clamp(min=torch.finfo(log_q.dtype).tiny).log()).log()
     return (log_q.detach() + gumbel).argmax(dim)
 
@@ -42,14 +42,14 @@ def varies(table: Tensor, dim: int | None) -> bool:
 
 
 def row_dim(site: dict) -> int:
-    """The batch dimension of the plate of rows, which is the outermost one, whatever its name.
+    """The batch dimension of the plate of rows, the outermost plate, independent of its name.
 
     Raises:
         ValueError: the site is in no plate.
     """
     dims = plate_dims(site)
     if not dims:
-        raise InputError(f"site '{site['name']}' is outside of the plate of rows: its terms belong to no row")
+        raise InputError(f"site '{site['name']}' is outside of the plate of rows; expected all sites inside it")
     return min(dims)
 
 
@@ -59,28 +59,28 @@ def plate_dims(site: dict) -> set[int]:
 
 
 def plates_of_entries(label: dict, site: dict) -> set[int]:
-    """The plates of several entries that a label is in and a site is not: summed, it would have 2^L terms."""
+    """The plates of size above 1 around a label and not around a site; enumeration would need 2^L terms."""
     within = plate_dims(site)
     return {f.dim for f in label["cond_indep_stack"] if f.vectorized and f.size > 1 and f.dim not in within}
 
 
 def reduce_plates(table: Tensor, site: dict, keep: set[int]) -> Tensor:
-    """Sums a site's `table` over the plates it is in, except for the dimensions to `keep` (dims stay, size 1)."""
+    """Sums a site's `table` over its plates, except for the dimensions to `keep`; summed ones stay, with size 1."""
     dims = sorted(plate_dims(site) - keep)
     return table.sum(dims, keepdim=True) if dims else table
 
 
 def to_rows(table: Tensor, site: dict) -> Tensor:
-    """Sums a site's `table` over the plates inside of the rows', `(B,)`; its other dimensions must be 1."""
+    """Sums a site's `table` over the plates inside the plate of rows, `(B,)`; its other dimensions must be 1."""
     dim = row_dim(site)
     return reduce_plates(table, site, keep={dim}).reshape(table.shape[dim])
 
 
 def row_scale(trace: Trace, names: Iterable[str]) -> float | Tensor:
-    """The scale that the sites of a trace have in common, by Pyro's handlers: a number or a scalar.
+    """The common scale of a trace's sites from Pyro's handlers: a number or a scalar tensor.
 
     Raises:
-        ValueError: the sites are scaled differently (single terms have weights).
+        ValueError: the sites are scaled differently (use weights for single terms).
     """
     sites = [trace.nodes[name] for name in names]
     scales = [site["scale"] for site in sites]
@@ -104,7 +104,7 @@ def first_particle(trace: Trace, dim: int) -> Trace:
 
 
 def without_gradients(trace: Trace) -> Trace:
-    """A copy of a guide's trace whose values have no gradient; its densities have."""
+    """A copy of a guide's trace with detached values; its densities keep their gradients."""
     copied = trace.copy()
     for name, site in sample_sites(trace):
         copied.nodes[name] = {**site, "value": site["value"].detach()}
@@ -112,5 +112,5 @@ def without_gradients(trace: Trace) -> Trace:
 
 
 def masked_rows(values: Tensor, site: dict) -> Tensor:
-    """A number for each row, `(B,)`, 0 where `poutine.mask` leaves a site of the row out."""
+    """One number per row, `(B,)`, set to 0 where `poutine.mask` excludes a site."""
     return to_rows(masked(values.reshape(-1, *(1,) * (-1 - row_dim(site))), site), site)

@@ -1,4 +1,4 @@
-"""Weights of terms: numbers, or schedules of the fraction of training done."""
+"""Weights of terms: numbers, or schedules, which are functions of the fraction of training done."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Weight = float | Callable[[float], float]
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Rises linearly from 0 to `weight` over a fraction of training, and stays there.
+    """A schedule that rises linearly from 0 to `weight` over a fraction of training and then stays constant.
 
     >>> WarmUp(0.5, 4.0)(0.25)
     2.0
 
     Args:
-        until: the fraction of training, in (0, 1]. weight: a number, or a schedule itself.
+        until: the fraction of training, in (0, 1]. weight: a number or another schedule.
     """
 
     until: float
@@ -36,7 +36,7 @@ class WarmUp:
 
 
 def at(weights: Iterable[Weight], done: float) -> float:
-    """The product of weights when a fraction of training is done.
+    """The product of weights at the fraction `done` of training.
 
     >>> at((2.0, lambda done: done), 0.5)
     1.0
@@ -56,10 +56,10 @@ def _scheduled(weight: Callable[[float], float], done: float) -> float:
 
 
 def check_weight(name: str, weight: Any, *, least: float = -math.inf) -> Weight:
-    """A weight: a finite number, at least `least`, or a function.
+    """Checks that a weight is a finite number of at least `least`, or a function, and returns it.
 
     Raises:
-        InputError: it is something else.
+        InputError: it is neither.
     """
     if callable(weight):
         return weight

@@ -158,7 +158,7 @@ def test_data_that_a_guide_does_not_look_at_have_no_gradient():
     found = through(values, at, inputs)
     assert_close(found, torch.full((4,), 13.0))
     assert_close(torch.autograd.grad(found.sum(), weight)[0], torch.tensor([16.0, 24.0]))
-    with pytest.raises(InputError, match="got a guide that says it without the data"):
+    with pytest.raises(InputError, match="got a term that does not depend on the generated data"):
         through(weight.sum().expand(4), at, inputs)
 
 

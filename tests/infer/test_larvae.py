@@ -381,7 +381,7 @@ def test_bad_input():
         (lambda: label_replacement(RegressionTerm() + Hidden(bound, "y"), "y") and 1 / 0, "division|expected"),
         (lambda: Labelled(bound), "Labelled: got no label"),
         (lambda: evaluate(Labelled(bound, "w"), vae, x, Y), r"Labelled: got \['w'\]; expected x, y"),
-        (lambda: evaluate(FromPrior(bound, "w"), vae, x, Y), r"FromPrior: got \['w'\], of y, z, x; expected latents"),
+        (lambda: evaluate(FromPrior(bound, "w"), vae, x, Y), r"FromPrior: got \['w'\], of the sites y, z, x; expected"),
         (lambda: evaluate(bound + RegressionTerm("w"), vae, x, Y), r"RegressionTerm: got \['w'\]; expected .* y"),
         (lambda: evaluate(bound + GeneratedLabelsTerm("w"), vae, x, Y), r"GeneratedLabelsTerm: got \['w'\]"),
         (lambda: vae.base("alpha", 1.0, 5), "kind: got 'alpha'"),

@@ -134,7 +134,7 @@ def test_what_a_critic_cannot_do_is_said():
         evaluate(vae.elbo() + TotalCorrelation("w"), vae, x, None)
     with pytest.raises(InputError, match="got a batch of 1 rows and 3 dimensions of z; expected two"):
         evaluate(vae.elbo() + TotalCorrelation(), vae, x[:1], None)
-    with pytest.raises(InputError, match=r"two with modules of the name 'TC\(all\)'"):
+    with pytest.raises(InputError, match=r"two different modules named 'TC\(all\)'"):
         (vae.elbo() + TotalCorrelation() + TotalCorrelation()).modules()
     with pytest.raises(InputError, match="precision: got '16-mixed' with a term that has modules of its own"):
         fit(vae, x, elbo=vae.elbo() + TotalCorrelation(), precision="16-mixed", progress=False)

@@ -277,10 +277,10 @@ def test_every_latents_score_counts():
 
 def test_what_does_not_fit_is_refused():
     vae, m2 = make(), M2(SHAPE, Classes(C), z=D)
-    with pytest.raises(ValueError, match=r"guide: failed in reverse .*expected guides with sites for all"):
+    with pytest.raises(ValueError, match=r"guide: failed in reverse .*expected sites for all data"):
         TraceReverse_ELBO().weighted_terms(m2.model, m2.guide, None, Y["classes"])
     for y in (None, Y["classes"].where(Y["classes"] != 1, -1)):
-        with pytest.raises(ValueError, match="y: got missing labels of given data 'x'; expected known ones in reverse"):
+        with pytest.raises(ValueError, match="y: got missing labels of given data 'x'; expected observed labels"):
             TraceReverse_ELBO().weighted_terms(vae.model, vae.guide, torch.rand(6, *SHAPE), y)
     with pytest.raises(ValueError, match="observed: got 'z', and values of the label 'y'; expected no values"):
         TraceReverse_ELBO(observed=("z",)).weighted_terms(vae.model, vae.guide, None, Y["classes"])

@@ -81,7 +81,7 @@ def test_bad_input_is_told():
         (lambda: evaluate(elbo + ReplacementTerm("z"), vae, x, Y), r"got \['z'\]; expected latents: z_c, z_s"),
         (lambda: evaluate(elbo + ReplacementTerm("z_c", entries="one"), vae, x, Y), "entries: got 'one'"),
         (lambda: evaluate(elbo + GeneratedLabelsTerm(kept=["z"]), vae, x, Y), r"kept: got \['z'\]"),
-        (lambda: evaluate(elbo + told(latents=["z_c"]), vae, x, Y), "got a guide that says it without the data"),
+        (lambda: evaluate(elbo + told(latents=["z_c"]), vae, x, Y), "does not depend on the generated data"),
         (lambda: evaluate(elbo + GeneratedLabelsTerm(latents=["z"]), vae, x, Y), r"latents: got \['z'\]"),
         (
             lambda: evaluate(of_binary + ReplacementTerm("z_c", missing_labels="enumerate"), binary, x[:5], SEVERAL),
@@ -165,7 +165,7 @@ def test_masked_rows_do_not_count():
     for name in [name for name in found if name.startswith(("replaced", "shown"))]:
         assert torch.equal(found[name] != 0, mask), name
     for term in (ReplacementTerm("z_c", share=0.5), told(share=0.5)):
-        with pytest.raises(InputError, match=r"share: got 0\.5 of rows some of which poutine\.mask leaves out"):
+        with pytest.raises(InputError, match=r"share: got 0\.5, and poutine\.mask excludes some rows"):
             of(TraceLabels_ELBO() + term, masked_rows(pair, mask), x, y)
 
 

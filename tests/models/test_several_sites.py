@@ -312,5 +312,7 @@ def test_an_objective_that_names_a_continuous_label_trains_to_the_end(monkeypatc
     objective = TraceLabels_ELBO(max_plate_nesting=2) + ClassifierTerm("digit", "angle")
     monkeypatch.setattr(type(vae), "elbo", lambda self, **options: objective)
     assert len(fit(vae, rows, epochs=1)) == 1
-    with pytest.raises(ValueError, match=r"got \['angle'\]; expected of \['digit', 'angle'\], which depend on each"):
+    with pytest.raises(
+        ValueError, match=r"got \['angle'\]; expected all or none of \['digit', 'angle'\], which depend"
+    ):
         fit(vae, rows, elbo=objective.bound + ClassifierTerm("angle"), epochs=1)

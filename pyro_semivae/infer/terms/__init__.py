@@ -1,4 +1,4 @@
-"""What may be added to a bound, one file each: its equation, its source, and a function of the bound's run."""
+"""Terms to add to a bound, one per file, with equation and source; each is a function of the bound's run."""
 
 from pyro_semivae.infer.terms.balance import BalanceTerm
 from pyro_semivae.infer.terms.batch_total_correlation import BatchTotalCorrelation

@@ -1,4 +1,4 @@
-"""The total correlation of latents from the densities of a batch: beta-TCVAE (Chen et al., NeurIPS 2018)."""
+"""The total correlation of latents, estimated from a batch's densities: beta-TCVAE (Chen et al., NeurIPS 2018)."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ Sampling = Literal["weighted", "stratified", "uniform"]
 
 
 class BatchTotalCorrelation(Term):
-    r"""-TC(z), the total correlation of the aggregate posterior, its density estimated from a batch of M of N rows.
+    r"""-TC(z), the total correlation of the aggregate posterior, estimated from a batch of M out of N rows.
 
     .. math::
         TC(z) = E_{q(z)}\Big[\log q(z) - \sum_l \log q(z_l)\Big], \qquad
         q(z_i) \approx \sum_j w_{ij} q(z_i | x_j)
 
     `vae.elbo() + 5 * BatchTotalCorrelation(N)` is beta-TCVAE with beta = 6. With `"weighted"` sampling every w is
-    1 / (N M), which falls short of 1 in the sum; with `"stratified"` sampling w_ii is 1 / N, one other entry of a row
-    (N - M + 1) / (N (M - 1)), the others 1 / (M - 1), so that rows sum to 1 (Chen et al., Appendix C). `"uniform"` is
-    ours: all others have (N - 1) / (N (M - 1)), and the estimate of q(z_i) is that of the mixture where M = N.
+    1 / (N M), so that rows sum to less than 1. With `"stratified"` sampling w_ii is 1 / N, one other entry of a row is
+    (N - M + 1) / (N (M - 1)), and the remaining ones are 1 / (M - 1), so that rows sum to 1 (Chen et al., Appendix C).
+    `"uniform"` is ours: all other entries are (N - 1) / (N (M - 1)), and the estimate of q(z_i) is the exact mixture if
+    M = N.
 
-    Differs from public code: the constants are there (they are dropped in `disentanglement_lib`, which does not change
-    the gradient), and the diagonal of the stratified weights is the diagonal (in `beta-tcvae` and in pythae 1 / N
-    stands in the first column).
+    Differs from public code: constants are included (`disentanglement_lib` drops them, which does not change the
+    gradient), and 1 / N is on the diagonal of the stratified weights (in `beta-tcvae` and pythae it is in the first
+    column).
 
     Args:
-        num_rows: N, of the training set.
-        latents: names of the sites (default: all), as vectors, after one another: diagonal densities.
+        num_rows: N, the size of the training set.
+        latents: names of the sites (default: all), which are flattened and concatenated; with diagonal densities.
         sampling: see above.
 
     Raises:
-        InputError: when evaluated: a site is no latent, a latent's density is not diagonal, a batch has one row.
+        InputError: when evaluated: a site is not a latent; a latent's density is not diagonal; a batch has one row, or
+            more than `num_rows`.
     """
 
     whole_batch = True
@@ -54,7 +56,7 @@ class BatchTotalCorrelation(Term):
         names = self.latents or run.latents
         if unknown := [name for name in names if name not in run.latents]:
             raise InputError(f"BatchTotalCorrelation: got {unknown}; expected latents, {', '.join(run.latents)}")
-        log_q = torch.cat([self._densities(run, name) for name in names], 2)  # (B, B, D), of z_i given x_j
+        log_q = torch.cat([self._densities(run, name) for name in names], 2)  # (B, B, D), at z_i given x_j
         number = len(log_q)
         if not 2 <= number <= self.num_rows:
             got = f"a batch of {number} rows"
@@ -66,13 +68,13 @@ class BatchTotalCorrelation(Term):
 
     def _densities(self, run: Run, name: str) -> Tensor:
         fn = run.guide.nodes[name]["fn"]
-        if not fn.event_dim and name not in run.labels:  # one number for each entry of a continuous label
+        if not fn.event_dim and name not in run.labels:  # a continuous label with one number per entry
             z = run.value(name)
             return fn.expand(z.shape).log_prob(z.unsqueeze(1))
         base = getattr(fn, "base_dist", None)
         if fn.event_dim != 1 or base is None or base.event_shape:
             got = f"{type(fn).__name__} of '{name}'"
-            raise InputError(f"BatchTotalCorrelation: got {got}; expected independent entries, as of Gaussian")
+            raise InputError(f"BatchTotalCorrelation: got {got}; expected independent entries, as in Gaussian")
         z = run.value(name)  # (B, D)
         base = base.expand((len(z), *base.batch_shape[1:]))
         left = base.batch_shape[1:-1]  # the dimension of a label's entries, of size 1

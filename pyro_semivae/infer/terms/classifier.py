@@ -1,4 +1,4 @@
-"""The classifier's term: log q(y_o|x) of observed labels (Kingma et al. 2014, Eq. 9; CCVAE Eq. 4)."""
+"""The classifier's term: log q(y_o|x) for observed labels (Kingma et al. 2014, Eq. 9; CCVAE Eq. 4)."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from pyro_semivae.infer.run import Run
 
 
 class ClassifierTerm(Term):
-    r"""log q(y_o | x), the log-probability that the guide gives to observed labels; 0 where none is observed.
+    r"""log q(y_o | x), the log-probability of observed labels under the guide; 0 where none is observed.
 
     .. math::
         \log q(y_o|x) = \log E_{q(z|x)}[q(y_o|z)]
 
-    estimated with the samples of z that the bound's run has beside its own: K in CCVAE's, whose Eq. 4 has it with the
-    weight 1, so that `vae.elbo() + 9 * ClassifierTerm("y")` has it with the weight 10. A run with one sample has
-    log q(y_o|z) of that one, as M3 and DIVA do (CCVAE Eq. 2, C.4); in M2's q(y|x) there is none to sample (Kingma et
-    al. 2014, Eq. 9).
+    estimated with the additional samples of z in the bound's run, K of them with CCVAE's bound. This bound (Eq. 4)
+    already contains it with weight 1, so that `vae.elbo() + 9 * ClassifierTerm("y")` has it with weight 10. If the run
+    has one sample, the term is log q(y_o|z) at that sample, as in M3 and DIVA (CCVAE Eq. 2, C.4). M2's q(y|x) needs no
+    sample (Kingma et al. 2014, Eq. 9).
 
     Args:
-        labels: which labels; default: all. Of labels that depend on each other in the guide it is the joint probability
-            of those that are observed, the missing ones marginalised.
+        labels: names of labels; default: all. For labels that depend on each other in the guide it is the joint
+            probability of the observed ones, with the missing ones marginalised.
 
     Raises:
-        InputError: when evaluated: there is no such label; it depends on others, that are not among those named.
+        InputError: when evaluated: a name is not a label; a label depends on others that are not among `labels`.
     """
 
     needs_labels = True
@@ -40,7 +40,7 @@ class ClassifierTerm(Term):
             accepted = ", ".join(run.labels) or "those of the guide, which has none"
             raise InputError(f"ClassifierTerm: got {unknown}; expected labels: {accepted}")
         if not run.labels:
-            raise InputError("ClassifierTerm: the guide has no label; expected a classifier of one or more")
+            raise InputError("ClassifierTerm: the guide has no label; expected a classifier for at least one")
         if not run.observed:
             return {}
         if run.particles > 1:
@@ -53,8 +53,8 @@ class ClassifierTerm(Term):
             if not self.labels or set(group) <= set(self.labels):
                 found[f"log q({_observed(group)})"] = run.log_q_observed(group)
             elif set(group) & set(self.labels):
-                accepted = f"{list(group)}, which depend on each other in the guide, all of them or none"
-                raise InputError(f"ClassifierTerm: got {list(self.labels)}; expected of {accepted}")
+                accepted = f"all or none of {list(group)}, which depend on each other in the guide"
+                raise InputError(f"ClassifierTerm: got {list(self.labels)}; expected {accepted}")
         return found
 
 

@@ -18,16 +18,16 @@ from pyro_semivae.infer.tables import log_prob
 
 
 class ConsistencyTerm(Term):
-    r"""-KL(r(y) || q(y|z)) on missing labels, r(y) = q(y|x) of another run of the guide, without gradient.
+    r"""-KL(r(y) || q(y|z)) for missing labels, r(y) = q(y|x) from another run of the guide, without gradient.
 
     .. math::
         -\sum_{i \in m} KL(r(y_i) \Vert q(y_i|z)), \qquad r(y_i) = \tfrac{1}{K} \sum_k q(y_i|z_k), \; z_k \sim q(z|x')
 
-    where the other run is under other noise: a corrupted image x' (`fit`'s `corrupt`), dropout, z. It asks of examples
-    without labels that the classifier does not depend on the noise. It costs a second run of the guide.
+    where the other run has different noise: a corrupted image x' (`fit`'s `corrupt`), dropout, z. It trains the
+    classifier to be invariant to the noise on unlabelled examples. It costs a second run of the guide.
 
     Args:
-        num_samples: K; default: as many as the bound has for q(y|x).
+        num_samples: K; default: the number of samples that the bound uses for q(y|x).
     """
 
     def __init__(self, num_samples: int | None = None):

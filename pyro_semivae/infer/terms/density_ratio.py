@@ -1,4 +1,4 @@
-"""A density ratio between guide and model, learned by a discriminator, and what it weighs (Pu et al. 2018)."""
+"""The symmetric KL divergence of guide and model, from a density ratio learned by a discriminator (Pu et al. 2018)."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from pyro_semivae.infer.run import Run
 
 
 class DensityRatio(Term):
-    r"""-(E_q[d] - E_p[d]): minus the symmetric KL divergence of q(x, z) from p(x, z), by a discriminator.
+    r"""-(E_q[d] - E_p[d]): minus the symmetric KL divergence of q(x, z) and p(x, z), by a discriminator.
 
     .. math::
         d(x, z) \approx \log \frac{q(z | x) p_\mathrm{data}(x)}{p(x | z) p(z)}, \qquad
         E_q[d] - E_p[d] = KL(q \Vert p) + KL(p \Vert q)
 
-    The discriminator tells pairs of data and of the guide's latents from pairs of the model's latents and of what it
-    generates of them; its loss (`loss`) is the cross-entropy of both, :math:`E_q[softplus(-d)] + E_p[softplus(d)]`,
-    which is 2 log 2 where it tells nothing. `fit` trains it with an optimiser of its own, whose learning rate stays as
-    it is, in the same step; elsewhere (plain SVI) it is not trained unless you do.
+    The discriminator distinguishes pairs of data and the guide's latents from pairs of generated data and the model's
+    latents. Its loss (`loss`) is the cross-entropy for both, :math:`E_q[softplus(-d)] + E_p[softplus(d)]`, which is
+    2 log 2 if it cannot distinguish them. `fit` trains it in the same step, with an optimiser of its own and a constant
+    learning rate; elsewhere (plain SVI) you have to train it yourself.
 
     The term's gradient goes through the latents (to the guide) and through the generated data (to the model), not to
-    the discriminator; the loss's goes there alone. It is a part of the symmetric divergence's: see
-    `TraceSymmetricKL_ELBO`.
+    the discriminator; the loss's gradient goes only to the discriminator. The term's gradient is one part of that of
+    the symmetric divergence, see `TraceSymmetricKL_ELBO`.
 
     Args:
-        latents: names of latents; the discriminator is called with x and these. Without any it compares images.
+        latents: names of latents; the discriminator is called with x and these. Without any, it only compares images.
         net: the discriminator, a module that maps data `(B, ...)` and latents `(B, D)` to `(B,)` or `(B, 1)`.
-        group: a label and one of its values: rows with others have no part in it (default: all rows).
-        generate: how the model generates.
-        lr: the discriminator's learning rate. betas: Adam's.
-        r1: gamma of the penalty `gamma / 2 |grad d|^2` on the guide's pairs, by data and latents (R1; Mescheder et
-            al., ICML 2018). It is estimated on an eighth of the rows that count, in every step.
+        group: a label and one of its values; rows with other values are ignored (default: all rows).
+        generate: options for generating; default: `Generate()`.
+        lr: the discriminator's learning rate. betas: the betas of Adam.
+        r1: gamma in the penalty `gamma / 2 |grad d|^2` on the guide's pairs, with respect to data and latents (R1;
+            Mescheder et al., ICML 2018). It is estimated in every step, on an eighth of the included rows.
 
-    Monitors: the means of d over the guide's and over the model's pairs.
+    Monitors: the means of d over the guide's and the model's pairs.
 
     Raises:
-        InputError: when evaluated: a site is no latent, or the label is not given.
+        InputError: when evaluated: a name is not a latent; the label or its value does not exist.
     """
 
     whole_batch = True
-    SHARE = 8  # the penalty is of 1 in 8 of the rows
+    SHARE = 8  # the penalty uses 1 in 8 rows
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class DensityRatio(Term):
         return {f"d({self.name}) of {of}": (_weights(rows, d) * d).sum() for of, d in found}
 
     def _penalty(self, pair: tuple[Tensor, ...], rows: slice | Tensor, share: int) -> Tensor:
-        """The mean of |grad d|^2 over the first `share` of the rows that count."""
+        """The mean of |grad d|^2 over the first `share` included rows."""
         if isinstance(rows, slice):
             first, weights = slice(rows.start, min(rows.start + share, rows.stop)), None
         else:
@@ -115,7 +115,7 @@ class DensityRatio(Term):
         return squared.mean() if weights is None else (weights * squared).sum() / weights.sum().clamp(min=1)
 
     def _d(self, pair: tuple[Tensor, ...], rows: slice | Tensor) -> Tensor:
-        """d of a pair's rows: of all, or of those in a slice."""
+        """d for the rows of a pair: all, or those in a slice."""
         if isinstance(rows, slice):
             pair = tuple(value[rows] for value in pair)
         found = self.net(*pair)
@@ -129,7 +129,7 @@ class DensityRatio(Term):
         return x, *(run.guide.nodes[name]["value"] for name in self.latents)
 
     def _place(self, x: Tensor) -> None:
-        """Moves the discriminator to where the data are, in their type, the first time."""
+        """Moves the discriminator to the device and dtype of the data, if they differ."""
         parameter = next(self.net.parameters(), None)
         if parameter is not None and (parameter.dtype, parameter.device) != (x.dtype, x.device):
             self.net.to(x.device, x.dtype)
@@ -139,7 +139,7 @@ class DensityRatio(Term):
         return x, *(generated.value(name) for name in self.latents)
 
     def _rows(self, run: Run) -> tuple[slice | Tensor, int]:
-        """The rows that count, a slice where the step says it, else a mask `(B,)`; and B."""
+        """The included rows, a slice if possible, else a mask `(B,)`; and B."""
         (site,) = (run.model.nodes[name] for name in generated_sites(run))
         number, mask = len(site["value"]), site["mask"]
         sizes = None if self.group is None else run.step.strata.get(self.group[0])
@@ -163,7 +163,7 @@ class DensityRatio(Term):
 
 
 def _spread(values: Tensor, rows: slice | Tensor, size: int) -> Tensor:
-    """Values of some rows as `(B,)`, 0 elsewhere."""
+    """Values of the included rows as `(B,)`, 0 elsewhere."""
     if not isinstance(rows, slice):
         return torch.where(rows, values, 0.0)
     start, stop, _ = rows.indices(size)
@@ -171,7 +171,7 @@ def _spread(values: Tensor, rows: slice | Tensor, size: int) -> Tensor:
 
 
 def _weights(rows: slice | Tensor, values: Tensor) -> Tensor:
-    """Weights whose sum is 1, of the rows that count."""
+    """Equal weights with sum 1 for the included rows."""
     if isinstance(rows, slice):
         return torch.full_like(values, 1 / max(len(values), 1))
     return rows / rows.sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""The moments of the aggregate posterior: DIP-VAE I and II (Kumar et al., ICLR 2018)."""
+"""Moment matching of the aggregate posterior: DIP-VAE I and II (Kumar et al., ICLR 2018)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyro_semivae.infer.tables import masked_rows
 
 
 class DIPTerm(Term):
-    r"""Minus the squared distance of the aggregate posterior's covariance from the identity, a scalar of the batch.
+    r"""Minus the squared distance of the aggregate posterior's covariance from the identity, a scalar per batch.
 
     .. math::
         -\sum_{i \ne j} C_{ij}^2 - r \sum_i (C_{ii} - 1)^2
@@ -24,11 +24,11 @@ class DIPTerm(Term):
     law of total covariance). The term's weight is lambda_od; `ratio` is lambda_d / lambda_od.
 
     Args:
-        kind: "I" or "II". ratio: r; the paper's is 10 for I, 1 for II.
-        latents: names of the sites (default: all), as vectors, after one another.
+        kind: "I" or "II". ratio: r; default as in the paper: 10 for I, 1 for II.
+        latents: names of the sites (default: all), which are flattened and concatenated.
 
     Raises:
-        InputError: when evaluated: a site is no latent; a batch has one row.
+        InputError: when evaluated: a site is not a latent; a batch has one row.
     """
 
     whole_batch = True
@@ -47,7 +47,7 @@ class DIPTerm(Term):
         if len(mean) < 2:
             raise InputError("DIPTerm: got a batch of one row; expected two or more")
         counts = masked_rows(torch.ones_like(mean[:, 0]), run.model.nodes[names[0]])
-        weights = (counts / counts.sum().clamp(min=1)).unsqueeze(1)  # of the rows that are not masked
+        weights = (counts / counts.sum().clamp(min=1)).unsqueeze(1)  # of the unmasked rows
         centred = mean - (weights * mean).sum(0)
         covariance = centred.T @ (weights * centred)
         if self.kind == "II":

@@ -1,4 +1,4 @@
-"""The labels of generated data, told by the guide: the label loss where there are as many labels as one likes."""
+"""The label loss on generated data: the guide infers the labels that the model generated the data from."""
 
 from __future__ import annotations
 
@@ -23,41 +23,42 @@ from pyro_semivae.spaces import is_missing
 
 
 class GeneratedLabelsTerm(Term):
-    r"""What the guide says of the labels of data that the model generates of them (ours).
+    r"""The label loss on data that the model generates from sampled labels (ours).
 
     .. math::
         -\sum_i (\mu_{y_i}(\tilde x) - y'_i)^2, \qquad
         y'_i \sim \hat p(y_i), \quad z \sim p(z), \quad \tilde x = E[x | y', z]
 
-    of continuous labels, and log q(y'|x~) of classes. Two things can be learnt of it:
+    for continuous labels, and log q(y'|x~) for classes. It trains one of two parts:
 
-    * by the **guide** (`teaches="guide"`, for LaRVAE): no gradient goes through x~. It is what wake-sleep's sleep phase
-      (Hinton et al. 1995) asks of the guide's labels, as many as one likes, and the inverted VAE's reverse bound.
-    * by the **model** (`teaches="model"`, for models with latents beside the label's): the gradient goes through x~
-      alone, to the decoder and p(z_c|y), and the guide's parameters have none. With log q(y'|x~) it is a bound on the
-      information that an image has of its label,
+    * the **guide** (`teaches="guide"`, for LaRVAE): no gradient goes through x~. This is the loss of wake-sleep's sleep
+      phase (Hinton et al. 1995) for the guide's labels, with an unlimited number of labels, and of the inverted VAE's
+      reverse bound.
+    * the **model** (`teaches="model"`, for models with other latents than the label's): the gradient goes through x~
+      only, to the decoder and p(z_c|y), and the guide's parameters get none. With log q(y'|x~) it is a bound on the
+      mutual information of an image and its label,
 
       .. math::
           I(y'; \tilde x) \ge H(y') + E[\log q(y'|\tilde x)]
 
-      (Barber and Agakov, NIPS 2003). With the other latents of the guide (`kept`), what an example's own style says of
-      the class is overruled by the label: these latents cannot carry the class.
+      (Barber and Agakov, NIPS 2003). With the other latents from the guide (`kept`), the label overrules the class
+      information in an example's own style, so that these latents cannot carry the class.
 
     Args:
-        labels: which labels; default: all that there are. density: log q(y'|x~) of continuous labels, too.
-        labels_from: y' are those of the `"batch"`, each entry that of some row on its own, so that entries are
-            independent; a batch in which no value of some entry is known has zeros. Or they are of the model's
-            `"prior"`, so that no label needs to be known.
-        kept: names of latents that are each example's own, from the guide, without gradient; all others are the
-            model's. teaches: see above.
-        latents: names of latents that the guide is asked for as well, log q(z_s|x~) at the z_s that x~ is decoded of:
-            with the gradient for the model a bound on what x~ has of z_s, as for labels. None of them may be a parent
-            of a label in the guide, which would then be told of it.
-        share: the fraction of the rows, at random, that have the term, which is so much larger there.
+        labels: names of labels; default: all. density: whether to use log q(y'|x~) for continuous labels, too.
+        labels_from: y' from the `"batch"`, each entry from a random row that has it, so that entries are independent;
+            the term is 0 for a batch in which some entry has no known value. Or y' from the model's `"prior"`, which
+            needs no observed labels.
+        kept: names of latents with each example's own value from the guide, without gradient; all others come from the
+            model. teaches: see above.
+        latents: names of latents that the guide infers as well, log q(z_s|x~) at the z_s that x~ is decoded from; with
+            `teaches="model"`, a bound on the mutual information of x~ and z_s, as for labels. None of them may be a
+            parent of a label in the guide, which would then read it.
+        share: the fraction of the rows, chosen at random, that have the term, scaled up accordingly.
 
     Raises:
-        InputError: an option is none of these. When evaluated: there is no such label or latent; a latent to keep has
-            one value for each of a label's.
+        InputError: an option has an invalid value. When evaluated: a label or latent does not exist; a latent
+            to keep has one value for each value of a label.
     """
 
     def __init__(
@@ -77,12 +78,12 @@ class GeneratedLabelsTerm(Term):
 
     @property
     def whole_batch(self) -> bool:
-        """Labels of the batch are those of all its rows."""
+        """Labels from the batch need all its rows."""
         return self.labels_from == "batch"
 
     def values(self, run: Run) -> Mapping[str, Tensor]:
         there = (*run.observed,) if self.labels_from == "batch" else (*run.roles.labels, *run.continuous)
-        there += tuple(name for name in self.labels if name in run.latents)  # continuous ones, missing on all rows
+        there += tuple(name for name in self.labels if name in run.latents)  # continuous labels missing in all rows
         self._check(run, there)
         names = [name for name in there if not self.labels or name in self.labels]
         if not names:
@@ -92,7 +93,7 @@ class GeneratedLabelsTerm(Term):
         if self.labels_from == "batch":
             drawn = {name: shuffled(step.named()[name]) for name in run.observed}
             changes = {name: rows.of(y) for name, (y, _) in drawn.items()}
-            known = torch.stack([found for _, found in drawn.values()]).all()
+            known = torch.stack([complete for _, complete in drawn.values()]).all()
         by_model = self.teaches == "model" and torch.is_grad_enabled()
         with torch.set_grad_enabled(by_model):
             made = self._generated(rows, changes)
@@ -104,15 +105,15 @@ class GeneratedLabelsTerm(Term):
         args, kwargs = rows.arguments({**changes, **seen})
         with poutine.condition(data={name: made[name]["value"].detach() for name in self.latents}):
             guide = poutine.trace(step.guide).get_trace(*args, **kwargs)
-        told = [self._told(run, guide, name, changes[name]) for name in names]
+        found = [self._label_loss(run, guide, name, changes[name]) for name in names]
         sites = {name: guide.nodes[name] for name in self.latents}
-        told += [(f"log q({name}|x~)", to_rows(log_prob(site), site)) for name, site in sites.items()]
+        found += [(f"log q({name}|x~)", to_rows(log_prob(site), site)) for name, site in sites.items()]
         if by_model:
-            told = [(name, through(value, seen, x)) for name, value in told]
+            found = [(name, through(value, seen, x)) for name, value in found]
         if known is not None:
-            told = [(name, torch.where(known, value, 0.0)) for name, value in told]
+            found = [(name, torch.where(known, value, 0.0)) for name, value in found]
         before = "shown: " if self.teaches == "model" else ""
-        return {f"{before}{name}": rows.spread(value) for name, value in told}
+        return {f"{before}{name}": rows.spread(value) for name, value in found}
 
     def _check(self, run: Run, labels: Sequence[str]) -> None:
         unknown = [name for name in self.labels if name not in labels]
@@ -122,7 +123,7 @@ class GeneratedLabelsTerm(Term):
         if not labels and self.labels_from == "prior":
             raise InputError(
                 "GeneratedLabelsTerm: got no label; expected a model with one, or the names of continuous labels that "
-                "are missing on all rows"
+                "are missing in all rows"
             )
         accepted = {*argument_names(run.step.model, keyword_only=True), *run.step.named()}
         for what, names in (("labels", labels), ("data", generated_sites(run))):
@@ -131,23 +132,23 @@ class GeneratedLabelsTerm(Term):
                     f"model: its {what} {unknown} are no arguments of that name; expected y=... for the site 'y'"
                 )
         if not generated_sites(run):
-            raise InputError("GeneratedLabelsTerm: got a model without data of floats; expected some to generate")
+            raise InputError("GeneratedLabelsTerm: got a model without float data; expected some to generate")
         for what, latents in (("kept", self.kept), ("latents", self.latents)):
             if unknown := [name for name in latents if name not in run.latents]:
                 raise InputError(f"{what}: got {unknown}; expected latents: {', '.join(run.latents)}")
         for name in self.kept:
-            run.value(name)  # an error, where it has one for each value of a label
+            run.value(name)  # raises if the latent has one value for each value of a label
 
     def _generated(self, rows: SomeRows, changes: Mapping[str, Any]) -> dict[str, dict]:
-        """The model's sites: kept latents the guide's, data their mean, all else sampled."""
+        """The model's sites, with kept latents from the guide, data their mean, and all others sampled."""
         own = {name: rows.latent(name).detach() for name in self.kept}
         args, kwargs = rows.arguments(changes)
         with Generating(generated_sites(rows.run), {}, mean=True), poutine.condition(data=own):
             trace = poutine.trace(rows.run.step.model).get_trace(*args, **kwargs)
         return dict(sample_sites(trace))
 
-    def _told(self, run: Run, guide: Trace, label: str, y: Tensor) -> tuple[str, Tensor]:
-        """What a trace of the guide says of a label."""
+    def _label_loss(self, run: Run, guide: Trace, label: str, y: Tensor) -> tuple[str, Tensor]:
+        """The name and the values of a label's loss in a trace of the guide."""
         if label in run.continuous or label in run.latents:
             title, values = regression(guide, label, y, self.density)
             return title.replace(f"{label}_o", f"{label}'").replace("|.", "|x~"), values
@@ -156,33 +157,34 @@ class GeneratedLabelsTerm(Term):
 
 
 def _as_argument(site: dict) -> Tensor:
-    """A site's values as an argument: with a dimension for each of its plates, `(B,)` where rows are its only one."""
+    """A site's values in the shape of an argument: one dimension per plate, `(B,)` if the only plate is the rows'."""
     value, event_dim = site["value"], site["fn"].event_dim
     plates = [value.shape[dim - event_dim] for dim in sorted(plate_dims(site))]
     return value.reshape(*plates, *value.shape[value.dim() - event_dim :])
 
 
 def through(values: Tensor, at: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
-    """Values `(B,)` whose gradient is that through `inputs` alone.
+    """`values`, `(B,)`, with the gradient through `inputs` only.
 
     Args:
-        values: a function of `at`, leaves, each row of its own row of them. inputs: the same values with the gradient.
+        values: a function of the leaves `at`; each row depends on its own row of these. inputs: the values of `at`,
+            with their gradients.
     """
     slopes = torch.autograd.grad(values.sum(), [*at.values()], retain_graph=True, allow_unused=True)
     if all(slope is None for slope in slopes):
         raise InputError(
-            "GeneratedLabelsTerm: got a guide that says it without the data; expected one that looks at what is "
-            "generated, and among `latents` none that its labels are told from"
+            "GeneratedLabelsTerm: got a term that does not depend on the generated data; expected a guide that reads "
+            "the data, and no parents of its labels among `latents`"
         )
     found = values.detach()
     for slope, value in zip(slopes, inputs.values(), strict=True):
-        if slope is not None:  # else the guide does not look at it
+        if slope is not None:  # otherwise the guide does not read it
             found = found + (slope * (value - value.detach())).flatten(1).sum(1)
     return found
 
 
 def shuffled(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels whose entries are each those of some row that has it, and whether there is any such row for each entry.
+    """Labels with each entry from a random row that has it, and whether there is such a row for every entry.
 
     Args:
         y: `(B,)` or `(B, E)`, some missing.

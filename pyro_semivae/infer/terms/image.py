@@ -1,4 +1,4 @@
-"""The discriminative term of images in the inverted VAE (Gemp et al. 2017, Eq. 8)."""
+"""The discriminative term for images in the inverted VAE (Gemp et al. 2017, Eq. 8)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pyro_semivae.spaces import is_missing
 
 
 class ImageTerm(Term):
-    r"""-||x - E[x|y,z]||^2 of examples with all labels known, z from its prior; 0 without (Gemp et al. 2017, Eq. 8).
+    r"""-||x - E[x|y,z]||^2 for examples with all labels known, z from its prior; else 0 (Gemp et al. 2017, Eq. 8).
 
-    The paper says "L2", here its square. One z is sampled, in another run of the model.
+    The paper says "L2"; here it is squared. One z is sampled, in another run of the model.
 
     Raises:
-        InputError: when evaluated: the model has several sites of data, or labels.
+        InputError: when evaluated: the model has several data sites or labels.
     """
 
     needs_labels = True
@@ -33,11 +33,11 @@ class ImageTerm(Term):
             raise InputError("ImageTerm: there is no label; expected a model with one")
         if not run.observed:
             return {}
-        step = run.step.parts()[0]  # the rows with labels, where it is known which
+        step = run.step.parts()[0]  # the labelled rows, if the step says which
         trace = poutine.trace(Impute()(step.model)).get_trace(*step.args, **step.kwargs)
         data = [site for name, site in sample_sites(trace) if site["is_observed"] and name not in run.observed]
         if len(data) != 1 or len(run.observed) != 1:
-            got = f"{len(data)} sites of data and the labels {list(run.observed)}"
+            got = f"{len(data)} data sites and the labels {list(run.observed)}"
             raise InputError(f"ImageTerm: got {got}; expected one of each")
         (site,), (y,) = data, run.observed.values()
         squared = (site["value"] - site["fn"].mean).square().flatten(-site["fn"].event_dim).sum(-1)

@@ -1,4 +1,4 @@
-"""The reconstruction of latents: what the guide says of those that an image was generated of (Ruiz et al. 2019)."""
+"""The reconstruction of the latents from which an image was generated (Ruiz et al. 2019)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pyro_semivae.infer.run import Run
 
 
 class LatentReconstruction(Term):
-    r"""log q(z | x~) of latents z and data x~ that the model generates (Ruiz et al. 2019, Eq. 2; wake-sleep's sleep).
+    r"""log q(z | x~) for latents z and data x~ from the model (Ruiz et al. 2019, Eq. 2; wake-sleep's sleep phase).
 
     .. math::
         E_{p(z) p(x|z)}[\log q(z | x)]
 
-    Its maximum over the guide is the model's posterior: it is minus KL(p || q) up to terms without the guide.
+    It equals -KL(p || q) up to terms without the guide, and is maximised if the guide is the model's posterior.
 
     Args:
-        generate: how the model generates.
-        stop_gradients: no gradient goes through z and x~, so that it teaches the guide alone.
+        generate: options for generating; default: `Generate()`.
+        stop_gradients: whether to detach z and x~, so that the term trains only the guide.
     """
 
     whole_batch = True

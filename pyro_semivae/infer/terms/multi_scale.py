@@ -1,4 +1,4 @@
-"""The reconstruction of images at several scales."""
+"""The reconstruction error of images at several scales."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ class MultiScaleTerm(Term):
     .. math::
         -\frac{1}{K \lambda} \sum_{k=0}^{K-1} 4^k \lVert P_k(x) - P_k(E[x|z]) \rVert_1
 
-    P_k takes the mean of 2^k x 2^k pixels (an odd row or column is left out), and 4^k makes up for their smaller
-    number. Up to a constant it is the log-likelihood of a density of x whose entries depend on each other; with one
-    scale, of independent Laplace pixels.
-    It takes the place of log p(x|z) where thin lines matter: the median of a thin line that may lie anywhere is none at
-    all, the mean of a patch sees it.
+    P_k averages 2^k x 2^k pixels (an odd row or column is left out), and 4^k compensates for their smaller number. Up
+    to a constant it is the log-likelihood of a density of x with dependent entries; with one scale, of independent
+    Laplace pixels. It replaces log p(x|z) where thin lines matter: the pixelwise median of a thin line at a random
+    position is an image without the line, but the mean of a patch contains it.
 
     Args:
         scales: K. scale: lambda.
 
     Raises:
-        InputError: when evaluated: data are no images, or too small.
+        InputError: when evaluated: data are not images, or too small.
     """
 
     def __init__(self, scales: int = 3, scale: float = 1.0):
@@ -42,7 +41,9 @@ class MultiScaleTerm(Term):
         least = 2 ** (self.scales - 1)
         if difference.dim() != 4 or min(difference.shape[2:]) < least:
             got = f"data of shape {tuple(difference.shape)}"
-            raise InputError(f"MultiScaleTerm: got {got}; expected images (B, C, H, W) from {least} pixels up")
+            raise InputError(
+                f"MultiScaleTerm: got {got}; expected images (B, C, H, W) of at least {least} x {least} pixels"
+            )
         total: Tensor | float = 0.0
         for k in range(self.scales):
             total = total + 4**k * difference.abs().flatten(1).sum(1)

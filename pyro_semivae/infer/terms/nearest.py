@@ -1,4 +1,4 @@
-"""The regulariser of REVAE's Appendix D.2: a label for what the model generates, from the nearest labelled example."""
+"""The regulariser of REVAE's Appendix D.2: generated latents get the label of the nearest labelled example."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from pyro_semivae.spaces import is_missing
 
 
 class NearestLabelTerm(Term):
-    r"""log q(y~|z') on rows without any observed label, z' from the prior (REVAE D.2).
+    r"""log q(y~|z') for rows without observed labels, with z' from the prior (REVAE D.2).
 
     .. math::
         y \sim p(y), \quad z' \sim p(z_c|y), \quad y^{\sim} = y_r, \quad r = \arg\max_r q(z_c = z'|x_r)
 
-    z' is detached, and r goes over the labelled rows of the batch (in the paper over all, which is the same where a
-    batch holds them all). It costs a second run of the guide.
+    z' is detached, and r ranges over the labelled rows of the batch (in the paper over all labelled rows, which is the
+    same if a batch contains them all). It costs a second run of the guide.
 
     Raises:
-        InputError: when evaluated: the model does not have one class label, on which latents depend.
+        InputError: when evaluated: the model does not have exactly one class label, or no latent depends on it.
     """
 
     needs_labels = True
@@ -52,7 +52,7 @@ class NearestLabelTerm(Term):
                 draws[name] = z[drawn, torch.arange(len(y), device=y.device)]  # (B, D)
         if not draws:
             raise InputError(f"NearestLabelTerm: no latent of the model depends on '{label}'; expected one or more")
-        log_q_z = sum(  # log q(z'_b | x_r) of every sample b under every row r, (B, B)
+        log_q_z = sum(  # log q(z'_b | x_r) for every sample b and row r, (B, B)
             run.guide.nodes[name]["fn"].log_prob(z.unsqueeze(1)) for name, z in draws.items()
         )
         nearest = log_q_z.masked_fill(is_missing(y), -math.inf).argmax(1)

@@ -1,4 +1,4 @@
-"""The label loss of continuous labels: how far the guide's mean is from what is observed (Locatello et al. 2019)."""
+"""The label loss for continuous labels: the squared error of the guide's mean (Locatello et al. 2019)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pyro_semivae.spaces import is_missing
 
 
 class RegressionTerm(Term):
-    r"""-|y_o - E_q[y|x]|^2 of observed continuous labels, summed over entries; 0 where none is observed.
+    r"""-|y_o - E_q[y|x]|^2 for observed continuous labels, summed over entries; 0 where none is observed.
 
     .. math::
         -\sum_{i \in o} (\mu_{y_i}(x) - y_i)^2
 
-    (Nie et al. 2020, Eq. 8), in the squared units of the labels: of labels of variance 1, always saying the mean has as
-    many as there are labels, beside some thousand nats of an image's pixels, so that weights of 100 and more are usual.
-    With `density` it is log q(y_o|x), in nats, in which the guide's variance counts.
+    (Nie et al. 2020, Eq. 8), in the squared units of the labels. For labels of variance 1, a constant prediction of the
+    mean has an error equal to the number of labels, compared with some thousand nats for an image's pixels, so that
+    weights of 100 and more are usual. With `density` it is log q(y_o|x), in nats, which includes the guide's variance.
 
     Args:
-        labels: which continuous labels; default: all. density: see above.
+        labels: names of continuous labels; default: all. density: see above.
 
     Raises:
-        InputError: when evaluated: there is no such continuous label.
+        InputError: when evaluated: a name is not a continuous label.
     """
 
     needs_labels = True
@@ -46,10 +46,10 @@ class RegressionTerm(Term):
 
 
 def regression(guide: Trace, label: str, y: Tensor, density: bool) -> tuple[str, Tensor]:
-    """The name and the values `(B,)` of the term of one label.
+    """The name and the values, `(B,)`, of the term for one label.
 
     Args:
-        guide: a trace. y: the values, some missing. density: log q(y|.) in the place of the squared error.
+        guide: a trace. y: the values, some missing. density: whether to use log q(y|.) instead of the squared error.
     """
     site = guide.nodes[label]
     fn, missing = site["fn"], is_missing(y)

@@ -1,4 +1,4 @@
-"""Latents replaced by fresh samples of the model: what these cannot know must be in the others."""
+"""Latents replaced by fresh samples from the model, so that the others carry the remaining information."""
 
 from __future__ import annotations
 
@@ -20,38 +20,39 @@ from pyro_semivae.spaces import is_missing
 
 
 class ReplacementTerm(Term):
-    r"""log p(x | z_c', z_s), z_c' ~ p(z_c | y) of the model and all other latents of the guide.
+    r"""log p(x | z_c', z_s), with z_c' ~ p(z_c | y) from the model and all other latents from the guide.
 
     .. math::
         \log p(x|y) \ge E_{p(z_c|y) \, q(z_s|x)}[\log p(x|z_c, z_s)] - KL(q(z_s|x) \Vert p(z_s))
 
-    is the ELBO of a guide that has z_c from p(z_c | y), whose log p and -log q cancel. Its first part is the term; with
-    `densities` it is all of it, a bound. Without, tau times the term added to a bound leaves one KL of z_s for both:
-    z_s then has the weight beta / (1 + tau) of a beta-VAE's. It is LaRVAE's label replacement (Nie et al. 2020, Eq. 9)
-    one latent further down: there y itself is replaced by what is known of it. A fresh z_c does not know an example's
-    style, so that this term wants it in z_s; it wants the class there, too, see `style_terms`.
+    is the ELBO of a guide that samples z_c from p(z_c | y), so that its log p and -log q cancel. The term is the first
+    part of it; with `densities` it is the whole bound. Without `densities`, a bound plus tau times the term has only
+    one KL of z_s, which is equivalent to a beta-VAE's weight of beta / (1 + tau) for z_s. It is LaRVAE's label
+    replacement (Nie et al. 2020, Eq. 9) one latent further down: there y itself is replaced by its observed value. A
+    fresh z_c has no information on an example's style, so that this term moves the style to z_s, but also the class,
+    see `style_terms`.
 
-    A missing label is one sample of q(y | .), without gradient. But for log p(y) - log q(y | x), which are left out, it
-    is a bound on log p(x), and has its gradient for the parameters of p(x | .), p(z_c | y) and q(z_s | x), none for
-    p(y) and for what q(y | x) is made of.
+    A missing label is sampled once from q(y | .), without gradient. The whole is then a bound on log p(x), except that
+    log p(y) - log q(y | x) is left out. It has the bound's gradients for the parameters of p(x | .), p(z_c | y) and
+    q(z_s | x), and none for those of p(y) and q(y | x).
 
     Args:
-        latents: the names of those that are replaced.
+        latents: the names of the latents to replace.
         missing_labels: `"sample"`; or `"enumerate"`, the mean under q(y | .) over all values of a class label, which
-            costs a pass of the model for each.
-        entries: of latents with one for each entry of a label, `"all"`, or `"one"`, a random one of each example, so
-            that the others' are among those that are kept.
+            costs one pass of the model per value.
+        entries: for latents with one entry per entry of a label: replace `"all"`, or `"one"`, a random entry in each
+            example, so that the other entries are kept.
         densities: see above.
-        share: the fraction of the rows, at random, that have the term, which is so much larger there: cheaper, and
-            the same in the mean.
+        share: the fraction of the rows, chosen at random, that have the term, scaled up accordingly: cheaper, with the
+            same expectation.
 
     Terms (each `(B,)`, in nats): `replaced: log p(x|z_c,z_s)`; with `densities` `replaced: log p(z_s)` and
-    `replaced: -log q(z_s|x)`, and so for every latent that is kept.
+    `replaced: -log q(z_s|x)`, for every latent that is kept.
 
     Raises:
-        InputError: an option is none of these. When evaluated: there is no such latent, or those to keep are empty; a
-            label is sampled by the bound, or depends on others; labels to enumerate are not one class label; one entry
-            is asked for, and the latent has none.
+        InputError: an option has an invalid value. When evaluated: a name is not a latent; the latents to keep
+            have size 0; a label is sampled by the bound, or depends on others; there is not exactly one class label to
+            enumerate; `entries="one"`, and a latent has no entries.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class ReplacementTerm(Term):
     def values(self, run: Run) -> Mapping[str, Tensor]:
         if unknown := [name for name in self.latents if name not in run.latents]:
             raise InputError(f"ReplacementTerm: got {unknown}; expected latents: {', '.join(run.latents)}")
-        # An error, where one has a value for each value of a label:
+        # Raises if a latent has one value for each value of a label:
         kept = {name: run.value(name) for name in (*run.latents, *run.continuous) if name not in self.latents}
         if kept and not any(value.numel() for value in kept.values()):
             got = f"{[*kept]} of size 0 beside {[*self.latents]}"
@@ -86,7 +87,7 @@ class ReplacementTerm(Term):
         return {name: rows.spread(value) for name, value in found.items()}
 
     def _labels(self, run: Run) -> Iterator[tuple[dict[str, Tensor], Tensor | None]]:
-        """Values of the labels, and the weight `(B,)` of the rows with them."""
+        """Values of the labels, and the weight of each row for these values, `(B,)` or None for 1."""
         if self.missing_labels == "sample":
             yield {label: _sampled(run, label) for label in run.roles.labels}, None
             return
@@ -122,7 +123,7 @@ class ReplacementTerm(Term):
         sites = trace.nodes
         found = {f"replaced: log p({name})": to_rows(log_prob(sites[name]), sites[name]) for name in run.roles.data}
         if self.densities:
-            for name in run.continuous:  # where they are missing, they are latents as others are
+            for name in run.continuous:  # missing continuous labels are latents
                 site, of_guide = sites[name], run.guide.nodes[name]
                 missing = rows.of(run.missing(name), row_dim(of_guide))
                 tables = log_prob(site), rows.of(log_prob(of_guide), row_dim(of_guide))
@@ -140,7 +141,7 @@ class ReplacementTerm(Term):
 
 
 def _sampled(run: Run, label: str) -> Tensor:
-    """A label as it is observed, and sampled from q(y | .) where it is missing; of the plates' shape."""
+    """A label, sampled from q(y | .) where it is missing, in the shape of its plates."""
     if run.fully_observed:
         return run.observed[label]
     index = sampled_index(run.first_classifier(label), run.enumeration_dim(label))
@@ -150,10 +151,10 @@ def _sampled(run: Run, label: str) -> Tensor:
 
 
 class _OneEntry(Messenger):
-    """Of latents with an entry for each of a label's, all but a random one of each row are the run's.
+    """For latents with one entry per entry of a label: samples one random entry per row, and keeps the run's others.
 
     Attributes:
-        replaced: latent -> which entry is fresh, `(B, L)`.
+        replaced: latent -> mask of the fresh entries, `(B, L)`.
     """
 
     def __init__(self, rows: SomeRows, latents: Iterable[str]):
@@ -169,8 +170,8 @@ class _OneEntry(Messenger):
         shape = fn.batch_shape
         if len(shape) < 2 or shape[-1] < 2:
             got = f"entries: got 'one', and the latent '{msg['name']}' of the batch shape {tuple(shape)}"
-            raise InputError(f"{got}; expected one with an entry for each of a label's")
-        if shape not in self._which:  # latents of one label have one
+            raise InputError(f"{got}; expected one with an entry for each entry of a label")
+        if shape not in self._which:  # latents of one label share it
             score = torch.rand(shape, device=fn.sample().device)
             self._which[shape] = score == score.amax(-1, keepdim=True)
         fresh = self.replaced[msg["name"]] = self._which[shape]

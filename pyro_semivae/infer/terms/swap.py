@@ -1,4 +1,4 @@
-"""The reconstruction of a row with another row's latent, where both are of a group that shares it."""
+"""The reconstruction of a row with the latent of another row of the same group."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from pyro_semivae.infer.tables import log_prob, to_rows
 
 
 class SwapTerm(Term):
-    r"""log p(x | z, e') of the rows of a group, e' being e of another row of it (Mathieu et al., NIPS 2016, Fig. 2).
+    r"""log p(x | z, e') for rows of a group, with e' from another row of it (Mathieu et al., NIPS 2016, Fig. 2).
 
     .. math::
         \log p(x_i | z_i, e_j), \qquad i, j \text{ of one group}, \quad z_i \sim q(z|x_i), \quad e_j \sim q(e|x_j)
 
-    It teaches that e is the same throughout the group, and that what tells its rows apart is in z. j follows i in the
-    group, in a random order. The term is `swap: log p(x)`.
+    It trains e to be the same in all rows of the group, so that the differences between rows are in z. j follows i in a
+    random order of the group. The term is `swap: log p(x)`.
 
     Args:
-        latent: e. group: a label and one of its values; rows with others have no part in it.
+        latent: e. group: a label and one of its values; rows with other values are ignored.
 
     Raises:
-        InputError: when evaluated: there is no such latent or label.
+        InputError: when evaluated: there is no latent or label of that name; labels may be missing.
     """
 
     whole_batch = True
@@ -42,9 +42,11 @@ class SwapTerm(Term):
             got = f"the latent {self.latent!r} and the label {label!r}"
             raise InputError(f"SwapTerm: got {got}; expected ones of the model, {', '.join(run.model.nodes)}")
         if run.labels or run.continuous or run.particle_dim != -2:
-            raise InputError("SwapTerm: got a model with labels that may be missing; expected known ones, of Groups")
+            raise InputError(
+                "SwapTerm: got a model with labels that may be missing; expected labels declared as Groups"
+            )
         rows = run.model.nodes[label]["value"] == value
-        # The rows of the group one after another, in a random order: each has the next one's, the last the first's.
+        # The rows of the group in a random order: each gets the next row's latent, the last one the first's.
         order = torch.argsort(torch.rand(len(rows), device=rows.device) + (~rows).float())
         number = rows.sum()
         place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))

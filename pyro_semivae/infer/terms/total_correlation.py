@@ -1,4 +1,4 @@
-"""The total correlation of latents by a density-ratio estimator: FactorVAE (Kim and Mnih, ICML 2018)."""
+"""The total correlation of latents from a density-ratio estimator: FactorVAE (Kim and Mnih, ICML 2018)."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ class TotalCorrelation(Term):
     .. math::
         TC(z) = KL\Big(q(z) \,\Big\Vert\, \prod_j q(z_j)\Big) \approx E_{q(z)}\Big[\log \frac{D(z)}{1 - D(z)}\Big]
 
-    `vae.elbo() + 6 * TotalCorrelation()` is FactorVAE with gamma = 6. The critic D tells samples of q(z) from samples
-    whose entries are permuted over the batch, each on its own; its loss (`loss`) is the cross-entropy of both. `fit`
-    trains it with an optimiser of its own, in the same step; elsewhere (plain SVI) it is not trained unless you do. The
-    term's gradient goes to the latents and not to the critic, the loss's to the critic and not to the latents.
+    `vae.elbo() + 6 * TotalCorrelation()` is FactorVAE with gamma = 6. The critic D distinguishes samples of q(z) from
+    samples whose entries are permuted over the batch independently; its loss (`loss`) is the cross-entropy for both.
+    `fit` trains it in the same step, with an optimiser of its own; elsewhere (plain SVI) you have to train it yourself.
+    The term's gradient goes to the latents and not to the critic, the loss's to the critic and not to the latents.
 
-    With `by_site` the entries of a site are permuted together, so that it is the information that sites have of each
-    other: of two, I(z_c; z_s) = KL(q(z_c, z_s) || q(z_c) q(z_s)).
+    With `by_site` the entries of a site are permuted together, which gives the total correlation between sites; for two
+    sites, it is their mutual information I(z_c; z_s) = KL(q(z_c, z_s) || q(z_c) q(z_s)).
 
-    The critic belongs to the term: a second `fit` with the same object goes on with it.
+    The critic belongs to the term: a second `fit` with the same object continues to train it.
 
-    Differs from the paper: the permuted samples are of the batch's other half and not of a second batch; D has one
-    logit and not two.
+    Differs from the paper: the permuted samples are from the other half of the batch, not from a second batch; D has
+    one logit, not two.
 
     Args:
-        latents: names of the sites (default: all), as vectors, after one another.
-        hidden: the sizes of the critic's hidden layers; leaky ReLUs of slope 0.2. The paper's by default.
+        latents: names of the sites (default: all), which are flattened and concatenated.
+        hidden: the sizes of the critic's hidden layers, with leaky ReLUs of slope 0.2; default as in the paper.
         lr: the critic's learning rate. by_site: see above.
 
     Raises:
-        InputError: when evaluated: a site is no latent; a batch has one row.
+        InputError: when evaluated: a site is not a latent; `by_site` with one site; a batch has one row, or the latents
+            one dimension.
     """
 
     whole_batch = True
@@ -61,7 +62,7 @@ class TotalCorrelation(Term):
         return f"TC({self._between.join(self.latents) or 'all'})", self.critic
 
     def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Adam as in the paper's Appendix A."""
+        """Adam, as in the paper's Appendix A."""
         return torch.optim.Adam(parameters, self.lr, betas=(0.5, 0.9))
 
     def values(self, run: Run) -> Mapping[str, Tensor]:
@@ -79,12 +80,12 @@ class TotalCorrelation(Term):
         return (F.softplus(-self.critic(joint).to(z)).mean() + F.softplus(self.critic(permuted).to(z)).mean()) / 2
 
     def _sizes(self, run: Run) -> list[int]:
-        """Of what is permuted together."""
+        """The sizes of the blocks of entries that are permuted together."""
         sizes = [run.value(name).shape[1] for name in self.latents or run.latents]
         return sizes if self.by_site else [1] * sum(sizes)
 
     def _samples(self, run: Run) -> Tensor:
-        """The latents, `(B, D)`; the critic has its sizes from them the first time."""
+        """The latents, `(B, D)`; the first call initialises the critic's lazy layers."""
         names = self.latents or run.latents
         unknown = [name for name in names if name not in run.latents]
         if unknown or not names:
