@@ -181,7 +181,7 @@ def run() -> None:
     measured, canonical = report.measure_extraction(vae, job.data, job.labelled_rows, args.classes, seed=args.seed)
     if args.true_epochs:
         measured["true_epochs"] = args.true_epochs
-    job.finish(measured)
+    job.finish({**measured, "compiled": history.compiled, **({"notes": history.notes} if history.notes else {})})
     report.draw_extraction(vae, job.data, canonical, measured, history, job.out)
 
 

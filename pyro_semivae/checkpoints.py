@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +25,16 @@ if TYPE_CHECKING:
 class History(list[dict[str, float]]):
     """The epochs of a training, a record each: its number, the objective, the ELBO, terms and monitors by name.
 
+    Attributes:
+        compiled: whether its steps ran as a compiled graph, see `fit`. notes: what was done otherwise than asked for.
+
     >>> History([{"epoch": 1, "objective": -9.0, "elbo": -8.0}, {"epoch": 2, "objective": -7.5, "elbo": -7.25}])
     2 epochs, the last one: objective -7.5, elbo -7.25
     """
+
+    def __init__(self, records: Iterable[dict[str, float]] = ()):
+        super().__init__(records)
+        self.compiled, self.notes = False, []
 
     def __repr__(self) -> str:
         if not self:

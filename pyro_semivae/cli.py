@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 from pyro_semivae import data, flags
+from pyro_semivae.compiling import COMPILE
 from pyro_semivae.data.chexpert import POLICIES
 from pyro_semivae.defaults import by_label, by_networks
 from pyro_semivae.errors import InputError
@@ -96,6 +97,11 @@ class Trained(Flags):
         "32-true",
         "of the networks' layers; bf16-mixed is faster where the processor has it",
         choices=["32-true", "bf16-mixed"],
+    )
+    compile: str = flag(
+        "auto",
+        "run the training step as one compiled graph; auto: where that saves more time than compiling takes",
+        choices=list(COMPILE),
     )
     out: str | None = flag(None, "output folder (default: runs/<script>-<dataset>[-<preset>])")
     resume: bool = flag(False, "continue from the checkpoint in the output folder")

@@ -165,12 +165,12 @@ class ExampleRun(Run[S]):
             then()
             replace_weights(self.checkpoint, vae)
         how = {"corrupt": options["corrupt"], "quick": self.args.smoke_test, "seed": self.args.seed}
-        notes = signs_of_failure(vae, vae.table(self.data.x, self.y), seed=self.args.seed)
+        notes = history.notes + signs_of_failure(vae, vae.table(self.data.x, self.y), seed=self.args.seed)
         found = report.measure(vae, self.data, **how)
         if note := report.sign_of_chance(found, len(self.data.label_names)):
             print(f"NOTE: {note}", flush=True)
             notes.append(note)
-        self.finish({**found, **({"notes": notes} if notes else {})})
+        self.finish({**found, "compiled": history.compiled, **({"notes": notes} if notes else {})})
         with noted(notes):
             report.draw(vae, self.data, history, self.out)
         self.draw_graph(vae, self.data.x, self.y, elbo)

@@ -102,7 +102,9 @@ class FactorRun(Run[S]):
         torch.manual_seed(self.args.seed)
         vae = make()
         history = self._fit(vae, objective(vae, self.args.tau))
-        self.finish({"labelled": self.labelled, **self._measured(vae), **measured})
+        notes = {"notes": history.notes} if history.notes else {}
+        found = {"labelled": self.labelled, **self._measured(vae), **measured}
+        self.finish({**found, "compiled": history.compiled, **notes})
         draw = report.draw_factors if isinstance(self.data, FactorData) else report.draw_real_attributes
         draw(vae, self.data, history, self.out, others=others)
         self.draw_graph(vae, self.x, self.y, objective(vae, self.args.tau))

@@ -92,11 +92,11 @@ class ReferenceRun(Run[S]):
         options = {"corrupt": None, "on_epoch": self._watched, **options}
         history = fit(vae, rows, elbo=elbo, **{**self.fit_options(), **options})
         measured = report.measure_reference(vae, self.data, seed=self.args.seed, quick=self.args.smoke_test)
-        notes = signs_of_failure(vae, vae.table(rows), seed=self.args.seed)
+        notes = history.notes + signs_of_failure(vae, vae.table(rows), seed=self.args.seed)
         notes += report.signs_of_collapse(measured, history)
         for note in notes:
             print(f"NOTE: {note}", flush=True)
-        self.finish({**measured, **({"notes": notes} if notes else {})})
+        self.finish({**measured, "compiled": history.compiled, **({"notes": notes} if notes else {})})
         with noted(notes):
             report.draw_reference(vae, self.data, history, self.out)
         self.draw_graph(vae, self.data.x, self.data.y, elbo)

@@ -115,6 +115,7 @@ class Run(Generic[S]):
             "seed": self.args.seed,
             "accelerator": self.device.type,
             "precision": self.args.precision,
+            "compile": self.args.compile,
             "checkpoint": self.checkpoint,
             "resume": self.args.resume,
             "config": {**self.config(), "seconds_before_training": self.before_training + self.elapsed()},

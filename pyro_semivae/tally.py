@@ -48,7 +48,8 @@ class Tally:
         """The epoch's line of the history."""
         means, told = (self.sums / self.steps).tolist(), self.told
         terms, monitors = means[: len(self.names)], means[len(self.names) + 2 :]
-        weights = {name: weight for name, weight in zip(self.names, told.weights, strict=True) if weight != 1}
+        of_terms = zip(self.names, map(float, told.weights), strict=True)
+        weights = {name: weight for name, weight in of_terms if weight != 1}
         return {
             "epoch": epoch + 1,
             "objective": means[len(self.names)],

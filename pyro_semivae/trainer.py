@@ -19,10 +19,14 @@ from pyro_semivae.data.noise import Corruption, noises_by_site
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import Objective, ObjectiveModule
 from pyro_semivae.infer.graph import as_it_is
+from pyro_semivae.infer.traced import NotTraceable, Traced
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.watch import FiniteWatch
 
 Optimiser = Callable[..., Optimizer]
+Given = tuple[tuple[Tensor | None, ...], Tensor, int, tuple[tuple[str, tuple[int, ...]], ...]]  # see `Batch`
+
+OF_MODEL = "the model"  # whose loss it is
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,9 @@ class Trainer:
         optimiser: called with the parameters and `lr=...`; the modules that terms own have optimisers of their own.
         clip: what is done to the model's gradients. ema_decay: the decay of the averaged weights.
         data_complete: whether no row of data is missing.
+
+    Attributes:
+        traced: what evaluates the objective, if it is compiled. notes: what was done otherwise than asked for.
     """
 
     def __init__(
@@ -75,6 +82,8 @@ class Trainer:
         self.averaged = Average(vae, ema_decay)
         self.critics = elbo.modules()
         self.critic_optimisers: dict[str, Optimizer] = {}
+        self.traced: Traced | None = None
+        self._may_be_eager, self.notes = False, []
         self.watch = FiniteWatch(every=1 if fabric.device.type == "cpu" else 25)
 
     def prepare(self, batch: Batch) -> None:
@@ -84,6 +93,16 @@ class Trainer:
             with torch.no_grad(), as_it_is(self.vae):
                 self.losses([batch], 0.0)
             self.critic_optimisers = self.objective.objective.optimisers()
+
+    def compile(self, *, optional: bool = False) -> None:
+        """From the next step on, the objective is a graph, compiled at that step.
+
+        Args:
+            optional: where that fails, go on without it, and note it.
+        """
+        self._may_be_eager = optional
+        trained = {OF_MODEL: self.vae, **self.critics}
+        self.traced = Traced(self._evaluate, [self.objective, self.critics], trained)
 
     def start(self, factor: Callable[[int], float], step: int) -> None:
         """Sets out at a step: the schedule of the learning rate, and what scales gradients."""
@@ -116,9 +135,6 @@ class Trainer:
     def _owned(self, name: str, loss: Tensor) -> None:
         """The gradient of a loss in the parameters of the module that it is of, and in no others."""
         parameters = [p for p in self.critics[name].parameters() if p.requires_grad]
-        if not loss.requires_grad or loss.dim():
-            got = f"shape {tuple(loss.shape)}" if loss.dim() else "one that does not depend on its module"
-            raise InputError(f"loss of {name}: got {got}; expected a scalar that depends on the parameters of {name}")
         found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         for parameter, gradient in zip(parameters, found, strict=True):
             parameter.grad = gradient
@@ -129,25 +145,43 @@ class Trainer:
         Args:
             parts: the rows with data, and those without. The terms of one part are 0 for the rows of the other.
         """
-        loss, blocks, of_rows, monitors = 0.0, [], [], {}
+        given = [
+            (tuple(map(part.values.get, self.sites)), part.scale, part.labelled, tuple(part.strata.items()))
+            for part in parts
+        ]
+        losses, told = (self._evaluate if self.traced is None else self._compiled)(*given, done=done)
+        return losses.pop(OF_MODEL), losses, Told(**told)
+
+    def _compiled(self, *parts: Given, done: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The same by the graph; without it, where it need not be and the first step has none."""
+        try:
+            return self.traced(*parts, done=done)
+        except NotTraceable as error:
+            if not self._may_be_eager or self.traced.calls:
+                raise NotTraceable(f"{error}; compile='off' trains without a graph") from error
+            self.notes.append(f"{error}; training goes on without a graph")
+            self.traced = None
+            return self._evaluate(*parts, done=done)
+
+    def _evaluate(self, *parts: Given, done: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The losses, the model's among them, and what there is to report, of rows with data and those without."""
+        blocks, of_rows, monitors = [], [], {}
         names: dict[str, tuple[float, bool]] = {}
         sums: dict[str, Tensor] = {}
-        objective: Tensor | float = 0.0
+        loss: Tensor | float = 0.0
         removed: list[Tensor] = []
         losses: dict[str, Tensor] = {}
-        for part in parts:
-            values = map(part.values.get, self.sites)
-            how = {"scale": part.scale, "labelled": part.labelled, "data_complete": self.data_complete}
-            how["strata"] = part.strata
+        for values, scale, labelled, strata in parts:
+            how = {"scale": scale, "labelled": labelled, "data_complete": self.data_complete, "strata": dict(strata)}
             found = self.objective.evaluate(*values, done=done, **how)
-            total = found.total()
-            objective = objective + total.detach()
-            loss = loss - total
+            loss = loss - found.total()
+            for name, own in found.losses.items():
+                _check_owned(name, own)
             losses |= found.losses
             kept = [value for value in found.values if not value.removed]
             taken_out = [value for value in found.values if value.removed and value.in_elbo]
             removed += [(value.value.detach() * found.scale).sum() for value in taken_out]
-            blocks.append(torch.stack([value.value.detach().expand(len(part.scale)) for value in kept]))
+            blocks.append(torch.stack([value.value.detach().expand(len(scale)) for value in kept]))
             of_rows += [value.name for value in kept]
             for value in kept:
                 own = value.value.detach()
@@ -156,11 +190,19 @@ class Trainer:
                 names[value.name] = (value.weight, value.in_elbo)
             monitors |= {name: value.detach() for name, value in found.monitors.items()}
             monitors |= {f"loss of {name}": value.detach() for name, value in found.losses.items()}
-        terms = torch.block_diag(*blocks) if len(blocks) > 1 else blocks[0]
+        objective = -loss.detach()
         weights, in_elbo = zip(*names.values(), strict=True)
         out_of_elbo = sum(removed, torch.zeros_like(objective))
-        stacked = torch.stack([*sums.values(), objective, out_of_elbo, *monitors.values()])
-        return loss, losses, Told([*names], of_rows, [*weights], [*in_elbo], terms, stacked, [*monitors])
+        told = {
+            "names": [*names],
+            "of_rows": of_rows,
+            "weights": [*weights],
+            "in_elbo": [*in_elbo],
+            "terms": torch.block_diag(*blocks) if len(blocks) > 1 else blocks[0],
+            "sums": torch.stack([*sums.values(), objective, out_of_elbo, *monitors.values()]),
+            "monitors": [*monitors],
+        }
+        return {OF_MODEL: loss, **losses}, told
 
     def states(self) -> dict[str, Any]:
         """The states of the modules that terms own, and of their optimisers."""
@@ -174,6 +216,13 @@ class Trainer:
         for name, own in self.critic_optimisers.items():
             self.critics[name].load_state_dict(states[name]["weights"])
             own.load_state_dict(states[name]["optimiser"])
+
+
+def _check_owned(name: str, loss: Tensor) -> None:
+    """Checks the loss of a module that a term owns."""
+    if loss.dim() or (torch.is_grad_enabled() and not loss.requires_grad):
+        got = f"shape {tuple(loss.shape)}" if loss.dim() else "one that does not depend on its module"
+        raise InputError(f"loss of {name}: got {got}; expected a scalar that depends on the parameters of {name}")
 
 
 def _made(optimiser: Optimiser, parameters: list[nn.Parameter], lr: float) -> Optimizer:

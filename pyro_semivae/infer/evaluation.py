@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer.graph import NamedTerms, same_term
 from pyro_semivae.infer.run import Run
-from pyro_semivae.infer.weights import Weight, at
+from pyro_semivae.infer.weights import Weight, at, is_one
 
 if TYPE_CHECKING:
     from pyro_semivae.infer.base import Bound, Part, Term
@@ -48,12 +48,14 @@ class Value:
         """The weighted value, the term's contribution to the objective, `(B,)` or a scalar."""
         if self.weighted is not None:
             return self.weighted
-        return self.value if self.weight == 1 else self.weight * self.value
+        return self.value if is_one(self.weight) else self.weight * self.value
 
     def times(self, factor: float | None) -> Value:
         """This value with its weight multiplied by a factor; removed if the factor is None."""
-        if factor is None or factor == 1:
-            return self if factor == 1 else replace(self, removed=True)
+        if factor is None:
+            return replace(self, removed=True)
+        if is_one(factor):
+            return self
         weighted = None if self.weighted is None else factor * self.weighted
         return replace(self, weight=factor * self.weight, weighted=weighted)
 

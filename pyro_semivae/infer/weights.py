@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from pyro_semivae.errors import InputError
 
@@ -35,6 +39,58 @@ class WarmUp:
         return at((self.weight,), done) * min(1.0, done / self.until)
 
 
+class Schedules:
+    """The schedules that an evaluation asks for, so that a graph of it can have their values as an input.
+
+    Inside of `with schedules:`, every schedule that is asked for is added to them. Inside of `with
+    schedules.given(values):`, each of them is the entry of `values` in the order in which they were added, a tensor.
+
+    >>> schedules = Schedules()
+    >>> with schedules:
+    ...     at((2.0, WarmUp(0.5)), 0.25)
+    1.0
+    >>> with schedules.given(schedules.values(0.125)):
+    ...     at((2.0, schedules.found[0]), 0.25)
+    tensor(0.5000, dtype=torch.float64)
+    """
+
+    def __init__(self) -> None:
+        self.found: list[Callable[[float], float]] = []
+        self._values: Tensor | None = None
+
+    def __enter__(self) -> Schedules:
+        self._token = _schedules.set(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _schedules.reset(self._token)
+        self._values = None
+
+    def given(self, values: Tensor) -> Schedules:
+        """The same, with a value for each schedule, `(S,)`."""
+        self._values = values
+        return self
+
+    def values(self, done: float) -> Tensor:
+        """What they are at a fraction of training, `(S,)`, float64."""
+        return torch.tensor([_number(schedule, done) for schedule in self.found], dtype=torch.float64)
+
+    def at(self, schedule: Callable[[float], float], done: float) -> float | Tensor:
+        """A schedule's value; it may ask for others, which are then a part of it."""
+        if self._values is None:
+            if schedule not in self.found:
+                self.found.append(schedule)
+            token = _schedules.set(None)
+            try:
+                return _number(schedule, done)
+            finally:
+                _schedules.reset(token)
+        return self._values[self.found.index(schedule)]
+
+
+_schedules: ContextVar[Schedules | None] = ContextVar("schedules", default=None)
+
+
 def at(weights: Iterable[Weight], done: float) -> float:
     """The product of weights at the fraction `done` of training.
 
@@ -44,7 +100,17 @@ def at(weights: Iterable[Weight], done: float) -> float:
     return math.prod(_scheduled(weight, done) if callable(weight) else weight for weight in weights)
 
 
+def is_one(weight: float | Tensor) -> bool:
+    """Whether a weight is the number 1; one that is a tensor is not looked at."""
+    return not isinstance(weight, Tensor) and weight == 1
+
+
 def _scheduled(weight: Callable[[float], float], done: float) -> float:
+    asked = _schedules.get()
+    return _number(weight, done) if asked is None else asked.at(weight, done)
+
+
+def _number(weight: Callable[[float], float], done: float) -> float:
     found = weight(done)
     try:
         number = float(found)

@@ -1,0 +1,122 @@
+"""Graphs in parts, so that a compiler moves none of their random numbers.
+
+A compiler may compute independent operations in another order, and random numbers with them: from the same state of the
+generator two samples are then exchanged. Here the random operations stay outside of what is compiled, in their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.passes.split_module import split_module
+
+aten = torch.ops.aten
+EMPTY = (aten.empty.memory_format, aten.empty_strided.default)
+EMPTY_LIKE = (aten.empty_like.default,)
+LIKE = {aten.rand_like.default: aten.uniform_.default, aten.randn_like.default: aten.normal_.default}
+
+
+def compiled_between(graph: GraphModule, compile: Callable[[GraphModule], Callable]) -> Callable:
+    """The same function as a graph, what lies between its random operations compiled.
+
+    Random operations of which only the shape is known before (`randn_like`) come first, in one part; the graph is cut
+    where one depends on values (`multinomial`).
+
+    Args:
+        graph: traced by `make_fx`; it is changed.
+        compile: from a part without random operations to a function of the same inputs.
+
+    >>> from torch.fx.experimental.proxy_tensor import make_fx
+    >>> def sample(x: Tensor) -> Tensor:
+    ...     return (x + torch.randn_like(x)).sigmoid().bernoulli()
+    >>> parts = []
+    >>> run = compiled_between(make_fx(sample)(torch.zeros(3)), lambda part: parts.append(part) or part)
+    >>> len(parts)
+    1
+    >>> with torch.random.fork_rng():
+    ...     expected = sample(torch.zeros(3))
+    >>> torch.equal(run(torch.zeros(3)), expected)
+    True
+    """
+    part_of = _parts(graph)
+    if not any(part % 2 == 0 for part in part_of.values()):
+        return compile(graph)
+    cut = split_module(graph, None, lambda node: part_of[node])
+    for name, part in list(cut.named_children()):
+        if int(name.removeprefix("submod_")) % 2:
+            setattr(cut, name, _Function(compile(part)))
+    return cut
+
+
+class _Function(torch.nn.Module):
+    """A function as a module."""
+
+    def __init__(self, fn: Callable):
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.fn(*inputs)
+
+
+def _parts(graph: GraphModule) -> dict[Node, int]:
+    """Node -> the number of its part: even ones are of random operations, odd ones are to be compiled."""
+    part, part_of = 0, {}
+    for node in list(graph.graph.nodes):
+        if node.op not in ("call_function", "get_attr"):
+            continue
+        if not _is_random(node):
+            part_of[node] = part + 1
+            continue
+        made = _of_shape_alone(graph, node)
+        if not made:
+            part, made = part + 2, [node]
+        for one in made:
+            part_of[one] = part
+    *_, output = graph.graph.nodes
+    for node in sorted(part_of, key=part_of.get):  # nothing depends on a later part
+        output.prepend(node)
+    graph.recompile()
+    return part_of
+
+
+def _is_random(node: Node) -> bool:
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
+
+
+def _of_shape_alone(graph: GraphModule, node: Node) -> list[Node]:
+    """The nodes of a random operation that depends on no value, where it is one; they then have no inputs."""
+    inputs = node.all_input_nodes
+    if not inputs:
+        return [node]
+    first = node.args[0]
+    if node.target in LIKE:
+        with graph.graph.inserting_before(node):
+            empty = _empty(graph, node)
+            new = graph.graph.call_function(LIKE[node.target], (empty,))
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        graph.graph.erase_node(node)
+        return [empty, new]
+    if inputs == [first] and first.target in EMPTY and len(first.users) == 1:
+        return [first, node]
+    if inputs == [first] and first.target in EMPTY_LIKE and len(first.users) == 1:
+        with graph.graph.inserting_before(node):
+            empty = _empty(graph, first)
+        node.replace_input_with(first, empty)
+        graph.graph.erase_node(first)
+        return [empty, node]
+    return []
+
+
+def _empty(graph: GraphModule, node: Node) -> Node:
+    """A node that makes an empty tensor of the layout of another node's."""
+    like = node.meta["val"]
+    options = {"dtype": like.dtype, "device": like.device}
+    empty = graph.graph.call_function(aten.empty_strided.default, (list(like.shape), list(like.stride())), options)
+    empty.meta = dict(node.meta)
+    return empty

@@ -1,0 +1,361 @@
+"""Evaluations as graphs: a function of parameters and tensors, traced once per signature, and compiled.
+
+Pyro's handlers run in Python at every step. What they do to tensors is the same at every step of one signature: the
+objectives have no `.item()`, no branch on a tensor's value and no shape that depends on one. So loss and gradients are
+traced once (`torch.fx`'s `make_fx`), the graph is compiled (TorchInductor), and the following steps run that alone.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyro
+import torch
+from platformdirs import user_cache_path
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from pyro_semivae.errors import InputError, check_choice
+from pyro_semivae.infer.random_ops import compiled_between
+from pyro_semivae.infer.weights import Schedules
+
+Compiler = Literal["inductor", "none"]
+COMPILERS = ("inductor", "none")
+COMPILED_CACHE_ENV = "TORCHINDUCTOR_CACHE_DIR"
+MOST_GRAPHS = 8
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 0.02}  # of gradients, relative to their norm; 0.2 in lower precision
+
+Evaluated = tuple[dict[str, Tensor], Any]
+
+
+class NotTraceable(InputError):
+    """A function cannot be run as one graph; the message says why."""
+
+
+@dataclass
+class _Graph:
+    """A traced function.
+
+    Attributes:
+        run: parameters, buffers, inputs and the values of schedules -> losses, gradients, other outputs. schedules: the
+            ones that it asks for. losses: their names. gradients: which parameters have one, loss by loss. spec: the
+            structure of the other outputs. constants: those that are no tensors, by their place. calls: how often it
+            was called.
+    """
+
+    run: Callable[..., Sequence[Tensor]]
+    schedules: Schedules
+    losses: list[str] = field(default_factory=list)
+    gradients: list[list[bool]] = field(default_factory=list)
+    spec: TreeSpec | None = None
+    constants: dict[int, Any] = field(default_factory=dict)
+    calls: int = 0
+
+
+class Traced:
+    """A function of modules' parameters and of tensors, run as a graph that is traced once per signature.
+
+    A signature is the shapes, strides, dtypes and devices of all tensors, the modes of the modules (training or
+    evaluation, which parameters require a gradient), autocast, and all inputs that are no tensors. Anything else that
+    the function reads, such as an attribute of a model, is a constant of the graph. Torch's random numbers are new at
+    every call, and the same as without a graph from the same state of the generator.
+
+    So that no graph trains something else in silence, its losses and gradients are compared with the function's own
+    under the same noise, at its calls 1, 2, 4, 8, ...
+
+    Args:
+        fn: called with the inputs and `done=`; returns its losses, name -> scalar, and anything else in lists, tuples
+            and dicts, whose tensors are detached.
+        modules: those whose parameters and buffers `fn` reads.
+        trained: loss's name -> the module whose parameters have its gradient.
+        compiler: `"inductor"`, or `"none"`: the operations of the graph one by one, which needs no C++ compiler.
+        most_graphs: how many signatures are accepted; each is traced and compiled anew.
+
+    Attributes:
+        calls: how many there were. graphs: how many graphs there are. num_nodes: the number of operations of the latest
+            one. seconds: what tracing and compiling took in all.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Evaluated],
+        modules: Sequence[nn.Module],
+        trained: Mapping[str, nn.Module],
+        *,
+        compiler: Compiler = "inductor",
+        most_graphs: int = MOST_GRAPHS,
+    ):
+        self.trained, self.most_graphs = dict(trained), most_graphs
+        self.compiler = check_choice("compiler", compiler, COMPILERS)
+        self.root = _Root(fn, modules)
+        self._graphs: dict[Any, _Graph] = {}
+        self.num_nodes, self.seconds, self.calls = 0, 0.0, 0
+
+    @property
+    def graphs(self) -> int:
+        return len(self._graphs)
+
+    def __call__(self, *inputs: Any, done: float = 1.0) -> Evaluated:
+        """The losses, whose `backward` gives the gradients of the graph, and what else the function returns.
+
+        Args:
+            done: the fraction of training done, by which schedules go that the function asks for.
+
+        Raises:
+            NotTraceable: the function branches on a tensor's value, draws random numbers that are not torch's, or does
+                something else than its graph; there are more signatures than `most_graphs`; the compiler fails.
+        """
+        parameters, buffers = dict(self.root.named_parameters()), dict(self.root.named_buffers())
+        trained = self._trained(parameters)
+        leaves, spec = tree_flatten(inputs)
+        key = _signature(self.root, [*parameters.values(), *buffers.values(), *leaves], spec)
+        graph, expected = self._graphs.get(key), None
+        calls = 1 if graph is None else graph.calls + 1
+        if calls & (calls - 1) == 0:  # 1, 2, 4, ...
+            schedules = Schedules() if graph is None else graph.schedules
+            with _as_before(buffers.values()), schedules, _torch_alone():
+                losses, _ = self.root(*inputs, done=done)
+                expected = (
+                    {name: loss.detach() for name, loss in losses.items()},
+                    _gradients(losses, trained, parameters),
+                )
+        if graph is None:
+            graph = self._graph(inputs, parameters, buffers, trained, schedules, done)
+            self._graphs[key] = graph
+        graph.calls = calls
+        losses, gradients, out = self._run(graph, [*parameters.values(), *buffers.values()], leaves, done)
+        if expected is not None:
+            _check_same(losses, gradients, *expected)
+        self.calls += 1
+        losses = {
+            name: _Loss.apply(loss, gradients[name], *map(parameters.get, trained[name]))
+            for name, loss in losses.items()
+        }
+        return losses, out
+
+    def _trained(self, parameters: Mapping[str, Tensor]) -> dict[str, list[str]]:
+        """Loss's name -> names of the parameters that have its gradient."""
+        names = {id(parameter): name for name, parameter in parameters.items()}
+        return {
+            loss: [names[id(p)] for p in module.parameters() if p.requires_grad]
+            for loss, module in self.trained.items()
+        }
+
+    def _run(
+        self, graph: _Graph, owned: Sequence[Tensor], leaves: Sequence[Any], done: float
+    ) -> tuple[dict[str, Tensor], dict[str, list[Tensor | None]], Any]:
+        """A graph's losses, gradients and other outputs."""
+        with torch.no_grad():
+            found = iter(graph.run(*_flat(graph, owned, leaves, done)))
+        losses = {name: next(found) for name in graph.losses}
+        gradients = {
+            name: [next(found) if there else None for there in which]
+            for name, which in zip(graph.losses, graph.gradients, strict=True)
+        }
+        leaves = [graph.constants[i] if i in graph.constants else next(found) for i in range(graph.spec.num_leaves)]
+        return losses, gradients, tree_unflatten(leaves, graph.spec)
+
+    def _graph(
+        self,
+        inputs: Any,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        trained: Mapping[str, list[str]],
+        schedules: Schedules,
+        done: float,
+    ) -> _Graph:
+        """Traces the function, and compiles the graph."""
+        if self.graphs == self.most_graphs:
+            raise NotTraceable(
+                f"compile: got {self.graphs + 1} different shapes of batches; expected at most {self.most_graphs}, for "
+                f"each is compiled anew"
+            )
+        graph = _Graph(lambda *tensors: (), schedules)
+        leaves, spec = tree_flatten(inputs)
+
+        def flat(*tensors: Tensor) -> list[Tensor]:
+            given = dict(zip([*parameters, *buffers], tensors, strict=False))
+            rest = iter(tensors[len(given) :])
+            here = tree_unflatten([next(rest) if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)
+            with schedules.given(next(rest)):
+                losses, out = functional_call(self.root, given, here, {"done": done})
+            gradients = _gradients(losses, trained, given)
+            graph.losses = [*losses]
+            graph.gradients = [[gradient is not None for gradient in gradients[name]] for name in losses]
+            flat_out, graph.spec = tree_flatten(out)
+            graph.constants = {i: leaf for i, leaf in enumerate(flat_out) if not isinstance(leaf, Tensor)}
+            found = [gradient for name in losses for gradient in gradients[name] if gradient is not None]
+            return [*losses.values(), *found, *(leaf for leaf in flat_out if isinstance(leaf, Tensor))]
+
+        start = time.perf_counter()
+        owned = [*parameters.values(), *(buffer.clone() for buffer in buffers.values())]
+        tensors = _flat(graph, owned, leaves, done)
+        for tensor, parameter in zip(tensors, parameters.values(), strict=False):
+            tensor.requires_grad_(parameter.requires_grad)
+        try:
+            with _as_before([]), _torch_alone(), torch.enable_grad():
+                traced = make_fx(flat)(*tensors)
+        except NotTraceable:
+            raise
+        except Exception as error:  # whatever a model does that is not a function of tensors
+            raise NotTraceable(f"compile: the step is no graph of tensors: {_first_line(error)}") from error
+        self.num_nodes = len(traced.graph.nodes)
+        graph.run = traced if self.compiler == "none" else _compiled(traced, [tensor.detach() for tensor in tensors])
+        self.seconds += time.perf_counter() - start
+        return graph
+
+
+class _Root(nn.Module):
+    """A function as a module that has the modules whose parameters the function reads."""
+
+    def __init__(self, fn: Callable[..., Evaluated], modules: Sequence[nn.Module]):
+        super().__init__()
+        self.fn, self.owned = fn, nn.ModuleList(modules)
+
+    def forward(self, *inputs: Any, done: float) -> Evaluated:
+        with pyro.validation_enabled(False):  # its checks branch
+            return self.fn(*inputs, done=done)
+
+
+class _Loss(torch.autograd.Function):
+    """A scalar whose gradient is there already."""
+
+    @staticmethod
+    def forward(ctx, loss: Tensor, gradients: list[Tensor | None], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, factor: Tensor):
+        gradients, ctx.gradients = ctx.gradients, None  # let go of, so that they become `.grad` as they are
+        if factor.device.type != "cpu" or factor.item() != 1:
+            gradients = [None if gradient is None else factor * gradient for gradient in gradients]
+        return None, None, *gradients
+
+
+def _signature(root: nn.Module, tensors: Sequence[Any], spec: TreeSpec) -> Any:
+    device = next((tensor.device.type for tensor in tensors if isinstance(tensor, Tensor)), "cpu")
+    modes = tuple(module.training for module in root.modules())
+    return tuple(map(_kind, tensors)), modes, _autocast(device), str(spec)
+
+
+def _kind(value: Any) -> Any:
+    """What a graph takes of an input for granted."""
+    if isinstance(value, Tensor):
+        return value.shape, value.stride(), value.dtype, value.device, value.requires_grad
+    return value
+
+
+def _autocast(device: str) -> Any:
+    return torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+
+def _flat(graph: _Graph, owned: Sequence[Tensor], leaves: Sequence[Any], done: float) -> list[Tensor]:
+    """All inputs of a graph, without gradients."""
+    inputs = [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
+    values = graph.schedules.values(done)
+    return [*(tensor.detach() for tensor in owned), *inputs, values.to(owned[0].device) if owned else values]
+
+
+def _gradients(
+    losses: Mapping[str, Tensor], trained: Mapping[str, list[str]], parameters: Mapping[str, Tensor]
+) -> dict[str, list[Tensor | None]]:
+    """Loss's name -> its gradient in each of the parameters that it trains."""
+    return {
+        name: list(
+            torch.autograd.grad(loss, [parameters[own] for own in trained[name]], retain_graph=True, allow_unused=True)
+        )
+        for name, loss in losses.items()
+    }
+
+
+@contextmanager
+def _as_before(buffers: Iterable[Tensor]) -> Iterator[None]:
+    """What is done inside changes neither torch's random generators nor these buffers."""
+    kept = [(buffer, buffer.clone()) for buffer in buffers]
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+        yield
+    for buffer, before in kept:
+        buffer.copy_(before)
+
+
+@contextmanager
+def _torch_alone() -> Iterator[None]:
+    """Refuses random numbers that are not torch's: they would be constants of a graph."""
+    before = _others()
+    yield
+    if drawn := [name for name, state in _others().items() if state != before[name]]:
+        raise NotTraceable(f"compile: the step draws from {drawn[0]}; expected torch's random numbers alone")
+
+
+def _others() -> dict[str, str]:
+    """The states of generators that are not torch's."""
+    return {"random": str(random.getstate()), "numpy.random": str(np.random.get_state(legacy=False))}  # noqa: NPY002
+
+
+def _check_same(
+    losses: Mapping[str, Tensor],
+    gradients: Mapping[str, Sequence[Tensor | None]],
+    losses_expected: Mapping[str, Tensor],
+    gradients_expected: Mapping[str, Sequence[Tensor | None]],
+) -> None:
+    """Compares a graph's losses and gradients with the function's own, of the same noise."""
+    for name, loss in losses_expected.items():
+        tolerance = TOLERANCE.get(loss.dtype, 0.2)
+        own = [(a, b) for a, b in zip(gradients[name], gradients_expected[name], strict=True) if b is not None]
+        pairs = [(losses[name], loss), *own]
+        error, norm = (
+            torch.stack([part.double().square().sum() for part in parts]).sum().sqrt()
+            for parts in ([a - b for a, b in own], [b for _, b in own])
+        )
+        finite = all(bool(b.isfinite().all()) for _, b in pairs)
+        off = float((losses[name] - loss).abs() / loss.abs().clamp(min=1.0))
+        if finite and (off > tolerance or float(error) > tolerance * float(norm)):
+            raise NotTraceable(
+                f"compile: the graph has the loss {float(losses[name]):.6g} and the model, from the same random "
+                f"numbers, {float(loss):.6g}; their gradients differ by {float(error / norm):.2g} of their norm. "
+                f"Something in model, guide or terms is not a function of tensors and torch's random numbers alone, "
+                f"such as an attribute that changes from step to step"
+            )
+
+
+def _compiled(graph: torch.fx.GraphModule, tensors: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
+    """A graph compiled by TorchInductor, its random numbers torch's own, in their order."""
+    # Before the import, which sets it to a folder of temporary files.
+    os.environ.setdefault(COMPILED_CACHE_ENV, str(user_cache_path("pyro_semivae", appauthor=False) / "inductor"))
+    from torch._inductor import compile as compiled  # a second to import, for those alone who compile
+
+
+    try:
+        run = compiled_between(graph, lambda part: _Compiled(part, compiled))
+        with _as_before(tensors):
+            run(*tensors)
+    except Exception as error:
+        raise NotTraceable(f"compile: TorchInductor failed: {_first_line(error)}") from error
+    return run
+
+
+class _Compiled:
+    """A part of a graph, compiled at its first call, by the inputs of which it knows its shapes."""
+
+    def __init__(self, part: torch.fx.GraphModule, compiled: Callable[..., Callable]):
+        self.part, self.compiled, self.run = part, compiled, None
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        if self.run is None:
+            self.run = self.compiled(self.part, list(inputs))
+        return self.run(*inputs)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
