@@ -1,9 +1,9 @@
-"""CCVAE on images with class labels, or with several binary labels: train, measure, draw.
+"""CCVAE on images with class labels, or with several binary labels: train, evaluate, draw figures.
 
-python examples/ccvae.py                                      # FashionMNIST, 0.4 % of the labels
-python examples/ccvae.py --dataset faces                      # rendered faces with 18 binary labels, 20 % of the rows
-python examples/ccvae.py --dataset pets/ --label kind         # a folder of images and a csv, whose column is the label
-python examples/ccvae.py --preset recipe --labelled 0.06      # our recipe in full (the default is a short run of it)
+python examples/ccvae.py                                      # FashionMNIST with 0.4 % of the labels
+python examples/ccvae.py --dataset faces                      # rendered faces, 18 binary labels on 20 % of the rows
+python examples/ccvae.py --dataset pets/ --label kind         # a folder of images, and the label's column of its csv
+python examples/ccvae.py --preset recipe --labelled 0.06      # our full recipe (the default is a short run of it)
 python examples/ccvae.py --preset one-shot --labelled 10 --dataset mnist   # one labelled image per class
 python examples/ccvae.py --preset paper --labelled 0.2        # the paper's setting
 """
@@ -25,12 +25,12 @@ from pyro_semivae.flags import count, flag, naming, number
 from pyro_semivae.infer import BalanceTerm, ClassifierTerm, ConsistencyTerm, EntropyTerm, NearestLabelTerm
 from pyro_semivae.models.parts import BETA, STYLE, STYLE_BETA
 
-# The recipe before it had what keeps style in interventions on a class label: see `infer.style_terms`.
+# The recipe without the terms that keep style in interventions on a class label: see `infer.style_terms`.
 RECIPE_1 = {"marginal": "jensen", "z_c": 30, "z_s": by_label(0, 27), "beta": by_networks(*BETA)}
 RECIPE_1 |= {"lr": 1e-3, "schedule": "cosine", "ema_decay": 0.998, "alpha": by_label(1000.0, 1.0)}
 RECIPE_1 |= {"shift": by_label(1, 0), "dropout": by_networks(0.1, 0.0)}
 RECIPE = {**RECIPE_1, "z_c": 10, "z_s": by_label(20, 27)}
-RECIPE |= {"beta": {"digits": BETA[0], **by_networks(STYLE_BETA, BETA[1])}}  # of 8x8 pixels: see `parts.shows_style`
+RECIPE |= {"beta": {"digits": BETA[0], **by_networks(STYLE_BETA, BETA[1])}}  # digits: see `parts.shows_style`
 RECIPE |= {name: {"digits": 0.0, **by_label(weight, 0.0)} for name, weight in STYLE.items()}
 ONE_SHOT = {**RECIPE_1, "beta": 1.0, "alpha": 3000.0, "consistency": 3000.0, "entropy": 300.0, "balance": 1200.0}
 ONE_SHOT |= {"shift": 2, "rotate": 15.0, "zoom": 0.15, "adversarial": 3.0, "dropout": 0.0}
@@ -40,7 +40,7 @@ PAPER |= {
     "weights": by_label("independent", "normalised"),
     "num_samples": 100,
     "lr": by_label(5e-4, 2e-4),
-}  # K: their code
+}  # num_samples: as in the authors' code
 
 
 @dataclass(kw_only=True)
@@ -56,21 +56,31 @@ class Settings(cli.Networks, cli.Style):
     }
     DEFAULTS: ClassVar = {"labelled": {"digits": "100", "faces": "0.2", "own": "all", "*": "0.004"}}
 
-    z_c: int = flag(10, "size of the characteristic latent (binary labels: one a label)", count())
-    z_s: int = flag(by_label(20, 27), "size of the rest", count(0))
-    prior: str = flag("labelled", "p(y) of binary labels", choices=["labelled", "uniform"])
-    partly: str | None = flag(None, "half of the labelled rows lose half of their labels", choices=["keep", "drop"])
+    z_c: int = flag(10, "number of entries of z_c, the characteristic latent (binary labels: one per label)", count())
+    z_s: int = flag(by_label(20, 27), "number of entries of z_s, the other latent", count(0))
+    prior: str = flag(
+        "labelled",
+        "p(y) of binary labels: frequencies in the labelled rows, or uniform",
+        choices=["labelled", "uniform"],
+    )
+    partly: str | None = flag(
+        None,
+        "remove each label with probability 1/2 from half of the labelled rows; keep or drop these rows",
+        choices=["keep", "drop"],
+    )
     classifier: str = flag(
         "network", "q(y|z_c): a network, or Bayes' rule on p(z_c|y) p(y)", choices=["network", "bayes"]
     )
-    marginal: str = flag("jensen", "how missing labels enter", choices=["exact", "jensen", "sampled"])
+    marginal: str = flag(
+        "jensen", "how missing labels are marginalised in the bound", choices=["exact", "jensen", "sampled"]
+    )
     detach: str = flag(
         "weight",
         "where gradients through z_c into q(y|z_c) stop",
         choices=["weight", "weighted-terms", "none"],
     )
-    control_variate: bool = flag(False, "lower variance of the gradient of w")
-    num_samples: int = flag(20, "K, samples of z for q(y|x)", count())
+    control_variate: bool = flag(False, "reduce the variance of the gradient of w by a leave-one-out baseline")
+    num_samples: int = flag(20, "number K of samples of z that estimate q(y|x)", count())
     weights: str = flag(
         "normalised",
         "estimator of the importance weight w = q(y|z_c) / q(y|x)",
@@ -78,7 +88,7 @@ class Settings(cli.Networks, cli.Style):
     )
     alpha: float = flag(0.0, "extra weight alpha N / N_labelled on log q(y|x); 0: the bound", number(least=0))
     beta: float = flag(1.0, "weight of the latents' densities; 1: the bound", number(least=0))
-    regulariser: float = flag(0.0, "weight mu of REVAE D.2", number(least=0))
+    regulariser: float = flag(0.0, "weight mu of the nearest-label regulariser (REVAE D.2)", number(least=0))
     consistency: float = flag(0.0, "weight of the consistency loss", number(least=0))
     entropy: float = flag(0.0, "weight of entropy minimisation", number(least=0))
     balance: float = flag(0.0, "weight of class balance", number(least=0))
@@ -87,21 +97,19 @@ class Settings(cli.Networks, cli.Style):
         "L2 radius of the virtual adversarial perturbation, on half of the images in training",
         number(least=0),
     )
-    rotate: float = flag(
-        0.0, "rotate what the encoder sees in training by at most N degrees", number(least=0, most=360)
-    )
-    zoom: float = flag(0.0, "zoom what the encoder sees in training by at most this fraction", number(least=0, below=1))
+    rotate: float = flag(0.0, "rotate the encoder's input in training by at most N degrees", number(least=0, most=360))
+    zoom: float = flag(0.0, "zoom the encoder's input in training by at most this fraction", number(least=0, below=1))
 
 
 def partly_labelled(job: ExampleRun[Settings]) -> Tensor:
-    """The labels, after half of the labelled rows lost half of theirs: the rest is kept, or dropped with its row."""
+    """The labels after half of the labelled rows lost about half of theirs; `--partly` keeps or drops these rows."""
     with naming("--partly", "y"):
         y = lose_labels(job.y, job.args.seed)
     return drop_partly_labelled(y) if job.args.partly == "drop" else y
 
 
 def noise(job: ExampleRun[Settings], vae: CCVAE) -> Callable[[Tensor], Tensor] | None:
-    """What the encoder sees in training instead of an image."""
+    """The noise on the encoder's input in training; None for none."""
     args = job.args
     moved = job.noise()
     if args.rotate or args.zoom:

@@ -1,4 +1,4 @@
-"""A page for a trained model: latents are sliders, labels are switches. Nothing leaves this machine.
+"""A local web page for a trained model, with sliders for latents and switches for labels. No data leaves the machine.
 
 pip install -e ".[demo]"
 python examples/demo.py --checkpoint runs/ccvae-fashionmnist   # the folder of a run, or a checkpoint in it
@@ -21,11 +21,11 @@ CSS = """footer {display: none !important} #message {color: #b91c1c; min-height:
 .grid-container {grid-template-rows: none !important; grid-auto-rows: auto !important; align-content: start}
 .thumbnail-item {width: 100% !important; height: auto !important; aspect-ratio: 1; border-radius: 0 !important}
 .thumbnail-item img {image-rendering: pixelated}"""
-FONT = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # none is loaded from anywhere
+FONT = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # system fonts, so that none is downloaded
 
 
 def chooser(gr: Any, page: Page, name: str) -> tuple[Any, Any]:
-    """The images to choose from, and a button to upload one."""
+    """A gallery of images, and a button to upload one."""
     gr.Markdown(f"**{name}**")
     look = {"columns": 8, "height": 230, "object_fit": "contain", "allow_preview": False, "buttons": []}
     images = [picture(x) for x in page.images]
@@ -57,7 +57,7 @@ def build(gr: Any, page: Page, title: str, note: str) -> Any:
                 for s in explorer.sliders:
                     look = {"label": s.name, "step": 0.01, "buttons": [], "min_width": 200, "render": False}
                     sliders.append(gr.Slider(round(s.low, 2), round(s.high, 2), **look))
-                # A label and the latent that it has for its own are side by side.
+                # A label's switch is beside the slider of its own latent.
                 paired = [choice.name for choice in explorer.choices] == [slider.name for slider in explorer.sliders]
                 for row in zip(switches, sliders, strict=True) if paired else [(*switches, *sliders)]:
                     with gr.Row() if paired else gr.Column():
@@ -89,7 +89,7 @@ def build(gr: Any, page: Page, title: str, note: str) -> Any:
                 session,
                 slider,
                 outputs=shown[:3],
-                trigger_mode="always_last",  # a slider that is dragged: what comes while one is drawn is not lost
+                trigger_mode="always_last",  # keeps the last position of a slider that is dragged
             )
         on(back.click, page.back, session)
         on(redraw.click, page.redraw, session)
@@ -100,7 +100,7 @@ def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True, help="the folder of a run, or a checkpoint in it")
     parser.add_argument("--data-dir", help="root of the data sets (default: that of the run)")
-    parser.add_argument("--port", type=count(1, 65535), help="of this machine (default: the first free one from 7860)")
+    parser.add_argument("--port", type=count(1, 65535), help="local port (default: the first free one from 7860)")
     args = parser.parse_args()
     with naming("--checkpoint", "checkpoint"):
         trained = open_run(args.checkpoint, args.data_dir)
@@ -115,7 +115,7 @@ def run() -> None:
     if note:
         print(f"NOTE: {note}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # of uploads and thumbnails; it is removed at the end
+        os.environ["GRADIO_TEMP_DIR"] = folder  # for uploads and thumbnails; removed at the end
         blocks = build(gr, page, trained.name, note)
         local = {"server_name": "127.0.0.1", "server_port": args.port, "share": False, "ssr_mode": False}
         look = {"theme": gr.themes.Default(primary_hue="blue", **FONT), "css": CSS, "footer_links": []}

@@ -1,4 +1,4 @@
-"""DIVA as CCVAE's Appendix C.4 modifies it: CCVAE's graph with a classifier beside the ELBO.
+"""DIVA as modified in CCVAE's Appendix C.4: CCVAE's graph with a classifier loss added to the ELBO.
 
 python examples/diva.py
 """

@@ -1,8 +1,8 @@
-"""LaRVAE (Nie et al. 2020), and the semi-supervised disentanglement that it improves: factors as labels of few images.
+"""LaRVAE (Nie et al. 2020) and its baseline, semi-supervised disentanglement: factors as labels for few images.
 
-python examples/larvae.py                        # a rendered room, labels of 1 % of its images (minutes on two cores)
-python examples/larvae.py --base factor          # FactorVAE's critic in the place of beta-TCVAE's batch estimate
-python examples/larvae.py --replacement guide --generated 0     # the label replacement as it is printed
+python examples/larvae.py                        # a rendered room, 1 % of its images labelled (minutes on two cores)
+python examples/larvae.py --base factor          # FactorVAE's critic in place of beta-TCVAE's batch estimate
+python examples/larvae.py --replacement guide --generated 0     # the label replacement as printed in the paper
 python examples/larvae.py --tau 0                # the baseline alone
 python examples/larvae.py --dataset faces        # 18 binary attributes as numbers
 python examples/larvae.py --preset paper --image-size 64 --cuda # the paper's setting
@@ -40,15 +40,21 @@ class Settings(cli.Factors):
 
     PRESETS: ClassVar = {"demo": {}, "paper": PAPER}
 
-    base: str = flag("tc", "beta-VAE, beta-TCVAE or FactorVAE", choices=["beta", "tc", "factor"])
-    weight: float = flag(4.0, "of the base: beta, beta, gamma", number(least=0))
-    z: int = flag(5, "size of the nuisance", count(0))
-    alpha: float = flag(300.0, "weight of the label loss, of the mean over labelled images", number(least=0))
-    replacement: str = flag("prior", "where z of the label replacement is from", choices=["guide", "prior"])
-    samples: int = flag(1, "importance samples of the label replacement", count())
+    base: str = flag(
+        "tc", "unsupervised objective: beta-VAE, beta-TCVAE or FactorVAE", choices=["beta", "tc", "factor"]
+    )
+    weight: float = flag(
+        4.0, "weight in the base: beta of beta-VAE and beta-TCVAE, gamma of FactorVAE", number(least=0)
+    )
+    z: int = flag(5, "number of entries of z, the nuisance latent", count(0))
+    alpha: float = flag(300.0, "weight of the label loss, as a mean over labelled images", number(least=0))
+    replacement: str = flag("prior", "distribution of z in the label replacement", choices=["guide", "prior"])
+    samples: int = flag(1, "number of importance samples in the label replacement", count())
     generated: float = flag(300.0, "weight of the label loss on generated images", number(least=0))
     pixels: float = flag(4.0, "weight of the pixels' cross-entropy", number(above=0))
-    convolutions: bool = flag(False, "the paper's decoder of transposed convolutions; without it a faster MLP")
+    convolutions: bool = flag(
+        False, "use the paper's decoder with transposed convolutions; without the flag a faster MLP"
+    )
 
 
 def networks(args: Settings) -> InstanceNormConvs | Paired:

@@ -1,4 +1,4 @@
-"""M1 (Kingma et al. 2014): a VAE on all rows, then a logistic regression on the latents of the labelled ones.
+"""M1 (Kingma et al. 2014): a VAE on all rows, then a logistic regression on the latents of the labelled rows.
 
 python examples/m1.py
 """

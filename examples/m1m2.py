@@ -23,7 +23,7 @@ class Settings(cli.Classified, cli.OneLatent):
 
     DEFAULTS: ClassVar = {**cli.Classified.DEFAULTS, "beta": 1.0}
 
-    features: int = flag(50, "size of M1's latent", count())
+    features: int = flag(50, "number of entries of M1's latent", count())
 
 
 def make(job: ExampleRun[Settings], m1: M1 | None = None) -> M1M2:
@@ -35,7 +35,7 @@ def make_m1(job: ExampleRun[Settings]) -> M1:
 
 
 def first_stage(job: ExampleRun[Settings]) -> M1:
-    """A trained M1; once the second stage has begun it stays as it is."""
+    """A trained M1; if the second stage has already begun, it is loaded unchanged."""
     m1, file = make_m1(job), job.out / "m1.pt"
     if job.args.resume and job.checkpoint.exists():
         load_weights(m1, load_checkpoint(file, "M1"), file)

@@ -1,7 +1,7 @@
-"""M2 (Kingma et al. 2014): the label is a latent of its own, marginalised where it is missing.
+"""M2 (Kingma et al. 2014): the label is a latent, which is marginalised where it is missing.
 
 python examples/m2.py
-python examples/m2.py --dataset faces          # 18 binary labels, drawn where they are missing
+python examples/m2.py --dataset faces          # 18 binary labels, sampled where they are missing
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""M3 (CCVAE, Eq. 2): a VAE with a classifier on a part of its latents; it generates by rejection.
+"""M3 (CCVAE, Eq. 2): a VAE with a classifier on part of its latents; it generates by rejection sampling.
 
 python examples/m3.py
 """

@@ -1,7 +1,7 @@
-"""MVAE (Wu and Goodman 2018): image and labels as experts on one latent.
+"""MVAE (Wu and Goodman 2018): the posterior of one latent is a product of experts of image and labels.
 
 python examples/mvae.py
-python examples/mvae.py --dataset faces          # 18 binary labels, an expert each
+python examples/mvae.py --dataset faces          # 18 binary labels, one expert per label
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pyro_semivae.models import MVAE
 class Settings(cli.Compared, cli.OneLatent):
     """The flags."""
 
-    DEFAULTS: ClassVar = {**cli.Compared.DEFAULTS, "warm_up": 0.3}  # without it z is left out of use
+    DEFAULTS: ClassVar = {**cli.Compared.DEFAULTS, "warm_up": 0.3}  # without it z stays unused
 
-    label_weight: float = flag({"fashionmnist": 50.0, "*": 10.0}, "lambda of labels", number(least=0))
-    subsets: int = flag(1, "k, random subsets of the labels a step", count(0))
+    label_weight: float = flag({"fashionmnist": 50.0, "*": 10.0}, "weight lambda of the labels", number(least=0))
+    subsets: int = flag(1, "number k of random subsets of the labels per step", count(0))
 
 
 def make(job: ExampleRun[Settings]) -> MVAE:

@@ -1,8 +1,8 @@
-"""Reference-based VAEs (Ruiz et al. 2019), and what they are compared with: the style of digits, from plain outlines.
+"""Reference-based VAEs (Ruiz et al. 2019) and their baselines: the style of digits, with plain outlines as references.
 
-python examples/rbvae.py                    # MNIST at 32x32, sRb-VAE by our recipe (ten minutes on two cores)
+python examples/rbvae.py                    # MNIST at 32x32, sRb-VAE with our recipe (ten minutes on two cores)
 python examples/rbvae.py --no-symmetric     # Rb-VAE: the ELBO alone
-python examples/rbvae.py --method dip-vae-1 # a baseline on the same networks
+python examples/rbvae.py --method dip-vae-1 # a baseline with the same networks
 python examples/rbvae.py --preset paper --image-size 64 --cuda      # the paper's setting
 """
 
@@ -35,7 +35,7 @@ from pyro_semivae.spaces import Groups
 
 OURS = {"adversarial": 30.0, "latents": 1.0, "crossed": 0.5, "r1": 0.3, "scales": 3, "scale": 0.3, "warm_up": 0.2}
 PAPER = {"lr": 1e-4, "schedule": "constant", "width": 32, "strided": False, "batch_size": 64, "images": 0, "epochs": 50}
-# Flags of objectives, and those that each method reads.
+# The flags of objectives, and method -> those that it uses.
 OF_OBJECTIVE = ("symmetric", "adversarial", "latents", "crossed", "r1", "beta", "strength", "scales")
 METHODS = {
     "rb-vae": ("symmetric", "adversarial", "latents", "crossed", "r1", "beta", "scales"),
@@ -47,7 +47,7 @@ METHODS = {
     "svae": ("adversarial", "latents", "r1", "beta", "scales"),
     "swap-vae": ("adversarial", "r1", "beta", "scales"),
 }
-# Chosen on held-out rows (`python benchmarks/reproduce.py rbvae --preset choice`): of objectives, and of our recipe.
+# Chosen on held-out rows (`python benchmarks/reproduce.py rbvae --preset choice`): strengths, weights in our recipe.
 STRENGTHS = {"beta-vae": 2.0, "beta-tcvae": 1.0, "dip-vae-1": 0.1, "dip-vae-2": 2.0}
 WEIGHTS = {"svae": {"adversarial": 10.0, "latents": 0.0}, "swap-vae": {"adversarial": 10.0}}
 
@@ -58,32 +58,38 @@ class Settings(cli.Reference):
 
     PRESETS: ClassVar = {"demo": OURS, "paper": PAPER}
 
-    method: str = flag(
-        "rb-vae", "the model and its objective; swap-vae: Mathieu et al. 2016, adapted", choices=[*METHODS]
+    method: str = flag("rb-vae", "model and objective; swap-vae: Mathieu et al. 2016, adapted", choices=[*METHODS])
+    z: int = flag(32, "number of entries of z, the common factors", count())
+    e: int = flag(32, "number of entries of e, the target factors; models without e have a z of z + e entries", count())
+    symmetric: bool = flag(
+        True, "minimise the symmetric divergence (sRb-VAE); --no-symmetric: maximise the ELBO alone (Rb-VAE)"
     )
-    z: int = flag(32, "size of the common factors", count())
-    e: int = flag(32, "size of the target factors; models without have z + e latents", count())
-    symmetric: bool = flag(True, "sRb-VAE, the symmetric divergence; without it Rb-VAE, the ELBO alone")
     adversarial: float = flag(
-        1.0, "weight of the discriminators' density ratios; of svae and swap-vae in our recipe 10", number(least=0)
+        1.0,
+        "weight of the discriminators' density ratios; for svae and swap-vae our recipe has 10",
+        number(least=0),
     )
-    latents: float = flag(1.0, "weight of log q(z, e|x~) of generated images; of svae in our recipe 0", number(least=0))
-    crossed: float = flag(0.0, "fraction of generated images with the z of the other set's", number(least=0, most=1))
-    r1: float = flag(0.0, "weight of the discriminators' gradient penalty", number(least=0))
-    scales: int = flag(1, "scales of the reconstruction; 1: Laplace pixels", count())
-    scale: float = flag(0.1, "of the Laplace pixels", number(above=0))
-    beta: float = flag(1.0, "weight of the latents' densities; 1: the bound", number(least=0))
+    latents: float = flag(
+        1.0, "weight of log q(z, e|x~) on generated images; for svae our recipe has 0", number(least=0)
+    )
+    crossed: float = flag(
+        0.0, "fraction of generated images with z from an image of the other set", number(least=0, most=1)
+    )
+    r1: float = flag(0.0, "weight of the discriminators' gradient penalty (R1)", number(least=0))
+    scales: int = flag(1, "number of scales of the reconstruction; 1: Laplace pixels", count())
+    scale: float = flag(0.1, "scale of the Laplace pixels", number(above=0))
+    beta: float = flag(1.0, "weight of the latents' densities; 1: the ELBO", number(least=0))
     strength: float | None = flag(
         None,
         "beta of beta-vae (default: 2), beta - 1 of beta-tcvae (1), lambda_od of dip-vae-1 (0.1) and -2 (2)",
         number(least=0),
     )
-    width: int = flag(16, "channels of the networks' first layer", count())
-    strided: bool = flag(True, "networks of strided convolutions, faster on a CPU; without them the paper's blocks")
+    width: int = flag(16, "number of channels of the networks' first layer", count())
+    strided: bool = flag(True, "use strided convolutions, which are faster on a CPU; --no-strided: the paper's blocks")
 
     @classmethod
     def chosen(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The strength and the weights of a method."""
+        """The default strength and weights of the given method."""
         method = given.get("method")
         weights = WEIGHTS.get(method, {}) if given.get("preset", "demo") == "demo" else {}
         return {"strength": STRENGTHS.get(method), **weights}
@@ -97,7 +103,7 @@ class Settings(cli.Reference):
         if unread := [f"--{name}" for name in OF_OBJECTIVE if name in self.given and name not in reads]:
             what = f"--method {self.method}"
             what += " --no-symmetric" if not self.symmetric and "symmetric" in reads else ""
-            raise InputError(f"{', '.join(unread)}: got with {what} --preset {self.preset}, which does not read it")
+            raise InputError(f"{', '.join(unread)}: got with {what} --preset {self.preset}, which does not use it")
 
 
 def networks(args: Settings) -> PixelNormConvs:
@@ -110,7 +116,7 @@ def make(job: ReferenceRun[Settings]) -> SemiVAE:
     if args.method in ("rb-vae", "swap-vae"):
         return {"rb-vae": RbVAE, "swap-vae": SwapVAE}[args.method](job.data.x_shape, z=args.z, e=args.e, **built)
     vae = VAE(job.data.x_shape, Groups(2), z=args.z + args.e, **built)
-    vae.stratify = "y"  # as many images of both sets in a step, as the others have
+    vae.stratify = "y"  # equally many images of both sets per step, as in the other models
     return vae
 
 

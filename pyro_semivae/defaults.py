@@ -1,4 +1,4 @@
-"""Defaults of flags that depend on the data: a dict by the name of a data set, or by what the data are."""
+"""Defaults of flags that depend on the data: a dict, keyed by data set or by kind of data."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from pyro_semivae.spaces import Images
 
 
 def by_label(classes: Any, binary: Any) -> dict[str, Any]:
-    """A default for data sets with class labels, and one for those with binary labels."""
+    """One default for data sets with class labels, another one for binary labels."""
     return {"classes": classes, "attributes": binary}
 
 
 def by_networks(mlps: Any, convolutions: Any) -> dict[str, Any]:
-    """A default for data that have MLPs, and one for those that have convolutions: see `parts.networks_for`."""
+    """One default for data sets with MLPs, another one for convolutions: see `parts.networks_for`."""
     return {"mlp": mlps, "conv": convolutions}
 
 
 def for_data(default: Any, keys: str | Sequence[str]) -> Any:
-    """A default's value on a data set; what does not depend on data is itself.
+    """A default's value for a data set; a default that is not a dict is returned unchanged.
 
     Args:
-        keys: the name of a data set of `data.NAMES`, or what the defaults of another go by, the first that is there.
+        keys: the name of a data set in `data.NAMES`; or, for other data, keys in order of preference: the first one in
+            the dict counts, else "*".
 
     >>> for_data({"digits": 400, "*": 10}, "mnist"), for_data(0.5, "mnist")
     (10, 0.5)
@@ -38,25 +39,26 @@ def for_data(default: Any, keys: str | Sequence[str]) -> Any:
 
 
 def keys_of_own(own: ImageData) -> tuple[str, ...]:
-    """What the defaults of data of one's own go by; its name, which may be that of another set, is none of it."""
+    """The keys for the user's own data; its name is not one of them, since it may be that of another data set."""
     networks = "conv" if parts.is_large(Images(*own.x_shape)) else "mlp"
     return f"own {networks}", "own", networks, own.labels.report
 
 
-# What a default may depend on, beside the names of data sets, and how it is called.
+# Keys other than names of data sets -> their description in `--help`.
 OF_DATA = {"classes": "class labels", "attributes": "binary labels", "mlp": "small images", "conv": "large images"}
 OF_DATA |= {"own": "your own data", "own conv": "your own large images"}
 
 
 def by_data_set(default: dict[str, Any]) -> str:
-    """A default that depends on the data set, in words.
+    """Describes a default that depends on the data set.
 
     >>> by_data_set({"digits": 1, "mnist": 1, "*": 0})
     '1 on digits, mnist; else 0'
     >>> by_data_set({"classes": 4.0, "attributes": 1.0})
     '4.0 on class labels; 1.0 on binary labels'
     """
-    default = {OF_DATA.get(name, name): "what 3,000 steps take" if v is None else v for name, v in default.items()}
+    shown = {name: "as many as 3,000 steps take" if value is None else value for name, value in default.items()}
+    default = {OF_DATA.get(name, name): value for name, value in shown.items()}
     if "*" not in default:
         return "; ".join(f"{value} on {name}" for name, value in default.items())
     names: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""A script's command line as a dataclass: flags whose values are checked as they are read, presets, one-line errors."""
+"""Command lines as dataclasses: flags whose values are checked when parsed, presets, one-line errors."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def flag(default: Any, meaning: str, kind: Callable[[str], Any] = str, *, group:
     """A field of `Flags`.
 
     Args:
-        default: the value without the flag; of False the flag is a switch, of True there is
-            `--no-flag` too. A dict depends on the data: see `defaults`.
-        meaning: what it does, for `--help`.
-        kind: makes the value of the word that is given, or raises `argparse.ArgumentTypeError`.
-        group: the heading of `--help` under which it stands.
-        options: others of `ArgumentParser.add_argument`, as `choices` and `nargs`.
+        default: the value without the flag. With False the flag is a switch; with True there is `--no-flag` too. A
+            dict is a default that depends on the data: see `defaults`.
+        meaning: the text for `--help`.
+        kind: converts the argument's text to its value, or raises `argparse.ArgumentTypeError`.
+        group: the heading in `--help` under which the flag is listed.
+        options: other options of `ArgumentParser.add_argument`, such as `choices` and `nargs`.
     """
     about: dict[str, Any] = {"type": kind}
     if isinstance(default, bool):
@@ -34,7 +34,7 @@ def flag(default: Any, meaning: str, kind: Callable[[str], Any] = str, *, group:
 
 
 class _Given:
-    """Which flags were given; a slot, so that `vars` has the flags alone."""
+    """The names of the given flags; a slot, so that `vars` contains only the flags."""
 
     __slots__ = ("given",)
     given: Collection[str]
@@ -42,11 +42,11 @@ class _Given:
 
 @dataclass(kw_only=True)
 class Flags(_Given):
-    """The settings of a script, a flag each.
+    """The settings of a script, one flag per field.
 
     Attributes:
-        PRESETS: defaults of several flags, by name; the first preset is the default one.
-        DEFAULTS: defaults that are others than those of a base class.
+        PRESETS: name -> defaults of several flags; the first preset is the default.
+        DEFAULTS: defaults that override those of a base class.
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"demo": {}}
@@ -59,10 +59,10 @@ class Flags(_Given):
 
     @classmethod
     def parse(cls: type[F], description: str | None, argv: Sequence[str] | None = None) -> F:
-        """The settings of a command line. What depends on the data does so until `for_data`.
+        """Parses a command line. Defaults that depend on the data stay unresolved until `for_data`.
 
-        A flag that is given precedes those that others choose (`chosen`), these `--smoke-test`, which has two epochs,
-        that the preset, and that the defaults.
+        Order of precedence: given flags, values implied by given flags (`chosen`), `--smoke-test` (two epochs), the
+        preset, the defaults.
         """
         parser, groups = _Parser(description), {}
         defaults = {name: {**cls.defaults(name), "preset": next(iter(cls.PRESETS))} for name in cls.PRESETS}
@@ -84,38 +84,38 @@ class Flags(_Given):
 
     @classmethod
     def chosen(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Defaults of flags that follow from those that are given."""
+        """Defaults that are implied by the given flags."""
         return {}
 
     def check_given(self) -> None:
-        """Looks at which flags were given (`given`); a script refuses here those that would do nothing. It is called
-        before the data are known, and again when they are.
+        """Hook for scripts to refuse given flags (`given`) that have no effect. It is called before the data are known,
+        and again afterwards.
 
         Raises:
-            InputError: one of them would.
+            InputError: a given flag has no effect.
         """
 
     @classmethod
     def defaults(cls, preset: str | None = None, *, quick: bool = False) -> dict[str, Any]:
-        """What all flags are with a preset, the first one if it is None; quick: with `--smoke-test`."""
+        """The values of all flags for a preset (default: the first one); `quick`: with `--smoke-test`."""
         preset = preset or next(iter(cls.PRESETS))
         values = {f.name: f.default_factory() for f in fields(cls)}  # type: ignore[misc]
         values |= {**cls.DEFAULTS, "preset": preset, **cls.PRESETS[preset]}
-        few = {name: 2 for name, value in values.items() if name.endswith("epochs") and value != 0}
-        return {**values, **(few if quick else {})}
+        short = {name: 2 for name, value in values.items() if name.endswith("epochs") and value != 0}
+        return {**values, **(short if quick else {})}
 
     @classmethod
     def _about(cls) -> dict[str, dict[str, Any]]:
-        """The options of `ArgumentParser.add_argument`, by name."""
+        """Flag's name -> its options for `ArgumentParser.add_argument`."""
         about = {f.name: dict(f.metadata) for f in fields(cls)}
         about["preset"]["choices"] = list(cls.PRESETS)
         return about
 
     def for_data(self: F, keys: str | Sequence[str]) -> F:
-        """The same with the defaults of a data set, where they depend on it: see `defaults.for_data`.
+        """The settings for a data set, with defaults that depend on it resolved: see `defaults.for_data`.
 
         Raises:
-            InputError: a flag that was given would do nothing on these data.
+            InputError: a given flag has no effect on these data.
         """
         found = replace(self, **{name: for_data(value, keys) for name, value in vars(self).items()})
         found.given = self.given
@@ -124,7 +124,7 @@ class Flags(_Given):
 
 
 def _shown(defaults: dict[str, Any]) -> str:
-    """A flag's default for `--help`, and in which presets it is another."""
+    """A flag's default for `--help`, and its value in the presets where it differs."""
     (_, first), *others = ((preset, _default(value)) for preset, value in defaults.items())
     presets: dict[str, list[str]] = {}
     for preset, value in others:
@@ -142,7 +142,7 @@ def _default(value: Any) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose error is one line, and whose description keeps its lines."""
+    """A parser with one-line errors, which keeps the line breaks of its description."""
 
     def __init__(self, description: str | None):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -167,7 +167,7 @@ def count(least: int = 1, most: int = 2**31 - 1) -> Callable[[str], int]:
 
 
 def number(**bounds: float) -> Callable[[str], float]:
-    """The type of a flag that takes a finite number; bounds as those of `check_number`.
+    """The type of a flag that takes a finite number, with the bounds of `check_number`.
 
     >>> number(least=0)("0.5")
     0.5
@@ -180,7 +180,7 @@ def number(**bounds: float) -> Callable[[str], float]:
 
 
 def labelled(text: str) -> str:
-    """The type of `--labelled`: a fraction (with a point) or a count, as it is written; or "all" that are known."""
+    """The type of `--labelled`: a fraction (with a decimal point), a count, or "all"; returned as text."""
     if text == "all":
         return text
     try:
@@ -209,7 +209,7 @@ def _check(check: Callable[..., Any], value: Any, **bounds: float) -> Any:
 
 
 def dataset(names: Sequence[str]) -> Callable[[str], str]:
-    """The type of `--dataset`: a name, or the path of a data set of one's own, as it is written.
+    """The type of `--dataset`: a name, or the path of the user's own data set; returned as text.
 
     >>> dataset(["auto", "digits"])("digits")
     'digits'
@@ -217,7 +217,7 @@ def dataset(names: Sequence[str]) -> Callable[[str], str]:
 
     def name_or_path(text: str) -> str:
         if text not in names and not Path(text).expanduser().exists():
-            accepted = f"{', '.join(names)}, or a folder of images, an .npz or .npy file that is there"
+            accepted = f"{', '.join(names)}, or an existing folder of images, .npz or .npy file"
             raise argparse.ArgumentTypeError(f"got {text[:200]!r}; expected {accepted}")
         return text
 
@@ -225,14 +225,15 @@ def dataset(names: Sequence[str]) -> Callable[[str], str]:
 
 
 def kinds(text: str) -> str:
-    """The type of `--kinds`: what columns are, as `age=real,digit=class`, as it is written."""
+    """The type of `--kinds`: the kinds of columns, such as `age=real,digit=class`; returned as text."""
     if not all(name and kind for name, kind in parse_kinds(text).items()):
         raise argparse.ArgumentTypeError(f"got {text[:200]!r}; expected columns and kinds as age=real,digit=class")
     return text
 
 
 def parse_kinds(text: str) -> dict[str, str]:
-    """
+    """Column -> kind.
+
     >>> parse_kinds("age=real, digit=class")
     {'age': 'real', 'digit': 'class'}
     """
@@ -242,7 +243,7 @@ def parse_kinds(text: str) -> dict[str, str]:
 
 @contextmanager
 def naming(flag: str, argument: str) -> Iterator[None]:
-    """Bad input that names an argument of the library names the flag that it came by."""
+    """Replaces the library's argument name in an `InputError` by the name of the flag."""
     try:
         yield
     except InputError as error:

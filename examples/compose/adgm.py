@@ -1,6 +1,6 @@
 """The auxiliary deep generative model (Maaløe, Sønderby, Sønderby, Winther, ICML 2016): q(y | a, x) with a latent a.
 
-On scikit-learn's 8x8 digits. SDGM has p(a | y, z) p(x | a, y, z) in the place of p(x | y, z) p(a | x, y, z).
+On scikit-learn's 8x8 digits. SDGM has p(a | y, z) p(x | a, y, z) in place of p(x | y, z) p(a | x, y, z).
 """
 
 import pyro
@@ -58,6 +58,6 @@ if __name__ == "__main__":
     y = data.hide(digits.y, data.labelled_rows(digits.y, 100, seed=0))
     history = train.fit(vae, digits.x, y, epochs=1 if args.smoke_test else 100, batch_size=50, lr=3e-3, warm_up=0.3)
     found = tasks.classify(vae, digits.x_test)
-    print(f"accuracy {metrics.accuracy(found, digits.y_test):.3f}, of 100 labelled digits")
+    print(f"accuracy {metrics.accuracy(found, digits.y_test):.3f}, with 100 labelled digits")
     plot.training_curves(history, path=args.out / "training.png")
     plot.image_grid(tasks.generate(vae, torch.arange(10), 5), path=args.out / "generations.png")

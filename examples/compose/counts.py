@@ -1,4 +1,4 @@
-"""M2 on counts in place of images, with a covariate that is not generated: genes of synthetic cells, library sizes."""
+"""M2 on counts, with a covariate that is not generated: gene counts of synthetic cells, given their library sizes."""
 
 import pyro
 import pyro.distributions as dist
@@ -13,7 +13,7 @@ from pyro_semivae.spaces import Classes, Counts, Vectors
 
 
 class Cells(SemiVAE):
-    """Counts of genes, given the library size.
+    """Gene counts given the library size.
 
     ::
 
@@ -48,7 +48,7 @@ class Cells(SemiVAE):
 
 
 def cells(number, profiles, states):
-    """Counts, types and library sizes; cells of a type differ by two states."""
+    """Counts, types and library sizes; cells of one type vary along two directions (`states`)."""
     y, size = torch.randint(len(profiles), (number,)), dist.LogNormal(6.0, 0.5).sample((number, 1))
     mean = size * (profiles[y] + torch.randn(number, 2) @ states).softmax(-1)
     return dist.NegativeBinomial(5.0, logits=(mean / 5).log()).sample(), y, size
@@ -63,7 +63,7 @@ if __name__ == "__main__":
     rows = {"x": x, "y": data.hide(y, torch.arange(80)), "size": size}
     history = train.fit(vae, rows, epochs=1 if args.smoke_test else 30, batch_size=50, lr=3e-3, warm_up=0.3)
     found = tasks.classify(vae, {"x": x_test, "size": size_test})
-    print(f"accuracy of the type: {metrics.accuracy(found, y_test):.3f}, of 80 labelled cells")
+    print(f"accuracy of the type: {metrics.accuracy(found, y_test):.3f}, with 80 labelled cells")
     plot.training_curves(history, path=args.out / "training.png")
     means = tasks.generate(vae, {"y": torch.arange(4), "size": torch.full((4, 1), 400.0)}, 200).mean(0).cpu()
     figure = Figure(figsize=(8, 4))

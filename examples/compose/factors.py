@@ -1,4 +1,4 @@
-"""LaRVAE with a factor that is a class: a room's object has a shape beside hues, scale and angle, few of them known."""
+"""LaRVAE with one factor that is a class: the shape of a room's object, with hues, scale and angle; few are known."""
 
 import pyro
 import torch
@@ -11,7 +11,7 @@ from pyro_semivae.spaces import Classes, Images, Real
 
 
 class Room(SemiVAE):
-    """A shape, which is marginalised where it is missing, factors that are numbers, and a nuisance.
+    """A shape, marginalised where it is missing, continuous factors y, and a nuisance z.
 
     ::
 
@@ -62,7 +62,8 @@ if __name__ == "__main__":
     train.fit(vae, rows, epochs=1 if args.smoke_test else 15, batch_size=64, schedule="constant")
     found, true = tasks.classify(vae.cpu(), {"x": room.test.x}), grid.values(room.test.classes)[:, numbers]
     print(f"shape: accuracy {metrics.accuracy(found['shape'], room.test.classes[:, 4]):.3f}")
-    print("off by", (found["y"] - true).abs().mean(0).numpy().round(2), "of", [grid.factor_names[j] for j in numbers])
+    errors = (found["y"] - true).abs().mean(0).numpy().round(2)
+    print("mean absolute errors", errors, "of", [grid.factor_names[j] for j in numbers])
     some = {"x": room.test.x[:10]}
     images = torch.stack([some["x"] / 255, *(tasks.intervene(vae, some, {"shape": c})[0] for c in range(4))])
     plot.image_grid(images, rows=["x", "cube", "cylinder", "sphere", "capsule"], path=args.out / "shapes.png")

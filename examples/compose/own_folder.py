@@ -1,7 +1,7 @@
-"""One's own folder of images and a csv of half-filled labels: names, numbers and blanks.
+"""Your own folder of images, and a csv with incomplete labels: classes, numbers and blanks.
 
-python examples/compose/own_folder.py                  # draws a folder of shapes first
-python examples/compose/own_folder.py --dataset pets/  # any folder with a csv: its columns are the labels
+python examples/compose/own_folder.py                  # first renders a folder of shapes
+python examples/compose/own_folder.py --dataset pets/  # any folder with a csv, whose columns are the labels
 """
 
 import pyro
@@ -16,9 +16,9 @@ from pyro_semivae.models.parts import likelihood_for, networks_for
 
 
 class Labelled(SemiVAE):
-    """p(label) of each, p(z) p(x | labels, z); q(label | x) of each, q(z | x, labels)."""
+    """p(label) for each label, p(z) p(x | labels, z); q(label | x) for each label, q(z | x, labels)."""
 
-    states_graph = False  # which labels there are depends on the folder
+    states_graph = False  # the labels depend on the folder
 
     def __init__(self, z: int = 16, **spaces):
         super().__init__(**spaces)
@@ -51,7 +51,7 @@ class Labelled(SemiVAE):
 
 
 def draw(folder, number, lines="file,shape,radius\n"):
-    """Discs and squares of any size; a csv says what a third of them are."""
+    """Discs and squares of random sizes; the csv has each label for a third of them."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for i, known in enumerate(torch.rand(number, 2) < 0.33):
         shape, radius = ("ellipse", "rectangle")[torch.randint(2, ())], 4 + 9 * torch.rand(()).item()

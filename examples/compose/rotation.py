@@ -1,4 +1,4 @@
-"""A class and a continuous label, each missing on its own: digits rotated by up to 60 degrees, and their angle."""
+"""A class and a continuous label, each missing separately: digits rotated by up to 60 degrees, and their angle."""
 
 import pyro
 import torch
@@ -61,13 +61,13 @@ if __name__ == "__main__":
     args, digits = cli.few_flags(__doc__, "runs/rotation"), data.load("digits")
     torch.manual_seed(0)
     (x, angle), (x_test, angle_test) = rotated(digits.x), rotated(digits.x_test)
-    known = torch.rand(2, len(x)) < 0.2  # a fifth of each label
+    known = torch.rand(2, len(x)) < 0.2  # each label is known for a fifth of the rows
     rows = {"x": x, "digit": data.hide(digits.y, known[0]), "angle": angle.where(known[1][:, None], torch.nan)}
     vae = Rotated(Images(1, 8, 8), Classes(10), Real(1)).to(args.device)
     train.fit(vae, rows, epochs=1 if args.smoke_test else 100, batch_size=50, lr=3e-3, warm_up=0.3)
     found = tasks.classify(vae.cpu(), {"x": x_test})
     accuracy, error = metrics.accuracy(found["digit"], digits.y_test), (found["angle"] - angle_test).abs().mean()
-    print(f"digit: accuracy {accuracy:.3f}; angle: off by {error.rad2deg():.1f} degrees")
+    print(f"digit: accuracy {accuracy:.3f}; angle: mean absolute error {error.rad2deg():.1f} degrees")
     some, angles = {"x": x_test[:10]}, torch.linspace(-1, 1, 5)
     images = torch.stack([x_test[:10], *(tasks.intervene(vae, some, {"angle": a.item()})[0] for a in angles)])
     plot.image_grid(images, rows=["x", *(f"{a.rad2deg():.0f}" for a in angles)], path=args.out / "angles.png")

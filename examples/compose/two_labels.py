@@ -1,4 +1,4 @@
-"""Two class labels, one of which drives the other's prior, both partly missing: 8x8 digits and their colours."""
+"""Two class labels, both partly missing, the prior of one depends on the other: 8x8 digits and their colours."""
 
 import pyro
 import torch
@@ -51,7 +51,7 @@ class Coloured(SemiVAE):
 
 
 def painted(x, y):
-    """Even digits are mostly red, odd ones mostly blue."""
+    """Coloured digits: even ones are mostly red, odd ones mostly blue."""
     colour = torch.where(torch.rand(len(y)) < 0.7, 2 * (y % 2), torch.randint(3, (len(y),)))
     return x * torch.eye(3, dtype=torch.uint8)[colour][:, :, None, None], colour
 
@@ -60,7 +60,7 @@ if __name__ == "__main__":
     args, digits = cli.few_flags(__doc__, "runs/two_labels"), data.load("digits")
     torch.manual_seed(0)
     (x, colour), (x_test, colour_test) = painted(digits.x, digits.y), painted(digits.x_test, digits.y_test)
-    known = torch.rand(2, len(x)) < 0.1  # a tenth of each label
+    known = torch.rand(2, len(x)) < 0.1  # each label is known for a tenth of the rows
     rows = {"x": x, "digit": data.hide(digits.y, known[0]), "colour": data.hide(colour, known[1])}
     vae = Coloured(Images(3, 8, 8), Classes(10), Classes(3)).to(args.device)
     train.fit(vae, rows, epochs=1 if args.smoke_test else 100, batch_size=50, lr=3e-3, warm_up=0.3)

@@ -1,4 +1,4 @@
-"""CCVAE whose rest z\\c has two layers: z_1 given z_2. On scikit-learn's 8x8 digits."""
+"""CCVAE with two layers of latents in place of z\\c: z_1 given z_2. On scikit-learn's 8x8 digits."""
 
 import pyro
 import torch
@@ -11,7 +11,7 @@ from pyro_semivae.spaces import Classes, Images
 
 
 class TwoLayers(SemiVAE):
-    """CCVAE with a latent above its rest.
+    """CCVAE with a latent z_2 above the non-characteristic latent z_1.
 
     ::
 
@@ -56,7 +56,7 @@ if __name__ == "__main__":
     y = data.hide(digits.y, data.labelled_rows(digits.y, 100, seed=0))
     history = train.fit(vae, digits.x, y, epochs=1 if args.smoke_test else 100, batch_size=50, lr=3e-3, warm_up=0.3)
     found = tasks.classify(vae, digits.x_test)
-    print(f"accuracy {metrics.accuracy(found, digits.y_test):.3f}, of 100 labelled digits")
+    print(f"accuracy {metrics.accuracy(found, digits.y_test):.3f}, with 100 labelled digits")
     plot.training_curves(history, path=args.out / "training.png")
     x = digits.x_test[:10]
     images = torch.stack([vae.images(x), *(tasks.intervene(vae, x, torch.full((10,), c))[0] for c in range(10))])

@@ -1,6 +1,6 @@
 """Two views of one object, either of which may be missing: a product of experts. Upper and lower halves of digits.
 
-One half is missing on a half of the rows; the model guesses it from the other one.
+One half is missing in half of the rows; the model infers it from the other one.
 """
 
 import pyro
@@ -14,7 +14,7 @@ from pyro_semivae.spaces import Images
 
 
 class Views(SemiVAE):
-    """A VAE of two images (Wu and Goodman, NeurIPS 2018, without the ELBOs of each image alone).
+    """A VAE for two images (Wu and Goodman, NeurIPS 2018, without the ELBOs of the single images).
 
     ::
 
@@ -41,14 +41,14 @@ class Views(SemiVAE):
             pyro.sample("z", self.q_z(upper, lower))
 
     def elbo(self, **options) -> TraceLabels_ELBO:
-        return TraceLabels_ELBO(**{"beta": 0.2, **options})  # at 1 halves this small tell z little
+        return TraceLabels_ELBO(**{"beta": 0.2, **options})  # with beta 1 such small images hardly use z
 
 
 if __name__ == "__main__":
     args, digits = cli.few_flags(__doc__, "runs/two_views"), data.load("digits")
     torch.manual_seed(0)
     upper, lower = (digits.x / 255).split(4, 2)
-    which = torch.randint(4, (len(upper), 1, 1, 1))  # 0: no upper half, 1: no lower one
+    which = torch.randint(4, (len(upper), 1, 1, 1))  # 0: the upper half is missing, 1: the lower half
     rows = {"upper": upper.where(which != 0, torch.nan), "lower": lower.where(which != 1, torch.nan)}
     vae = Views(Images(1, 4, 8), Images(1, 4, 8)).to(args.device)
     history = train.fit(vae, rows, epochs=1 if args.smoke_test else 100, batch_size=50, lr=3e-3, warm_up=0.3)
@@ -56,6 +56,6 @@ if __name__ == "__main__":
     upper, lower = (digits.x_test / 255).split(4, 2)
     guessed = tasks.reconstruct(vae, {"upper": upper})["lower"].cpu()
     error, plain = ((image - lower).abs().mean() for image in (guessed, digits.x[:, :, 4:].float().mean(0) / 255))
-    print(f"the lower half from the upper one: off by {error:.3f} a pixel; the mean of all is off by {plain:.3f}")
+    print(f"lower half from upper half: mean absolute error {error:.3f} per pixel; of the mean image {plain:.3f}")
     both = [torch.cat([upper, half], 2)[:10] for half in (lower, guessed)]
     plot.image_grid(torch.stack(both), rows=["x", "lower half guessed"], path=args.out / "guessed.png")

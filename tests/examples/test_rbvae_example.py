@@ -188,7 +188,7 @@ def test_the_baselines_are_what_they_say(flags, added):
         (("--images", "1"), "--images: got 1 of 1438; expected two or more"),
         (("--images", "14"), "--images: got 7 references; expected 16 or more"),
         (("--hold-out", "9"), "--hold-out: got 9 test images; expected 16 or more"),
-        (("--method", "vae", "--r1", "1"), "--r1: got with --method vae --preset demo, which does not read it"),
+        (("--method", "vae", "--r1", "1"), "--r1: got with --method vae --preset demo, which does not use it"),
         (("--no-symmetric", "--crossed", "1"), "--crossed: got with --method rb-vae --no-symmetric --preset demo"),
         (("--preset", "paper", "--scales", "2"), "--scales: got with --method rb-vae --preset paper"),
         (("--crossed", "1.5"), "--crossed: got 1.5"),
