@@ -1,10 +1,10 @@
-"""The time of an epoch of `fit` in two trees, their epochs alternating, so that a busy machine slows both.
+"""Compares the time of an epoch of `fit` in two source trees; epochs alternate, so that other load slows both.
 
 git worktree add /tmp/before COMMIT
 python benchmarks/alternate.py /tmp/before . [--epochs 20] [--cuda]
 
-Prints, for CCVAE and M2 on made-up images (28x28, ten classes, MLPs of 600-600, batches of 200 and 64, half of the rows
-labelled), the ratio of the second tree's median to the first one's.
+For CCVAE and M2 on random images (28x28, ten classes, MLPs of 600-600, batches of 200 and 64, half of the rows
+labelled) it prints the second tree's median time divided by the first one's.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ for _ in sys.stdin:
 
 
 def alternating(trees: list[Path], model: str, batch: int, epochs: int, device: str) -> list[list[float]]:
-    """Seconds of each epoch in each tree; the first two are left out."""
+    """Seconds per epoch in each tree, without the first two epochs."""
     workers = []
     for tree in trees:
         path = os.pathsep.join(filter(None, (str(tree), os.environ.get("PYTHONPATH"))))

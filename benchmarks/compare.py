@@ -1,16 +1,16 @@
-"""The same face, the same label, the same class in the hands of every method: figures of runs, side by side.
+"""Figures that compare runs of several methods on the same faces, labels or classes.
 
 python examples/ccvae.py --dataset faces; python examples/m2.py --dataset faces --labelled 0.2; ...
 python benchmarks/compare.py runs/ccvae-faces runs/m2-faces runs/diva-faces --face 4 --label Eyeglasses
 
-`face.png`: a row for each method, the face, what the method makes of it, and each of its labels switched. `label.png`:
-a row for each method, one label of many faces switched. Any run of `examples/ccvae.py`, `m2.py`, `m1m2.py`, `m3.py`,
-`diva.py` or `mvae.py` on binary labels will do; the folder's checkpoint and configuration are read, nothing is trained.
+`face.png` has a row per method: a face, its reconstruction, and each of its labels switched. `label.png` has a row per
+method: one label switched in many faces. It accepts runs of `examples/ccvae.py`, `m2.py`, `m1m2.py`, `m3.py`, `diva.py`
+and `mvae.py` on binary labels. It reads the checkpoint and configuration from each folder and trains nothing.
 
 python benchmarks/compare.py runs/inverted_vae-mnist-m2 runs/inverted_vae-mnist
 
-`canonical.png`, of runs of `examples/inverted_vae.py` alone: a row for each run, the image of the value that is
-taken for each class (Gemp et al. 2017, Fig. 2).
+For runs of `examples/inverted_vae.py`, `canonical.png` has a row per run with the canonical image of the value that is
+assigned to each class (Gemp et al. 2017, Fig. 2).
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid
 
 MODELS = ("CCVAE", "M2", "M1M2", "M3", "DIVA", "MVAE", "InvertedVAE")
-FACES = {"face": 4, "label": None, "faces": 10}  # flags of the figures of binary labels
+FACES = {"face": 4, "label": None, "faces": 10}  # flags of the figures for binary labels
 
 
 def load(folder: str | Path) -> tuple[SemiVAE, ExampleRun]:
-    """The trained model of an example's output folder, and its run, with the data.
+    """The trained model in an example's output folder, and its run with the data.
 
     Raises:
-        InputError: the run's script is none that can be compared, or has flags now that it did not have then; its
-            labels are classes and it is not `inverted_vae.py`'s.
+        InputError: the run's script is not supported, or its flags have changed since; its labels are classes, but it
+            is not a run of `inverted_vae.py`.
     """
     folder = user_path(folder, "runs")
     state = load_checkpoint(folder / "checkpoint.pt")
@@ -66,7 +66,7 @@ def load(folder: str | Path) -> tuple[SemiVAE, ExampleRun]:
 
 
 def switched(y: Tensor, label: int) -> Tensor:
-    """What `tasks.intervene` is told to switch one label: the rest is missing, and so is kept."""
+    """The labels for `tasks.intervene` that switch one label; the others are missing, and so are kept."""
     out = torch.full_like(y, torch.nan)
     out[:, label] = 1 - y[:, label]
     return out
@@ -94,7 +94,7 @@ def draw(vaes: dict[str, SemiVAE], data: ImageData, face: int, label: int, num_f
 
 
 def draw_canonical(runs: dict[str, tuple[SemiVAE, ExampleRun]], out: Path) -> None:
-    """Writes `canonical.png`; which value is taken for which class is in the runs' `metrics.json`."""
+    """Writes `canonical.png`; the assignment of values to classes is in the runs' `metrics.json`."""
     rows, classes = [], sorted({job.args.classes for _, job in runs.values()})
     if len(classes) > 1:
         raise InputError(f"runs: got runs with labels of {classes} classes; expected one number")
@@ -110,9 +110,9 @@ def draw_canonical(runs: dict[str, tuple[SemiVAE, ExampleRun]], out: Path) -> No
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", help="output folders of examples")
-    parser.add_argument("--face", type=int, help=f"row of the test set (default: {FACES['face']})")
-    parser.add_argument("--label", help="default: the first")
-    parser.add_argument("--faces", type=int, help=f"how many for the one label (default: {FACES['faces']})")
+    parser.add_argument("--face", type=int, help=f"index of the face in the test set (default: {FACES['face']})")
+    parser.add_argument("--label", help="the label to switch in many faces (default: the first)")
+    parser.add_argument("--faces", type=int, help=f"number of faces for that label (default: {FACES['faces']})")
     parser.add_argument("--out", default="runs/compare")
     args = parser.parse_args()
     loaded = [load(folder) for folder in args.runs]

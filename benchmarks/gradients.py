@@ -1,13 +1,13 @@
-"""How noisy the gradients of the CCVAE bound's variants are, on rendered faces.
+"""The gradient noise of the CCVAE bound's variants, on rendered faces.
 
 python benchmarks/gradients.py [--cuda] [--epochs 2] [--out benchmarks/results/gradients-cpu.json]
 
-Two things, in one run. First, the gradient noise at the same parameters (at the start, and after training with the
-exact marginal): the total variance of the gradient over repeated draws, of the encoder, the classifier and the
-conditional prior; for the exact, the Jensen and the sampled marginal on rows without labels, the only ones on which
-they differ, and for estimates of the weights w, and of their gradient, on labelled rows. Second, CCVAE's
-Fig. 8: the norm of the classifier's gradient over training, with z_c reparameterised in q(y|z_c) (`detach="none"`) and
-without (`"weight"`), as a picture beside the JSON.
+A run measures two things. First, the gradient noise at fixed parameters (at initialisation, and after training with the
+exact marginal): the total variance, over repeated samples, of the gradients of encoder, classifier and conditional
+prior. It compares the exact, the Jensen and the sampled marginal on rows without labels, the only rows on which they
+differ, and estimators of the weights w and of their gradient on labelled rows. Second, CCVAE's Fig. 8: the norm of the
+classifier's gradient over training, with z_c reparameterised in q(y|z_c) (`detach="none"`) and without (`"weight"`), as
+a figure next to the JSON.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def make(prior: Tensor) -> CCVAE:
 
 
 def gradients(vae: CCVAE, module, x: Tensor, y: Tensor, repeats: int) -> dict[str, Tensor]:
-    """Gradients of the bound per row over repeated draws: part -> `(repeats, number of parameters)`."""
+    """Gradients of the bound per row for repeated samples: part -> `(repeats, number of parameters)`."""
     out = {part: [] for part in PARTS}
     for _ in range(repeats):
         vae.zero_grad(set_to_none=True)
@@ -58,7 +58,7 @@ def gradients(vae: CCVAE, module, x: Tensor, y: Tensor, repeats: int) -> dict[st
 
 
 def noise(vae: CCVAE, x: Tensor, y: Tensor, repeats: int) -> dict[str, dict[str, float]]:
-    """Total variance of the gradient, by variant and part."""
+    """Variant -> part -> total variance of the gradient."""
     found = {}
     for option, variants in VARIANTS.items():
         labels = torch.full_like(y, torch.nan) if option == "marginal" else y
@@ -70,7 +70,7 @@ def noise(vae: CCVAE, x: Tensor, y: Tensor, repeats: int) -> dict[str, dict[str,
 
 
 def train(batches: Batches, prior: Tensor, detach: str, epochs: int, device) -> tuple[CCVAE, list[float]]:
-    """Trains with the exact marginal; the norm of the classifier's gradient at every step."""
+    """Trains with the exact marginal; returns the model and the norm of the classifier's gradient at every step."""
     torch.manual_seed(0)
     vae = make(prior).to(device)
     module = vae.elbo(detach=detach)(vae.model, vae.guide)

@@ -1,11 +1,11 @@
-"""Letters in many fonts, on which no recipe was chosen: CCVAE's recipe with and without what keeps style.
+"""CCVAE's recipe with and without the style terms on letters in many fonts, on which no setting was chosen.
 
-python benchmarks/letters.py                # renders runs/letters.npz, trains three times, records all
+python benchmarks/letters.py                # renders runs/letters.npz, trains three times, records the results
 python benchmarks/letters.py --seed 1
 
-26 capitals, each in one of 21 fonts that matplotlib brings (upright and slanted, light and bold, with serifs and
-without), sheared, turned, smaller or larger, thicker or not, somewhere in the middle of 28x28 pixels; 12,000 to train
-on, 20 of each letter with their label, 3,000 to measure on.
+The images have 28x28 pixels and show one of 26 capital letters in one of the 21 fonts included in matplotlib (upright
+and slanted, light and bold, with and without serifs), with random shear, rotation, size, stroke width and position near
+the centre. There are 12,000 training images, 20 of each letter with a label, and 3,000 test images.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FONTS = (
     *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
     *("cmr10", "cmb10", "cmss10", "cmti10", "cmtt10"),
 )
-SIDE, TIMES = 28, 4  # drawn four times as large
+SIDE, TIMES = 28, 4  # rendered at four times the size
 NUMBERS = {"train": 12_000, "test": 3_000}
 PARTS = {
     "recipe": ["--preset", "recipe"],

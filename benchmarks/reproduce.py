@@ -1,27 +1,27 @@
-"""Reproduces the papers' tables, a run at a time, and prints them beside the papers' numbers.
+"""Reproduces the papers' tables run by run, and prints them beside the papers' numbers.
 
-python benchmarks/reproduce.py ccvae                                        # every run that is still missing
-python benchmarks/reproduce.py ccvae --dataset mnist --rate 0.06 --seed 0   # one of them
-python benchmarks/reproduce.py ccvae --preset paper                         # the same in the paper's exact setting
-python benchmarks/reproduce.py ccvae --preset style                         # what keeps style, on held-out rows
-python benchmarks/reproduce.py ccvae --preset recipe-1                      # the recipe without that
-python benchmarks/reproduce.py ccvae --preset ablation                      # and its parts taken out, on held-out rows
+python benchmarks/reproduce.py ccvae                                        # all missing runs
+python benchmarks/reproduce.py ccvae --dataset mnist --rate 0.06 --seed 0   # a single run
+python benchmarks/reproduce.py ccvae --preset paper                         # in the paper's exact setting
+python benchmarks/reproduce.py ccvae --preset style                         # the style terms, on held-out rows
+python benchmarks/reproduce.py ccvae --preset recipe-1                      # the recipe without the style terms
+python benchmarks/reproduce.py ccvae --preset ablation                      # recipe-1 without its parts, held-out rows
 python benchmarks/reproduce.py ccvae --preset split                         # with 4 + 10 latents
-python benchmarks/reproduce.py ccvae --preset consistency                   # with what it does without
+python benchmarks/reproduce.py ccvae --preset consistency                   # with consistency regularisation
 python benchmarks/reproduce.py faces                                        # 18 labels, three bounds
-python benchmarks/reproduce.py labels                                       # CCVAE, M2, M3, DIVA, MVAE side by side
+python benchmarks/reproduce.py labels                                       # CCVAE, M2, M3, DIVA, MVAE compared
 python benchmarks/reproduce.py inverted                                     # ten trials with and without reverse
 python benchmarks/reproduce.py rbvae                                        # Rb-VAE, sRb-VAE and seven baselines
 python benchmarks/reproduce.py rbvae --preset ablation                      # the recipe without its parts
-python benchmarks/reproduce.py rbvae --preset choice                        # what settings were chosen from
+python benchmarks/reproduce.py rbvae --preset choice                        # the runs that settings were chosen from
 python benchmarks/reproduce.py larvae                                       # three baselines, LaRVAE on each
-python benchmarks/reproduce.py larvae --preset tau                          # its curves; nuisance: the other one
-python benchmarks/reproduce.py ccvae --table                                # the tables of what is there
+python benchmarks/reproduce.py larvae --preset tau                          # curves over tau; nuisance: over z's size
+python benchmarks/reproduce.py ccvae --table                                # the tables of the recorded runs
 
-A run is an example with its flags; its metrics go to benchmarks/results/, one JSON file a run. A run that was stopped
-goes on where it was, and one whose file is there, with the preset's settings of today, is not run again. `--dry-run`
-lists the runs that are missing. With `--at-once N` there are N runs at a time, each of whose output is in its folder's
-`log.txt`: on a GPU, where a small model leaves most of it idle, or on many cores.
+A run is an example with its flags; its metrics go to benchmarks/results/, one JSON file per run. An interrupted run is
+resumed; a run whose file exists, with the preset's present settings, is skipped. `--dry-run` lists the missing runs.
+`--at-once N` executes N runs in parallel, with the output of each in its folder's `log.txt`: on a GPU, which a small
+model leaves mostly idle, or on many cores.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
     if not (jobs := STUDIES[args.study].jobs(preset, args.seeds)):
         parser.exit(2, f"error: --preset: got {preset}; no example of the study {args.study} has it\n")
     for job in {job.script: job for job in jobs}.values():
-        _ = job.settings  # an error that says so, if the example has no such preset
+        _ = job.settings  # raises an error if the example has no such preset
     missing = [
         job
         for job in jobs
@@ -72,7 +72,7 @@ def main() -> None:
     with ThreadPoolExecutor(args.at_once) as pool:
 
         def do(job: Job) -> None:
-            if failed.is_set():  # a thread is faster than the news of it
+            if failed.is_set():  # a run failed before this one was cancelled
                 return
             print(job.path.name, flush=True)
             try:
@@ -85,7 +85,7 @@ def main() -> None:
         try:
             for _ in pool.map(do, missing):
                 pass
-        except BaseException:  # a run failed, or Ctrl-C: those under way are waited for, no more are started
+        except BaseException:  # a run failed, or Ctrl-C: wait for running ones, start no others
             pool.shutdown(cancel_futures=True)
             raise
 

@@ -1,11 +1,12 @@
-"""Time of a training step of CCVAE and of M2 over a plain-torch loop's, of an epoch over its steps, and of a step with
-40 binary labels over one with 5; ratios within one run.
+"""Relative times: a training step of CCVAE and M2 to a plain-torch loop's, an epoch to its steps, and a step with 40
+binary labels to one with 5; all within one run.
 
 python benchmarks/step.py [--cuda] [--steps 60] [--out benchmarks/results/step-cpu.json]
 
-Both sides have the same networks, the same fused Adam and the same bound (CCVAE's by Jensen, K = 20; M2's summed over
-ten classes); the plain loop is what one writes by hand: one concatenated forward pass, the labelled terms computed for
-the labelled rows only. Their steps alternate, so that a busy machine slows both; ratios are of medians.
+Both sides have the same networks, the same fused Adam and the same bound (CCVAE's Jensen bound, K = 20; M2's
+marginalised over ten classes). The plain loop is hand-written: one concatenated forward pass, with the labelled terms
+computed for the labelled rows only. The steps alternate, so that other load slows both; the results are ratios of
+medians.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def log_normal(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
 
 
 def plain_ccvae(vae: CCVAE, batch: Batch) -> Tensor:
-    """CCVAE's bound in plain torch, `(B,)`, on a batch whose first rows are the labelled ones."""
+    """CCVAE's bound in plain torch, `(B,)`, on a batch with the labelled rows first."""
     labelled = batch.labelled
     encoder, decoder, classifier = vae.q_z.net.layers, vae.p_x.net.layers, vae.q_y.net.layers
     x, y = batch.x.flatten(1), batch.y[:labelled, None]
@@ -75,7 +76,7 @@ def plain_ccvae(vae: CCVAE, batch: Batch) -> Tensor:
 
 
 def plain_m2(vae: M2, batch: Batch) -> Tensor:
-    """M2's: the labelled rows with their label, the others once for each class, the classes in one batch."""
+    """M2's bound: labelled rows with their label, the others once for each class, all classes in one batch."""
     labelled = batch.labelled
     encoder, decoder, classifier = vae.q_z.net.layers, vae.p_x.net.layers, vae.q_y.net.layers
     x, codes = batch.x.flatten(1), torch.eye(10, device=batch.x.device)
@@ -105,7 +106,7 @@ def timed(step: Callable[[], None], device: str) -> float:
 
 
 def labels_ratio(steps: int, device: str, few: int = 5, many: int = 40, rows: int = 50) -> float:
-    """The time of a step with `many` binary labels over one with `few`, the networks being the same."""
+    """The time of a step with `many` binary labels relative to one with `few`, with the same networks."""
 
     def prepare(num_labels: int) -> Callable[[], None]:
         vae = CCVAE((3, 64, 64), Binary(num_labels), z_s=many + 5 - num_labels, **CONVS).to(device)  # 45 latents
@@ -187,7 +188,7 @@ def measure(
 
 
 def about(device: str) -> dict[str, Any]:
-    """Where and when it was measured."""
+    """Machine, date and versions of the measurement."""
     cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     machine = torch.cuda.get_device_name() if device == "cuda" else cpu
     return {"machine": machine, "date": datetime.date.today().isoformat(), "versions": versions()}

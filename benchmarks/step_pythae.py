@@ -1,17 +1,16 @@
-"""Time of a training step of our beta-TCVAE and FactorVAE over pythae's, on the same networks and batch; ratios within
-one run.
+"""The time of a training step of our beta-TCVAE and FactorVAE relative to pythae's, with the same networks and batch,
+within one run.
 
 pip install pythae     # in an environment of its own, if its pins conflict; this project does not depend on it
 python benchmarks/step_pythae.py [--cuda] [--steps 60] [--out benchmarks/results/step-pythae-cpu.json]
 
-LaRVAE's convolutions (Nie et al. 2020, Table D.2) on 64x64 grey images, ten latents, batches of 64, Bernoulli pixels,
-torch's Adam on both sides; pythae's models are trained by a plain loop, without its trainer. Steps alternate, so that a
-busy machine slows both; ratios are of medians.
+Both sides have LaRVAE's convolutions (Nie et al. 2020, Table D.2) on 64x64 grey images, ten latents, batches of 64,
+Bernoulli pixels and torch's Adam; pythae's models are trained by a plain loop, without its trainer. Steps alternate, so
+that other load slows both; the results are ratios of medians.
 
-The two FactorVAEs do not do the same work. Of a batch of B images pythae's has the VAE's gradient on B / 2 and permutes
-the latents of the other half; ours has the VAE's gradient on all B, and the critic tells one half from the other,
-permuted. So ours on a batch of 64 is compared with pythae's on 128, both of which learn the VAE from 64, and with it on
-64.
+The two FactorVAEs do different work. In a batch of B images pythae trains the VAE on B / 2 and permutes the latents of
+the other half; ours trains the VAE on all B, and the critic distinguishes one half from the other, permuted half. Ours
+on a batch of 64 is therefore compared with pythae's on 128, where both train the VAE on 64 images, and on 64.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ WEIGHT = 6.0
 
 
 def ours(objective: Callable[[VAE], Objective], device: str) -> Callable[[Tensor], None]:
-    """A training step of ours on images: of the model, and of a critic that the objective has."""
+    """Our training step on images: of the model, and of the objective's critic if there is one."""
     vae = VAE(SHAPE, Classes(2), z=Z, networks=InstanceNormConvs(), likelihood=BernoulliLikelihood).to(device)
     elbo = objective(vae)
-    elbo(vae.model, vae.guide)(torch.rand(4, *SHAPE, device=device))  # a critic has its sizes from the first batch
+    elbo(vae.model, vae.guide)(torch.rand(4, *SHAPE, device=device))  # a critic gets its sizes from the first batch
     optimisers = [torch.optim.Adam(vae.parameters(), 1e-4), *elbo.optimisers().values()]
     module = elbo(vae.model, vae.guide)
 
@@ -57,7 +56,7 @@ def ours(objective: Callable[[VAE], Objective], device: str) -> Callable[[Tensor
 
 
 def theirs(name: str, device: str) -> Callable[[Tensor], None]:
-    """A training step of pythae's on images."""
+    """pythae's training step on images."""
     from pythae import models
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder

@@ -1,9 +1,10 @@
-"""What is added to a bound costs: the time of a training step with it over one without; ratios within one run.
+"""The cost of terms added to a bound: the time of a training step relative to one without them, within one run.
 
 python benchmarks/step_terms.py [--cuda] [--steps 40] [--out benchmarks/results/step-terms-cpu.json]
 
-CCVAE with the terms that keep style in interventions (MNIST's sizes, 100 labelled and 200 unlabelled rows), and LaRVAE
-over its baseline (room's sizes, 64 and 64). All steps of a model alternate; ratios are of medians.
+It measures CCVAE with the terms that keep style in interventions (MNIST's sizes, 100 labelled and 200 unlabelled rows),
+and LaRVAE relative to its baseline (room's sizes, 64 and 64). The steps of a model's objectives alternate; the results
+are ratios of medians.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ BASES = {"beta": 4.0, "tc": 4.0, "factor": 10.0}  # as in the study
 
 
 def style(device: str, steps: int) -> dict[str, float]:
-    """By what is added to CCVAE's bound."""
+    """Added terms -> ratio, for CCVAE."""
     vae = CCVAE((1, 28, 28), Classes(10), z_c=10, z_s=20, networks=MLPs((600, 600))).to(device)
     x, y = torch.rand(300, 1, 28, 28), torch.full((300,), -1)
     y[:100] = torch.arange(100) % 10
@@ -46,7 +47,7 @@ def style(device: str, steps: int) -> dict[str, float]:
 
 
 def larvae(base: str, device: str, steps: int) -> dict[str, float]:
-    """By LaRVAE's options, over the baseline's."""
+    """LaRVAE's options -> ratio to its baseline."""
     networks = Paired(InstanceNormConvs(8, 96, normalise=False), MLPs((192, 384)))
     vae = LaRVAE((3, 32, 32), Real(6), z=5, networks=networks, likelihood=BernoulliLikelihood).to(device)
     x, y = torch.rand(128, 3, 32, 32), torch.full((128, 6), torch.nan)
@@ -63,7 +64,7 @@ def larvae(base: str, device: str, steps: int) -> dict[str, float]:
 def ratios(
     vae: SemiVAE, objectives: Mapping[str, Objective], x: Tensor, y: Tensor, labelled: int, steps: int
 ) -> dict[str, float]:
-    """The time of a training step, the gradient of critics among it, over the first objective's."""
+    """Objective -> the time of a training step, including the critics' gradients, relative to the first objective."""
     optimiser = torch.optim.Adam(vae.parameters(), 1e-4, fused=True)
 
     def step(objective: Objective) -> None:

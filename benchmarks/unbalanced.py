@@ -1,11 +1,11 @@
-"""What the prior p(y) does where classes are unbalanced: M2 and CCVAE, with true frequencies and with a uniform prior.
+"""The effect of the prior p(y) for unbalanced classes: M2 and CCVAE, with true frequencies and with a uniform prior.
 
 python benchmarks/unbalanced.py [--dataset digits] [--seeds 0 1 2] [--out benchmarks/results/unbalanced-digits-cpu.json]
 
-Training images, thinned so that class c keeps a fraction 10^(-c / 9) of its images (the last class a tenth of what the
-first one has); 2 % of each class's rows are labelled, but four at least, as when labelling rows at random. `fit` as it
-is without options. Accuracy on the test set, whose classes are balanced, and on its three rarest classes. The data are
-scikit-learn's digits, with networks of 128 units, or FashionMNIST, with 600-600 (hours).
+Training images are subsampled: class c keeps a fraction 10^(-c / 9) of its images, so that the last class has a tenth
+of the first one's. 2 % of each class's rows are labelled, at least four, as if rows were labelled at random. `fit` has
+its defaults. Metrics are the accuracy on the test set, whose classes are balanced, and on its three rarest classes. The
+data are scikit-learn's digits, with networks of 128 units, or FashionMNIST, with 600-600 (hours).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RARE = (7, 8, 9)
 
 
 def thinned(y: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of an unbalanced subset, and which of them (positions in it) are labelled."""
+    """The rows of an unbalanced subset, and the labelled ones (as positions in the subset)."""
     generator = torch.Generator().manual_seed(seed)
     rows, labelled = [], []
     for c in range(10):

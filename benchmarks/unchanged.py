@@ -1,12 +1,12 @@
-"""Whether a change of the code changed a number: every case's bound and short training, every example's short run.
+"""Checks that a change of the code changes no number: bounds and short trainings of all cases, smoke tests of examples.
 
 python benchmarks/unchanged.py record FILE     # before the change
-python benchmarks/unchanged.py compare FILE    # after it; prints what differs, and fails if anything does
+python benchmarks/unchanged.py compare FILE    # after it; prints the differences, and fails if there are any
 
-Recorded are, in float64 and with fixed seeds, for each case of tests/cases.py its loss, the sum of each of its terms,
-the sum of its gradients' squares and, after two epochs of `fit`, the bound and a hash of the weights; for each example
-the same of its `--smoke-test`. Hashes agree on the same machine with the same torch; numbers are compared to twelve
-digits.
+It records, in float64 and with fixed seeds, for each case of tests/cases.py its loss, the sum of each of its terms, the
+sum of its squared gradients and, after two epochs of `fit`, the bound and a hash of the weights; for each example the
+metrics and a hash of the weights of its `--smoke-test`. Hashes agree on the same machine with the same torch; numbers
+are compared to twelve digits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pyro_semivae.train import fit  # noqa: E402
 
 
 def digest(weights: dict[str, Tensor]) -> str:
-    """A hash of the values alone, so that renamed parameters do not count."""
+    """A hash of the values alone, which does not change if parameters are renamed."""
     arrays = [value.detach().contiguous().numpy().tobytes() for value in weights.values()]
     of_each = sorted(hashlib.sha256(array).hexdigest() for array in arrays)
     return hashlib.sha256("".join(of_each).encode()).hexdigest()[:16]

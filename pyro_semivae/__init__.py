@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 __all__ = ["CCVAE", "Pair", "SemiVAE", "__version__", "load", "show"]
 
-if "IPython" in sys.modules:  # what a notebook shows of models, objectives, reports, data sets, histories
+if "IPython" in sys.modules:  # notebook displays of models, objectives, reports, data sets, histories
     from pyro_semivae.notebook import attach
 
     attach()

@@ -1,4 +1,4 @@
-"""What is made once and kept: rendered and decoded images, trained classifiers. What is damaged is made anew."""
+"""Caches of rendered and decoded images and of trained classifiers. Damaged files are created again."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ CACHE_ENV = "PYRO_SEMIVAE_CACHE"
 
 
 def cache_folder(folder: str | Path | None = None) -> Path:
-    """Where rendered data and trained classifiers are kept: `folder`, else `$PYRO_SEMIVAE_CACHE`, else the user's
-    folder of caches, on Linux `~/.cache/pyro_semivae`."""
+    """The folder for rendered data and trained classifiers: `folder`, else `$PYRO_SEMIVAE_CACHE`, else the user's
+    cache folder, on Linux `~/.cache/pyro_semivae`."""
     folder = folder or os.environ.get(CACHE_ENV) or user_cache_path("pyro_semivae", appauthor=False)
     return user_path(folder, CACHE_ENV)
 
@@ -32,13 +32,14 @@ def cache_folder(folder: str | Path | None = None) -> Path:
 def cached_checkpoint(
     path: Path, model: str, make: Callable[[], dict[str, Any]], use: Callable[[dict[str, Any]], T]
 ) -> T:
-    """What `use` makes of the checkpoint in a file; it is made and written first where it is not there.
+    """Returns `use(state)` for the cached checkpoint `state`, which is created and written first if it does not exist.
 
-    A file that is damaged or of another version is made anew. A note on standard error says so, or that the folder
-    cannot be written to.
+    A file that is damaged or of another version is created again. A note on standard error reports this, or that the
+    folder is not writable.
 
     Args:
-        make: returns at least `weights`. use: may raise whatever it does of a state that is not as it should be.
+        make: creates the state, with at least `weights`.
+        use: may raise any error for an invalid state.
         path, model: see `load_checkpoint`.
     """
     if path.is_file():
@@ -62,9 +63,9 @@ def _first_line(error: Exception) -> str:
 
 
 def cached_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array of an .npy file, memory-mapped (copy on write); made and written first where it is not there.
+    """The array of an .npy file, memory-mapped (copy on write); created and written first if it does not exist.
 
-    Where the folder cannot be written to, a note on standard error says so and the array is in memory.
+    If the folder is not writable, a note is printed on standard error and the array is in memory.
     """
     array = read_array(path)
     if array is not None:
@@ -80,7 +81,7 @@ def cached_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 def write_array(path: Path, shape: tuple[int, ...], dtype: np.dtype, parts: Iterable[np.ndarray]) -> None:
-    """Writes an array, given in parts, as an .npy file, and after it the SHA-256 of all before, which numpy ignores."""
+    """Writes an array, given in parts, as an .npy file, followed by the SHA-256 of the file, which numpy ignores."""
     header, found = io.BytesIO(), hashlib.sha256()
     about = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_2_0(header, about)
@@ -92,9 +93,9 @@ def write_array(path: Path, shape: tuple[int, ...], dtype: np.dtype, parts: Iter
 
 
 def read_array(path: Path, shape: tuple[int, ...] | None = None) -> np.ndarray | None:
-    """The array that `write_array` wrote, memory-mapped (copy on write); None where there is none.
+    """The array in a file of `write_array`, memory-mapped (copy on write); None if there is no such file.
 
-    A file that is damaged, older or not of `shape` is as none, and a note on standard error says so.
+    For a file that is damaged, older or not of `shape` it also returns None, with a note on standard error.
     """
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""check_model(): the contract that every model/guide pair meets, for users and for tests."""
+"""check_model(): checks that a model/guide pair meets the contract, for users and for tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pyro_semivae.models import SemiVAE
 
 @dataclass(frozen=True)
 class Report:
-    """The two graphs (site -> parents), the roles and, of `check_model`, the parameters without gradient."""
+    """The two graphs (site -> parents), the roles and, from `check_model`, the parameters without gradient."""
 
     model: Graph
     guide: Graph
@@ -40,10 +40,10 @@ class Report:
 
 
 def inspect_model(vae: SemiVAE, x: Any = None, y: Any = None) -> Report:
-    """The graphs and roles of a model and its guide, as they run on a batch; nothing is checked or changed.
+    """The graphs and roles of a model and its guide, from a run on a batch; nothing is checked or changed.
 
     Args:
-        x, y: rows, as `SemiVAE.table` takes them (default: one row without content).
+        x, y: rows, as for `SemiVAE.table` (default: one blank row).
     """
     values = vae.blank() if x is None else vae.inputs(x, y)
     impute = Impute(continuous=vae.continuous_labels)
@@ -64,7 +64,7 @@ def inspect_model(vae: SemiVAE, x: Any = None, y: Any = None) -> Report:
 
 
 def factorisation(sites: Graph, letter: str) -> str:
-    """The graph as a product of densities.
+    """A graph as a product of densities.
 
     >>> factorisation({"y": (), "z_c": ("y",), "x": ("z_c",)}, "p")
     'p(y) p(z_c | y) p(x | z_c)'
@@ -73,7 +73,7 @@ def factorisation(sites: Graph, letter: str) -> str:
 
 
 def documented_graph(vae: SemiVAE, letter: str) -> Graph:
-    """The graph that the docstring states: its `p(child | parents)` or `q(...)` tokens in the first literal block."""
+    """The graph stated in the docstring: the `p(child | parents)` or `q(...)` tokens in its first literal block."""
     block = re.search(r"::\n\n((?:[ \t]+\S.*\n)+)", type(vae).__doc__ or "")
     found: Graph = {}
     for children, parents in re.findall(
@@ -89,20 +89,25 @@ def check_model(vae: SemiVAE, x: Any, y: Any = None, elbo: Objective | None = No
 
     Args:
         vae: the model.
-        x, y: rows, as `SemiVAE.table` takes them: images and labels, some observed and some missing, or a mapping;
-            their number must be no other size in the model.
+        x, y: rows, as for `SemiVAE.table`: images and labels, some observed and some missing, or a mapping. The number
+            of rows must differ from every other size in the model.
         elbo: the objective (default: `vae.elbo()`).
 
-    What is checked: labels are `infer={"enumerate": "parallel"}` sites that observe what they are given; `pyro.module`
-    registers every parameter, for plain SVI, and the loss depends on no others, for `fit`; every site has one entry
-    per row (not `(B, B)`) and conditionals broadcast on the left, under a plate of samples; the sites of model and
-    guide fit together; the docstring's factorisations are those of the code; `characteristic` names the latent
-    children of labels, where there are any; a gradient goes from every density of the model to the latents it depends
-    on; the three entry points of the objective agree under one seed; every parameter gets a gradient, or the model's
-    `without_gradient` says why not; the state dict round-trips.
+    The checks:
+
+    * discrete labels are `infer={"enumerate": "parallel"}` sites, and labels observe the values that they are given;
+    * `pyro.module` registers every parameter, for plain SVI, and the loss depends on no others, for `fit`;
+    * every site has one entry per row (not `(B, B)`), and conditionals broadcast on the left, under a plate of samples;
+    * the sites of model and guide match;
+    * the docstring's factorisations are those of the code;
+    * `characteristic` names the latent children of labels, if there are any;
+    * every density of the model gives a gradient to the latents it depends on;
+    * the three entry points of the objective agree under one seed;
+    * every parameter gets a gradient, or the model's `without_gradient` gives a reason;
+    * the state dict round-trips.
 
     Raises:
-        ContractError: the first of these that fails.
+        ContractError: the first check that fails.
     """
     elbo = vae.elbo() if elbo is None else elbo
     values = vae.inputs(x, y)
@@ -155,7 +160,7 @@ def _check_characteristic(vae: SemiVAE, report: Report) -> None:
 
 
 def _check_parameters(vae: SemiVAE, values: Values) -> None:
-    """Plain SVI trains what the model's run leaves in Pyro's store, `fit` what the module has: the same."""
+    """The parameters in Pyro's store (trained by plain SVI) are those of the module (trained by `fit`)."""
     with (
         pyro.get_param_store().scope(),
         Impute(continuous=vae.continuous_labels),
@@ -174,7 +179,7 @@ def _check_parameters(vae: SemiVAE, values: Values) -> None:
 
 
 def _check_owners(vae: SemiVAE, elbo: Objective, values: Values) -> None:
-    """All leaves of the loss's graph are parameters of the model: nothing else is trained, moved or saved."""
+    """All leaves of the loss's graph are parameters of the model; others would not be trained, moved or saved."""
     known, found = {id(parameter) for parameter in vae.parameters()}, leaves(elbo(vae.model, vae.guide)(*values))
     strange = [tuple(leaf.shape) for name, leaf in found.items() if name not in known]
     if strange:
@@ -185,14 +190,14 @@ def _check_owners(vae: SemiVAE, elbo: Objective, values: Values) -> None:
 
 
 def _check_flow(vae: SemiVAE, values: Values, graph: Graph) -> None:
-    """A gradient goes from every density of the model to the latents it depends on."""
+    """Every density of the model gives a gradient to the latents it depends on."""
     with LocalParameters(), Impute(continuous=vae.continuous_labels):
         guide_trace = poutine.trace(vae.guide).get_trace(*values)
         sites = dict(sample_sites(poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*values)))
     for name, site in sites.items():
-        for parent in set(graph[name]) & set(sites):  # others are given, and no sites
+        for parent in set(graph[name]) & set(sites):  # other parents are inputs, not sites
             value = sites[parent]["value"]
-            if not (value.requires_grad and value.numel()):  # a label, sampled without a gradient, or empty
+            if not (value.requires_grad and value.numel()):  # a label, a sample without gradient, or empty
                 continue
             log_p = site["fn"].log_prob(site["value"]).sum()
             gradient = torch.autograd.grad(log_p, value, retain_graph=True, allow_unused=True)[0]

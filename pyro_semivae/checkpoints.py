@@ -1,4 +1,4 @@
-"""What a training run remembers: its state and its averaged weights."""
+"""The history, the averaged weights and the checkpoints of a training run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class History(list[dict[str, float]]):
-    """The epochs of a training, a record each: its number, the objective, the ELBO, terms and monitors by name.
+    """One record per epoch of training: its number, the objective, the ELBO, terms and monitors by name.
 
     Attributes:
         compiled: whether its steps ran as a compiled graph, see `fit`. notes: what was done otherwise than asked for.
@@ -44,7 +44,7 @@ class History(list[dict[str, float]]):
 
 
 class Average:
-    """An exponential moving average of a model's parameters over steps, torch's `AveragedModel`; a no-op at decay 0.
+    """An exponential moving average of a model's parameters over steps, by torch's `AveragedModel`; no-op for decay 0.
 
     Attributes:
         values: parameter's name -> its average.
@@ -54,14 +54,14 @@ class Average:
         self.vae, self.decay, self.values = vae, decay, {}
         if decay:
             named = dict(vae.named_parameters())
-            self.model = AveragedModel(nn.ParameterList(named.values()))  # copies these, and nothing else of the model
-            self.model.update_parameters(nn.ParameterList(named.values()))  # begins with the current weights
+            self.model = AveragedModel(nn.ParameterList(named.values()))  # copies the parameters only
+            self.model.update_parameters(nn.ParameterList(named.values()))  # starts with the current weights
             self._weights = [parameter.detach() for parameter in named.values()]
             self.values = dict(zip(named, (p.detach() for p in self.model.module.parameters()), strict=True))
 
     @property
     def steps(self) -> int:
-        """How many steps are in it."""
+        """The number of averaged steps."""
         return int(self.model.n_averaged) - 1 if self.values else 0
 
     @steps.setter
@@ -71,23 +71,23 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Updates the average with the weights of a step: `update_parameters`, which looks for them at every step."""
+        """Updates the average after a step (`update_parameters` would collect the parameters at every step)."""
         if self.values:
             steps = int(self.model.n_averaged)  # a number on the CPU
-            decay = min(self.decay, steps / (steps + 9))  # the first steps count for little
+            decay = min(self.decay, steps / (steps + 9))  # smaller at first, so that the initial weights count little
             get_ema_multi_avg_fn(decay)([*self.values.values()], self._weights, steps)
             self.model.n_averaged += 1
 
     @torch.no_grad()
     def exchange(self) -> None:
-        """The averages for the weights, and the weights for the averages."""
+        """Exchanges weights and averages."""
         for (_, parameter), value in zip(self.vae.named_parameters(), self.values.values(), strict=False):
             weight = parameter.clone()
             parameter.copy_(value)
             value.copy_(weight)
 
     def weights(self, vae: SemiVAE) -> dict[str, Tensor]:
-        """The model's state with the averages in it, under every name that a parameter has; nothing is copied."""
+        """The model's state dict with averages in place of parameters, under all names of shared ones; not copied."""
         parameters = dict(vae.named_parameters())
         averages = {id(parameters[name]): value for name, value in self.values.items()}
         named = vae.named_parameters(remove_duplicate=False)
@@ -95,7 +95,7 @@ class Average:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model has the averages for a while."""
+        """Context in which the model has the averages as its weights."""
         self.exchange()
         try:
             yield
@@ -104,16 +104,16 @@ class Average:
 
 
 class Checkpoint:
-    """All that a resumed run needs to go on bit-identically, except the data: what `fit` writes and reads.
+    """The state of a training run that `fit` writes and reads: everything for a bit-identical resume except the data.
 
     Args:
-        trainer: what is trained, by which optimisers; prepared, and not started yet.
-        setting: what must be the same in a run that goes on, by name (see `settings.setting`).
+        trainer: the trainer with its model and optimisers; prepared, but not started yet.
+        setting: name -> text of the settings that must be the same in a resumed run (see `settings.setting`).
         config: plain values to keep.
 
     Attributes:
-        best: the best epoch's weights, with early stopping; they are the file's `weights`, which without it are those
-            (the averages) of the last epoch.
+        best: the best epoch's weights, with early stopping. The file's `weights` are these, or without early stopping
+            the averaged weights of the last epoch.
     """
 
     def __init__(
@@ -133,18 +133,18 @@ class Checkpoint:
         """Writes the state after the epochs of `history`.
 
         Args:
-            random: the state of the run's random numbers: of the CPU's generator as `"cpu"`, and others; tensors.
+            random: the states of the run's random generators, as tensors: `"cpu"`, and others.
 
         Raises:
-            FloatingPointError: a weight, an average or the optimiser's state is not finite. InputError: the file cannot
-                be written. An older file is left as it was.
+            FloatingPointError: a weight, an average or the optimiser's state is not finite.
+            InputError: the file cannot be written. In both cases an older file is kept unchanged.
         """
         averaged = self.averaged
         state = {
             "model": type(self.vae).__name__,
             "built": built(self.vae),
             "weights": self.best or averaged.weights(self.vae),
-            "in_training": dict(self.vae.state_dict()),  # its buffers too: those of `weights` may be an older epoch's
+            "in_training": dict(self.vae.state_dict()),  # with buffers: those in `weights` may be of an older epoch
             "averages": averaged.values,
             "steps": averaged.steps,
             "scaler": self.precision.state_dict(),
@@ -164,15 +164,17 @@ class Checkpoint:
         save_checkpoint(path, state)
 
     def restore(self, path: str | Path, epochs: int) -> tuple[History, dict[str, Any], dict[str, Tensor]]:
-        """Restores the state of a file; returns the epochs that are done, the state of the run's random numbers and the
-        file's `weights`, which are `best` where an epoch was.
+        """Restores the state from a file.
 
-        Everything is compared first: where an error is raised nothing has changed.
+        Everything is checked first, so that an error changes nothing.
+
+        Returns the finished epochs, the states of the run's random generators, and the file's `weights` (those of the
+        best epoch with early stopping).
 
         Raises:
             FileNotFoundError: there is no such file.
-            InputError: it is damaged or of an older version, or of another model, setting or labelled rows; its numbers
-                are not finite; more than `epochs` are done.
+            InputError: the file is damaged, of an older version, or from a run with another model, setting or labelled
+                rows; its numbers are not finite; it contains more than `epochs` epochs.
         """
         state = load_checkpoint(path, type(self.vae).__name__)
         check_fields(state, path, FIELDS)
@@ -195,7 +197,7 @@ class Checkpoint:
         return History(state["history"]), state["random"], state["weights"]
 
     def _numbers(self, state: dict[str, Any]) -> dict[str, Tensor]:
-        """The tensors of a state that must be finite, by a name for messages."""
+        """Name for messages -> tensor, for the tensors of a state that must be finite."""
         parts = {
             "weights": state["weights"],
             "weights in training": state["in_training"],
@@ -210,7 +212,7 @@ class Checkpoint:
         return {f"{of} {name}": x for of, part in parts.items() for name, x in part.items() if name not in self.free}
 
     def _check_training(self, state: dict[str, Any], path: str | Path) -> None:
-        """Checks what the next step needs beside the weights: those in training, the optimiser's state, the epochs."""
+        """Checks the rest of the state: weights in training, averages, optimiser, random states and history."""
         _check_tensors(state["in_training"], self.vae.state_dict(), path, "in_training")
         _check_tensors(state["averages"], self.averaged.values, path, "averages")
         self._check_critics(state["critics"], path)
@@ -238,10 +240,10 @@ class Checkpoint:
 
 
 def _check_optimiser(found: dict[str, Any], optimiser: torch.optim.Optimizer, path: str | Path, name: str) -> None:
-    """Checks that a state is one of an optimiser of the same parameters.
+    """Checks that a state belongs to an optimiser with the same parameters.
 
     Raises:
-        InputError: it is not; the message names file and key.
+        InputError: it does not; the message names file and key.
     """
     mine = optimiser.state_dict()
     check_fields(found, path, {"state": dict, "param_groups": list}, name)
@@ -261,7 +263,7 @@ def _check_optimiser(found: dict[str, Any], optimiser: torch.optim.Optimizer, pa
         if i not in parameters:
             raise InputError(f"checkpoint: {path}: {where} belongs to no parameter")
         check_fields(part, path, dict.fromkeys(moments, Tensor), where)
-        if not moments:  # other optimisers may keep what they like
+        if not moments:  # the state of other optimisers is not known
             continue
         vectors = {name: value for name, value in part.items() if isinstance(value, Tensor) and value.dim()}
         _check_tensors(vectors, dict.fromkeys(vectors, parameters[i]), path, where)
@@ -278,19 +280,19 @@ FIELDS = {
     "epoch": int,
     "labelled": Tensor,
 }
-FIELDS |= {"history": list, "config": dict, "setting": dict}  # of a checkpoint of `fit`, beside model and weights
+FIELDS |= {"history": list, "config": dict, "setting": dict}  # fields of `fit`'s checkpoints, beside model and weights
 
 
 def _kind(value: Any) -> type | tuple[type, ...]:
-    """What may stand in the place of a value of an optimiser's group."""
+    """The types that a value in an optimiser's group may have, from its present value."""
     return (int, float) if type(value) in (int, float) else type(value)
 
 
 def _check_tensors(found: dict[str, Any], own: dict[str, Tensor], path: str | Path, where: str) -> None:
-    """Checks that `found` has tensors of the names and sizes of `own`, and no others.
+    """Checks that `found` has tensors with the names and sizes of `own`, and no others.
 
     Raises:
-        InputError: it has not; the message names file and key.
+        InputError: it does not; the message names file and key.
     """
     check_fields(found, path, dict.fromkeys(own, Tensor), where)
     for name, value in found.items():
@@ -302,13 +304,13 @@ def _check_tensors(found: dict[str, Any], own: dict[str, Tensor], path: str | Pa
 
 
 def replace_weights(path: str | Path, vae: SemiVAE) -> None:
-    """Writes a model's current weights into a checkpoint of it: after a stage that is not `fit`'s.
+    """Writes a model's current weights into its checkpoint, after a training stage outside `fit`.
 
-    A run that goes on from there has its buffers as well (M1's classifier); its parameters are those in training.
+    A resumed run also gets the new buffers (M1's classifier), but keeps the parameters in training.
 
     Raises:
-        FloatingPointError: a parameter is not finite. InputError: the file is damaged, or cannot be written. It is left
-            as it was.
+        FloatingPointError: a parameter is not finite.
+        InputError: the file is damaged, or cannot be written. In both cases the file is unchanged.
     """
     state = load_checkpoint(path, type(vae).__name__)
     if bad := not_finite(dict(vae.named_parameters())):
@@ -321,22 +323,22 @@ def replace_weights(path: str | Path, vae: SemiVAE) -> None:
 
 
 def load_weights(vae: nn.Module, state: dict[str, Any], path: str | Path = "checkpoint") -> None:
-    """Puts a checkpoint's weights into a model.
+    """Loads a checkpoint's weights into a model.
 
     Raises:
-        InputError: the model has other parameters or sizes, or the weights are not finite; the model is as it was.
+        InputError: the model has other parameters or sizes, or the weights are not finite; the model is unchanged.
     """
     check_fit(vae, state["weights"], path)
-    free = {*not_finite(dict(vae.named_buffers()))}  # that need not be finite
+    free = {*not_finite(dict(vae.named_buffers()))}  # buffers that need not be finite
     check_finite({name: value for name, value in state["weights"].items() if name not in free}, path)
     vae.load_state_dict(state["weights"])
 
 
 def check_fit(vae: nn.Module, weights: dict[str, Any], path: str | Path) -> None:
-    """Checks that weights have the names and sizes of a model's.
+    """Checks that weights have the names and sizes of a model's state dict.
 
     Raises:
-        InputError: they have not; the message names the first few that differ.
+        InputError: they do not; the message names the first few differences.
     """
     own = vae.state_dict()
     wrong = [f"no {name}" for name in own if name not in weights]

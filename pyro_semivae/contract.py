@@ -1,4 +1,4 @@
-"""What every model/guide pair must be, site by site: `check_model`, `fit` and `show` look at it in the same words."""
+"""The contract that the sites of a model/guide pair meet: the checks that `check_model`, `fit` and `show` share."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ Sites = dict[str, dict]
 
 
 class ContractError(InputError, AssertionError):
-    """A model/guide pair breaks the contract; the message says where, and what would mend it."""
+    """A model/guide pair violates the contract; the message says where, and how to fix it."""
 
 
 def guarded(what: str, run: Callable[[], Any]) -> Any:
-    """What a function returns; its errors are the contract's, and say what was looked at."""
+    """Calls a function; turns its errors into a ContractError that begins with `what`."""
     try:
         return run()
     except ContractError:
@@ -43,7 +43,7 @@ def guarded(what: str, run: Callable[[], Any]) -> Any:
 
 
 def _explained(error: Exception) -> str:
-    """An error of Pyro's, with what would mend it where that is known."""
+    """The first line of an error; for Pyro's shape mismatch, a message with a fix."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     shapes = re.search(r"Shape mismatch inside plate\('(.+?)'\) at site (\S+) dim (-?\d+), (\d+) vs (\d+)", text)
     if shapes:
@@ -56,22 +56,22 @@ def _explained(error: Exception) -> str:
 
 
 def check_sites(vae: SemiVAE, values: Values, *, missing: bool = True) -> None:
-    """Checks the sites of model and guide on a few rows: plates, batch shapes, labels, and that both fit together.
+    """Checks the sites of model and guide on a few rows: plates, batch shapes, labels, and that both functions match.
 
-    Nothing is changed, and random generators are afterwards as they were.
+    Neither the model nor the random generators are changed.
 
     Args:
-        values: the model's inputs (see `SemiVAE.inputs`), some of the labels missing or not.
-        missing: whether labels may be missing; a model of known ones may read them as arguments.
+        values: the model's inputs (see `SemiVAE.inputs`); labels may be missing.
+        missing: whether labels may be missing; if not, the model may use its label arguments directly.
 
     Raises:
-        ContractError: what is wrong, naming the site, its shape, its plate, and what would mend it.
+        ContractError: a check fails; the message names the site, its shape, its plate, and a fix.
     """
     devices = {value.device for value in values if value is not None and value.is_cuda}
     with torch.random.fork_rng([*devices]), torch.no_grad(), as_it_is(vae), pyro.validation_enabled(False):
         complete = _completed(vae, values)
         sites = check_shapes(vae, complete)
-        _check_events(*sites.values())  # before the model takes the guide's values, and a network fails at their size
+        _check_events(*sites.values())  # before the model gets the guide's values, at whose size a network would fail
         check_labels(vae, complete)
         if missing:
             _check_missing(vae, complete)
@@ -83,10 +83,10 @@ def check_sites(vae: SemiVAE, values: Values, *, missing: bool = True) -> None:
 
 
 def check_terms(vae: SemiVAE, elbo: Objective) -> None:
-    """Checks, before anything is summed, over how many values of labels each site's sum would go.
+    """Checks, before any computation, the number of label values that each site would be enumerated for.
 
     Raises:
-        ContractError: more than the objective's bounds allow; what is computed of the site is as large.
+        ContractError: it is larger than the objective's bounds allow (`max_terms`).
     """
     most = min(part.what.most_terms() for part in elbo.parts() if isinstance(part.what, Bound))
     labels = {*vae.label_sites} - {*vae.continuous_labels}
@@ -103,7 +103,7 @@ def check_terms(vae: SemiVAE, elbo: Objective) -> None:
 
 
 def _completed(vae: SemiVAE, values: Values) -> Values:
-    """The inputs, every entry of labels known: those that are missing are 0."""
+    """The inputs, with missing entries of labels replaced by 0."""
     given = vae.by_site(values)
     for name in vae.label_sites:
         if given[name] is not None:
@@ -112,20 +112,20 @@ def _completed(vae: SemiVAE, values: Values) -> Values:
 
 
 def traced(vae: SemiVAE, fn: Callable, values: Values, number: int, sizes: tuple[int, ...] = ()) -> Sites:
-    """The sites of a run of model or guide on `number` rows, labels that are missing sampled, inside of a plate of
-    samples or of none."""
+    """The sites of a run of model or guide on `number` rows, with missing labels sampled, inside a plate of `sizes[0]`
+    samples if `sizes` is given."""
     plate = pyro.plate("samples", sizes[0], dim=-1 - vae.max_plate_nesting) if sizes else nullcontext()
     with LocalParameters(), Impute(continuous=vae.continuous_labels), of_size(number), plate:
         return dict(sample_sites(poutine.trace(fn).get_trace(*values)))
 
 
 def check_shapes(vae: SemiVAE, values: Values, sizes: tuple[int, ...] = ()) -> dict[str, Sites]:
-    """Every site has the batch shape of its plates, also inside of an outer plate of samples.
+    """Checks that every site has the batch shape of its plates, also inside an outer plate of samples.
 
-    Returns the sites of `"guide"` and `"model"`, which generates its data.
+    Returns the sites of `"guide"` and of `"model"`; the model is run without data, so that it generates.
 
     Raises:
-        ContractError: a site has another shape, is outside of the plate of rows, or cannot be run.
+        ContractError: a site has another shape or is outside the plate of rows, or a function fails.
     """
     nesting, number = vae.max_plate_nesting, next(len(v) for v in values if v is not None)
     outer = f" under a plate of {sizes[0]} samples" if sizes else ""
@@ -174,7 +174,7 @@ def _check_batch_shape(where: str, name: str, site: dict, nesting: int, number: 
 
 
 def _check_kinds(vae: SemiVAE, sites: dict[str, Sites]) -> None:
-    """Labels are sites of their kind: enumerated if they are discrete, with one value for each row or entry."""
+    """Checks labels: discrete ones are enumerated, and each has one value per row or per entry."""
     for name in vae.continuous_labels:
         if name in sites["model"] and name not in sites["guide"]:
             raise ContractError(
@@ -204,7 +204,7 @@ def _check_kinds(vae: SemiVAE, sites: dict[str, Sites]) -> None:
 
 
 def _check_gradients(vae: SemiVAE, of_guide: Sites) -> None:
-    """Latents of the guide are sampled with a gradient."""
+    """Checks that the guide's latents are reparameterised."""
     for name, site in of_guide.items():
         latent = name not in vae.spaces and not site["is_observed"] and not enumerates(site)
         if latent and not site["fn"].has_rsample:
@@ -216,10 +216,10 @@ def _check_gradients(vae: SemiVAE, of_guide: Sites) -> None:
 
 
 def check_labels(vae: SemiVAE, values: Values) -> None:
-    """With all labels given, the roles fit; and every label site observes the labels that it is given.
+    """Checks that, with all labels given, roles can be assigned and every label site observes the labels it is given.
 
     Raises:
-        ContractError: they do not, naming the site.
+        ContractError: a check fails; the message names the site.
     """
     given = vae.by_site(values)
     labels = {name: given[name] for name in vae.label_sites if given[name] is not None}
@@ -232,7 +232,7 @@ def check_labels(vae: SemiVAE, values: Values) -> None:
         traces = guarded("model and guide with all labels given", run)
     guarded("the sites of model and guide", lambda: assign_roles(*traces))
     for where, fn in (("guide", vae.guide), ("model", vae.model)):
-        # the model by itself: replayed, it would have the guide's labels
+        # the model is run alone: replayed against the guide, it would have the guide's labels
         with LocalParameters(), Impute(continuous=vae.continuous_labels), _Given() as seen:
             sites = dict(sample_sites(poutine.trace(fn).get_trace(*values)))
         for name, site in sites.items():
@@ -247,7 +247,7 @@ def check_labels(vae: SemiVAE, values: Values) -> None:
 
 
 class _Given(Messenger):
-    """Remembers which sites observe a value; innermost, for other handlers make labels unobserved."""
+    """Records the sites that observe a value. It must be innermost, since other handlers make labels unobserved."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -259,7 +259,7 @@ class _Given(Messenger):
 
 
 def _check_missing(vae: SemiVAE, complete: Values) -> None:
-    """Where labels are missing, their marker (-1, NaN) goes into no network."""
+    """Checks that the marker of missing labels (-1, NaN) does not reach a network."""
     given, number = vae.by_site(complete), next(len(value) for value in complete if value is not None)
     for name in vae.label_sites:
         if given[name] is not None:
@@ -278,7 +278,7 @@ def _check_missing(vae: SemiVAE, complete: Values) -> None:
 
 
 def _check_events(of_guide: Sites, of_model: Sites) -> None:
-    """Latents have one event shape."""
+    """Checks that latents have the same event shape in model and guide."""
     for name in (name for name in of_guide if name in of_model):
         q, p = (tuple(sites[name]["fn"].event_shape) for sites in (of_guide, of_model))
         if q != p:

@@ -1,4 +1,4 @@
-"""SHA-256 of tensors and of what a checkpoint holds: by their content, the same in every process."""
+"""SHA-256 digests of tensors and checkpoint contents; the same in every process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BLOCK = 16 << 20  # bytes
 
 
 def blocks(x: Tensor) -> Iterator[memoryview]:
-    """The bytes of a dense tensor, a block of rows at a time: a memory-mapped one is never in memory as a whole."""
+    """The bytes of a dense tensor in blocks of rows, so that a memory-mapped tensor is never loaded as a whole."""
     rows = x.reshape(1) if x.dim() == 0 else x
     if rows.numel():
         row_bytes = rows[:1].numel() * rows.element_size()
@@ -22,9 +22,9 @@ def blocks(x: Tensor) -> Iterator[memoryview]:
 
 
 def digest(value: Any) -> str:
-    """The digest of nested dicts, lists, tensors, numbers and strings (`files.check_plain`), 64 hexadecimal digits.
+    """The digest of nested dicts, lists, tensors, numbers and strings (`files.check_plain`), as 64 hexadecimal digits.
 
-    Types and shapes count.
+    It depends on types and shapes as well as on values.
 
     >>> digest({"a": [1, 2]}) == digest({"a": [1, 2]}) != digest({"a": [1, "2"]})
     True
@@ -37,7 +37,7 @@ def digest(value: Any) -> str:
 
 
 def _take(update: Callable[[bytes | memoryview], None], value: Any) -> None:
-    """Adds a value. Each part has its type and length before it, so that no two values have the same bytes."""
+    """Adds a value. Each part is preceded by its type and length, so that different values have different bytes."""
     if isinstance(value, dict):
         update(f"dict {len(value)};".encode())
         for key, part in value.items():

@@ -1,4 +1,4 @@
-"""The distributions that torch and Pyro do not have."""
+"""Distributions that torch and Pyro do not provide."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch.nn import functional as F
 class GreyBernoulli(dist.Bernoulli):
     """Bernoulli cross-entropy on grey levels: log p(x) = x log pi + (1 - x) log(1 - pi) for x in [0, 1].
 
-    The usual likelihood of VAEs on grey-level images. It is **not normalised** over [0, 1] (at x in {0, 1}
-    it is the Bernoulli), so bounds that use it are not densities of grey-level images. Values outside
-    [0, 1] are an error with validation on. Samples are binary; `mean` is pi.
+    The usual likelihood of VAEs on grey-level images. It is **not normalised** over [0, 1] (for x in {0, 1}
+    it is the Bernoulli), so bounds that use it do not bound a density of grey-level images. With validation, values
+    outside [0, 1] are an error. Samples are binary; `mean` is pi.
 
     >>> GreyBernoulli(logits=torch.tensor(0.0)).log_prob(torch.tensor(0.3)).item()
     -0.6931471824645996
@@ -31,17 +31,17 @@ class GreyBernoulli(dist.Bernoulli):
 
 
 class GreyContinuousBernoulli(dist.ContinuousBernoulli):
-    """A continuous Bernoulli by its logit l, exact at any l; torch's goes by probabilities that are clamped.
+    """A continuous Bernoulli parameterised by its logit l, exact for any l; torch's uses clamped probabilities.
 
-    p(x) = l exp(l x) / (exp(l) - 1) on [0, 1], 1 at l = 0. In float32 torch's density falls short by .06 nats at l = 17
-    and by 1.1 at l = 50, a pixel, and its mean does not go beyond .94. (Loaiza-Ganem and Cunningham 2019, Eq. 5, with
-    l = log pi - log(1 - pi).) Entropy, variance and `cdf` are torch's.
+    p(x) = l exp(l x) / (exp(l) - 1) on [0, 1], and 1 for l = 0. In float32 torch's log-density is too small by .06 nats
+    per pixel at l = 17 and by 1.1 at l = 50, and its mean is at most .94. (Loaiza-Ganem and Cunningham 2019, Eq. 5,
+    with l = log pi - log(1 - pi).) Entropy, variance and `cdf` are torch's.
 
     >>> GreyContinuousBernoulli(logits=torch.tensor([0.0, 50.0])).log_prob(torch.tensor(1.0))
     tensor([0.0000, 3.9120])
     """
 
-    NEAR: ClassVar[float] = 0.05  # below it, series: what is left out is less than 1e-13
+    NEAR: ClassVar[float] = 0.05  # below it a series is used, with an error of less than 1e-13
 
     def expand(
         self, batch_shape: torch.Size, _instance: GreyContinuousBernoulli | None = None
@@ -49,7 +49,7 @@ class GreyContinuousBernoulli(dist.ContinuousBernoulli):
         return super().expand(batch_shape, self._get_checked_instance(GreyContinuousBernoulli, _instance))
 
     def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Whether l is near 0; l, where it is; and |l| where it is not, of which the other formulas are finite."""
+        """Whether l is near 0; l where it is, else 0; |l| where it is not, else 1: all formulas stay finite."""
         near = self.logits.abs() < self.NEAR
         return near, torch.where(near, self.logits, 0.0), torch.where(near, 1.0, self.logits).abs()
 
@@ -68,13 +68,13 @@ class GreyContinuousBernoulli(dist.ContinuousBernoulli):
         return torch.where(near, 0.5 + small / 12 - small**3 / 720, torch.where(self.logits > 0, far, 1 - far))
 
     def icdf(self, value: Tensor) -> Tensor:
-        rises, size = self.logits > 0, self.logits.abs().clamp(min=1e-6)  # as good as uniform there
+        rises, size = self.logits > 0, self.logits.abs().clamp(min=1e-6)  # nearly uniform below
         falling = torch.log1p(torch.where(rises, 1 - value, value) * torch.expm1(-size)) / -size
         return torch.where(rises, 1 - falling, falling).clamp(0, 1)
 
 
 class _Squash(dist.transforms.SigmoidTransform):
-    """The sigmoid; what rounds to 0 or 1 has the logits of the numbers beside them."""
+    """The sigmoid, whose inverse clamps values that round to 0 or 1 to the float's precision."""
 
     def __init__(self) -> None:
         super().__init__(cache_size=1)
@@ -87,9 +87,9 @@ class SquashedNormal(dist.TransformedDistribution):
     """A Gaussian pushed through the scaled sigmoid z = low + (high - low) sigmoid(u), elementwise.
 
     log q(z) = log N(u | loc, scale^2) - log(high - low) - log sigmoid(u) - log sigmoid(-u) (Gemp et al. 2017, Appendix
-    A, whose Eqs. 14 to 16 print the sigmoid of (z - low) / (high - low) where that itself stands). Of the last sample u
-    is remembered, so that its density is exact where z rounds to an end of the box. `mean` is by quadrature, to 1e-12
-    of the box's size at any location and scale (in float64).
+    A, whose Eqs. 14 to 16 print the sigmoid of (z - low) / (high - low) in place of this ratio itself). The u of the
+    last sample is cached, so that its density is exact if z rounds to an end of the interval. `mean` uses quadrature,
+    with an error of at most 1e-12 of the interval's length for any location and scale (in float64).
 
     >>> q = SquashedNormal(torch.tensor(0.0), torch.tensor(1.0), -1.5, 1.5)
     >>> bool(q.mean.abs() < 1e-6), bool(q.sample((100,)).abs().max() < 1.5)
@@ -112,31 +112,31 @@ class SquashedNormal(dist.TransformedDistribution):
 
 
 def mean_of_sigmoid(loc: Tensor, scale: Tensor) -> Tensor:
-    """E[sigmoid(loc + scale e)], e a standard Gaussian, for `loc` and `scale` of one shape.
+    """E[sigmoid(loc + scale e)] for a standard Gaussian e; `loc` and `scale` have the same shape.
 
-    The trapezoid rule, whose error falls exponentially in the number of nodes where the integrand is smooth. At scales
-    up to 1 that is the sigmoid as a function of e. At larger ones it turns into a step, and the mean is written as the
-    probability that l < loc + scale e for a logistic l, which is E_l[Phi((loc - l) / scale)], smooth in l.
+    It uses the trapezoid rule, whose error decreases exponentially with the number of nodes for smooth integrands. For
+    scales up to 1 the integrand is the sigmoid as a function of e. For larger scales this approaches a step; there the
+    mean is the probability that l < loc + scale e for a logistic l, E_l[Phi((loc - l) / scale)], which is smooth in l.
 
     >>> mean_of_sigmoid(torch.tensor([0.0, 1.0]), torch.tensor([3.0, 20.0]))
     tensor([0.5000, 0.5199])
     """
     e, logistic = (torch.arange(-end, end + 0.25, 0.5, dtype=loc.dtype, device=loc.device) for end in (8, 32))
-    # Each scale stays where its own rule holds, so that the other one's gradients are finite as well as not taken.
+    # Each scale is clamped to the range of its rule, so that the gradients of the unused rule are finite.
     small, large = scale.clamp(max=1).unsqueeze(-1), scale.clamp(min=1).unsqueeze(-1)
     at_small = (torch.sigmoid(loc.unsqueeze(-1) + small * e) * torch.softmax(-0.5 * e**2, -1)).sum(-1)  # (..., 33)
-    weights = torch.softmax(F.logsigmoid(logistic) + F.logsigmoid(-logistic), -1)  # of the logistic density
+    weights = torch.softmax(F.logsigmoid(logistic) + F.logsigmoid(-logistic), -1)  # the logistic density
     at_large = (torch.special.ndtr((loc.unsqueeze(-1) - logistic) / large) * weights).sum(-1)  # (..., 129)
     return torch.where(scale <= 1, at_small, at_large)
 
 
 class RelaxedLogits(LogitRelaxedBernoulli):
-    """The logit of a relaxed Bernoulli, exact for large logits, which torch's clamps when it draws but not its density.
+    """The logit of a relaxed Bernoulli, exact for large logits; torch's clamps its samples, but not its density.
 
     (Maddison et al. 2017, Appendix B: l = (logits + logistic noise) / temperature.)
     """
 
-    has_rsample = True  # torch's does not say so
+    has_rsample = True  # torch's class does not declare it
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape + self.event_shape
@@ -152,10 +152,10 @@ class RelaxedLogits(LogitRelaxedBernoulli):
 
 
 class KnownWhere(dist.TorchDistribution):
-    """A distribution of vectors that is a fixed vector in some rows, where its log-density is set to 0.
+    """A distribution over vectors that is a point mass in some rows, where its log-density is set to 0.
 
-    The density of a point mass is infinite; in a bound it stands in the model and, the same, in the guide, and cancels.
-    `log_prob` does not look at the value in these rows.
+    The density of a point mass is infinite; in a bound it occurs in both model and guide, and cancels. In these rows
+    `log_prob` ignores the value.
 
     Args:
         base: over vectors, batch shape `(..., B)` or `()`. known: `(B,)`, where the vector is `value`, `(D,)`.
@@ -189,7 +189,7 @@ class KnownWhere(dist.TorchDistribution):
             return self.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        seen = torch.where(self.known.unsqueeze(-1), torch.zeros_like(value), value)  # whose gradient is finite
+        seen = torch.where(self.known.unsqueeze(-1), torch.zeros_like(value), value)  # keeps gradients finite
         return torch.where(self.known, 0.0, self.base.log_prob(seen))
 
     @property
@@ -201,5 +201,5 @@ class KnownWhere(dist.TorchDistribution):
         return torch.where(self.known.unsqueeze(-1), 0.0, self.base.variance)
 
     def put_in(self, drawn: Tensor) -> Tensor:
-        """Values with the known vector in its rows."""
+        """The values, with the known vector in the rows where it is known."""
         return torch.where(self.known.unsqueeze(-1), self.value, drawn)

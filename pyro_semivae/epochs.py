@@ -1,4 +1,4 @@
-"""The loop over epochs: steps, what is reported of them, callbacks, checkpoints."""
+"""The loop over epochs: steps, records, callbacks, checkpoints."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ from pyro_semivae.watch import check_weights, labelled_accuracy
 
 @dataclass
 class Loop:
-    """What is done in every epoch of training.
+    """The training loop.
 
     Attributes:
-        vae, table, trainer, batches: what learns, from which rows, how, in which parts. state: what a checkpoint has.
+        vae, table, trainer, batches: the model, its training rows, the trainer and the batches.
+        state: the state that checkpoints contain.
         streams: the random streams.
-        epochs: how many there are. on_epoch, early_stopping, checkpoint, progress: see `fit`.
+        epochs: the number of epochs.
+        on_epoch, early_stopping, checkpoint, progress: see `fit`.
     """
 
     vae: SemiVAE
@@ -46,7 +48,7 @@ class Loop:
     progress: bool
 
     def run(self, history: History) -> None:
-        """The epochs that the history does not have yet, each of which adds its record to it."""
+        """Runs the epochs that the history does not contain yet, and adds their records to it."""
         with Progress(self.epochs, self.batches.steps, len(history), self.progress) as progress:
             self._run(history, progress)
 
@@ -63,7 +65,7 @@ class Loop:
             self._keep(epoch, history)
 
     def _learn(self, epoch: int, progress: Progress) -> dict[str, float]:
-        """The steps of an epoch; returns its record."""
+        """Takes the steps of an epoch; returns its record."""
         tally, steps = Tally(self.vae), self.batches.steps
         for i, batch in enumerate(self.batches.epoch(epoch)):
             done = (epoch * steps + i) / max(1, self.epochs * steps)
@@ -73,14 +75,14 @@ class Loop:
         return tally.record(epoch)
 
     def _accuracy(self) -> dict[str, str]:
-        """The classifier's accuracy on labelled rows, for the bar."""
+        """The classifier's accuracy on labelled rows, for the progress bar."""
         with self._evaluating():
             found = labelled_accuracy(self.vae, self.table, seed=0)
         only = len(found) == 1
         return {"accuracy" if only else f"accuracy of {name}": f"{value:.3f}" for name, value in found.items()}
 
     def _keep(self, epoch: int, history: History) -> None:
-        """The weights of the best epoch so far, and the checkpoint."""
+        """Stores the weights if the epoch is the best one so far, and saves the checkpoint."""
         if self.early_stopping is not None and self.early_stopping.best(history) == epoch:
             with self.trainer.averaged.in_place():
                 self.state.best = {name: value.clone() for name, value in self.vae.state_dict().items()}
@@ -89,7 +91,7 @@ class Loop:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """The model is in training mode, afterwards in evaluation mode; random numbers are of the streams."""
+        """Context with the model in training mode (afterwards in evaluation mode) and the streams' random numbers."""
         self.vae.train()
         try:
             with self.streams:
@@ -99,17 +101,17 @@ class Loop:
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """The model is as callbacks get it, in evaluation mode with its averaged weights; random numbers are theirs."""
+        """Context for callbacks: evaluation mode, averaged weights, and the caller's random numbers."""
         self.vae.eval()
         try:
             with torch.enable_grad(), self.trainer.averaged.in_place(), self.streams.outside():
-                yield  # gradients that are switched off inside are on again outside
+                yield  # enable_grad: a callback that disables gradients has no effect on training
         finally:
             self.vae.train()
 
 
 def _values(said: Any) -> dict[str, float]:
-    """What a callback says, as numbers."""
+    """The returned values of a callback, as numbers."""
     try:
         return {name: float(value) for name, value in ({} if said is None else said).items()}
     except (AttributeError, TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The error of bad input, and the checks that arguments have in common."""
+"""The error for bad input, and common checks of arguments."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch import Tensor
 
 
 class InputError(ValueError):
-    """Bad input from the user: the message names the argument, what came and what is expected."""
+    """Bad input from the user: the message names the argument, its value and what is expected."""
 
 
 def check_count(name: str, value: object, least: int = 1, most: int = 2**31 - 1) -> int:
-    """A whole number from `least` to `most`, as an int.
+    """Checks that a value is an integer from `least` to `most`; returns an int.
 
     Raises:
-        InputError: it is something else.
+        InputError: it is not.
 
-    >>> check_count("draws", 3)
+    >>> check_count("samples", 3)
     3
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
@@ -35,13 +35,13 @@ def check_count(name: str, value: object, least: int = 1, most: int = 2**31 - 1)
 
 
 def as_tensor(name: str, value: Any, accepted: str = "a dense tensor, a numpy array or lists of numbers") -> Tensor:
-    """A dense tensor of real numbers from a tensor, a numpy array or (nested) lists of numbers.
+    """Converts a tensor, a numpy array or (nested) lists of numbers to a dense tensor of real numbers.
 
     Args:
-        name: the argument's, for errors. accepted: what they say is expected.
+        name: the argument's name, for errors. accepted: the expected input, for errors.
 
     Raises:
-        InputError: it is something else, sparse, quantised, or complex.
+        InputError: it has another type, or is sparse, quantised or complex.
 
     >>> as_tensor("x", [[1, 2]])
     tensor([[1, 2]])
@@ -50,7 +50,7 @@ def as_tensor(name: str, value: Any, accepted: str = "a dense tensor, a numpy ar
         if not isinstance(value, np.ndarray | Sequence) or isinstance(value, str | bytes):
             raise InputError(f"{name}: got {type(value).__name__}; expected {accepted}")
         try:
-            with warnings.catch_warnings():  # of files mapped for reading alone: nothing here writes into inputs
+            with warnings.catch_warnings():  # for read-only memory maps: inputs are never written to
                 warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)
                 value = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -69,13 +69,13 @@ def check_number(
     below: float | None = None,
     most: float | None = None,
 ) -> float:
-    """A finite number within bounds, as a float.
+    """Checks that a value is a finite number within bounds; returns a float.
 
     Args:
-        above, least: the lower bound, exclusive or inclusive. below, most: the upper one.
+        above, least: the lower bound, exclusive or inclusive. below, most: the upper bound, likewise.
 
     Raises:
-        InputError: it is something else.
+        InputError: it is not.
 
     >>> check_number("lr", 0.1, above=0)
     0.1
@@ -98,10 +98,10 @@ def check_number(
 
 
 def check_choice(name: str, value: object, accepted: Iterable[str]) -> str:
-    """One of some words.
+    """Checks that a value is one of the accepted strings; returns it.
 
     Raises:
-        InputError: it is something else.
+        InputError: it is not.
 
     >>> check_choice("how", "best", ("first", "best"))
     'best'

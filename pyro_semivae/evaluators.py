@@ -1,5 +1,5 @@
-"""Independent classifiers that evaluate generated images, trained on all labels: a convolutional network, the GP in the
-place of its last layer, and the logistic regression of Gemp et al. 2017."""
+"""Independent classifiers that evaluate generated images, trained on all labels: a convolutional network, a GP in place
+of its last layer, and the logistic regression of Gemp et al. 2017."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from pyro_semivae.metrics.mutual_information import LastLayerGP
 from pyro_semivae.progress import steps_of
 from pyro_semivae.spaces import to_unit
 
-VERSION = 2  # of the architecture and its training; a cached file of another version is trained anew
+VERSION = 2  # version of the architecture and its training; cached files of other versions are not used
 
 
 class ImageClassifier(nn.Module):
-    """Convolutions, 128 features, logits of classes or of binary labels.
+    """A convolutional network with 128 features, and logits for classes or binary labels.
 
-    Shapes: images `(B, C, H, W)` float or uint8, H and W 4 or more; logits `(B, num_labels)`.
+    Shapes: images `(B, C, H, W)` float or uint8, H and W at least 4; logits `(B, num_labels)`.
 
     Raises:
-        InputError: `x_shape` is something else or smaller, `num_labels` no count; images are of another shape.
+        InputError: `x_shape` or `num_labels` is invalid; images have another shape.
     """
 
     def __init__(self, x_shape: tuple[int, int, int], num_labels: int, *, binary: bool = False):
@@ -74,7 +74,7 @@ class ImageClassifier(nn.Module):
 
     @torch.no_grad()
     def classify(self, x: Tensor) -> Tensor:
-        """Probabilities of the classes, or that binary labels are on, `(B, num_labels)`."""
+        """Probabilities of the classes, or of binary labels being on, `(B, num_labels)`."""
         logits = self.logits(x)
         return logits.sigmoid() if self.binary else logits.softmax(-1)
 
@@ -93,16 +93,16 @@ def independent_classifier(
     cache: str | Path | None = None,
     progress: bool = True,
 ) -> tuple[ImageClassifier, float]:
-    """The classifier of a data set and its test accuracy (binary labels: the mean one), trained once and cached.
+    """The classifier of a data set and its test accuracy (for binary labels, the mean), trained once and cached.
 
-    Missing labels (-1, NaN) count neither in its training nor in its accuracy, which is NaN where none is known.
+    Missing labels (-1, NaN) are ignored in training and in the accuracy, which is NaN if no label is known.
 
     Args:
-        steps: Adam steps on batches of 200 with a cosine learning rate from 1e-3.
+        steps: the number of Adam steps on batches of 200, with a cosine learning rate from 1e-3.
         cache: the folder of cached classifiers: see `caches.cache_folder`.
 
     Raises:
-        InputError: labels are outside of the data set's space, or no training label is known.
+        InputError: labels are outside the data set's space, or no training label is known.
     """
     rows, y = known_rows("data.y", data.labels, data.y)
     several = data.labels.entries is not None
@@ -139,12 +139,13 @@ def independent_posterior(
     """A `LastLayerGP` on the features of an independent classifier, fitted to training rows once and cached.
 
     Args:
-        evaluator: of the same data; a cached GP is for the very same weights.
-        num_rows: of the training rows with a known label, drawn once and for all. steps, progress: see `LastLayerGP`.
+        evaluator: the classifier of the same data; a cached GP belongs to these exact weights.
+        num_rows: the number of training rows with a known label to fit to, sampled with a fixed seed.
+        steps, progress: see `LastLayerGP`.
         cache: see `independent_classifier`.
 
     Raises:
-        InputError: `num_rows` is no count; no training label is known.
+        InputError: `num_rows` is not a positive integer; no training label is known.
     """
     check_count("num_rows", num_rows)
 
@@ -173,15 +174,15 @@ def logistic_regression(
 ) -> tuple[Callable[[Tensor], Tensor], float]:
     """A logistic regression on the pixels of class-labelled images, and its test accuracy; fitted once and cached.
 
-    Missing labels (-1) count neither in the fit nor in the accuracy, which is NaN where none is known.
+    Missing labels (-1) are ignored in the fit and in the accuracy, which is NaN if no label is known.
 
     Args:
-        iterations: of L-BFGS at most. cache: see `independent_classifier`.
+        iterations: the maximum number of L-BFGS iterations. cache: see `independent_classifier`.
 
-    Returns a function from images `(B, C, H, W)` to probabilities `(B, num_labels)`, 0 for classes that are not there.
+    Returns a function from images `(B, C, H, W)` to probabilities `(B, num_labels)`, 0 for classes without examples.
 
     Raises:
-        InputError: the labels are binary ones, or those that are known are of one class.
+        InputError: the labels are binary, or the known ones are all of one class.
     """
     check_count("iterations", iterations)
     rows, y = known_rows("data.y", data.labels, data.y)
@@ -220,7 +221,7 @@ def logistic_regression(
 
 
 def _path(kind: str, data: ImageData, cache: str | Path | None, *settings: Any) -> Path:
-    """The cached file of a classifier, by the data set and the settings of its training."""
+    """The path of a classifier's cached file, from the data set and the settings of its training."""
     parts = [digest(part) for part in (data.x, data.y, data.x_test, data.y_test)]
     about = " ".join(map(str, (data.name, data.label_names, *parts, *settings)))
     name = f"{kind}-{data.name}-{hashlib.sha256(about.encode()).hexdigest()[:12]}.pt"
@@ -237,7 +238,7 @@ def _train(classifier: ImageClassifier, data: ImageData, known: Tensor, y: Tenso
         optimiser.param_groups[0]["lr"] = 5e-4 * (1 + math.cos(math.pi * step / steps))
         rows = known[torch.randint(len(known), (200,))]
         logits, target = classifier(data.x[rows].to(device)), y[rows].to(device)
-        if classifier.binary:  # of the labels that are known
+        if classifier.binary:  # the mean over known labels
             weight, target = (~target.isnan()).to(logits), target.nan_to_num()
             loss = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum") / weight.sum()
         else:

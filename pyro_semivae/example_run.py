@@ -1,4 +1,4 @@
-"""A run of an example: its data, its labelled rows, its folder and what it writes there."""
+"""A run of an example: its data, its labelled rows, its output folder and output files."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class ExampleRun(Run[S]):
     """One run of an example on images with labels, some of which are hidden.
 
     Attributes:
-        args: the settings, with the defaults of these data.
+        args: the settings, with defaults resolved for these data.
         data: the data set. y: its training labels, hidden (-1) except for the `labelled_rows`.
 
     Args:
-        preferred: the data set that `--dataset auto` is, where it can be had. writes: see `Run.open_folder`.
+        preferred: the data set for `--dataset auto`, if it is available. writes: see `Run.open_folder`.
     """
 
     def __init__(self, args: S, preferred: str, *, writes: bool = True):
@@ -57,7 +57,7 @@ class ExampleRun(Run[S]):
                 else data.labelled_rows(self.data.y, data.parse_labelled(args.labelled), args.seed)
             )
         self.y: Tensor = data.hide(self.data.y, self.labelled_rows)
-        for name in {"shift", "shear"} & {*vars(args)}:  # the longer side of an image: all of it is out of sight then
+        for name in {"shift", "shear"} & {*vars(args)}:  # a shift by the longer side moves the whole image out of view
             check_number(f"--{name}", vars(args)[name], least=0, most=max(self.data.x_shape[1:]))
         self.dataset = self.data.name
         self.open_folder(writes=writes)
@@ -66,7 +66,7 @@ class ExampleRun(Run[S]):
         print(f"{self.data.name}: {labelled}; {self.device}; {doing} {self.out}", flush=True)
 
     def _check_rows(self, flag: str) -> None:
-        """What the measures at the end need is told before the training."""
+        """Checks before training the rows that the evaluation after training needs."""
         own = self.data
         if len(own.x_test) < 2:
             raise InputError(f"{flag}: got one test image; expected two or more")
@@ -81,7 +81,7 @@ class ExampleRun(Run[S]):
         return self.args.dataset not in ("auto", *data.NAMES)
 
     def _load(self, preferred: str) -> tuple[ImageData, str | None]:
-        """The data set, and a sentence where it is not the one that was preferred."""
+        """The data set, and a sentence if it is not the preferred one."""
         args = self.args
         own = {"--csv": args.csv, "--label": args.label, "--kinds": args.kinds, "--size": args.size}
         if self.is_own:
@@ -103,19 +103,19 @@ class ExampleRun(Run[S]):
         return data.load(args.dataset, args.data_dir, **(options if args.dataset == "chexpert" else {})), None
 
     def fit_options(self) -> dict[str, Any]:
-        """The arguments of `fit` that the common flags decide."""
+        """The arguments of `fit` that the common flags determine."""
         return {**super().fit_options(), "labelled_batch_size": max(1, self.args.batch_size // 2)}
 
     def about(self) -> dict[str, Any]:
         return {**super().about(), "labelled": len(self.labelled_rows)}
 
     def finish(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        """As `Run.finish`, and `labelled_rows.json`."""
+        """As `Run.finish`; also writes `labelled_rows.json`."""
         write_json(self.out / "labelled_rows.json", self.labelled_rows.tolist(), indent=None)
         return super().finish(metrics)
 
     def parts(self) -> dict[str, Any]:
-        """What models of such data are built of, `networks` and `likelihood`: see `models.parts`."""
+        """The arguments `networks` and `likelihood` of models for these data: see `models.parts`."""
         dropout, space = self.args.dropout, Images(*self.data.x_shape)
         hidden = (32,) if self.args.smoke_test else (600, 600)
         networks = Convs(dropout) if is_large(space) else MLPs(hidden, dropout)
@@ -125,7 +125,7 @@ class ExampleRun(Run[S]):
         """Hides the labels of all but the first `number` classes.
 
         Raises:
-            InputError: there are not more classes than that, or no such row is labelled.
+            InputError: there are at most `number` classes, or no row of the first ones is labelled.
         """
         if not 1 <= number < len(self.data.label_names):
             raise InputError(f"--classes: got {number}; expected 1 to {len(self.data.label_names) - 1}")
@@ -135,7 +135,7 @@ class ExampleRun(Run[S]):
         self.relabel(data.hide(self.data.y, rows))
 
     def relabel(self, y: Tensor) -> None:
-        """Takes other labels for training, fewer of them: the labelled rows are those with at least one label."""
+        """Replaces the training labels by a subset of them; rows with at least one label count as labelled."""
         self.y = y
         self.labelled_rows = any_known(y).nonzero()[:, 0]
 
@@ -144,20 +144,20 @@ class ExampleRun(Run[S]):
         return None if self.data.labels.entries is None else self.data.labels.frequencies(self.y)
 
     def weight(self, alpha: float) -> float:
-        """alpha N / N_labelled, so that the labels' total weight does not depend on how many there are."""
+        """alpha N / N_labelled, so that the labels' total weight does not depend on their number."""
         return classifier_weight(alpha, self.y)
 
     def noise(self) -> Callable[[Tensor], Tensor] | None:
-        """What the encoder sees in training instead of an image, by `--shift`; None where that is the image."""
+        """The noise on the encoder's input in training, from `--shift`; None for none."""
         pixels = self.args.shift
         return partial(data.shift, pixels=pixels) if pixels else None
 
     def train(self, vae: SemiVAE, elbo: Objective, *, then: Callable[[], Any] | None = None, **options: Any) -> None:
-        """Trains, measures, writes, draws figures. What was plainly not learnt is said in print and in `metrics.json`.
+        """Trains, evaluates, writes metrics and figures. Notes on failures are printed and added to `metrics.json`.
 
         Args:
-            then: a second stage of training, whose weights the checkpoint gets.
-            options: those of `fit` that the common flags leave open.
+            then: a second stage of training, whose weights are written to the checkpoint.
+            options: further arguments of `fit`.
         """
         options = {"corrupt": self.noise(), "on_epoch": self._tested, **options}
         history = fit(vae, self.data.x, self.y, elbo=elbo, **{**self.fit_options(), **options})
@@ -176,6 +176,6 @@ class ExampleRun(Run[S]):
         self.draw_graph(vae, self.data.x, self.y, elbo)
 
     def _tested(self, epoch: int, vae: SemiVAE) -> dict[str, float]:
-        """The classifier's accuracy on (up to 1,000) test images after an epoch; nobody chooses anything by it."""
+        """The classifier's accuracy on (up to 1,000) test images after an epoch, for the history only."""
         some = vae.table(self.data.x_test[:1000], self.data.y_test[:1000])
         return {f"monitor/test accuracy of {name}": value for name, value in labelled_accuracy(vae, some).items()}

@@ -1,4 +1,4 @@
-"""A run of LaRVAE's example: its images and labels, the baseline beside it, and what it measures of both."""
+"""A run of LaRVAE's example: its images and labels, training and evaluation of the model and its baseline."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ SMALL = {"images": 300, "held_out": 50, "test": 100}
 
 
 class FactorRun(Run[S]):
-    """One run on images of a grid of factors, or with binary attributes taken as numbers, a few of them labelled.
+    """One run on images of a grid of factors, or with binary attributes treated as numbers, a few of them labelled.
 
     Attributes:
-        args: the settings, with the defaults of these data. data: the images; with `--hold-out` the images to choose
-            settings by are in the place of the test images.
+        args: the settings, with defaults resolved for these data.
+        data: the images; with `--hold-out`, held-out training images are in place of the test images.
         x, y: the training images, and their labels, most of them missing. labels: their space.
     """
 
@@ -85,10 +85,10 @@ class FactorRun(Run[S]):
         return len(self.y) / self.labelled
 
     def train(self, make: Callable[[], SemiVAE], objective: Callable[[SemiVAE, float], Objective]) -> None:
-        """Trains the baseline, unless `--no-baseline`, and the model; measures, writes, draws figures.
+        """Trains the baseline (unless `--no-baseline`) and the model, evaluates both, writes metrics and figures.
 
         Args:
-            make: a new model. objective: what it maximises, of the weight tau of the label replacement.
+            make: returns a new model. objective: model, weight tau of the label replacement -> objective.
         """
         others: dict[str, SemiVAE] = {}
         measured: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Files that are either old or new, never half: written beside and renamed; checkpoints with a digest."""
+"""Atomic file writes (to a temporary file, which is then renamed), and checkpoints with a digest."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from torch import Tensor
 from pyro_semivae.digests import digest
 from pyro_semivae.errors import InputError
 
-ON_WINDOWS = os.name == "nt"  # where no open file is renamed or removed: what a killed writer leaves behind stays
+ON_WINDOWS = os.name == "nt"  # where open files cannot be renamed or removed; files of killed writers stay there
 
 
 def note(text: str) -> None:
-    """Says on standard error what is done in the place of what was asked for."""
+    """Prints a note on standard error, for example on a fallback."""
     print(f"NOTE: {text}", file=sys.stderr, flush=True)
 
 
 def user_path(path: str | Path, name: str) -> Path:
-    """A path as it comes from the user, `~` expanded.
+    """A path given by the user, with `~` expanded.
 
     Raises:
-        InputError: it is no path, has a NUL in it, or a home folder that is not there; the message names the argument.
+        InputError: it is not a path, contains a NUL, or the home folder does not exist; the message names the argument.
     """
     if not isinstance(path, str | os.PathLike) or "\0" in str(path):
         raise InputError(f"{name}: got {path!r}; expected a path without NUL")
@@ -46,10 +46,10 @@ def user_path(path: str | Path, name: str) -> Path:
 
 
 def writable_folder(path: str | Path, name: str = "out") -> Path:
-    """Makes the folder and tries to write into it.
+    """Creates the folder and checks that it is writable.
 
     Raises:
-        InputError: it cannot be made or written to; the message names the argument.
+        InputError: it cannot be created or written to; the message names the argument.
     """
     path = user_path(path, name)
     try:
@@ -62,7 +62,7 @@ def writable_folder(path: str | Path, name: str = "out") -> Path:
 
 
 def writable_file(path: str | Path, name: str) -> Path:
-    """The path of a file that can be written; makes its folder.
+    """The path of a file that can be written; creates its folder.
 
     Raises:
         InputError: it is a folder, or cannot be written; the message names the argument.
@@ -75,16 +75,16 @@ def writable_file(path: str | Path, name: str) -> Path:
 
 
 class FolderLock:
-    """One process writes into a folder at a time. The lock goes with this object, or with the process, killed or not.
+    """A lock that lets one process at a time write into a folder, until this object is deleted or the process ends.
 
-    In a process that has the lock already it is the same one. Where the file system has no locks a note says so.
-    (`filelock.FileLock` would not say who has it.)
+    Locking a folder twice in one process is allowed. If the file system has no locks, a note is printed.
+    (`filelock.FileLock` does not report which process has the lock.)
 
     Args:
-        name: of the argument that the folder came from.
+        name: the name of the folder's argument, for errors.
 
     Raises:
-        InputError: another process has it; the message has its id.
+        InputError: another process has the lock; the message contains its id.
     """
 
     _held: ClassVar[WeakValueDictionary[tuple[int, Path], FolderLock]] = WeakValueDictionary()
@@ -102,7 +102,7 @@ class FolderLock:
             note(f"{name}: {folder} is not locked ({error.strerror}): a second run there is not noticed")
             return
         if not locked:
-            os.lseek(self._file, 1, os.SEEK_SET)  # the lock is on the first byte, which Windows lets nobody else read
+            os.lseek(self._file, 1, os.SEEK_SET)  # on Windows others cannot read the first byte, which is locked
             holder = os.read(self._file, 1000).decode(errors="replace") or "another process"
             raise InputError(f"{name}: {folder} is in use by {holder}; wait until it ends, or name another folder")
         os.ftruncate(self._file, 0)
@@ -116,13 +116,13 @@ class FolderLock:
 
 @contextmanager
 def atomic_open(path: Path) -> Iterator[BinaryIO]:
-    """A binary file beside `path` that takes its place when all is written and on the disk.
+    """Opens a temporary binary file next to `path`, which replaces `path` when it is completely written to disk.
 
-    Its name is its own, and it is locked: of several writers of one path the last one to end counts, and what a killed
-    one has left behind is removed by the next.
+    The file has a unique name and is locked. If several processes write one path, the last one to finish wins; files
+    left behind by killed writers are removed by the next one.
 
     Raises:
-        InputError: it cannot be written, e.g. because the disk is full. What was at `path` before is as it was.
+        InputError: it cannot be written, e.g. because the disk is full. An existing file at `path` is unchanged.
     """
     path = Path(path)
     beside = None
@@ -133,13 +133,13 @@ def atomic_open(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if not ON_WINDOWS:  # while it is locked, or it could be taken for a killed writer's
+            if not ON_WINDOWS:  # while it is locked; otherwise it could be removed as a killed writer's
                 os.replace(str(beside), path)
         if ON_WINDOWS:
             os.replace(str(beside), path)
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(beside)):
-            raise  # it is about what the caller reads
+            raise  # an error of a file that the caller reads
         raise InputError(f"{path}: cannot be written ({error.strerror}); an older file is left as it was") from error
     finally:
         if beside is not None:
@@ -155,21 +155,21 @@ def _new_beside(path: Path) -> tuple[Path, BinaryIO]:
             raise OSError(error.errno, error.strerror) from error
         try:
             locked = lock_descriptor(file.fileno(), blocking=False)
-        except OSError:  # no locks here: nobody removes it either
+        except OSError:  # no locks on this file system, so that nobody removes the file either
             return beside, file
-        if locked and beside.exists():  # if not, it is taken for a stale one, or was, before it was locked
+        if locked and beside.exists():  # otherwise another process treated it as stale before it was locked
             return beside, file
         file.close()
 
 
 def _remove_stale(path: Path) -> None:
-    """Removes what killed writers of `path` have left: nobody has it locked."""
+    """Removes the unlocked temporary files of `path`, which killed writers have left behind."""
     for other in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         try:
             with open(other, "rb") as file:
                 if lock_descriptor(file.fileno(), blocking=False):
                     other.unlink(missing_ok=True)
-        except OSError:  # gone already, another user's, or no locks here
+        except OSError:  # already removed, another user's, or no locks on this file system
             continue
 
 
@@ -177,7 +177,8 @@ def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
     """Writes `value` as JSON.
 
     Raises:
-        InputError: it holds what JSON has not (NaN and infinity among it), or cannot be written; an older file is left.
+        InputError: it contains values that JSON does not support (such as NaN and infinity), or cannot be written; an
+            older file is kept.
     """
     try:
         text = json.dumps(value, indent=indent, allow_nan=False) + "\n"
@@ -188,7 +189,7 @@ def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """What `write_json` wrote.
+    """Reads a file of `write_json`.
 
     Raises:
         FileNotFoundError: there is no such file. InputError: it is damaged.
@@ -201,10 +202,10 @@ def read_json(path: str | Path) -> Any:
 
 
 def check_plain(value: Any, name: str) -> None:
-    """Checks that a value is made of what a checkpoint can hold.
+    """Checks that a value consists of types that a checkpoint can hold.
 
     Raises:
-        InputError: something in it is not a dense tensor, number, string, None, list or dict; the message says where.
+        InputError: a part is not a dense tensor, number, string, None, list or dict; the message says which.
     """
     if isinstance(value, dict):
         for key, item in value.items():
@@ -224,34 +225,34 @@ def check_plain(value: Any, name: str) -> None:
         )
 
 
-DIGEST = "sha256"  # the key of a checkpoint's digest, of all else that it holds
+DIGEST = "sha256"  # the key of a checkpoint's digest, which covers all its other entries
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Saves tensors, numbers, strings, lists and dicts in one file, with a digest of them; see `check_plain`.
+    """Saves tensors, numbers, strings, lists and dicts in one file, with their digest; see `check_plain`.
 
     Raises:
-        InputError: something else is in it, or the file cannot be written (an older one is left as it was).
+        InputError: it contains other types, or the file cannot be written (an older file is kept).
     """
     check_plain(state, "checkpoint")
     with atomic_open(user_path(path, "checkpoint")) as file:
         try:
             torch.save({**state, DIGEST: digest(state)}, file)
-        except RuntimeError as error:  # torch hides the error of a full disk behind one of its own
+        except RuntimeError as error:  # torch wraps the error of a full disk
             cause = error.__context__ if isinstance(error.__context__, OSError) else None
             raise cause or OSError(errno.EIO, str(error).splitlines()[0]) from error
 
 
 def load_checkpoint(path: str | Path, model: str | None = None) -> dict[str, Any]:
-    """Loads what `save_checkpoint` wrote, on the CPU, without running any code from it.
+    """Loads a file of `save_checkpoint`, on the CPU, without executing code from it.
 
     Args:
         path: the file.
-        model: the class name of the model that it should hold.
+        model: the class name of the expected model.
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: it is damaged, no checkpoint of this library, of an older version, or one of another model.
+        InputError: it is damaged, not a checkpoint of this library, of an older version, or of another model.
     """
     path = user_path(path, "checkpoint")
     if not path.is_file():
@@ -260,7 +261,7 @@ def load_checkpoint(path: str | Path, model: str | None = None) -> dict[str, Any
     with open(path, "rb") as file:
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for a damaged file
+        except Exception as error:  # torch raises many types of errors for damaged files
             raise InputError(damaged) from error
     if not isinstance(state, dict) or "model" not in state or "weights" not in state:
         raise InputError(f"checkpoint: {path} is not a checkpoint of pyro_semivae")
@@ -284,10 +285,10 @@ def load_checkpoint(path: str | Path, model: str | None = None) -> dict[str, Any
 def check_fields(
     state: Mapping[Any, Any] | list, path: str | Path, types: Mapping[Any, type | tuple[type, ...]], where: str = ""
 ) -> None:
-    """Checks that a part of a checkpoint, `where`, has entries of these types (a list: by index).
+    """Checks that a part of a checkpoint, `where`, has entries of these types (for a list: by index).
 
     Raises:
-        InputError: one is missing or of another type, as of another version; the message names file and key.
+        InputError: an entry is missing or of another type, e.g. from another version; the message names file and key.
     """
     state = dict(enumerate(state)) if isinstance(state, list) else state
     for key, accepted in types.items():
@@ -301,7 +302,7 @@ def check_fields(
 
 
 def check_finite(tensors: Mapping[str, Any], path: str | Path) -> None:
-    """Checks the numbers of a checkpoint.
+    """Checks that the tensors of a checkpoint are finite.
 
     Raises:
         InputError: a tensor is not finite; the message names file and tensor.

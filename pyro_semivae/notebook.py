@@ -1,7 +1,7 @@
-"""What a notebook shows of models, objectives, reports, data sets and histories.
+"""Notebook displays of models, objectives, reports, data sets and histories, as HTML.
 
-Each is a picture or a table of what there is, never a run of anything long. `attach` gives the classes their
-`_repr_html_`, which notebooks call; the package does it where it is imported in IPython.
+A display is a figure or a table that is fast to compute. `attach` adds `_repr_html_`, which notebooks call, to the
+classes; the package calls it when imported in IPython.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from pyro_semivae.infer.base import Summand
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import image_grid, training_curves
 
-ROWS = 10  # of a table, and images of a class
+ROWS = 10  # number of rows in a table, and of images per class
 
 
 def png(figure: Figure) -> str:
-    """A figure as an image of the page itself."""
+    """A figure as an inline image."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110, bbox_inches="tight")
     return f'<img src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}" style="max-width: 100%"/>'
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table; numbers have four digits.
+    """An HTML table; floats have four significant digits.
 
     >>> table(["a"], [[1.23456]])
     '<table><tr><th>a</th></tr><tr><td>1.235</td></tr></table>'
@@ -50,7 +50,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def model_html(vae: SemiVAE) -> str:
-    """The model's two graphs and its bound on rows without content, and how many parameters its parts have."""
+    """The model's two graphs and its bound, on blank rows, and the numbers of parameters of its submodules."""
     sizes = [(name, type(part).__name__, _parameters(part)) for name, part in vae.named_children()]
     return f"{show(vae)._repr_html_()}\n{table(['part', 'kind', 'parameters'], sizes)}"
 
@@ -60,7 +60,7 @@ def _parameters(part: torch.nn.Module) -> str:
 
 
 def objective_html(objective: Summand) -> str:
-    """What is added up, and the mathematics of each bound and term, as its documentation states it."""
+    """The sum of bounds and terms, and the formula of each from its docstring."""
     said = [f"<code>{html.escape(repr(objective))}</code>"]
     for kind in dict.fromkeys(_kinds(objective)):
         if formula := stated(kind):
@@ -69,7 +69,7 @@ def objective_html(objective: Summand) -> str:
 
 
 def _kinds(objective: Summand) -> Iterator[type]:
-    """The classes of what is added up, and of what these hold."""
+    """The classes of the summed bounds and terms, and of the objectives that these wrap."""
     for part in objective.parts():
         yield type(part.what)
         if isinstance(held := getattr(part.what, "what", None), Summand):
@@ -77,7 +77,7 @@ def _kinds(objective: Summand) -> Iterator[type]:
 
 
 def stated(kind: type) -> str:
-    """The first formula of a class's documentation, or of the nearest class above it that states one; else empty."""
+    """The first formula in a class's docstring, or in that of its nearest base class with a formula; else empty."""
     for one in kind.__mro__:
         doc = inspect.cleandoc(one.__doc__ or "")
         if found := re.search(r"\.\. math::\n\n?((?:[ \t]+\S.*\n?|\n)+)", doc):
@@ -99,7 +99,7 @@ def report_html(report: Report) -> str:
 
 
 def data_html(data: ImageData) -> str:
-    """How many images there are, and some of each class, or the first ones."""
+    """The numbers of images, and some images of each class or the first ones."""
     about = [
         ("images", f"{len(data.x):,} to train on, {len(data.x_test):,} to test"),
         ("shape", " x ".join(map(str, data.x_shape))),
@@ -118,7 +118,7 @@ def data_html(data: ImageData) -> str:
 
 
 def table_html(rows: Table) -> str:
-    """What is said of each site, and the first images."""
+    """The description of each site, and the first images."""
     numbers = f"{len(rows.train['x']):,} training rows, {len(rows.test['x']):,} test rows"
     page = table([rows.name, numbers], list(rows.described().items()))
     if not (rows.spaces["x"].pictures and rows.spaces["x"].shape[0] in (1, 3)):
@@ -128,7 +128,7 @@ def table_html(rows: Table) -> str:
 
 
 def history_html(history: History) -> str:
-    """The numbers of some epochs, the last one among them, and the curves of all."""
+    """The records of some epochs, including the last one, and the curves over all epochs."""
     if not history:
         return "no epochs"
     names = [name for name in history[-1] if not name.startswith("weight/")]

@@ -1,4 +1,4 @@
-"""Figures: grids of images, terms over training, confusions, latents by label; a line of warning on all of them."""
+"""Figures: image grids, training curves, confusion matrices, latents by label; optionally with notes below them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOTES: ContextVar[tuple[str, ...]] = ContextVar("notes", default=())
 
 
 class Figure(MatplotlibFigure):
-    """A figure that a notebook shows as it is, without a window or a setting."""
+    """A figure that notebooks display without a window or settings."""
 
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()
@@ -76,8 +76,8 @@ def image_grid(
 
 
 def training_curves(history: History, *, path: str | Path | None = None) -> Figure:
-    """Objective, ELBO, unweighted terms and monitors over epochs, a panel each (except those that never change, or by
-    rounding alone)."""
+    """Objective, ELBO, unweighted terms and monitors over epochs, one panel each; constant ones are left out (constant
+    except for rounding)."""
     names = ["objective", *(n for n in history[0] if n == "elbo" or n.startswith(("term/", "monitor/")))]
     names = [n for n in names if n == "objective" or _changes([record[n] for record in history])]
     columns = 3
@@ -102,9 +102,9 @@ def training_curves(history: History, *, path: str | Path | None = None) -> Figu
 def confusion_matrix(
     counts: Tensor, names: Sequence[str], *, title: str = "", path: str | Path | None = None
 ) -> Figure:
-    """How often a class (row) is said to be a class (column): the fraction of the row's examples, `(C, C)` counts.
+    """A confusion matrix of true classes (rows) and predicted classes (columns) from `(C, C)` counts.
 
-    A row without examples stays empty.
+    It shows fractions of the row's examples; a row without examples stays empty.
     """
     counts = counts.detach().cpu().double()
     shares = (counts / counts.sum(1, keepdim=True)).numpy()  # NaN in a row without examples
@@ -137,7 +137,7 @@ def latents_by_class(
 ) -> Figure:
     """A scatter of latents `(N, D)`, coloured by class `(N,)`; missing classes (-1) are not shown.
 
-    Of more than two entries it shows the two principal components, and says how much of the variance they have.
+    If D is above 2, it shows the first two principal components and their share of the variance.
     """
     known = (y >= 0).cpu()
     z, y = z.detach().cpu().double()[known], y.cpu()[known]
@@ -168,7 +168,7 @@ def latents_by_class(
 def latents_by_label(
     z: Tensor, y: Tensor, names: Sequence[str], *, title: str = "", path: str | Path | None = None
 ) -> Figure:
-    """Histograms of the latent of each binary label, `(N, L)`, where it is on and where it is off, `(N, L)`."""
+    """Histograms of each binary label's latent, `z` `(N, L)`, by the label's value (on, off), `y` `(N, L)`."""
     z, y = z.detach().cpu().double(), y.cpu()
     columns = min(6, len(names))
     height = -(-len(names) // columns)
@@ -191,7 +191,7 @@ def latents_by_label(
 
 @contextmanager
 def noted(notes: Sequence[str]) -> Iterator[None]:
-    """What is drawn inside says these sentences under the figure: what the model has plainly not learnt."""
+    """Context in which figures have these notes below them, e.g. on what the model has not learnt."""
     token = _NOTES.set(tuple(notes))
     try:
         yield
@@ -200,7 +200,7 @@ def noted(notes: Sequence[str]) -> Iterator[None]:
 
 
 def _changes(values: Sequence[float]) -> bool:
-    """Whether numbers differ by more than the rounding of a mean over a data set."""
+    """Whether values differ by more than the rounding error of a mean over a data set."""
     return max(values) - min(values) > 1e-6 * max(map(abs, values))
 
 

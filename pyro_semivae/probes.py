@@ -1,4 +1,4 @@
-"""An independent network that reads style and class off images, to judge what a model makes of them."""
+"""An independent network that predicts style and class from images, to evaluate generated images."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from pyro_semivae.evaluators import ImageClassifier
 from pyro_semivae.files import check_fields
 from pyro_semivae.progress import steps_of
 
-VERSION = 2  # of its training
+VERSION = 2  # version of the training; it is part of the cached file's name
 
 
 class Probed(Protocol):
-    """The images that a probe is trained on and measured on, and the names of what is known of them; see
+    """The images on which a probe is trained and tested, with the names of their factors, classes and attributes; see
     `data.ReferenceData`."""
 
     name: str
@@ -40,18 +40,18 @@ class Probed(Protocol):
 
 
 class Probe:
-    """Reads factors, the class and the attribute off images: what a data set has of them.
+    """Predicts factors, class and attribute from images, as far as the data set has them.
 
     Attributes:
-        errors: the mean absolute error of each factor on the test images, `(F,)`. accuracies: of the class and of the
-            attribute, there; NaN where the data have none.
+        errors: the mean absolute error of each factor on the test images, `(F,)`.
+        accuracies: the test accuracies of the class and of the attribute; NaN if the data have none.
     """
 
     def __init__(self, network: ImageClassifier, sizes: Sequence[int], errors: Tensor, accuracies: Sequence[float]):
         self.network, self.sizes, self.errors, self.accuracies = network, list(sizes), errors, tuple(accuracies)
 
     def factors(self, x: Tensor) -> Tensor:
-        """`(N, F)` of images `(N, C, H, W)`."""
+        """The predicted factors, `(N, F)`, of images `(N, C, H, W)`."""
         return self._read(x)[0]
 
     def classes(self, x: Tensor) -> Tensor:
@@ -74,11 +74,12 @@ def independent_probe(
     cache: str | Path | None = None,
     progress: bool = True,
 ) -> Probe:
-    """The probe of a data set, trained once on its pool with all that is known of it, and cached.
+    """The probe of a data set, trained once on its pool with all known factors, classes and attributes, and cached.
 
     Args:
-        steps: Adam steps on batches of 128 with a cosine learning rate from 1e-3: the absolute error of the factors and
-            the cross-entropy of the class and of the attribute. cache: see `caches.cache_folder`.
+        steps: the number of Adam steps on batches of 128, with a cosine learning rate from 1e-3. The loss is the
+            absolute error of the factors plus the cross-entropies of class and attribute.
+        cache: see `caches.cache_folder`.
     """
     sizes = [len(data.factor_names), len(data.class_names), len(data.attribute_names)]
     with torch.random.fork_rng():

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal and in a notebook, a readable line elsewhere."""
+"""Progress of long computations: a bar on a terminal and in notebooks, lines of text elsewhere."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from types import TracebackType
 
 from tqdm.auto import tqdm
 
-FIRST_LINE = 5.0  # seconds of training after which a file says how long it takes
+FIRST_LINE = 5.0  # seconds of training after which a line estimates the total time
 
 
 def draws_bars() -> bool:
-    """Whether standard error is a terminal, or that of a notebook."""
+    """Whether standard error is a terminal or belongs to a notebook."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return sys.stderr.isatty() or "IPKernelApp" in getattr(shell, "config", {})
 
 
 def steps_of(steps: int, what: str, shown: bool = True, *, delay: float = 0.0) -> Iterator[int]:
-    """`range(steps)` with a bar, from so many seconds on; where none is drawn, one line that says what goes on, and
-    after some seconds one that says how long it takes."""
+    """`range(steps)` with a progress bar, shown after `delay` seconds. Without bars, it prints one line with `what`,
+    and after `FIRST_LINE` seconds one with the time left."""
     bars = draws_bars()
     if shown and not bars:
         print(f"{what}: {steps} steps", file=sys.stderr, flush=True)
@@ -43,15 +43,16 @@ def steps_of(steps: int, what: str, shown: bool = True, *, delay: float = 0.0) -
 
 
 class Progress:
-    """What training tells while it goes on.
+    """The progress of training.
 
-    On a terminal and in a notebook it is one bar over the steps of all epochs, with the time that is left, the ELBO so
-    far in this epoch, and what else is known. Elsewhere a line after some seconds says how long training takes, and at
-    most twenty lines have the numbers of an epoch.
+    On a terminal and in notebooks it is one bar over the steps of all epochs, with the time left, the mean ELBO in this
+    epoch so far, and other known values. Elsewhere it prints a line with the expected time after `FIRST_LINE` seconds,
+    and at most twenty lines with the values of an epoch.
 
     Args:
-        epochs, steps: how many there are, and steps in each. done: epochs that were done before. shown: whether it
-            tells anything.
+        epochs, steps: the number of epochs, and of steps per epoch.
+        done: the number of epochs finished before.
+        shown: whether to show anything.
     """
 
     def __init__(self, epochs: int, steps: int, done: int = 0, shown: bool = True):
@@ -77,10 +78,10 @@ class Progress:
         self.bar.close()
 
     def step(self, elbo: Callable[[], float]) -> None:
-        """Moves on by one step.
+        """Advances by one step.
 
         Args:
-            elbo: returns the mean ELBO so far in this epoch; called only when it is shown.
+            elbo: returns the mean ELBO in this epoch so far; called only when it is shown.
         """
         self.at += 1
         if self.draws:
@@ -96,7 +97,7 @@ class Progress:
             print(f"epoch {-(-self.at // self.steps)}/{self.epochs}: {step}; {takes}", file=sys.stderr, flush=True)
 
     def epoch(self, record: dict[str, float], known: dict[str, str]) -> None:
-        """The end of an epoch: its record, and what the bar shows beside the ELBO from now on."""
+        """Ends an epoch with its record; `known` is what the bar shows beside the ELBO from now on."""
         self.known = known
         self.told = True
         if self.draws:
@@ -107,7 +108,8 @@ class Progress:
 
 
 def _time(seconds: float) -> str:
-    """
+    """A duration as text.
+
     >>> _time(8.2), _time(75), _time(5400)
     ('8 s', '1.2 min', '1.5 h')
     """
@@ -117,7 +119,7 @@ def _time(seconds: float) -> str:
 
 
 def epoch_line(record: dict[str, float], epochs: int) -> str:
-    """A readable line per epoch, for output that goes to a file: all of the record except terms and their weights.
+    """An epoch's record as one line of text, without terms and their weights.
 
     >>> epoch_line({"epoch": 2, "elbo": -281.62, "objective": -281.62, "term/log p(x|z)": -260.8}, 40)
     'epoch 2/40: elbo -281.6'

@@ -1,4 +1,4 @@
-"""A run of the reference-based models' example: its images, and what it measures of a model."""
+"""A run of the reference-based models' example: its images, training and evaluation."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class ReferenceRun(Run[S]):
     """One run on a pool of unlabelled images and a set of references.
 
     Attributes:
-        args: the settings, with the defaults of these data. data: the images.
+        args: the settings, with defaults resolved for these data. data: the images.
 
     Args:
-        preferred: the data set that `--dataset auto` is made of, where it can be had.
+        preferred: the data set that `--dataset auto` is made of, if it is available.
     """
 
     args: Reference
@@ -70,7 +70,7 @@ class ReferenceRun(Run[S]):
             return data.styled(base, args.image_size, images=args.images, seed=args.seed)
 
     def _check_numbers(self) -> None:
-        """What the measures at the end need is told before the training."""
+        """Checks before training the numbers of images that the evaluation after training needs."""
         data, least = self.data, 2 * report.SHOWN
         for flag, what, number in (
             ("--hold-out", "test images", len(data.probing) + len(data.test)),
@@ -83,10 +83,10 @@ class ReferenceRun(Run[S]):
                 raise InputError("--hold-out: got test images of one class; expected two or more")
 
     def train(self, vae: SemiVAE, elbo: Objective, **options: Any) -> None:
-        """Trains, measures, writes, draws figures. Signs of failure are said in print and in `metrics.json`.
+        """Trains, evaluates, writes metrics and figures. Notes on failures are printed and added to `metrics.json`.
 
         Args:
-            options: those of `fit` that the common flags leave open.
+            options: further arguments of `fit`.
         """
         rows = {"x": self.data.x, "y": self.data.y}
         options = {"corrupt": None, "on_epoch": self._watched, **options}
@@ -102,7 +102,7 @@ class ReferenceRun(Run[S]):
         self.draw_graph(vae, self.data.x, self.data.y, elbo)
 
     def _watched(self, epoch: int, vae: SemiVAE) -> dict[str, float]:
-        """The latents' divergences after an epoch, for the history; a note where references do not use theirs."""
+        """The latents' KL divergences after an epoch, for the history; prints a note for each sign of collapse."""
         found = report.divergences(vae, self.data)
         for note in report.signs_of_collapse(found):
             print(f"NOTE: after epoch {epoch}: {note}", flush=True)

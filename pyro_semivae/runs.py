@@ -1,4 +1,4 @@
-"""A run of a script: its device and seed, its folder and what it writes there."""
+"""A run of a script: its device, seed, output folder and output files."""
 
 from __future__ import annotations
 
@@ -26,16 +26,15 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound="Trained")
 
-# What a run writes into its folder beside figures; m1.pt is the first stage of M1+M2, baseline.pt what LaRVAE is
-# compared with.
+# The files of a run other than figures; m1.pt is the first stage of M1+M2, baseline.pt LaRVAE's baseline.
 FILES = ("checkpoint.pt", "m1.pt", "baseline.pt", "config.json", "labelled_rows.json", "metrics.json")
 
 
 def device_of(cuda: bool) -> torch.device:
-    """Where a script computes.
+    """The device of a script.
 
     Raises:
-        InputError: a GPU is asked for, and there is none.
+        InputError: a GPU is requested, but there is none.
     """
     if cuda and not torch.cuda.is_available():
         raise InputError("--cuda: this machine has no GPU that torch can use; leave the flag out to run on the CPU")
@@ -46,8 +45,8 @@ class Run(Generic[S]):
     """One run of a script.
 
     Attributes:
-        args: the settings. device: where it computes. out: the output folder.
-        dataset: the name of the data set. fallback: a sentence, if `auto` did not get the preferred one.
+        args: the settings. device: the device. out: the output folder.
+        dataset: the name of the data set. fallback: a sentence if `auto` could not use the preferred one, else None.
     """
 
     def __init__(self, args: S):
@@ -59,11 +58,11 @@ class Run(Generic[S]):
             raise InputError("--overwrite: got --resume too; expected one of the two")
 
     def open_folder(self, *, writes: bool = True) -> None:
-        """Takes the output folder, as long as there is this run.
+        """Opens the output folder and locks it for the lifetime of this run.
 
         Args:
-            writes: whether it is a new run, which locks its folder and does not write over another one's files unless
-                `--resume` or `--overwrite` says so; or one that is there, to be read.
+            writes: whether the run writes. It then locks the folder, and needs `--resume` or `--overwrite` if there is
+                already a run in it. If False, an existing run is read.
         """
         preset = f"-{self.args.preset}" if self.args.preset != "demo" else ""
         name = f"{Path(sys.argv[0]).stem}-{self.dataset}{preset}"
@@ -77,10 +76,10 @@ class Run(Generic[S]):
             self._take_folder()
 
     def _take_folder(self) -> None:
-        """Looks for a run that is in the output folder already.
+        """Handles a run that already exists in the output folder.
 
         Raises:
-            InputError: there is one, finished or begun, and neither `--resume` nor `--overwrite`; or its checkpoint is
+            InputError: there is one, finished or not, without `--resume` or `--overwrite`; or its checkpoint is
                 damaged.
         """
         there = [self.out / name for name in FILES if (self.out / name).exists()]
@@ -104,7 +103,7 @@ class Run(Generic[S]):
             )
 
     def fit_options(self) -> dict[str, Any]:
-        """The arguments of `fit` that the common flags decide."""
+        """The arguments of `fit` that the common flags determine."""
         return {
             "epochs": self.args.epochs,
             "batch_size": self.args.batch_size,
@@ -122,7 +121,7 @@ class Run(Generic[S]):
         }
 
     def draw_graph(self, vae: SemiVAE, x: Any, y: Any, elbo: Objective) -> None:
-        """Writes `graph.png`: model and guide on some rows, labelled ones among them, and the objective."""
+        """Writes `graph.png`: model and guide, run on some rows that include labelled ones, and the objective."""
         rows = torch.cat([torch.arange(min(len(x), 10)), any_known(y).nonzero()[:10, 0].cpu()])
         of = {vae.data_sites[0]: x[rows], vae.label_sites[0]: y[rows]}
         show(vae, rows=of, objective=elbo, path=self.out / "graph.png")
@@ -136,7 +135,7 @@ class Run(Generic[S]):
         return {**vars(self.args), "dataset_used": self.dataset}
 
     def about(self) -> dict[str, Any]:
-        """What the metrics begin with."""
+        """The first entries of the metrics."""
         return {"dataset": self.dataset, "fallback": self.fallback}
 
     def finish(self, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -162,7 +161,7 @@ class Run(Generic[S]):
 
 
 def _finite(value: Any, name: str = "") -> Any:
-    """The same with None for numbers that are not finite, which JSON has not; a note in print says which."""
+    """Replaces non-finite numbers, which JSON does not support, by None, and prints a note for each."""
     if isinstance(value, dict):
         return {key: _finite(part, f"{name}/{key}".strip("/")) for key, part in value.items()}
     if isinstance(value, list):
@@ -174,6 +173,6 @@ def _finite(value: Any, name: str = "") -> Any:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what numbers depend on."""
+    """The versions of Python and of the packages that results depend on."""
     packages = ("pyro-semivae", "pyro-ppl", "torch", "torchvision", "numpy", "scikit-learn", "lightning-fabric")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -1,4 +1,4 @@
-"""What a training run is told, as plain values that are the same in another process: a resumed run compares them."""
+"""The settings of a training run as plain values, equal in every process: a resumed run compares them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pyro_semivae.infer.base import Summand
 from pyro_semivae.models import SemiVAE
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-# Whose code counts as the same where its name is.
+# Libraries whose functions count as the same if their names are.
 LIBRARIES = {*sys.stdlib_module_names, "lightning_fabric", "numpy", "pyro", "pyro_semivae", "scipy", "torch"}
 RANDOM = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 
@@ -38,9 +38,9 @@ def setting(
     of_batches: str,
     of_optimiser: dict[str, Any],
 ) -> dict[str, Any]:
-    """What a run depends on, by name. What cannot be compared is named in a note on standard error.
+    """Name -> setting, for everything that a run depends on. A note on standard error lists what cannot be compared.
 
-    Images and labels are there by their SHA-256, functions by their code (see `Description`).
+    Images and labels are represented by their SHA-256, functions by their code (see `Description`).
     """
     told, prior = Description(vae), getattr(vae, "p_y", None)
     rows = batches.labelled.to(batches.device)
@@ -51,7 +51,7 @@ def setting(
         "prior": {name: value.tolist() for name, value in prior.named_buffers()} if prior is not None else {},
         "objective": told(elbo),
         "data": _one({name: f"{tuple(x.shape)} {x.dtype} SHA-256 {digest(x)}" for name, x in data.items()}),
-        # A missing entry, which no number would be equal to, is -1.
+        # NaN for missing entries is replaced by -1, since NaN does not equal itself.
         "labels": _one(known),
         "labels alone": "none" if alone is None else digest(alone.double()),
         "batches": f"{of_batches}, {batches.dtype}",
@@ -64,15 +64,15 @@ def setting(
 
 
 def _one(of_sites: dict[str, str]) -> str:
-    """What is said of several sites, each by its name; of one site without."""
+    """The texts of several sites, each with its name; that of a single site without."""
     said = [*of_sites.values()] if len(of_sites) == 1 else [f"{name} {value}" for name, value in of_sites.items()]
     return ", ".join(said) or "none"
 
 
 def difference(was: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """What is not the same in two settings, as the end of a sentence; None where all is.
+    """The first difference between two settings, as the end of a sentence; None if there is none.
 
-    The code of functions is compared within one version of Python; across two a note says that it is not.
+    The code of functions is compared within one version of Python; between two versions a note is printed instead.
     """
     for name, value in now.items():
         old = was.get(name)
@@ -92,7 +92,7 @@ def difference(was: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 
 def _changed(was: str, now: str) -> str:
-    """The entries of two settings' texts that are not the same."""
+    """The entries that differ between two settings' texts."""
     parts = (dict.fromkeys(map(str.strip, re.split(r"[][{}(),\n]", text))) for text in (was, now))
     before, after = parts
     old, new = ([part for part in parts if part not in others] for parts, others in ((before, after), (after, before)))
@@ -110,26 +110,26 @@ def described(value: Any) -> str:
 
 
 class Description:
-    """Texts of values, such that two runs that were told the same have the same texts and codes.
+    """Describes values as texts, such that two runs with the same settings have the same texts and codes.
 
-    Numbers and strings are themselves. Tensors and arrays have their SHA-256. Lists, dicts and objects have what they
-    hold (an object: what pickle would keep). A function has its name, its defaults, what it closes over and the globals
-    that it reads; where only attributes of such a variable are read, as in `args.shift`, those alone. What a function
-    assigns itself is its state and not a setting. The code of functions and classes outside of `LIBRARIES` is hashed
-    from its bytecode, which is the same as long as Python's minor version is.
+    Numbers and strings are written out. Tensors and arrays are represented by their SHA-256; lists, dicts and objects
+    by their content (for an object, what pickle would store); functions by their name, their defaults, the variables
+    they close over and the globals they read. If a function only reads attributes of such a variable, as in
+    `args.shift`, only these count. Variables that a function assigns are its state, not a setting. The code of
+    functions and classes outside `LIBRARIES` is hashed from its bytecode, which depends only on Python's minor version.
 
     Args:
-        model: the model that is trained, whose weights are no setting: it and its parts are there by name.
+        model: the model that is trained. Its weights are not a setting: it and its parts are represented by name.
 
     Attributes:
-        codes: qualified name -> hashes of the different functions, or the class, of that name, in order.
-        unknown: what cannot be compared: random generators, and objects that pickle cannot keep.
+        codes: qualified name -> hashes of the different functions, or the class, with that name, in order.
+        unknown: values that cannot be compared: random generators, and objects that pickle cannot store.
     """
 
     def __init__(self, model: nn.Module | None = None):
         self.codes: dict[str, list[str]] = {}
         self.unknown: list[str] = []
-        self._texts: dict[int, tuple[Any, str]] = {}  # by id; the value is kept, and so its id
+        self._texts: dict[int, tuple[Any, str]] = {}  # by id; keeping the value keeps the id unique
         self._level = 0
         parts = {} if model is None else dict(model.named_modules())
         self._parts = {id(part): f"the model's {name}" if name else "the model" for name, part in parts.items()}
@@ -138,7 +138,7 @@ class Description:
         if value is None or isinstance(value, bool | int | float | complex | str | bytes):
             return repr(value)
         if id(value) not in self._texts:
-            self._texts[id(value)] = value, f"<level {self._level}>"  # where it holds itself
+            self._texts[id(value)] = value, f"<level {self._level}>"  # for values that contain themselves
             self._level += 1
             try:
                 text = self._text(value)
@@ -152,8 +152,8 @@ class Description:
         return self._texts[id(value)][1]
 
     def module(self, module: nn.Module) -> str:
-        """The text of a module without its weights: its `configuration`, if it has one, or else its `repr`; and the
-        functions that its parts have as attributes. Of parts that are no library's, all attributes.
+        """The text of a module without its weights: its `configuration` if it has one, else its `repr`, and the
+        functions that its submodules have as attributes. Submodules outside `LIBRARIES` contribute all attributes.
         """
         stated = getattr(module, "configuration", None)
         said = {} if stated is None else stated()
@@ -205,7 +205,7 @@ class Description:
         return self._object(value)
 
     def _items(self, items: dict) -> str:
-        """Name and text of each entry, sorted."""
+        """The names and texts of entries, sorted."""
         texts = [f"{key if isinstance(key, str) else self(key)} {self(part)}" for key, part in items.items()]
         return ", ".join(sorted(texts))
 
@@ -218,7 +218,7 @@ class Description:
             if isinstance(value, RANDOM):
                 raise TypeError("its state changes while it is used")
             reduced = value.__reduce_ex__(4)
-        except Exception:  # whatever a class raises that is not made for it
+        except Exception:  # classes that do not support pickling raise many types of errors
             return self._none(value)
         if isinstance(reduced, str):  # the name of a global
             return f"{type(value).__module__}.{reduced}"
@@ -282,23 +282,23 @@ def _of_library(value: Any) -> bool:
 
 
 def _name(value: Any) -> str:
-    """The name of a function or class; with its module where that is another library's."""
+    """The name of a function or class, with its module if that belongs to another library."""
     module = value.__module__ or "builtins"
     short = module.split(".")[0] in ("builtins", "pyro_semivae") or not _of_library(value)
     return value.__qualname__ if short else f"{module}.{value.__qualname__}"
 
 
 def _says(name: str, part: Any) -> bool:
-    """Whether an entry of a class is one of its methods or constants."""
+    """Whether an attribute of a class is a method or a constant."""
     is_code = isinstance(part, FunctionType | staticmethod | classmethod | property)
     plain = isinstance(part, bool | int | float | str | tuple) and not (name[:2] == name[-2:] == "__")
     return is_code or plain
 
 
 def _variables(code: CodeType, outer: set[str]) -> tuple[dict[str, set[str] | None], set[str]]:
-    """The globals and the variables of `outer` that some code, and the code in it, reads and writes.
+    """The globals and the variables of `outer` that code, and code nested in it, reads and writes.
 
-    Returns name -> attributes that are read of it (None: all of it), and the names that are written.
+    Returns name -> the attributes that are read (None: the variable itself), and the names that are written.
     """
     reads: dict[str, set[str] | None] = {}
     writes: set[str] = set()
@@ -329,11 +329,11 @@ def _add(reads: dict[str, set[str] | None], name: str, attributes: set[str] | No
 
 
 def _read(name: str, value: Any, attributes: set[str] | None) -> dict[str, Any]:
-    """A variable, or those of its attributes that are read, by name."""
+    """Name -> value of a variable, or of those of its attributes that are read."""
     if isinstance(value, CellType):
         try:
             value = value.cell_contents
-        except ValueError:  # nothing is assigned to it yet
+        except ValueError:  # not assigned yet
             return {}
     if attributes is None:
         return {} if isinstance(value, ModuleType) else {name: value}
@@ -342,7 +342,7 @@ def _read(name: str, value: Any, attributes: set[str] | None) -> dict[str, Any]:
 
 
 def _code(code: CodeType) -> str:
-    """A hash of what code does: no file names, no line numbers."""
+    """A hash of code without file names and line numbers."""
     constants = [_constant(part) for part in code.co_consts]
     about = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, code.co_flags, code.co_argcount)
     counts = (code.co_posonlyargcount, code.co_kwonlyargcount, getattr(code, "co_exceptiontable", b""))

@@ -1,4 +1,4 @@
-"""Early stopping: training ends when a value of its history gets no better, and the best epoch's weights stay."""
+"""Early stopping: training ends when a value of the history stops improving, and the best epoch's weights are kept."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class EarlyStopping:
     """Ends training after `patience` epochs without a better value.
 
     Args:
-        monitor: the name of the value in an epoch's record: what `on_epoch` returns (an accuracy on held-out rows,
-            say), or one of `fit`'s, such as `"elbo"`. A value that is not finite is never the best.
-        patience: how many epochs to wait for a better value.
+        monitor: the name of a value in an epoch's record: returned by `on_epoch` (such as an accuracy on held-out
+            rows), or one of `fit`'s, such as `"elbo"`. A non-finite value is never the best.
+        patience: the number of epochs to wait for a better value.
         maximise: whether larger is better.
-        least_gain: by how much a value must be better to count.
+        least_gain: the minimum improvement for a value to count as better.
 
     Raises:
-        InputError: an argument is not one of these.
+        InputError: an argument is invalid.
 
     >>> stop = EarlyStopping("accuracy", patience=2)
     >>> history = [{"accuracy": 0.5}, {"accuracy": 0.8}, {"accuracy": 0.7}, {"accuracy": 0.79}]
@@ -43,10 +43,10 @@ class EarlyStopping:
             raise InputError(f"monitor: got {self.monitor!r}; expected the name of a value in the history")
 
     def best(self, history: Sequence[dict[str, float]]) -> int | None:
-        """The index of the best epoch, the first of equals; None if no epoch has a finite value.
+        """The index of the best epoch, the first one if several are equal; None if no epoch has a finite value.
 
         Raises:
-            InputError: the records have no such value.
+            InputError: a record does not contain the value.
         """
         found, value = None, -math.inf
         for epoch, record in enumerate(history):
@@ -60,6 +60,6 @@ class EarlyStopping:
         return found
 
     def is_over(self, history: Sequence[dict[str, float]]) -> bool:
-        """Whether the patience has run out."""
+        """Whether training ends: no better value for `patience` epochs."""
         best = self.best(history)
         return len(history) > self.patience + (-1 if best is None else best)

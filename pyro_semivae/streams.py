@@ -1,4 +1,4 @@
-"""Random numbers of training's own: the caller's generators go on as if nothing had been drawn."""
+"""Separate random streams for training, which leave the caller's generators unchanged."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 
 
 class RandomStreams:
-    """States of torch's global generators, the CPU's and one GPU's, that are in place inside of `with streams:` only.
+    """States of torch's global generators, of the CPU and one GPU, that are active only inside `with streams:`.
 
     Attributes:
-        state: the states as a checkpoint can hold them, `{"cpu": tensor}`, with a GPU also `"cuda"`.
+        state: the states, in a form that a checkpoint can hold: `{"cpu": tensor}`, with a GPU also `"cuda"`.
 
     >>> streams = RandomStreams(0)
     >>> torch.manual_seed(1).initial_seed()
@@ -31,7 +31,7 @@ class RandomStreams:
         self._callers = self.state
 
     def now(self) -> dict[str, torch.Tensor]:
-        """The states that torch's generators have at this moment, inside of `with streams:` its own."""
+        """The current states of torch's generators (inside `with streams:`, the stream's)."""
         states = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -53,7 +53,7 @@ class RandomStreams:
 
     @contextmanager
     def outside(self) -> Iterator[None]:
-        """Inside of `with streams:`, the caller's generators for a while."""
+        """Context, inside `with streams:`, with the caller's generators."""
         self.__exit__()
         try:
             yield

@@ -1,8 +1,7 @@
-"""What a model's graph says of it, for those who use it: where it has labels, what descends from what, which tasks that
-allows and which not, and why.
+"""Information derived from a model's graph: its label sites, descendants, covariates, and the tasks it supports.
 
-The graph is read off a run of the code on rows without content, once for each state of the model; random generators
-stay as they are.
+The graph comes from a run of the code on blank rows, once for each state of the model; random generators are not
+changed.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _structures: WeakKeyDictionary = WeakKeyDictionary()
 def structure(vae: SemiVAE) -> dict[str, Graph]:
     """The graphs of the model, as `"p"`, and the guide, `"q"`: site -> the sites and inputs it depends on.
 
-    They are kept until a part of the model, a setting of one, or a space is another one.
+    They are cached until a submodule, one of its settings, or a space changes.
     """
     functions = [getattr(fn, "__func__", None) for fn in (vae.model, vae.guide)]  # not bound, which holds the model
     now = (functions, [*vae.spaces.items()], made_of(vae))
@@ -32,11 +31,11 @@ def structure(vae: SemiVAE) -> dict[str, Graph]:
 
 
 def descendants(vae: SemiVAE, of: Collection[str] | None = None, *, kept: Collection[str] = ()) -> set[str]:
-    """The sites of the model that descend from some, or from a label.
+    """The sites of the model that descend from the sites `of`.
 
     Args:
-        of: names of sites; `None` for the labels. kept: sites that are held as they are: what descends from them alone
-            is not counted, nor are they.
+        of: names of sites; `None` for the labels.
+        kept: sites that are held fixed: they do not count, nor do sites that descend from `of` only through them.
     """
     model = structure(vae)["p"]
     origins = {name for name in vae.label_sites if name in model} if of is None else set(of)
@@ -48,13 +47,13 @@ def descendants(vae: SemiVAE, of: Collection[str] | None = None, *, kept: Collec
 
 
 def summed_labels(graph: Graph, labels: Collection[str]) -> dict[str, list[str]]:
-    """Site -> those of some labels, all of them enumerated, with whose values its density varies: its own, those among
-    its parents, and those that a parent that is no label was sampled for each value of.
+    """Site -> the enumerated labels on whose values its log-density depends: the site itself, labels among its parents,
+    and labels for whose values a non-label parent was sampled.
 
     >>> summed_labels({"a": (), "b": ("a",), "z": ("b",), "x": ("z",)}, {"a", "b"})
     {'a': ['a'], 'b': ['a', 'b'], 'z': ['b'], 'x': ['b']}
     """
-    carried: dict[str, set[str]] = {}  # by a site's value
+    carried: dict[str, set[str]] = {}  # site -> the labels on which its value depends
     found: dict[str, list[str]] = {}
     for name, parents in graph.items():  # parents come first
         own = {name} & set(labels)
@@ -64,7 +63,7 @@ def summed_labels(graph: Graph, labels: Collection[str]) -> dict[str, list[str]]
 
 
 def covariate_sites(vae: SemiVAE) -> tuple[str, ...]:
-    """The data that a model takes and does not generate: those without a site in it."""
+    """The data that a model uses but does not generate: data without a site in the model."""
     return tuple(name for name in vae.data_sites if name not in structure(vae)["p"])
 
 
@@ -79,13 +78,13 @@ def classifies(vae: SemiVAE) -> bool:
 
 
 def infers_from_labels(vae: SemiVAE) -> bool:
-    """Whether labels are evidence on the latents (MVAE): leaves of the model, and of the guide an input only."""
+    """Whether labels are evidence for the latents (MVAE): leaves of the model, and only inputs of the guide."""
     unknown = any(not vae.spaces[name].always_known for name in vae.label_sites)
     return unknown and has_label(vae) and not classifies(vae) and not descendants(vae)
 
 
 def available(vae: SemiVAE) -> dict[str, str | None]:
-    """Which tasks a model has: task -> None, or a sentence that says why it has not.
+    """Task -> None if the model supports it, else the reason why not.
 
     >>> from pyro_semivae.models import VAE
     >>> from pyro_semivae.nn import MLPs
@@ -135,7 +134,7 @@ def available(vae: SemiVAE) -> dict[str, str | None]:
 
 
 def check_available(vae: SemiVAE, task: str) -> None:
-    """Raises an InputError that says why, unless the model has this task."""
+    """Raises an InputError with the reason, if the model does not support this task."""
     if (why_not := available(vae)[task]) is not None:
         has = ", ".join(name for name, reason in available(vae).items() if reason is None)
         raise InputError(f"{task}: {type(vae).__name__} does not have it, for {why_not}; it has {has}")

@@ -1,4 +1,4 @@
-"""The numbers of an epoch: means over its steps, under the names that terms have in mathematics."""
+"""The record of an epoch: means over its steps, under the terms' names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Tally:
-    """Adds up what steps tell; stays on the device until it is asked."""
+    """Accumulates the values of steps, on the device until they are read."""
 
     def __init__(self, vae: SemiVAE):
         self.vae, self.start, self.steps = vae, time.perf_counter(), 0
@@ -39,13 +39,13 @@ class Tally:
         self.sums = told.sums if self.sums is None else self.sums + told.sums
 
     def bound(self) -> float:
-        """The mean bound so far, the sum of the unweighted terms that are its own."""
+        """The mean bound so far: the sum of its own terms, unweighted."""
         means = (self.sums / self.steps).tolist()
         own = zip(means, self.told.in_elbo, strict=False)
         return means[len(self.names) + 1] + sum(mean for mean, in_elbo in own if in_elbo)
 
     def record(self, epoch: int) -> dict[str, float]:
-        """The epoch's line of the history."""
+        """The epoch's record for the history."""
         means, told = (self.sums / self.steps).tolist(), self.told
         terms, monitors = means[: len(self.names)], means[len(self.names) + 2 :]
         of_terms = zip(self.names, map(float, told.weights), strict=True)
@@ -62,5 +62,5 @@ class Tally:
 
 
 def _few(values: Tensor | None) -> Tensor | None:
-    """Two rows, which are enough for a graph."""
+    """The first two rows, which suffice to determine a graph."""
     return None if values is None else values[:2]

@@ -1,4 +1,4 @@
-"""fit(): the one training loop."""
+"""fit(): the training loop."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ from pyro_semivae.watch import signs_of_failure
 
 
 def constant(progress: float) -> float:
-    """The learning rate stays as it is."""
+    """A constant learning rate."""
     return 1.0
 
 
 def cosine(progress: float) -> float:
-    """Half a cosine, from 1 at the start of training to 0 at its end."""
+    """Cosine decay, from 1 at the start of training to 0 at its end."""
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {"constant": constant, "cosine": cosine}
 PRECISIONS = ("64-true", "32-true", "bf16-mixed", "16-mixed")
-STEPS, LEAST_EPOCHS = 3000, 10  # what training takes where nothing is said: ten passes through 60,000 rows
+STEPS, LEAST_EPOCHS = 3000, 10  # the default length of training: ten passes through 60,000 rows
 
 
 Rows = dict[str, Tensor]
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C in `fit`: `history` has the epochs that were done, the model its current weights (the averages)."""
+    """Ctrl-C in `fit`: `history` contains the finished epochs, the model has its current averaged weights."""
 
     def __init__(self, history: History):
         super().__init__(f"interrupted after {len(history)} epochs")
@@ -92,70 +92,69 @@ def fit(
 ) -> History:
     """Trains a model and its guide; labels may be missing in any pattern.
 
-    What is not said is the recipe of the examples: the objective's weights, the number of steps, the learning rate and
-    its schedule, averaged weights, the model's warm-up, a shift of what the guide sees (not its dropout).
+    The defaults are the recipe of the examples: the weights of the objective, the number of steps, the learning rate
+    and its schedule, weight averaging, the model's warm-up, and shifts of the guide's images (but no dropout).
 
     Args:
-        vae: the model. It is trained in place and left on the device; Pyro's parameter store is not used. Parameters
-            that require no gradient stay as they are.
-        x: data, such as images, uint8 or float in [0, 1], `(N, C, H, W)`: a tensor, a numpy array or lists. Or, for
-            models with other sites than one of data and one label, a mapping from site to values.
+        vae: the model. It is trained in place and stays on the device; Pyro's parameter store is not used. Parameters
+            that require no gradient are not changed.
+        x: data, such as images, uint8 or float in [0, 1], `(N, C, H, W)`: a tensor, a numpy array or lists. For models
+            with sites other than one data site and one label, a mapping from site to values.
         y: labels, with missing entries; `None` if none is known.
-        unpaired_labels: labels that have no image, `(N_a,)` or `(N_a, L)`, for objectives that score them
-            (`TraceInverted_ELBO`); a step has `batch_size` of them. Rows of x that are NaN throughout are the same.
+        unpaired_labels: labels without images, `(N_a,)` or `(N_a, L)`, for objectives that score them
+            (`TraceInverted_ELBO`); a step uses `batch_size` of them. Labels of rows whose x is NaN throughout are
+            unpaired too.
         elbo: the objective (default: `vae.elbo_for(y)`, the recipe's; the paper's is `vae.elbo()`).
-        epochs: the number of passes through the unlabelled rows, or the labelled ones if that takes more steps;
-            default: as many as make 3,000 steps, ten at least.
+        epochs: the number of passes through the unlabelled rows, or through the labelled rows if that takes more
+            steps; default: the number that gives 3,000 steps, at least ten.
         batch_size, labelled_batch_size, labelled_weight, also_unlabelled, device_budget: see `data.Batches`; its
             `stratify` is the model's.
         lr, schedule: the learning rate, and its factor as a function of the fraction of training done, or the name of
-            one, "constant" or "cosine".
+            such a function, "constant" or "cosine".
         optimiser: called with the model's parameters and `lr=...`, returns a torch optimiser: a class, or e.g.
-            `partial(torch.optim.AdamW, weight_decay=0.01)` (default: Adam). Modules that a term owns, such as the
-            critic of `TotalCorrelation`, are trained beside by the optimiser that the term has.
-        clip: what is done to the parameters' gradients before a step, e.g.
+            `partial(torch.optim.AdamW, weight_decay=0.01)` (default: Adam). Modules owned by a term, such as the
+            critic of `TotalCorrelation`, are trained by the term's own optimiser.
+        clip: a function applied to the parameters before a step, to clip their gradients, e.g.
             `partial(torch.nn.utils.clip_grad_value_, clip_value=1.0)`.
-        warm_up: the fraction of training over which the bound's `beta` rises linearly from 0 to what it is (default:
+        warm_up: the fraction of training over which the bound's `beta` rises linearly from 0 to its value (default:
             the model's `warm_up`); see `Objective.warmed_up`. Any other weight may be a schedule too.
-        corrupt: noise on the data that the guide sees, e.g. `data.shift` (default: the model's `corruption()`; `None`
-            for none; with several sites of data a mapping from site to noise); the model scores the clean ones. Since
-            any q(z | corrupt(x)) is a guide, what is maximised is a bound still (Im et al., AAAI 2017).
-        ema_decay: the decay of a moving average of the weights over steps (Polyak and Juditsky, 1992), which
-            is what the model has after training, after every epoch and in the checkpoint; 0 for the last weights.
-        seed: seeds the order of the rows and the noise. Training has random streams of its own: torch's global
-            generators are afterwards as they were, and what a callback draws changes nothing.
-        accelerator, precision: as Fabric knows them, e.g. `"cuda"` and `"bf16-mixed"`; one device (default: the one the
-            model is on). Images, densities and bounds are in the model's own precision, layers compute in the lower
-            one.
-        compile: whether loss and gradients run as a graph, traced and compiled at the first step (see `infer.Traced`;
-            about half a minute, less from a second run on) instead of by Pyro's handlers at every step: `"on"`,
-            `"off"`, or `"auto"`, on where the number of steps and their size say that it saves more time than it costs.
-            The same noise is drawn; numbers differ by rounding. Where it is impossible `"auto"` goes on without, and
-            `history.notes` says so.
-        checkpoint: a file written after every epoch. resume: continue from it where it exists; the run is then
-            bit-identical to one that was never interrupted (same machine; a schedule's end moves with `epochs`).
-            A checkpoint of another data set, objective, seed, batch size or learning rate is refused.
+        corrupt: noise on the guide's data, e.g. `data.shift` (default: the model's `corruption()`; `None` for none;
+            with several data sites a mapping from site to noise). The model scores the clean data. Since any
+            q(z | corrupt(x)) is a guide, the objective is still a bound (Im et al., AAAI 2017).
+        ema_decay: the decay per step of an exponential moving average of the weights (Polyak and Juditsky, 1992). The
+            model has the averages after training and after every epoch, as does the checkpoint; 0 for the last weights.
+        seed: seeds the order of the rows and the noise. Training has random streams of its own: it does not change
+            torch's global generators, and random numbers used by a callback do not change training.
+        accelerator, precision: Fabric's arguments, e.g. `"cuda"` and `"bf16-mixed"`; one device (default: the model's).
+            Images, densities and bounds are in the model's own precision, layers compute in the lower one.
+        compile: `"on"`: loss and gradients run as one graph, traced and compiled at the first step (`infer.Traced`; about
+            half a minute, less from the second run on), in place of Pyro's handlers at every step. The noise is the
+            same, numbers differ by rounding. `"auto"`: on if the number and size of the steps say that this saves more
+            time than it takes; if the step cannot be compiled, training continues without, and `history.notes` and a
+            printed line say so. `"off"`: never.
+        checkpoint: a file written after every epoch. resume: continue from this file if it exists; the run is then
+            bit-identical to an uninterrupted one (on the same machine; a schedule's end moves with `epochs`). A
+            checkpoint with another data set, objective, seed, batch size or learning rate is refused.
         config: plain values to keep in the checkpoint.
-        early_stopping: ends training when a value of the history gets no better; the model then has the weights of its
-            best epoch, as has the checkpoint. (A schedule and the warm-up still go by `epochs`.)
-        on_epoch: called after every epoch with its number (from 1) and the model; what it returns goes into the
+        early_stopping: ends training when a value of the history stops improving; the model and the checkpoint then
+            have the weights of the best epoch. (The schedule and the warm-up still depend on `epochs`.)
+        on_epoch: called after every epoch with its number (from 1) and the model; the returned values are added to the
             history.
-        progress: show a bar with the bound's terms; where the output is no terminal, up to
-            twenty lines. At the end a note says if the classifier is at chance on the labelled rows, or the latents
-            are not used.
+        progress: show a progress bar with the ELBO; if the output is not a terminal, print up to twenty lines. At the
+            end a note reports if the classifier is at chance on the labelled rows or the latents are unused.
 
-    Returns one dict per epoch, means over its steps in nats per row: `objective`, which is what is maximised, weights
-    included; `elbo`, the bound alone; `term/<name>`, every term unweighted, and `weight/<name>` where that is not 1 (of
-    the last step); `monitor/<name>`; and `epoch`, `seconds`.
+    Returns one dict per epoch, with means over its steps in nats per example: `objective`, the maximised value with all
+    weights; `elbo`, the bound alone; `term/<name>`, every term unweighted, and `weight/<name>` if it is not 1 (in the
+    last step); `monitor/<name>`; and `epoch`, `seconds`.
 
     Raises:
-        InputError: an argument is not what it should be; no row is labelled and `elbo` needs some; the checkpoint
-            is damaged or another model's.
-        FloatingPointError: a term of the bound, the bound, or a parameter, is not finite. The last checkpoint is kept.
-        Interrupted: by Ctrl-C; it has the history, and is a KeyboardInterrupt.
+        InputError: an argument is invalid; no row is labelled although `elbo` needs labels; the checkpoint is damaged
+            or from another model.
+        FloatingPointError: a term of the bound, the bound, or a parameter is not finite. The last checkpoint is kept.
+        Interrupted: by Ctrl-C; it is a KeyboardInterrupt and contains the history.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        # 1. What is given, and what is not said.
+        # 1. Arguments and defaults.
         table, given, labels = _rows(vae, x, y)
         alone = None if unpaired_labels is None else vae.label_values(unpaired_labels, "unpaired_labels")
         table, given, labels, alone = _without_data(vae, elbo, table, given, labels, alone)
@@ -200,8 +199,8 @@ def fit(
         if missing:
             check_terms(vae, elbo)
 
-        # 3. The trainer, and its state of before.
-        if optimiser is None:  # not fused where the step unscales gradients, after the clipping
+        # 3. The trainer, and its state if the run is resumed.
+        if optimiser is None:  # not fused if the step would unscale gradients, which is after clipping
             optimiser = partial(torch.optim.Adam, fused=not (clip is not None and precision == "16-mixed"))
         warmed = elbo.warmed_up(warm_up) if warm_up else elbo
         whole = not any(absent_rows(values).any() for values in given.values())
@@ -239,7 +238,7 @@ def fit(
             trainer.averaged.exchange()
             history.compiled, history.notes = trainer.traced is not None, trainer.notes
 
-        # 5. The weights to keep, and whether anything was learnt.
+        # 5. The weights to keep, and signs of failure.
         if early_stopping is not None and early_stopping.best(history) is not None:
             vae.load_state_dict(state.best)
         if progress:
@@ -249,7 +248,7 @@ def fit(
 
 
 def _rows(vae: SemiVAE, x: Any, y: Any) -> tuple[Rows, Rows, Rows]:
-    """The rows, checked: all, those of the sites of data, those of labels."""
+    """The rows, checked: of all sites, of data sites, of labels."""
     if not isinstance(vae, SemiVAE):
         raise InputError(f"vae: got {vae!r:.50}; expected a SemiVAE, such as CCVAE")
     table = vae.table(x, y)
@@ -264,10 +263,10 @@ def _rows(vae: SemiVAE, x: Any, y: Any) -> tuple[Rows, Rows, Rows]:
 def _without_data(
     vae: SemiVAE, elbo: Any, table: Rows, given: Rows, labels: Rows, alone: Tensor | None
 ) -> tuple[Rows, Rows, Rows, Tensor | None]:
-    """The rows whose only data are missing are labels without data, for objectives that score these.
+    """Moves rows whose only data are missing into the unpaired labels, for objectives that score these.
 
     Raises:
-        InputError: there are such rows, and the objective does not.
+        InputError: there are such rows, and the objective does not score them.
     """
     if len(given) != 1 or not (absent := absent_rows(next(iter(given.values())))).any():
         return table, given, labels, alone
@@ -288,7 +287,7 @@ def _without_data(
 def _taken_up(
     state: Checkpoint, path: Path | None, epochs: int, seed: int, early_stopping: EarlyStopping | None
 ) -> tuple[History, RandomStreams]:
-    """The epochs that are done, and the random streams; those of a checkpoint, if there is one to go on from."""
+    """The finished epochs and the random streams, from a checkpoint if the run is resumed."""
     history = History()
     streams = RandomStreams(seed, state.batches.device)
     if path is not None and path.exists():
@@ -341,7 +340,7 @@ def _check(
 
 
 def _fabric(accelerator: str | torch.device, precision: str | None, elbo: Objective) -> Fabric:
-    """One device, and what computes in a lower precision there."""
+    """Fabric for one device and a precision."""
     devices: int | list[int] = 1
     if isinstance(accelerator, torch.device):
         devices = 1 if accelerator.index is None else [accelerator.index]

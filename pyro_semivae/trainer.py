@@ -1,4 +1,4 @@
-"""One step of training: the objective, its optimisers, their schedule and the averaged weights."""
+"""A training step: the objective, its optimisers, their schedule and the averaged weights."""
 
 from __future__ import annotations
 
@@ -31,13 +31,17 @@ OF_MODEL = "the model"  # whose loss it is
 
 @dataclass(frozen=True)
 class Told:
-    """What there is to report of a step, beside its loss.
+    """The values of a step to report, other than its loss.
 
     Attributes:
-        names: of the terms. of_rows: of each of the rows of `terms`. weights: theirs in the objective. in_elbo: which
-            are the ELBO's. terms: `(T, B)`, each row's (a batch's own repeated).
-        sums: `(T + 2 + M,)`: of the terms, scaled and unweighted; the objective; the ELBO's terms that were taken out;
-            monitors, by the names of `monitors`.
+        names: the names of the terms.
+        of_rows: the term's name for each row of `terms`.
+        weights: the terms' weights in the objective.
+        in_elbo: whether each term belongs to the ELBO.
+        terms: `(T, B)`, the terms per example (those of the batch repeated).
+        sums: `(T + 2 + M,)`: the scaled, unweighted sum of each term; the objective; the sum of the ELBO's terms that
+            were removed from the objective; the monitors.
+        monitors: the names of the monitors.
     """
 
     names: list[str]
@@ -50,11 +54,12 @@ class Told:
 
 
 class Trainer:
-    """Takes steps of the optimisers on batches, and says what there is to report of them.
+    """Takes optimiser steps on batches and returns the values to report.
 
     Args:
-        optimiser: called with the parameters and `lr=...`; the modules that terms own have optimisers of their own.
-        clip: what is done to the model's gradients. ema_decay: the decay of the averaged weights.
+        optimiser: called with the parameters and `lr=...`; modules owned by terms have their own optimisers.
+        clip: a function that clips the gradients of the model's parameters.
+        ema_decay: the decay of the averaged weights.
         data_complete: whether no row of data is missing.
 
     Attributes:
@@ -87,7 +92,7 @@ class Trainer:
         self.watch = FiniteWatch(every=1 if fabric.device.type == "cpu" else 25)
 
     def prepare(self, batch: Batch) -> None:
-        """Gives the modules that terms own their sizes, by a batch, and their optimisers."""
+        """Initialises the sizes of the modules owned by terms, from a batch, and creates their optimisers."""
         if self.critics:
             self.critics.to(self.fabric.device, next(self.vae.parameters()).dtype)
             with torch.no_grad(), as_it_is(self.vae):
@@ -105,7 +110,7 @@ class Trainer:
         self.traced = Traced(self._evaluate, [self.objective, self.critics], trained)
 
     def start(self, factor: Callable[[int], float], step: int) -> None:
-        """Sets out at a step: the schedule of the learning rate, and what scales gradients."""
+        """Sets up the learning-rate schedule, from a step on, and the optimisers for Fabric's precision."""
         for group in self.optimiser.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.schedule = LambdaLR(self.optimiser, factor, last_epoch=step - 1)
@@ -113,14 +118,14 @@ class Trainer:
         self._critic_steps = [self.fabric.setup_optimizers(own) for own in self.critic_optimisers.values()]
 
     def learn(self, batch: Batch, done: float, where: str) -> Told:
-        """One step, when a fraction `done` of training is done; returns what there is to report."""
+        """Takes one step, at the fraction `done` of training; returns the values to report."""
         parts = [batch] if batch.alone is None else [batch, batch.alone]
         with self.fabric.autocast():
             loss, losses, told = self.losses(parts, done)
         self.watch(told.terms, torch.cat([part.rows for part in parts]), told.of_rows, where, loss)
         for optimiser in (self._step, *self._critic_steps):
             optimiser.zero_grad()
-        for name, own in losses.items():  # first, for the backward pass of the other frees what they share
+        for name, own in losses.items():  # first, since the other backward pass frees the shared graph
             self._owned(name, own)
         self.fabric.backward(loss)
         if self.clip is not None:
@@ -133,14 +138,14 @@ class Trainer:
         return told
 
     def _owned(self, name: str, loss: Tensor) -> None:
-        """The gradient of a loss in the parameters of the module that it is of, and in no others."""
+        """Sets the gradient of a term's own loss on the parameters of the term's module, and on no others."""
         parameters = [p for p in self.critics[name].parameters() if p.requires_grad]
         found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         for parameter, gradient in zip(parameters, found, strict=True):
             parameter.grad = gradient
 
     def losses(self, parts: list[Batch], done: float) -> tuple[Tensor, dict[str, Tensor], Told]:
-        """The model's loss, those of the modules that terms own, by name, and what there is to report.
+        """The model's loss; name -> loss of each module owned by a term; the values to report.
 
         Args:
             parts: the rows with data, and those without. The terms of one part are 0 for the rows of the other.
@@ -205,7 +210,7 @@ class Trainer:
         return {OF_MODEL: loss, **losses}, told
 
     def states(self) -> dict[str, Any]:
-        """The states of the modules that terms own, and of their optimisers."""
+        """The states of the modules owned by terms, and of their optimisers."""
         return {
             name: {"weights": dict(self.critics[name].state_dict()), "optimiser": own.state_dict()}
             for name, own in self.critic_optimisers.items()
@@ -226,7 +231,7 @@ def _check_owned(name: str, loss: Tensor) -> None:
 
 
 def _made(optimiser: Optimiser, parameters: list[nn.Parameter], lr: float) -> Optimizer:
-    """What a factory makes of parameters, checked."""
+    """Calls an optimiser factory and checks the result."""
     accepted = "expected a function of parameters and lr= that returns a torch.optim.Optimizer of them"
     try:
         made = optimiser(parameters, lr=lr)
@@ -240,7 +245,7 @@ def _made(optimiser: Optimiser, parameters: list[nn.Parameter], lr: float) -> Op
 
 
 def corrupted(vae: SemiVAE, corrupt: Corruption) -> Callable:
-    """The guide, which sees data with noise."""
+    """The guide with noise on its data."""
     noises = noises_by_site(corrupt, vae.data_sites)
 
     def noisy(name: str, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Stops training at numbers that are not finite, says where they came from, and whether anything was learnt."""
+"""Stops training at non-finite values, naming their origin; reports models that have not learnt anything."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from pyro_semivae.models import SemiVAE
 from pyro_semivae.spaces import Labels, any_known, is_missing
 from pyro_semivae.streams import RandomStreams
 
-LEAST_KL = 1.0  # nats; below it latents are as good as unused
+LEAST_KL = 1.0  # nats; below it latents count as unused
 
 
 class FiniteWatch:
-    """Remembers, on the device, the first step with a term that is not finite; it checks every few steps."""
+    """Records, on the device, the first step with a non-finite term, and checks the record every `every` steps."""
 
     def __init__(self, every: int):
         self.every, self.steps, self.first, self.names = every, [], None, ()
 
     def __call__(self, terms: Tensor, rows: Tensor, names: Sequence[str], where: str, loss: Tensor) -> None:
-        """Records a step's terms, `(T, B)`, the numbers of its rows, `(B,)`, and its loss; may raise, as `check`."""
+        """Records a step's terms, `(T, B)`, the indices of its rows, `(B,)`, and its loss; may raise, as `check`."""
         bad = ~terms.isfinite()
         step = torch.full((), len(self.steps), device=bad.device)
         self.steps.append(where)
@@ -40,11 +40,11 @@ class FiniteWatch:
             self.check()
 
     def check(self) -> None:
-        """Looks at the steps since the last look.
+        """Checks the steps since the last check.
 
         Raises:
-            FloatingPointError: a term was not finite; names the step, the terms, their sites and the rows. Or the
-                scaled sum of the terms was not, all of which were.
+            FloatingPointError: a term is not finite; the message names the step, the terms, their sites and the rows.
+                Or all terms are finite, but not their scaled sum.
         """
         if self.first is not None and not (bad := self.first[0]).any() and self.first[3]:
             raise FloatingPointError(
@@ -63,7 +63,7 @@ class FiniteWatch:
 
 
 def check_weights(module: nn.Module, averages: Mapping[str, Tensor], epoch: int) -> None:
-    """Raises a FloatingPointError that names the parameters, or their averages, which are not finite."""
+    """Raises a FloatingPointError that names the non-finite parameters or averages, if there are any."""
     bad = [f"parameter {name}" for name, parameter in module.named_parameters() if not parameter.isfinite().all()]
     bad += [f"average of {name}" for name, value in averages.items() if not value.isfinite().all()]
     if bad:
@@ -71,15 +71,15 @@ def check_weights(module: nn.Module, averages: Mapping[str, Tensor], epoch: int)
 
 
 def signs_of_failure(vae: SemiVAE, table: Mapping[str, Tensor], *, seed: int = 0) -> list[str]:
-    """What a trained model has plainly not learnt, in sentences that say what to try; none if there is nothing to say.
+    """Notes on what a trained model has plainly not learnt, each with a suggestion; empty if there are none.
 
-    The classifier's accuracy on (up to 1,000) labelled training rows is compared, for each discrete label, with always
-    saying the most frequent value, and the KL divergence of the latents' posterior from their prior on (up to 500) rows
-    with `LEAST_KL`.
+    For each discrete label, the classifier's accuracy on (up to 1,000) labelled training rows is compared with the
+    majority baseline, which always predicts the most frequent value. The KL divergence of the latents' posterior from
+    their prior on (up to 500) rows is compared with `LEAST_KL`.
 
     Args:
-        table: training rows as `SemiVAE.table` returns them. seed: of the samples, which leave the global generators
-            alone.
+        table: training rows, as returned by `SemiVAE.table`.
+        seed: seed of the samples; the global generators are not changed.
     """
     device = next(vae.parameters()).device
     with RandomStreams(seed, device), torch.no_grad(), LocalParameters():
@@ -101,10 +101,10 @@ def signs_of_failure(vae: SemiVAE, table: Mapping[str, Tensor], *, seed: int = 0
 
 
 def labelled_accuracy(vae: SemiVAE, table: Mapping[str, Tensor], *, seed: int = 0) -> dict[str, float]:
-    """Label site -> the classifier's accuracy on (up to 1,000) rows that have it; without those it does not classify.
+    """Label site -> the classifier's accuracy on (up to 1,000) rows with this label, for the classified labels.
 
     Args:
-        table, seed: as of `signs_of_failure`.
+        table, seed: see `signs_of_failure`.
     """
     with RandomStreams(seed, next(vae.parameters()).device), torch.no_grad(), LocalParameters():
         found = {name: _against_chance(vae, name, table) for name in _classified(vae)}
@@ -117,8 +117,8 @@ def _classified(vae: SemiVAE) -> tuple[str, ...]:
 
 
 def _against_chance(vae: SemiVAE, name: str, table: Mapping[str, Tensor]) -> tuple[float, float, float] | None:
-    """Accuracy on known labels, that of always saying the (or each entry's) most frequent value, its error; None where
-    no label is known, or it is not a discrete one."""
+    """Accuracy on known labels, that of the majority baseline (per entry), its standard error; None if no label is
+    known or the label is not discrete."""
     space, y = vae.spaces[name], table.get(name)
     known = [] if y is None or space.num_values is None else any_known(y).nonzero()[:1000, 0].cpu()
     if not len(known):
@@ -130,8 +130,8 @@ def _against_chance(vae: SemiVAE, name: str, table: Mapping[str, Tensor]) -> tup
 
 
 def _at_chance(vae: SemiVAE, name: str, accuracy: float, chance: float, error: float) -> str:
-    """What is to be said of a classifier that is no better than chance; nothing of others."""
-    if chance == 1 or accuracy > chance + 2 * error:  # one value alone tells nothing
+    """The note on a classifier that is no better than chance; empty for others."""
+    if chance == 1 or accuracy > chance + 2 * error:  # with a single value there is nothing to learn
         return ""
     of = "" if len(vae.label_sites) == 1 else f" of '{name}'"
     return (
@@ -142,7 +142,7 @@ def _at_chance(vae: SemiVAE, name: str, accuracy: float, chance: float, error: f
 
 
 def _accuracy_and_chance(labels: Labels, probs: Tensor, y: Tensor) -> tuple[float, float, float]:
-    """Accuracy on known labels, that of always saying the (or each entry's) most frequent value, its error."""
+    """Accuracy on known labels, that of the majority baseline (per entry), and its standard error."""
     known = ~is_missing(y)
     right = (labels.most_probable(probs) == y)[known].double().mean().item()
     frequent = (labels.most_probable(labels.frequencies(y)) == y)[known].double().mean().item()
