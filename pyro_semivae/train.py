@@ -127,11 +127,11 @@ def fit(
             torch's global generators, and random numbers used by a callback do not change training.
         accelerator, precision: Fabric's arguments, e.g. `"cuda"` and `"bf16-mixed"`; one device (default: the model's).
             Images, densities and bounds are in the model's own precision, layers compute in the lower one.
-        compile: `"on"`: loss and gradients run as one graph, traced and compiled at the first step (`infer.Traced`; about
-            half a minute, less from the second run on), in place of Pyro's handlers at every step. The noise is the
-            same, numbers differ by rounding. `"auto"`: on if the number and size of the steps say that this saves more
-            time than it takes; if the step cannot be compiled, training continues without, and `history.notes` and a
-            printed line say so. `"off"`: never.
+        compile: `"on"`: loss and gradients run as one graph, traced and compiled at the first step (`infer.Traced`;
+            about half a minute, less from the second run on), in place of Pyro's handlers at every step. The noise is
+            the same, numbers differ by rounding. `"auto"`: on if the number and size of the steps say that this saves
+            more time than it takes; if the step cannot be compiled, training continues without, and `history.notes` and
+            a printed line say so. `"off"`: never.
         checkpoint: a file written after every epoch. resume: continue from this file if it exists; the run is then
             bit-identical to an uninterrupted one (on the same machine; a schedule's end moves with `epochs`). A
             checkpoint with another data set, objective, seed, batch size or learning rate is refused.

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import os
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyro
 import torch
-from platformdirs import user_cache_path
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from pyro_semivae.caches import cache_folder
 from pyro_semivae.errors import InputError, check_choice
 from pyro_semivae.infer.random_ops import compiled_between
 from pyro_semivae.infer.weights import Schedules
@@ -270,12 +272,11 @@ def _gradients(
     losses: Mapping[str, Tensor], trained: Mapping[str, list[str]], parameters: Mapping[str, Tensor]
 ) -> dict[str, list[Tensor | None]]:
     """Loss's name -> its gradient in each of the parameters that it trains."""
-    return {
-        name: list(
-            torch.autograd.grad(loss, [parameters[own] for own in trained[name]], retain_graph=True, allow_unused=True)
-        )
-        for name, loss in losses.items()
-    }
+    found: dict[str, list[Tensor | None]] = {}
+    for name, loss in losses.items():
+        own = [parameters[parameter] for parameter in trained[name]]
+        found[name] = [*torch.autograd.grad(loss, own, retain_graph=True, allow_unused=True)] if own else []
+    return found
 
 
 @contextmanager
@@ -311,37 +312,57 @@ def _check_same(
     """Compares a graph's losses and gradients with the function's own, of the same noise."""
     for name, loss in losses_expected.items():
         tolerance = TOLERANCE.get(loss.dtype, 0.2)
-        own = [(a, b) for a, b in zip(gradients[name], gradients_expected[name], strict=True) if b is not None]
-        pairs = [(losses[name], loss), *own]
-        error, norm = (
-            torch.stack([part.double().square().sum() for part in parts]).sum().sqrt()
-            for parts in ([a - b for a, b in own], [b for _, b in own])
-        )
-        finite = all(bool(b.isfinite().all()) for _, b in pairs)
-        off = float((losses[name] - loss).abs() / loss.abs().clamp(min=1.0))
-        if finite and (off > tolerance or float(error) > tolerance * float(norm)):
+        pairs = [(a, b) for a, b in zip(gradients[name], gradients_expected[name], strict=True) if b is not None]
+        expected = _joined([loss, *(b for _, b in pairs)])
+        error = _joined([losses[name], *(a for a, _ in pairs)]) - expected
+        off = float(error[0].abs() / expected[0].abs().clamp(min=1.0))
+        least = 1e-6 * expected[0].abs().clamp(min=1.0)
+        off_gradient = float(error[1:].norm() / expected[1:].norm().clamp(min=least))
+        if expected.isfinite().all() and not (off <= tolerance and off_gradient <= tolerance):
             raise NotTraceable(
                 f"compile: the graph has the loss {float(losses[name]):.6g} and the model, from the same random "
-                f"numbers, {float(loss):.6g}; their gradients differ by {float(error / norm):.2g} of their norm. "
+                f"numbers, {float(loss):.6g}; their gradients differ by {off_gradient:.2g} of their norm. "
                 f"Something in model, guide or terms is not a function of tensors and torch's random numbers alone, "
                 f"such as an attribute that changes from step to step"
             )
 
 
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
+
+
 def _compiled(graph: torch.fx.GraphModule, tensors: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
     """A graph compiled by TorchInductor, its random numbers torch's own, in their order."""
-    # Before the import, which sets it to a folder of temporary files.
-    os.environ.setdefault(COMPILED_CACHE_ENV, str(user_cache_path("pyro_semivae", appauthor=False) / "inductor"))
     from torch._inductor import compile as compiled  # a second to import, for those alone who compile
 
-
     try:
-        run = compiled_between(graph, lambda part: _Compiled(part, compiled))
-        with _as_before(tensors):
-            run(*tensors)
+        with _cached():
+            run = compiled_between(graph, lambda part: _Compiled(part, compiled))
+            with _as_before(tensors):
+                run(*tensors)
     except Exception as error:
         raise NotTraceable(f"compile: TorchInductor failed: {_first_line(error)}") from error
     return run
+
+
+@contextmanager
+def _cached() -> Iterator[None]:
+    """TorchInductor's cache is in the user's folder of caches, unless the user has chosen another one.
+
+    Torch's own default is a temporary folder, which is empty after a restart of the machine; it writes that into the
+    variable as soon as anything of it is imported.
+    """
+    given = os.environ.get(COMPILED_CACHE_ENV)
+    default = given is None or Path(given).parent == Path(tempfile.gettempdir())
+    if default:
+        os.environ[COMPILED_CACHE_ENV] = str(cache_folder() / "inductor")
+    try:
+        yield
+    finally:
+        if given is not None:
+            os.environ[COMPILED_CACHE_ENV] = given
+        elif default:
+            os.environ.pop(COMPILED_CACHE_ENV, None)
 
 
 class _Compiled:

@@ -1,0 +1,264 @@
+"""Losses and gradients by a graph are those of the handlers, under the same noise, for every case."""
+
+import random
+from functools import partial
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from cases import CASES
+from torch import nn
+
+import pyro_semivae.trainer as trainer_module
+from pyro_semivae import data
+from pyro_semivae.compiling import pays, seconds_of_step
+from pyro_semivae.data import Batches
+from pyro_semivae.errors import InputError
+from pyro_semivae.infer import WarmUp
+from pyro_semivae.infer.traced import NotTraceable, Traced
+from pyro_semivae.models import VAE
+from pyro_semivae.nn import MLPs
+from pyro_semivae.spaces import Classes
+from pyro_semivae.train import fit
+
+BY_NAME = {case.name: case for case in CASES}
+COMPILED = ("vae", "m2-score")  # the second one's graph is cut by a sample of values
+
+
+def evaluated(case, compiler):
+    """The function of a case that is traced, the graph of it, and its inputs."""
+    vae, elbo = case.make()
+    x, y = case.batch()
+    x, scale = x.double(), torch.rand(len(x)).double() + 0.5
+    module = elbo(vae.model, vae.guide)
+    elbo.modules().to(torch.float64)
+
+    def fn(x, y, scale, done):
+        found = module.evaluate(x, y, scale=scale, done=done)
+        return {"model": -found.total(), **found.losses}, [value.value.detach() for value in found.values]
+
+    with torch.no_grad(), pyro.validation_enabled(False):
+        fn(x, y, scale, 0.0)  # critics get their sizes
+    critics = elbo.modules()
+    return fn, Traced(fn, [module, critics], {"model": vae, **critics}, compiler=compiler), (x, y, scale)
+
+
+def same(case, compiler, **tolerance):
+    fn, graph, (x, y, scale) = evaluated(case, compiler)
+    torch.manual_seed(3)
+    with pyro.validation_enabled(False):
+        losses, terms = fn(x, y, scale, done=0.25)
+    parameters = {name: [p for p in module.parameters() if p.requires_grad] for name, module in graph.trained.items()}
+    expected = {
+        name: torch.autograd.grad(loss, parameters[name], retain_graph=True, allow_unused=True)
+        for name, loss in losses.items()
+    }
+    torch.manual_seed(3)
+    found, of_graph = graph(x, y, scale, done=0.25)
+    assert {*found} == {*losses}
+    for name, loss in losses.items():
+        torch.testing.assert_close(found[name].detach(), loss.detach(), **tolerance)
+        gradients = torch.autograd.grad(found[name], parameters[name], allow_unused=True)
+        assert any(gradient is not None for gradient in gradients)
+        for gradient, other in zip(gradients, expected[name], strict=True):
+            assert (gradient is None) == (other is None)
+            if other is not None:
+                torch.testing.assert_close(gradient, other, **tolerance)
+    torch.testing.assert_close(of_graph, terms, **tolerance)
+    assert graph.graphs == 1 and graph.calls == 1
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_graph_has_the_terms_losses_and_gradients_of_the_handlers(case):
+    same(case, "none", rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_compiled_graph_has_them_too(name):
+    same(BY_NAME[name], "inductor", rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in CASES if case.name not in COMPILED], ids=lambda case: case.name)
+def test_compiled_graphs_have_them_too(case):
+    same(case, "inductor", rtol=1e-7, atol=1e-9)
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """`fit(compile="on")` traces and does not compile; the graphs that were made."""
+    made = []
+
+    def traced(*args, **kwargs):
+        made.append(Traced(*args, compiler="none", **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(trainer_module, "Traced", traced)
+    return made
+
+
+@pytest.mark.parametrize("name", ["ccvae-consistency", "m2-score", "rbvae-recipe", "larvae-prior", "inverted"])
+def test_training_by_a_graph_is_training_without(name, graphs):
+    """Schedules, noise on data, dropout, critics with their own optimisers, averages: bit for bit."""
+    found = {}
+    for compile in ("off", "on"):
+        vae, elbo = BY_NAME[name].make()
+        x, y = BY_NAME[name].batch()
+        elbo = WarmUp(0.7, 2.0) * elbo
+        how = {"epochs": 5, "batch_size": 3, "corrupt": partial(data.shift, pixels=1), "progress": False}
+        history = fit(vae, x.double(), y, elbo=elbo, compile=compile, ema_decay=0.9, **how)
+        assert history.compiled == (compile == "on") and not history.notes
+        found[compile] = (
+            [{name: value for name, value in record.items() if name != "seconds"} for record in history],
+            vae.state_dict(),
+        )
+    (records, weights), (of_graph, weights_of_graph) = found["off"], found["on"]
+    assert of_graph == records and records[0] != records[-1]
+    assert any(name.startswith("weight/") for name in records[0])
+    assert all(torch.equal(value, weights_of_graph[name]) for name, value in weights.items())
+    assert len(graphs) == 1 and graphs[0].calls >= 5
+
+
+def test_a_run_that_goes_on_is_one_that_was_never_interrupted(graphs, tmp_path):
+    case, states = BY_NAME["factor-vae"], {}
+    x, y = case.batch()
+    for parts in ([4], [2, 4]):
+        for epochs in parts:
+            vae, elbo = case.make()
+            file = tmp_path / f"{len(parts)}.pt"
+            how = {"checkpoint": file, "resume": True, "progress": False, "schedule": "constant"}
+            fit(vae, x.double(), y, elbo=elbo, epochs=epochs, batch_size=2, compile="on", **how)
+        states[len(parts)] = vae.state_dict()
+    assert all(torch.equal(value, states[2][name]) for name, value in states[1].items())
+
+
+class Normalised(nn.Module):
+    """A network with running statistics, which a step changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 1))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def test_running_statistics_are_updated_once_a_step():
+    """Comparing both, and tracing, leaves them as they were."""
+    torch.manual_seed(0)
+    one, x = Normalised(), torch.rand(7, 2, 3)
+    other = Normalised()
+    other.load_state_dict(one.state_dict())
+    graph = Traced(lambda x, done: ({"loss": one(x).sum()}, []), [one], {"loss": one}, compiler="none")
+    for _ in range(5):
+        graph(x)[0]["loss"].backward()
+        other(x).sum().backward()
+    for name, value in other.state_dict().items():
+        assert torch.equal(one.state_dict()[name], value), name
+    one.eval()
+    other.eval()
+    assert torch.equal(graph(x)[0]["loss"], other(x).sum()) and graph.graphs == 2
+
+
+class Line(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.slope, self.steps = nn.Parameter(torch.tensor(2.0)), 0
+
+
+def of_line(compute, **options):
+    line = Line()
+    return line, Traced(
+        lambda x, done: ({"loss": compute(line, x)}, []), [line], {"loss": line}, compiler="none", **options
+    )
+
+
+def counted(line, x):
+    line.steps += 1
+    return (line.slope * x * line.steps).sum()
+
+
+REFUSED = {
+    "random": (lambda line, x: (line.slope * x * random.random()).sum(), "the step draws from random;"),
+    "numpy": (
+        lambda line, x: (line.slope * x * np.random.rand()).sum(),  # noqa: NPY002
+        r"the step draws from numpy\.random;",
+    ),
+    "branch": (
+        lambda line, x: (line.slope * x).sum() if x.sum() > 0 else line.slope,
+        "the step is no graph of tensors",
+    ),
+    "item": (lambda line, x: line.slope * x.sum().item(), "the step is no graph of tensors"),
+    "counter": (counted, "Something in model, guide or terms is not a function of tensors"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_graph_is_refused(name):
+    compute, message = REFUSED[name]
+    _, graph = of_line(compute)
+    with pytest.raises(NotTraceable, match=f"compile: .*{message}"):
+        for _ in range(8):
+            graph(torch.rand(5) + 0.1)
+
+
+def test_other_shapes_have_graphs_of_their_own_up_to_a_number():
+    line, graph = of_line(lambda line, x: (line.slope * x).sum(), most_graphs=2)
+    for size in (3, 4, 3, 4):
+        graph(torch.ones(size))[0]["loss"].backward()
+    assert line.slope.grad == 14 and graph.graphs == 2
+    with pytest.raises(NotTraceable, match="got 3 different shapes of batches; expected at most 2"):
+        graph(torch.ones(5))
+
+
+def test_a_frozen_parameter_and_the_scale_of_the_loss():
+    """The gradient is that of whatever the loss is multiplied with; a signature knows what requires a gradient."""
+    line, graph = of_line(lambda line, x: (line.slope * x).sum() + (0 * x).sum())
+    (3 * graph(torch.ones(2))[0]["loss"]).backward()
+    assert line.slope.grad == 6
+    line.slope.requires_grad_(False)
+    assert not graph(torch.ones(2))[0]["loss"].requires_grad and graph.graphs == 2
+
+
+def small():
+    torch.manual_seed(0)
+    vae = VAE((1, 2, 3), Classes(2), z=2, networks=MLPs((4,)))
+    return vae, torch.rand(12, 1, 2, 3)
+
+
+class Branching(VAE):
+    """A model that looks at values."""
+
+    def model(self, x=None, y=None):
+        if x is not None and x.mean() > 2:
+            return
+        super().model(x, y)
+
+
+def test_auto_goes_on_without_a_graph_and_says_so(monkeypatch, capsys):
+    _, x = small()
+    monkeypatch.setattr("pyro_semivae.train.pays", lambda *_: True)
+    vae = Branching((1, 2, 3), Classes(2), z=2, networks=MLPs((4,)))
+    history = fit(vae, x, epochs=2, batch_size=6)
+    assert not history.compiled and len(history) == 2
+    assert "the step is no graph of tensors" in history.notes[0] and "training goes on without" in history.notes[0]
+    assert f"NOTE: {history.notes[0]}" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"no graph of tensors.*compile='off' trains without a graph"):
+        fit(vae, x, epochs=2, batch_size=6, compile="on", progress=False)
+    with pytest.raises(InputError, match="compile: got 'yes'"):
+        fit(vae, x, epochs=2, compile="yes")
+
+
+def test_auto_compiles_what_is_long():
+    """By the number of steps and their size, not by a clock."""
+    vae, x = small()
+    batches = Batches(x, None, batch_size=6)
+    fabric = trainer_module.Fabric(accelerator="cpu", devices=1)
+    how = {"optimiser": torch.optim.Adam, "lr": 1e-3, "corrupt": None, "clip": None, "ema_decay": 0.0}
+    trainer = trainer_module.Trainer(vae, vae.elbo(), fabric, **how)
+    batch = next(batches.epoch(0))
+    with pyro.validation_enabled(False):
+        assert 0.004 < seconds_of_step(trainer, batch) < 0.006
+        assert seconds_of_step(trainer, batch) == seconds_of_step(trainer, batch)
+        assert not pays(trainer, batch, 5_000) and pays(trainer, batch, 500_000)
