@@ -16,7 +16,7 @@ from functools import partial
 
 import pyro
 import torch
-from step import about, timed
+from speed import about, timed
 from torch import Tensor
 
 from pyro_semivae import CCVAE

@@ -10,7 +10,7 @@ from pyro_semivae.infer.interventions import style_terms
 from pyro_semivae.infer.inverted import TraceInverted_ELBO
 from pyro_semivae.infer.labels import TraceLabels_ELBO
 from pyro_semivae.infer.larvae import label_replacement
-from pyro_semivae.infer.module import ObjectiveModule
+from pyro_semivae.infer.module import CompiledModule, ObjectiveModule
 from pyro_semivae.infer.mvae import TraceMVAE_ELBO
 from pyro_semivae.infer.reverse import TraceReverse_ELBO
 from pyro_semivae.infer.roles import Roles, assign_roles, sample_sites
@@ -35,6 +35,7 @@ from pyro_semivae.infer.terms import (
     SwapTerm,
     TotalCorrelation,
 )
+from pyro_semivae.infer.traced import NotTraceable, Traced
 from pyro_semivae.infer.weights import WarmUp
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "BatchTotalCorrelation",
     "Bound",
     "ClassifierTerm",
+    "CompiledModule",
     "ConsistencyTerm",
     "DIPTerm",
     "DensityRatio",
@@ -60,6 +62,7 @@ __all__ = [
     "Mean",
     "MultiScaleTerm",
     "NearestLabelTerm",
+    "NotTraceable",
     "Objective",
     "ObjectiveModule",
     "Particles",
@@ -78,6 +81,7 @@ __all__ = [
     "TraceMVAE_ELBO",
     "TraceReverse_ELBO",
     "TraceSymmetricKL_ELBO",
+    "Traced",
     "Until",
     "Value",
     "WarmUp",

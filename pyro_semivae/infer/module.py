@@ -11,6 +11,7 @@ from pyro_semivae.errors import InputError
 from pyro_semivae.infer.evaluation import Evaluation
 from pyro_semivae.infer.handlers import LocalParameters
 from pyro_semivae.infer.step import Step
+from pyro_semivae.infer.traced import Compiler, Traced
 
 if TYPE_CHECKING:
     from pyro_semivae.infer.base import Objective
@@ -60,3 +61,47 @@ class ObjectiveModule(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         with LocalParameters():
             return -self.objective.evaluate(Step(*self._pair, args, kwargs)).total()
+
+    def compiled(self, *, compiler: Compiler = "inductor") -> CompiledModule:
+        """The same, its forward and its gradients one graph: traced, and compiled, at the first call of a signature.
+
+        Args:
+            compiler: see `Traced`, as for the errors that a call may raise.
+
+        >>> import torch
+        >>> from pyro_semivae.models import VAE
+        >>> from pyro_semivae.nn import MLPs
+        >>> from pyro_semivae.spaces import Classes
+        >>> vae = VAE((1, 2, 3), Classes(2), z=2, networks=MLPs((4,)))
+        >>> loss = vae.elbo()(vae.model, vae.guide).compiled(compiler="none")
+        >>> optimiser = torch.optim.Adam(loss.parameters())
+        >>> for _ in range(3):
+        ...     optimiser.zero_grad()
+        ...     loss(torch.rand(5, 1, 2, 3)).backward()
+        ...     optimiser.step()
+        >>> loss.traced.graphs
+        1
+        """
+        return CompiledModule(self, compiler)
+
+
+class CompiledModule(nn.Module):
+    """An objective bound to a model and a guide, whose forward, the loss, runs as a graph.
+
+    It owns the parameters that `module` does. Modules that terms own get no gradient from it.
+
+    Attributes:
+        module: what was compiled. traced: its graphs.
+    """
+
+    def __init__(self, module: ObjectiveModule, compiler: Compiler = "inductor"):
+        super().__init__()
+        self.module = module
+        self.traced = Traced(self._loss, [module, module.objective.modules()], {"loss": module}, compiler=compiler)
+
+    def _loss(self, args: tuple, kwargs: dict[str, Any], *, done: float) -> tuple[dict[str, Tensor], None]:
+        return {"loss": self.module(*args, **kwargs)}, None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        losses, _ = self.traced(args, kwargs)
+        return losses["loss"]

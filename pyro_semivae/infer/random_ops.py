@@ -84,8 +84,7 @@ def _parts(graph: GraphModule) -> dict[Node, int]:
 
 
 def _is_random(node: Node) -> bool:
-    target = node.target
-    return isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _of_shape_alone(graph: GraphModule, node: Node) -> list[Node]:

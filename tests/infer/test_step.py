@@ -13,7 +13,7 @@ from pyro_semivae.models import CCVAE, M2
 from pyro_semivae.nn import MLPs
 from pyro_semivae.spaces import Classes
 
-STEP = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "step.py"))
+STEP = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "speed.py"))
 
 
 @pytest.mark.parametrize(("model", "plain"), [(CCVAE, "plain_ccvae"), (M2, "plain_m2")])

@@ -203,6 +203,15 @@ def test_what_is_no_graph_is_refused(name):
             graph(torch.rand(5) + 0.1)
 
 
+def test_an_attribute_that_changes_later_is_found():
+    line, graph = of_line(lambda line, x: (line.slope * x * (1 + line.steps)).sum())
+    graph(torch.ones(2))
+    line.steps = 1
+    with pytest.raises(NotTraceable, match="such as an attribute that changes from step to step"):
+        for _ in range(3):
+            graph(torch.ones(2))
+
+
 def test_other_shapes_have_graphs_of_their_own_up_to_a_number():
     line, graph = of_line(lambda line, x: (line.slope * x).sum(), most_graphs=2)
     for size in (3, 4, 3, 4):
