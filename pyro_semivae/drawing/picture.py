@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from pyro_semivae.contract import ContractError, check_sites
 from pyro_semivae.drawing import mathematics
 from pyro_semivae.drawing.boxes import figure_of
+from pyro_semivae.drawing.dot import digraph
 from pyro_semivae.drawing.sites import Site, sites_of
 from pyro_semivae.errors import InputError
 from pyro_semivae.files import atomic_open, user_path
@@ -29,6 +30,9 @@ from pyro_semivae.infer import Objective
 from pyro_semivae.infer.graph import argument_names
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.nn.ends import as_it_is
+
+if TYPE_CHECKING:
+    from graphviz import Digraph
 
 LETTERS = {"model": "p", "guide": "q"}
 
@@ -115,6 +119,10 @@ class Picture:
         return "\n".join([*lines, *([f"no bound: {self.why_not}"] if self.why_not else [])])
 
     __repr__ = __str__
+
+    def graphviz(self) -> Digraph:
+        """Both graphs as a `graphviz.Digraph`, for graphviz's own layout and formats; see `dot.digraph` for errors."""
+        return digraph(self.sites)
 
     def png(self) -> bytes:
         """The figure as PNG bytes."""
