@@ -11,6 +11,7 @@ import torch
 from torch.testing import assert_close
 
 from pyro_semivae import cli, evaluators, report, tasks
+from pyro_semivae.checkpoints import History
 from pyro_semivae.data import ImageData, load_small
 from pyro_semivae.errors import InputError
 from pyro_semivae.files import load_checkpoint, save_checkpoint
@@ -43,7 +44,7 @@ def example(monkeypatch, tmp_path):
             calls.append((vae, x, y, {**options, "before": before}))
             if stop_after is not None and "unpaired_labels" in options:
                 options["on_epoch"] = lambda epoch, _: stopped() if epoch > stop_after else None
-            calls[-1][3]["history"] = history = fit(vae, x, y, **options) if train else []
+            calls[-1][3]["history"] = history = fit(vae, x, y, **options) if train else History()
             return history
 
         def stopped():

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 import pyro_semivae
 from pyro_semivae import data, factor_run, report
+from pyro_semivae.checkpoints import History
 from pyro_semivae.factor_run import FactorRun
 from pyro_semivae.infer import (
     BatchTotalCorrelation,
@@ -224,7 +225,9 @@ def test_the_baseline_is_trained_without_label_replacement_on_the_same(tmp_path,
 
     def fit(vae, x, y, *, elbo, **how):
         fitted.append((vae, x, y, elbo, how))
-        return [{}]
+        history = History([{}])
+        history.compiled, history.notes = True, ["not as asked for"]
+        return history
 
     def make():
         return pyro_semivae.models.LaRVAE((3, 32, 32), job.labels, z=1, networks=pyro_semivae.nn.MLPs((4,)))
@@ -245,7 +248,8 @@ def test_the_baseline_is_trained_without_label_replacement_on_the_same(tmp_path,
         assert options["also_unlabelled"] and options["labelled_batch_size"] == job.args.batch_size
         assert options["seed"] == job.args.seed
     assert how["checkpoint"].name == "baseline.pt" and how_2["checkpoint"].name == "checkpoint.pt"
-    assert metrics == {"labelled": 6, "mig": id(vae), "baseline_mig": id(baseline)} and others == {"baseline": baseline}
+    of_both = {"labelled": 6, "mig": id(vae), "baseline_mig": id(baseline)}
+    assert metrics == {**of_both, "compiled": True, "notes": ["not as asked for"]} and others == {"baseline": baseline}
     assert job.share == 300 / 6 and int((~y.isnan()).any(1).sum()) == 6
 
 

@@ -70,7 +70,7 @@ def test_a_site_below_all_entries_of_a_label_is_refused():
     vae = M2((1, 2, 3), Binary(4), z=5, networks=MLPs((7,)))
     y = torch.tensor([1.0, 0.0, torch.nan]).repeat(3)[:, None].expand(9, 4)
     elbo = TraceLabels_ELBO(max_plate_nesting=2)
-    with pytest.raises(ValueError, match="would make 2"):
+    with pytest.raises(ValueError, match="would need 2"):
         elbo.weighted_terms(vae.model, vae.guide, torch.rand(9, 1, 2, 3), y)
 
 
