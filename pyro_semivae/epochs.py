@@ -69,6 +69,8 @@ class Loop:
         tally, steps = Tally(self.vae), self.batches.steps
         for i, batch in enumerate(self.batches.epoch(epoch)):
             done = (epoch * steps + i) / max(1, self.epochs * steps)
+            if self.trainer.traced is not None and (epoch, i + 1) == (self.epochs - 1, steps):
+                self.trainer.traced.checks_next = True
             tally.add(self.trainer.learn(batch, done, f"epoch {epoch + 1}, step {i + 1}"), batch)
             progress.step(tally.bound)
         self.trainer.watch.check()

@@ -170,6 +170,10 @@ def fit(
         _check_callables(clip=clip, schedule=schedule, corrupt=corrupt, on_epoch=on_epoch, optimiser=optimiser)
         seed = check_count("seed", seed, 0, 2**32 - 1)
         check_choice("compile", compile, COMPILE)
+        if compile != "off" and precision == "16-mixed":
+            if compile == "on":
+                raise InputError("compile: got 'on' with precision '16-mixed'; expected another precision, or 'off'")
+            compile = "off"  # gradients would be scaled after they are computed
         config = _config(config)
         checkpoint = None if checkpoint is None else writable_file(checkpoint, "checkpoint")
         fabric = _fabric(next(vae.parameters()).device if accelerator is None else accelerator, precision, elbo)

@@ -162,7 +162,7 @@ class Trainer:
         try:
             return self.traced(*parts, done=done)
         except NotTraceable as error:
-            if not self._may_be_eager or self.traced.calls:
+            if not (self._may_be_eager and error.first):
                 raise NotTraceable(f"{error}; compile='off' trains without a graph") from error
             self.notes.append(f"{error}; training goes on without a graph")
             self.traced = None

@@ -16,7 +16,7 @@ from pyro_semivae.infer.roles import Roles
 from pyro_semivae.infer.run import Run, log_sum
 from pyro_semivae.infer.step import Step
 from pyro_semivae.infer.tables import log_prob, masked, plate_dims, reduce_plates, sampled_index, to_rows
-from pyro_semivae.infer.weights import Weight, at, check_weight
+from pyro_semivae.infer.weights import Weight, at, check_weight, is_one
 from pyro_semivae.spaces import is_missing
 
 
@@ -144,7 +144,7 @@ class TraceCCVAE_ELBO(Bound):
 
     def _weight(self, names: tuple[str, ...], roles: Roles, beta: float) -> float:
         """beta for latents, 1 for data."""
-        if beta != 1 and 0 < len(set(names) & set(roles.data)) < len(names):
+        if not is_one(beta) and 0 < len(set(names) & set(roles.data)) < len(names):
             raise InputError(f"beta: expected 1 where the sum over a label has both data and latents, here {names}")
         return 1.0 if set(names) <= set(roles.data) else beta
 

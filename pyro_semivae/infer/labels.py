@@ -14,7 +14,7 @@ from pyro_semivae.infer.evaluation import Value
 from pyro_semivae.infer.run import Run
 from pyro_semivae.infer.step import Step
 from pyro_semivae.infer.tables import advantage, log_prob, masked, to_rows
-from pyro_semivae.infer.weights import Weight, at, check_weight
+from pyro_semivae.infer.weights import Weight, at, check_weight, is_one
 
 
 class TraceLabels_ELBO(Bound):
@@ -119,7 +119,7 @@ class TraceLabels_ELBO(Bound):
         log_p = sums.mean(sums.log_p(label), classifier, own, self.max_terms)
         log_q = run.where_missing(label, -sums.mean(sums.log_q[label], classifier, own, self.max_terms))
         weighted = None
-        if beta != 1:
+        if not is_one(beta):
             weighted = to_rows(masked(run.where_beta(beta, label, log_p), site), site)
         return [
             Value(f"log p({label})", to_rows(masked(log_p, site), site), weighted=weighted),

@@ -44,7 +44,7 @@ def compiled_between(graph: GraphModule, compile: Callable[[GraphModule], Callab
     part_of = _parts(graph)
     if not any(part % 2 == 0 for part in part_of.values()):
         return compile(graph)
-    cut = split_module(graph, None, lambda node: part_of[node])
+    cut = split_module(graph, None, lambda node: part_of[node], keep_original_order=True)
     for name, part in list(cut.named_children()):
         if int(name.removeprefix("submod_")) % 2:
             setattr(cut, name, _Function(compile(part)))

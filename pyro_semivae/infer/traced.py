@@ -12,7 +12,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -34,13 +34,20 @@ Compiler = Literal["inductor", "none"]
 COMPILERS = ("inductor", "none")
 COMPILED_CACHE_ENV = "TORCHINDUCTOR_CACHE_DIR"
 MOST_GRAPHS = 8
+EVERY = 250  # calls
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 0.02}  # of gradients, relative to their norm; 0.2 in lower precision
 
 Evaluated = tuple[dict[str, Tensor], Any]
 
 
 class NotTraceable(InputError):
-    """A function cannot be run as one graph; the message says why."""
+    """A function cannot be run as one graph; the message says why.
+
+    Attributes:
+        first: whether this was found at the first call of a signature, before anything was learnt by its graph.
+    """
+
+    first = False
 
 
 @dataclass
@@ -72,7 +79,7 @@ class Traced:
     every call, and the same as without a graph from the same state of the generator.
 
     So that no graph trains something else in silence, its losses and gradients are compared with the function's own
-    under the same noise, at its calls 1, 2, 4, 8, ...
+    under the same noise, at its calls 1, 2, 4, 8, ... and at every 250th, and whenever `checks_next` is set.
 
     Args:
         fn: called with the inputs and `done=`; returns its losses, name -> scalar, and anything else in lists, tuples
@@ -83,8 +90,8 @@ class Traced:
         most_graphs: how many signatures are accepted; each is traced and compiled anew.
 
     Attributes:
-        calls: how many there were. graphs: how many graphs there are. num_nodes: the number of operations of the latest
-            one. seconds: what tracing and compiling took in all.
+        calls: how many there were. checks_next: whether the next one compares. graphs: how many graphs there are.
+        num_nodes: the number of operations of the latest one. seconds: what tracing and compiling took in all.
     """
 
     def __init__(
@@ -100,7 +107,7 @@ class Traced:
         self.compiler = check_choice("compiler", compiler, COMPILERS)
         self.root = _Root(fn, modules)
         self._graphs: dict[Any, _Graph] = {}
-        self.num_nodes, self.seconds, self.calls = 0, 0.0, 0
+        self.num_nodes, self.seconds, self.calls, self.checks_next = 0, 0.0, 0, False
 
     @property
     def graphs(self) -> int:
@@ -116,33 +123,55 @@ class Traced:
             NotTraceable: the function branches on a tensor's value, draws random numbers that are not torch's, or does
                 something else than its graph; there are more signatures than `most_graphs`; the compiler fails.
         """
+        if not torch.is_grad_enabled():
+            return self.root(*inputs, done=done)
         parameters, buffers = dict(self.root.named_parameters()), dict(self.root.named_buffers())
         trained = self._trained(parameters)
         leaves, spec = tree_flatten(inputs)
+        if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
+            raise NotTraceable("compile: got an input that requires a gradient, which a graph does not give")
         key = _signature(self.root, [*parameters.values(), *buffers.values(), *leaves], spec)
         graph, expected = self._graphs.get(key), None
         calls = 1 if graph is None else graph.calls + 1
-        if calls & (calls - 1) == 0:  # 1, 2, 4, ...
-            schedules = Schedules() if graph is None else graph.schedules
-            with _as_before(buffers.values()), schedules, _torch_alone():
-                losses, _ = self.root(*inputs, done=done)
-                expected = (
-                    {name: loss.detach() for name, loss in losses.items()},
-                    _gradients(losses, trained, parameters),
-                )
-        if graph is None:
-            graph = self._graph(inputs, parameters, buffers, trained, schedules, done)
-            self._graphs[key] = graph
-        graph.calls = calls
-        losses, gradients, out = self._run(graph, [*parameters.values(), *buffers.values()], leaves, done)
-        if expected is not None:
-            _check_same(losses, gradients, *expected)
-        self.calls += 1
+        checks = self.checks_next or calls & (calls - 1) == 0 or calls % EVERY == 0
+        with _as_before(buffers.values(), on_error_alone=True) if checks else nullcontext():
+            try:
+                if checks:
+                    schedules = Schedules() if graph is None else graph.schedules
+                    with _as_before(buffers.values()), schedules, _torch_alone():
+                        expected = self._expected(inputs, trained, parameters, buffers, done)
+                if graph is None:
+                    graph = self._graph(inputs, parameters, buffers, trained, schedules, done)
+                    self._graphs[key] = graph
+                graph.calls = calls
+                losses, gradients, out = self._run(graph, [*parameters.values(), *buffers.values()], leaves, done)
+                if expected is not None:
+                    _check_same(self.compiler, (losses, gradients, out), expected)
+            except NotTraceable as error:
+                self._graphs.pop(key, None)
+                error.first = calls == 1
+                raise
+        self.calls, self.checks_next = self.calls + 1, False
         losses = {
             name: _Loss.apply(loss, gradients[name], *map(parameters.get, trained[name]))
             for name, loss in losses.items()
         }
         return losses, out
+
+    def _expected(
+        self,
+        inputs: Any,
+        trained: Mapping[str, list[str]],
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        done: float,
+    ) -> tuple[dict[str, Tensor], dict[str, list[Tensor | None]], Any]:
+        """Losses, gradients and other outputs without a graph."""
+        losses, out = self.root(*inputs, done=done)
+        for name, buffer in self.root.named_buffers():
+            if buffers.get(name) is not buffer:
+                raise NotTraceable(f"compile: the step puts another tensor in the place of the buffer {name}")
+        return {name: loss.detach() for name, loss in losses.items()}, _gradients(losses, trained, parameters), out
 
     def _trained(self, parameters: Mapping[str, Tensor]) -> dict[str, list[str]]:
         """Loss's name -> names of the parameters that have its gradient."""
@@ -178,8 +207,8 @@ class Traced:
         """Traces the function, and compiles the graph."""
         if self.graphs == self.most_graphs:
             raise NotTraceable(
-                f"compile: got {self.graphs + 1} different shapes of batches; expected at most {self.most_graphs}, for "
-                f"each is compiled anew"
+                f"compile: got {self.graphs + 1} different signatures (shapes of a batch, modes of modules, parameters "
+                f"that are frozen); expected at most {self.most_graphs}, for each is compiled anew"
             )
         graph = _Graph(lambda *tensors: (), schedules)
         leaves, spec = tree_flatten(inputs)
@@ -188,8 +217,9 @@ class Traced:
             given = dict(zip([*parameters, *buffers], tensors, strict=False))
             rest = iter(tensors[len(given) :])
             here = tree_unflatten([next(rest) if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)
-            with schedules.given(next(rest)):
-                losses, out = functional_call(self.root, given, here, {"done": done})
+            *values, now = next(rest)
+            with schedules.given(values):
+                losses, out = functional_call(self.root, given, here, {"done": now})
             gradients = _gradients(losses, trained, given)
             graph.losses = [*losses]
             graph.gradients = [[gradient is not None for gradient in gradients[name]] for name in losses]
@@ -264,7 +294,7 @@ def _autocast(device: str) -> Any:
 def _flat(graph: _Graph, owned: Sequence[Tensor], leaves: Sequence[Any], done: float) -> list[Tensor]:
     """All inputs of a graph, without gradients."""
     inputs = [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
-    values = graph.schedules.values(done)
+    values = torch.cat([graph.schedules.values(done), torch.tensor([done], dtype=torch.float64)])
     return [*(tensor.detach() for tensor in owned), *inputs, values.to(owned[0].device) if owned else values]
 
 
@@ -280,51 +310,82 @@ def _gradients(
 
 
 @contextmanager
-def _as_before(buffers: Iterable[Tensor]) -> Iterator[None]:
-    """What is done inside changes neither torch's random generators nor these buffers."""
+def _as_before(buffers: Iterable[Tensor], *, on_error_alone: bool = False) -> Iterator[None]:
+    """What is done inside changes neither torch's random generators nor these buffers.
+
+    Args:
+        on_error_alone: only if it raises an error.
+    """
     kept = [(buffer, buffer.clone()) for buffer in buffers]
-    with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+    generators = [torch.default_generator, *(torch.cuda.default_generators if torch.cuda.is_initialized() else ())]
+    states = [generator.get_state() for generator in generators]
+    restores = True
+    try:
         yield
-    for buffer, before in kept:
-        buffer.copy_(before)
+        restores = not on_error_alone
+    finally:
+        if restores:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
+            with torch.no_grad():
+                for buffer, before in kept:
+                    if not torch.equal(buffer, before):
+                        buffer.copy_(before)
 
 
 @contextmanager
 def _torch_alone() -> Iterator[None]:
     """Refuses random numbers that are not torch's: they would be constants of a graph."""
-    before = _others()
+    own, of_numpy = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
     yield
-    if drawn := [name for name, state in _others().items() if state != before[name]]:
+    drawn = ["random"] if random.getstate() != own else []
+    drawn += ["numpy.random"] if str(np.random.get_state(legacy=False)) != str(of_numpy) else []  # noqa: NPY002
+    if drawn:
+        random.setstate(own)
+        np.random.set_state(of_numpy)  # noqa: NPY002
         raise NotTraceable(f"compile: the step draws from {drawn[0]}; expected torch's random numbers alone")
 
 
-def _others() -> dict[str, str]:
-    """The states of generators that are not torch's."""
-    return {"random": str(random.getstate()), "numpy.random": str(np.random.get_state(legacy=False))}  # noqa: NPY002
+Found = tuple[dict[str, Tensor], dict[str, list[Tensor | None]], Any]  # losses, their gradients, other outputs
 
 
-def _check_same(
-    losses: Mapping[str, Tensor],
-    gradients: Mapping[str, Sequence[Tensor | None]],
-    losses_expected: Mapping[str, Tensor],
-    gradients_expected: Mapping[str, Sequence[Tensor | None]],
-) -> None:
-    """Compares a graph's losses and gradients with the function's own, of the same noise."""
-    for name, loss in losses_expected.items():
-        tolerance = TOLERANCE.get(loss.dtype, 0.2)
-        pairs = [(a, b) for a, b in zip(gradients[name], gradients_expected[name], strict=True) if b is not None]
-        expected = _joined([loss, *(b for _, b in pairs)])
-        error = _joined([losses[name], *(a for a, _ in pairs)]) - expected
-        off = float(error[0].abs() / expected[0].abs().clamp(min=1.0))
-        least = 1e-6 * expected[0].abs().clamp(min=1.0)
-        off_gradient = float(error[1:].norm() / expected[1:].norm().clamp(min=least))
-        if expected.isfinite().all() and not (off <= tolerance and off_gradient <= tolerance):
+def _check_same(compiler: Compiler, found: Found, expected: Found) -> None:
+    """Compares a graph's losses, gradients and other outputs with the function's own, of the same noise.
+
+    A graph that is not compiled has the same operations, and may differ by the order of sums alone.
+    """
+    for name, loss in expected[0].items():
+        tolerance = 1e-5 if compiler == "none" and loss.dtype in TOLERANCE else TOLERANCE.get(loss.dtype, 0.2)
+        pairs = list(zip(found[1][name], expected[1][name], strict=True))
+        off = [
+            float((found[0][name] - loss).abs() / loss.abs().clamp(min=1.0)),
+            _off([a for a, _ in pairs], [b for _, b in pairs], least=1e-6 * max(1.0, float(loss.abs()))),
+            *(_off([a], [b], least=1.0) for a, b in zip(*map(_tensors, (found[2], expected[2])), strict=True)),
+        ]
+        if bool(loss.isfinite()) and not all(part <= tolerance for part in off):
             raise NotTraceable(
-                f"compile: the graph has the loss {float(losses[name]):.6g} and the model, from the same random "
-                f"numbers, {float(loss):.6g}; their gradients differ by {off_gradient:.2g} of their norm. "
-                f"Something in model, guide or terms is not a function of tensors and torch's random numbers alone, "
-                f"such as an attribute that changes from step to step"
+                f"compile: the graph has the loss {float(found[0][name]):.6g} and the model, from the same random "
+                f"numbers, {float(loss):.6g}; their gradients differ by {off[1]:.2g} of their norm, their terms by up "
+                f"to {max(off[2:], default=0.0):.2g}. Something in model, guide or terms is not a function of tensors "
+                f"and torch's random numbers alone, such as an attribute that changes from step to step, or a "
+                f"generator of its own"
             )
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    """The outputs to compare; scalars may be weights, which are numbers without a graph."""
+    leaves, _ = tree_flatten(tree)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dim()]
+
+
+def _off(found: Sequence[Tensor | None], expected: Sequence[Tensor | None], *, least: float) -> float:
+    """The norm of a difference, relative to the norm of what is expected; missing tensors are zeros."""
+    pairs = [(a, b) for a, b in zip(found, expected, strict=True) if a is not None or b is not None]
+    if not pairs:
+        return 0.0
+    mine = _joined([torch.zeros_like(b) if a is None else a for a, b in pairs])
+    theirs = _joined([torch.zeros_like(a) if b is None else b for a, b in pairs])
+    return float((mine - theirs).nan_to_num().norm() / theirs.nan_to_num().norm().clamp(min=least))
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
@@ -353,7 +414,8 @@ def _cached() -> Iterator[None]:
     variable as soon as anything of it is imported.
     """
     given = os.environ.get(COMPILED_CACHE_ENV)
-    default = given is None or Path(given).parent == Path(tempfile.gettempdir())
+    torchs = Path(tempfile.gettempdir()) / "torchinductor_"
+    default = given is None or given.startswith(str(torchs))
     if default:
         os.environ[COMPILED_CACHE_ENV] = str(cache_folder() / "inductor")
     try:

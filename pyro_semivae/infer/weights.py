@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +56,7 @@ class Schedules:
 
     def __init__(self) -> None:
         self.found: list[Callable[[float], float]] = []
-        self._values: Tensor | None = None
+        self._values: Sequence[Tensor] | Tensor | None = None
 
     def __enter__(self) -> Schedules:
         self._token = _schedules.set(self)
@@ -66,7 +66,7 @@ class Schedules:
         _schedules.reset(self._token)
         self._values = None
 
-    def given(self, values: Tensor) -> Schedules:
+    def given(self, values: Sequence[Tensor] | Tensor) -> Schedules:
         """The same, with a value for each schedule, `(S,)`."""
         self._values = values
         return self

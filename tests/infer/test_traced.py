@@ -79,6 +79,36 @@ def test_a_compiled_graph_has_them_too(name):
     same(BY_NAME[name], "inductor", rtol=1e-9, atol=1e-9)
 
 
+def test_random_operations_keep_their_order_where_a_graph_is_cut():
+    """The sample that depends on values comes second, as without a graph."""
+    line = Line()
+
+    def compute(x, done):
+        noise = torch.randn(4)
+        chosen = torch.multinomial((line.slope * x).softmax(0).detach(), 4, replacement=True)
+        return {"loss": (line.slope * x[chosen] * noise).sum()}, [noise, chosen]
+
+    graph, x = Traced(compute, [line], {"loss": line}), torch.rand(6)
+    torch.manual_seed(1)
+    expected = compute(x, 0.0)
+    torch.manual_seed(1)
+    found = graph(x)
+    assert torch.equal(found[1][0], expected[1][0]) and torch.equal(found[1][1], expected[1][1])
+    torch.testing.assert_close(found[0]["loss"].detach(), expected[0]["loss"].detach())
+
+
+@pytest.mark.parametrize("name", ["ccvae-exact", "m2", "vae", "mvae", "rbvae"])
+def test_a_warm_up_of_beta_is_an_input_of_the_graph(name, graphs):
+    found = []
+    for compile in ("off", "on"):
+        vae, elbo = BY_NAME[name].make()
+        x, y = BY_NAME[name].batch()
+        how = {"epochs": 4, "batch_size": 4, "warm_up": 0.8, "corrupt": None, "progress": False}
+        fit(vae, x.double(), y, elbo=elbo, compile=compile, **how)
+        found.append(vae.state_dict())
+    assert len(graphs) == 1 and all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case.name not in COMPILED], ids=lambda case: case.name)
 def test_compiled_graphs_have_them_too(case):
@@ -203,6 +233,56 @@ def test_what_is_no_graph_is_refused(name):
             graph(torch.rand(5) + 0.1)
 
 
+def test_the_fraction_of_training_is_an_input():
+    line = Line()
+
+    def compute(x, done):
+        return {"loss": (line.slope * x * done).sum()}, []
+
+    graph = Traced(compute, [line], {"loss": line}, compiler="none")
+    found = [float(graph(torch.ones(2), done=done)[0]["loss"].detach()) for done in (0.0, 0.5, 0.75)]
+    assert found == [0.0, 2.0, 3.0] and graph.graphs == 1
+
+
+def test_what_fails_leaves_no_trace_behind():
+    """Random numbers, running statistics and graphs are as they were."""
+    torch.manual_seed(0)
+    net, x, state = Normalised(), torch.rand(7, 2, 3), {"factor": 1.0}
+
+    def compute(x, done):
+        state["factor"] += 1
+        return {"loss": (net(x) * state["factor"] * torch.rand(7, 1)).sum()}, []
+
+    graph = Traced(compute, [net], {"loss": net}, compiler="none")
+    before, weights = torch.get_rng_state(), {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(NotTraceable, match="the graph has the loss") as caught:
+        graph(x)
+    assert caught.value.first and graph.graphs == 0 and torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
+
+
+def test_inputs_with_gradients_and_other_buffers_are_refused_and_no_gradients_means_no_graph():
+    _, graph = of_line(lambda line, x: (line.slope * x).sum())
+    with pytest.raises(NotTraceable, match="an input that requires a gradient"):
+        graph(torch.ones(2, requires_grad=True))
+    with torch.no_grad():
+        assert float(graph(torch.ones(2))[0]["loss"]) == 4 and graph.graphs == 0
+
+    class Counting(Line):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()))
+
+    counting = Counting()
+
+    def compute(x, done):
+        counting.seen = counting.seen + 1
+        return {"loss": (counting.slope * x).sum()}, []
+
+    with pytest.raises(NotTraceable, match=r"another tensor in the place of the buffer .*seen"):
+        Traced(compute, [counting], {"loss": counting}, compiler="none")(torch.ones(2))
+
+
 def test_an_attribute_that_changes_later_is_found():
     line, graph = of_line(lambda line, x: (line.slope * x * (1 + line.steps)).sum())
     graph(torch.ones(2))
@@ -217,7 +297,7 @@ def test_other_shapes_have_graphs_of_their_own_up_to_a_number():
     for size in (3, 4, 3, 4):
         graph(torch.ones(size))[0]["loss"].backward()
     assert line.slope.grad == 14 and graph.graphs == 2
-    with pytest.raises(NotTraceable, match="got 3 different shapes of batches; expected at most 2"):
+    with pytest.raises(NotTraceable, match=r"got 3 different signatures .*; expected at most 2"):
         graph(torch.ones(5))
 
 
