@@ -7,14 +7,11 @@ traced once (`torch.fx`'s `make_fx`), the graph is compiled (TorchInductor), and
 
 from __future__ import annotations
 
-import os
 import random
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -25,14 +22,12 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from pyro_semivae.caches import cache_folder
 from pyro_semivae.errors import InputError, check_choice
-from pyro_semivae.infer.random_ops import compiled_between
+from pyro_semivae.infer.inductor import compiled
 from pyro_semivae.infer.weights import Schedules
 
 Compiler = Literal["inductor", "none"]
 COMPILERS = ("inductor", "none")
-COMPILED_CACHE_ENV = "TORCHINDUCTOR_CACHE_DIR"
 MOST_GRAPHS = 8
 EVERY = 250  # calls
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 0.02}  # of gradients, relative to their norm; 0.2 in lower precision
@@ -241,7 +236,15 @@ class Traced:
         except Exception as error:  # whatever a model does that is not a function of tensors
             raise NotTraceable(f"compile: the step is no graph of tensors: {_first_line(error)}") from error
         self.num_nodes = len(traced.graph.nodes)
-        graph.run = traced if self.compiler == "none" else _compiled(traced, [tensor.detach() for tensor in tensors])
+        graph.run = traced
+        if self.compiler == "inductor":
+            tensors = [tensor.detach() for tensor in tensors]
+            try:
+                graph.run = compiled(traced)
+                with _as_before(tensors):
+                    graph.run(*tensors)  # compiles
+            except Exception as error:  # whatever the compiler raises, such as that there is no C++ compiler
+                raise NotTraceable(f"compile: TorchInductor failed: {_first_line(error)}") from error
         self.seconds += time.perf_counter() - start
         return graph
 
@@ -390,53 +393,6 @@ def _off(found: Sequence[Tensor | None], expected: Sequence[Tensor | None], *, l
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
-
-
-def _compiled(graph: torch.fx.GraphModule, tensors: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
-    """A graph compiled by TorchInductor, its random numbers torch's own, in their order."""
-    from torch._inductor import compile as compiled  # a second to import, for those alone who compile
-
-    try:
-        with _cached():
-            run = compiled_between(graph, lambda part: _Compiled(part, compiled))
-            with _as_before(tensors):
-                run(*tensors)
-    except Exception as error:
-        raise NotTraceable(f"compile: TorchInductor failed: {_first_line(error)}") from error
-    return run
-
-
-@contextmanager
-def _cached() -> Iterator[None]:
-    """TorchInductor's cache is in the user's folder of caches, unless the user has chosen another one.
-
-    Torch's own default is a temporary folder, which is empty after a restart of the machine; it writes that into the
-    variable as soon as anything of it is imported.
-    """
-    given = os.environ.get(COMPILED_CACHE_ENV)
-    torchs = Path(tempfile.gettempdir()) / "torchinductor_"
-    default = given is None or given.startswith(str(torchs))
-    if default:
-        os.environ[COMPILED_CACHE_ENV] = str(cache_folder() / "inductor")
-    try:
-        yield
-    finally:
-        if given is not None:
-            os.environ[COMPILED_CACHE_ENV] = given
-        elif default:
-            os.environ.pop(COMPILED_CACHE_ENV, None)
-
-
-class _Compiled:
-    """A part of a graph, compiled at its first call, by the inputs of which it knows its shapes."""
-
-    def __init__(self, part: torch.fx.GraphModule, compiled: Callable[..., Callable]):
-        self.part, self.compiled, self.run = part, compiled, None
-
-    def __call__(self, *inputs: Tensor) -> Any:
-        if self.run is None:
-            self.run = self.compiled(self.part, list(inputs))
-        return self.run(*inputs)
 
 
 def _first_line(error: BaseException) -> str:

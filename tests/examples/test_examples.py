@@ -5,11 +5,15 @@ import runpy
 import signal
 import sys
 import time
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+
+from pyro_semivae import trainer
+from pyro_semivae.infer import Traced
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
@@ -24,7 +28,7 @@ def test_smoke(script, run_apart, tmp_path):
     code, out, err = run_apart(script, "--smoke-test", "--seed", 3, "--out", tmp_path / "out")
     assert code == 0, err
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    for key in ("dataset", "labelled", "seed", "epochs", "elbo_per_example", "seconds", "versions"):
+    for key in ("dataset", "labelled", "seed", "epochs", "elbo_per_example", "seconds", "versions", "compiled"):
         assert key in metrics
     assert metrics["seed"] == 3 and metrics["dataset"] == "digits" and "torch" in metrics["versions"]
     assert json.loads((tmp_path / "out" / "config.json").read_text())["seed"] == 3
@@ -34,6 +38,15 @@ def test_smoke(script, run_apart, tmp_path):
     figures = list((tmp_path / "out").glob("*.png"))
     assert figures and all(path.stat().st_size > 2000 for path in figures)
     assert "elbo_per_example" in out
+
+
+@pytest.mark.parametrize("script", ["m1.py", "inverted_vae.py", "rbvae.py"])
+def test_a_run_says_whether_its_step_was_compiled(script, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "Traced", partial(Traced, compiler="none"))
+    code, _, err = run(script, "--smoke-test", "--compile", "on", "--out", "out")
+    assert code == 0, err
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["compiled"] and "compile" not in str(metrics.get("notes"))
 
 
 @pytest.mark.cuda

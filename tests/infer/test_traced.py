@@ -326,17 +326,68 @@ class Branching(VAE):
 
 
 def test_auto_goes_on_without_a_graph_and_says_so(monkeypatch, capsys):
-    _, x = small()
+    """As if it had never been asked for."""
     monkeypatch.setattr("pyro_semivae.train.pays", lambda *_: True)
-    vae = Branching((1, 2, 3), Classes(2), z=2, networks=MLPs((4,)))
-    history = fit(vae, x, epochs=2, batch_size=6)
-    assert not history.compiled and len(history) == 2
+    found = {}
+    for compile in ("auto", "off"):
+        _, x = small()
+        vae = Branching((1, 2, 3), Classes(2), z=2, networks=MLPs((4,)))
+        history = fit(vae, x, epochs=2, batch_size=6, compile=compile)
+        found[compile] = history, vae.state_dict(), capsys.readouterr().err
+    history, weights, said = found["auto"]
+    assert not history.compiled and len(history) == 2 and not found["off"][0].notes
     assert "the step is no graph of tensors" in history.notes[0] and "training goes on without" in history.notes[0]
-    assert f"NOTE: {history.notes[0]}" in capsys.readouterr().err
+    assert f"NOTE: {history.notes[0]}" in said
+    assert all(torch.equal(value, weights[name]) for name, value in found["off"][1].items())
     with pytest.raises(InputError, match=r"no graph of tensors.*compile='off' trains without a graph"):
         fit(vae, x, epochs=2, batch_size=6, compile="on", progress=False)
     with pytest.raises(InputError, match="compile: got 'yes'"):
         fit(vae, x, epochs=2, compile="yes")
+    with pytest.raises(InputError, match="compile: got 'on' with precision '16-mixed'"):
+        fit(vae, x, epochs=2, compile="on", precision="16-mixed")
+
+
+def test_auto_goes_on_where_there_is_no_compiler(monkeypatch):
+    def fails(part, inputs):
+        raise RuntimeError("no C++ compiler\nand more")
+
+    monkeypatch.setattr("torch._inductor.compile", fails)
+    monkeypatch.setattr("pyro_semivae.train.pays", lambda *_: True)
+    vae, x = small()
+    history = fit(vae, x, epochs=1, batch_size=6, progress=False)
+    assert "TorchInductor failed: RuntimeError: no C++ compiler; training goes on" in history.notes[0]
+
+
+class Moving(VAE):
+    """A model with an attribute that it reads."""
+
+    factor = 1.0
+
+    def guide(self, x=None, y=None):
+        super().guide(x if x is None else x * self.factor, y)
+
+
+def test_the_last_step_of_a_training_is_compared(graphs):
+    """What changes after the last power of two."""
+    _, x = small()
+    vae = Moving((1, 2, 3), Classes(2), z=2, networks=MLPs((4,)))
+
+    def change(epoch, vae):
+        vae.factor = 1.0 if epoch < 5 else 0.0
+
+    with pytest.raises(InputError, match="such as an attribute that changes from step to step"):
+        fit(vae, x, epochs=7, batch_size=12, compile="on", on_epoch=change, corrupt=None, progress=False)
+    assert graphs[0].calls == 6
+
+
+def test_lower_precision_is_in_the_graph(graphs):
+    found = []
+    for compile in ("off", "on"):
+        vae, x = small()
+        vae.float()
+        fit(vae, x.float(), epochs=3, batch_size=6, compile=compile, precision="bf16-mixed", progress=False)
+        found.append(vae.state_dict())
+    assert len(graphs) == 1 and all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
 def test_auto_compiles_what_is_long():
