@@ -35,8 +35,7 @@ def digraph(graphs: Mapping[str, Mapping[str, Site]]) -> Digraph:
             _add_plates(part, side, sites, ())
             for name, site in sites.items():
                 for parent in site.parents:
-                    style = "dashed" if sites[parent].kind == "given" else "solid"
-                    part.edge(f"{side}/{parent}", f"{side}/{name}", style=style)
+                    part.edge(f"{side}/{parent}", f"{side}/{name}")
     return whole
 
 
