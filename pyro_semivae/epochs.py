@@ -71,7 +71,10 @@ class Loop:
             done = (epoch * steps + i) / max(1, self.epochs * steps)
             if self.trainer.traced is not None and (epoch, i + 1) == (self.epochs - 1, steps):
                 self.trainer.traced.checks_next = True
+            graphs = self.trainer.graphs
             tally.add(self.trainer.learn(batch, done, f"epoch {epoch + 1}, step {i + 1}"), batch)
+            if self.trainer.graphs > graphs:  # the step was compiled
+                progress.restart()
             progress.step(tally.bound)
         self.trainer.watch.check()
         return tally.record(epoch)

@@ -77,6 +77,11 @@ class Progress:
     ) -> None:
         self.bar.close()
 
+    def restart(self) -> None:
+        """Measures the time per step from the next one on; called before `step` for one that took longer: it compiled."""
+        self.start, self.first = time.perf_counter(), self.at + 1
+        self.bar.unpause()
+
     def step(self, elbo: Callable[[], float]) -> None:
         """Advances by one step.
 

@@ -91,6 +91,11 @@ class Trainer:
         self._may_be_eager, self.notes = False, []
         self.watch = FiniteWatch(every=1 if fabric.device.type == "cpu" else 25)
 
+    @property
+    def graphs(self) -> int:
+        """How many graphs of steps there are; 0 if nothing is compiled."""
+        return 0 if self.traced is None else self.traced.graphs
+
     def prepare(self, batch: Batch) -> None:
         """Initialises the sizes of the modules owned by terms, from a batch, and creates their optimisers."""
         if self.critics:

@@ -380,6 +380,14 @@ def test_the_last_step_of_a_training_is_compared(graphs):
     assert graphs[0].calls == 6
 
 
+def test_progress_does_not_count_the_step_that_compiles(graphs, monkeypatch):
+    seen = []
+    monkeypatch.setattr("pyro_semivae.progress.Progress.restart", lambda self: seen.append(self.at))
+    vae, x = small()
+    fit(vae, x, epochs=2, batch_size=6, compile="on", progress=False)
+    assert seen == [0] and graphs[0].calls == 4
+
+
 def test_lower_precision_is_in_the_graph(graphs):
     found = []
     for compile in ("off", "on"):

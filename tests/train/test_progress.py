@@ -59,6 +59,19 @@ def test_a_run_that_goes_on_begins_where_it_was(monkeypatch):
     assert "31/40" in terminal.getvalue()
 
 
+def test_the_step_that_compiles_is_no_measure_of_the_others(capsys, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    with Progress(2, 100) as progress:
+        for seconds in (60.0, *[1.0] * 30):
+            clock[0] += seconds
+            if seconds > 1:
+                progress.restart()
+            progress.step(lambda: 0.0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "epoch 1/2: step 7 of 100; about 1.7 min per epoch, 3.3 min in total"
+
+
 def test_a_file_has_a_line_after_some_seconds_and_one_an_epoch(capsys, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
