@@ -215,12 +215,21 @@ def about(device: str) -> dict[str, Any]:
     return {"machine": machine, "date": datetime.date.today().isoformat(), "versions": versions()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str, steps: int) -> argparse.Namespace:
+    """The flags of a benchmark of steps.
+
+    Args:
+        steps: the default number of steps to time.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cuda", action="store_true")
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--out", help="write the results as JSON")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments(__doc__, 60)
     results = []
     for make, plain, batch_size in (
         (ccvae, plain_ccvae, 200),

@@ -15,14 +15,13 @@ on a batch of 64 is therefore compared with pythae's on 128, where both train th
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Callable
 from functools import partial
 
 import pyro
 import torch
-from speed import about, timed
+from speed import about, arguments, timed
 from torch import Tensor
 
 from pyro_semivae.conditionals import BernoulliLikelihood
@@ -131,11 +130,7 @@ def measure(name: str, steps: int, device: str, their_batch: int) -> dict[str, f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cuda", action="store_true")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--out", help="write the results as JSON")
-    args = parser.parse_args()
+    args = arguments(__doc__, 60)
     try:
         import pythae  # noqa: F401
     except ImportError:

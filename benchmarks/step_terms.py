@@ -9,14 +9,13 @@ are ratios of medians.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Mapping
 from functools import partial
 
 import pyro
 import torch
-from speed import about, timed
+from speed import about, arguments, timed
 from torch import Tensor
 
 from pyro_semivae import CCVAE
@@ -85,11 +84,7 @@ def ratios(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cuda", action="store_true")
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--out", help="write the results as JSON")
-    args = parser.parse_args()
+    args = arguments(__doc__, 40)
     device = "cuda" if args.cuda else "cpu"
     results = {"ccvae": style(device, args.steps)}
     results |= {f"larvae {base}": larvae(base, device, args.steps) for base in BASES}

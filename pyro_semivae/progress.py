@@ -78,7 +78,7 @@ class Progress:
         self.bar.close()
 
     def restart(self) -> None:
-        """Measures the time per step from the next one on; called before `step` for one that took longer: it compiled."""
+        """Measures the time per step from the next one on; called before `step` for a step that was compiled."""
         self.start, self.first = time.perf_counter(), self.at + 1
         self.bar.unpause()
 
