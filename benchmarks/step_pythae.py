@@ -16,6 +16,7 @@ on a batch of 64 is therefore compared with pythae's on 128, where both train th
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -134,7 +135,7 @@ def main() -> None:
     try:
         import pythae  # noqa: F401
     except ImportError:
-        parser.exit(2, "error: pythae is not installed; run: pip install pythae\n")
+        sys.exit("error: pythae is not installed; run: pip install pythae")
     device, results = "cuda" if args.cuda else "cpu", []
     for name, their_batch in (("tc", BATCH), ("factor", 2 * BATCH), ("factor", BATCH)):
         results.append(measure(name, args.steps, device, their_batch))
