@@ -26,7 +26,8 @@ class History(list[dict[str, float]]):
     """One record per epoch of training: its number, the objective, the ELBO, terms and monitors by name.
 
     Attributes:
-        compiled: whether its steps ran as a compiled graph, see `fit`. notes: what was done otherwise than asked for.
+        compiled: whether the steps ran as a compiled graph, see `fit`.
+        notes: fallbacks, such as a step that could not be compiled.
 
     >>> History([{"epoch": 1, "objective": -9.0, "elbo": -8.0}, {"epoch": 2, "objective": -7.5, "elbo": -7.25}])
     2 epochs, the last one: objective -7.5, elbo -7.25

@@ -1,4 +1,4 @@
-"""Whether a training is long enough to compile its step."""
+"""Decides whether training is long enough for compiling its step to save time."""
 
 from __future__ import annotations
 
@@ -16,15 +16,12 @@ Compile = Literal["auto", "on", "off"]
 COMPILE = ("auto", "on", "off")
 COST = 30.0  # seconds: tracing and compiling, on two cores
 GAIN = 0.14  # of a step's time, at least (benchmarks/results/speed-cpu.json); not measured on a GPU
-PER_SECOND = 6e10  # operations in floating point, of two cores; a constant, so that all machines decide the same
-PYTHON = 5e-3  # seconds a step: Pyro's handlers
+PER_SECOND = 6e10  # floating-point operations per second of two cores; a constant, for the same decision everywhere
+PYTHON = 5e-3  # seconds per step in Pyro's handlers
 
 
 def seconds_of_step(trainer: Trainer, batch: Batch) -> float:
-    """About how long a step takes, from the operations that it is made of and not from a clock: the same at every call.
-
-    It is right within a factor of two or so, which is enough to tell minutes from seconds.
-    """
+    """A rough estimate of a step's time from its number of operations, without a clock, so that it is reproducible."""
     owned = nn.ModuleList([trainer.objective, trainer.critics])
     with FlopCounterMode(display=False) as counter, torch.no_grad(), as_it_is(owned):
         trainer.losses([batch] if batch.alone is None else [batch, batch.alone], 0.0)
@@ -32,7 +29,7 @@ def seconds_of_step(trainer: Trainer, batch: Batch) -> float:
 
 
 def pays(trainer: Trainer, batch: Batch, steps: int) -> bool:
-    """Whether compiling costs less time than it saves in all of a training's steps; False where it is not measured."""
+    """Whether compiling saves more time than it takes over all steps; False on GPUs, where it has not been measured."""
     if steps < 100 or trainer.fabric.device.type != "cpu":
         return False
     return seconds_of_step(trainer, batch) * steps * GAIN > COST

@@ -13,7 +13,7 @@ from pyro_semivae.infer.graph import graphs_of, with_parents
 from pyro_semivae.models import SemiVAE
 
 if TYPE_CHECKING:
-    from pyro_semivae.trainer import Told
+    from pyro_semivae.trainer import StepReport
 
 
 class Tally:
@@ -22,10 +22,10 @@ class Tally:
     def __init__(self, vae: SemiVAE):
         self.vae, self.start, self.steps = vae, time.perf_counter(), 0
         self.sums: Tensor | None = None
-        self.told: Told | None = None
+        self.told: StepReport | None = None
         self.names: list[str] = []
 
-    def add(self, told: Told, batch: Batch) -> None:
+    def add(self, told: StepReport, batch: Batch) -> None:
         """Adds a step."""
         if self.told is None:
             values = {name: _few(batch.values.get(name)) for name in self.vae.spaces}

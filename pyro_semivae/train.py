@@ -225,7 +225,7 @@ def fit(
         of_optimiser |= {"early_stopping": str(early_stopping)}
         kept = {} if checkpoint is None else setting(vae, elbo, given, batches, of_batches, of_optimiser)
         state = Checkpoint(trainer, batches, kept, config)
-        history, streams = _taken_up(state, checkpoint if resume else None, epochs, seed, early_stopping)
+        history, streams = _resumed(state, checkpoint if resume else None, epochs, seed, early_stopping)
         total = max(1, epochs * batches.steps)
         trainer.start(lambda step: schedule(step / total), len(history) * batches.steps)
 
@@ -288,7 +288,7 @@ def _without_data(
     return table, given, labels, alone
 
 
-def _taken_up(
+def _resumed(
     state: Checkpoint, path: Path | None, epochs: int, seed: int, early_stopping: EarlyStopping | None
 ) -> tuple[History, RandomStreams]:
     """The finished epochs and the random streams, from a checkpoint if the run is resumed."""

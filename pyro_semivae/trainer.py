@@ -26,11 +26,11 @@ from pyro_semivae.watch import FiniteWatch
 Optimiser = Callable[..., Optimizer]
 Given = tuple[tuple[Tensor | None, ...], Tensor, int, tuple[tuple[str, tuple[int, ...]], ...]]  # see `Batch`
 
-OF_MODEL = "the model"  # whose loss it is
+OF_MODEL = "the model"  # the name of its loss, beside those of modules that terms own
 
 
 @dataclass(frozen=True)
-class Told:
+class StepReport:
     """The values of a step to report, other than its loss.
 
     Attributes:
@@ -63,7 +63,8 @@ class Trainer:
         data_complete: whether no row of data is missing.
 
     Attributes:
-        traced: what evaluates the objective, if it is compiled. notes: what was done otherwise than asked for.
+        traced: the graph of the objective, if it is compiled.
+        notes: fallbacks, such as a step that could not be compiled.
     """
 
     def __init__(
@@ -105,10 +106,10 @@ class Trainer:
             self.critic_optimisers = self.objective.objective.optimisers()
 
     def compile(self, *, optional: bool = False) -> None:
-        """From the next step on, the objective is a graph, compiled at that step.
+        """Evaluates the objective as a graph from the next step on, which traces and compiles it.
 
         Args:
-            optional: where that fails, go on without it, and note it.
+            optional: if this fails at the first step, continue without a graph and add a note.
         """
         self._may_be_eager = optional
         trained = {OF_MODEL: self.vae, **self.critics}
@@ -122,7 +123,7 @@ class Trainer:
         self._step = self.fabric.setup_optimizers(self.optimiser)
         self._critic_steps = [self.fabric.setup_optimizers(own) for own in self.critic_optimisers.values()]
 
-    def learn(self, batch: Batch, done: float, where: str) -> Told:
+    def learn(self, batch: Batch, done: float, where: str) -> StepReport:
         """Takes one step, at the fraction `done` of training; returns the values to report."""
         parts = [batch] if batch.alone is None else [batch, batch.alone]
         with self.fabric.autocast():
@@ -149,7 +150,7 @@ class Trainer:
         for parameter, gradient in zip(parameters, found, strict=True):
             parameter.grad = gradient
 
-    def losses(self, parts: list[Batch], done: float) -> tuple[Tensor, dict[str, Tensor], Told]:
+    def losses(self, parts: list[Batch], done: float) -> tuple[Tensor, dict[str, Tensor], StepReport]:
         """The model's loss; name -> loss of each module owned by a term; the values to report.
 
         Args:
@@ -160,10 +161,10 @@ class Trainer:
             for part in parts
         ]
         losses, told = (self._evaluate if self.traced is None else self._compiled)(*given, done=done)
-        return losses.pop(OF_MODEL), losses, Told(**told)
+        return losses.pop(OF_MODEL), losses, StepReport(**told)
 
     def _compiled(self, *parts: Given, done: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The same by the graph; without it, where it need not be and the first step has none."""
+        """As `_evaluate`, by the graph; if it is optional and fails at the first step, without it from then on."""
         try:
             return self.traced(*parts, done=done)
         except NotTraceable as error:
@@ -174,7 +175,7 @@ class Trainer:
             return self._evaluate(*parts, done=done)
 
     def _evaluate(self, *parts: Given, done: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The losses, the model's among them, and what there is to report, of rows with data and those without."""
+        """Name -> loss, including the model's, and the values to report, for rows with data and rows without."""
         blocks, of_rows, monitors = [], [], {}
         names: dict[str, tuple[float, bool]] = {}
         sums: dict[str, Tensor] = {}

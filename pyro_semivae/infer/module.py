@@ -63,10 +63,10 @@ class ObjectiveModule(nn.Module):
             return -self.objective.evaluate(Step(*self._pair, args, kwargs)).total()
 
     def compiled(self, *, compiler: Compiler = "inductor") -> CompiledModule:
-        """The same, its forward and its gradients one graph: traced, and compiled, at the first call of a signature.
+        """This module with forward and gradients as one graph, traced and compiled at the first call of a signature.
 
         Args:
-            compiler: see `Traced`, as for the errors that a call may raise.
+            compiler: see `Traced`, also for the errors raised by a call.
 
         >>> import torch
         >>> from pyro_semivae.models import VAE
@@ -86,12 +86,12 @@ class ObjectiveModule(nn.Module):
 
 
 class CompiledModule(nn.Module):
-    """An objective bound to a model and a guide, whose forward, the loss, runs as a graph.
+    """An objective bound to a model and a guide, whose forward (the loss) and gradients run as a graph.
 
-    It owns the parameters that `module` does. Modules that terms own get no gradient from it.
+    It owns the parameters of `module`. Modules owned by terms get no gradient from it.
 
     Attributes:
-        module: what was compiled. traced: its graphs.
+        module: the compiled module. traced: its graphs.
     """
 
     def __init__(self, module: ObjectiveModule, compiler: Compiler = "inductor"):

@@ -1,7 +1,7 @@
-"""Graphs in parts, so that a compiler moves none of their random numbers.
+"""Splits graphs at their random operations, so that compiling keeps the order of random numbers.
 
-A compiler may compute independent operations in another order, and random numbers with them: from the same state of the
-generator two samples are then exchanged. Here the random operations stay outside of what is compiled, in their order.
+A compiler may reorder independent operations, random ones included; from the same state of the generator, two samples
+are then exchanged. Here random operations are not compiled and keep their order.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ LIKE = {aten.rand_like.default: aten.uniform_.default, aten.randn_like.default: 
 
 
 def compiled_between(graph: GraphModule, compile: Callable[[GraphModule], Callable]) -> Callable:
-    """The same function as a graph, what lies between its random operations compiled.
+    """The function of a graph, with the parts between its random operations compiled.
 
-    Random operations of which only the shape is known before (`randn_like`) come first, in one part; the graph is cut
-    where one depends on values (`multinomial`).
+    Random operations that need only a shape (`randn_like`) come first, in one part. The graph is cut at each random
+    operation that depends on values (`multinomial`).
 
     Args:
         graph: traced by `make_fx`; it is changed.
-        compile: from a part without random operations to a function of the same inputs.
+        compile: turns a part without random operations into a function of the same inputs.
 
     >>> from torch.fx.experimental.proxy_tensor import make_fx
     >>> def sample(x: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class _Function(torch.nn.Module):
 
 
 def _parts(graph: GraphModule) -> dict[Node, int]:
-    """Node -> the number of its part: even ones are of random operations, odd ones are to be compiled."""
+    """Node -> the number of its part: even parts contain random operations, odd parts are compiled."""
     part, part_of = 0, {}
     for node in list(graph.graph.nodes):
         if node.op not in ("call_function", "get_attr"):
@@ -88,7 +88,7 @@ def _is_random(node: Node) -> bool:
 
 
 def _of_shape_alone(graph: GraphModule, node: Node) -> list[Node]:
-    """The nodes of a random operation that depends on no value, where it is one; they then have no inputs."""
+    """The nodes of a random operation that needs only a shape, rewritten to have no inputs; empty for other nodes."""
     inputs = node.all_input_nodes
     if not inputs:
         return [node]
@@ -113,7 +113,7 @@ def _of_shape_alone(graph: GraphModule, node: Node) -> list[Node]:
 
 
 def _empty(graph: GraphModule, node: Node) -> Node:
-    """A node that makes an empty tensor of the layout of another node's."""
+    """A node that creates an empty tensor with the layout of another node's value."""
     like = node.meta["val"]
     options = {"dtype": like.dtype, "device": like.device}
     empty = graph.graph.call_function(aten.empty_strided.default, (list(like.shape), list(like.stride())), options)

@@ -1,8 +1,8 @@
-"""Evaluations as graphs: a function of parameters and tensors, traced once per signature, and compiled.
+"""Functions of parameters and tensors as graphs, traced once per signature and compiled.
 
-Pyro's handlers run in Python at every step. What they do to tensors is the same at every step of one signature: the
-objectives have no `.item()`, no branch on a tensor's value and no shape that depends on one. So loss and gradients are
-traced once (`torch.fx`'s `make_fx`), the graph is compiled (TorchInductor), and the following steps run that alone.
+Pyro's handlers run in Python at every step, but they do the same to tensors at every step of one signature: objectives
+have no `.item()`, no branch on a tensor's value and no shape that depends on one. So loss and gradients are traced once
+(`torch.fx`'s `make_fx`), the graph is compiled (TorchInductor), and later steps run only the compiled graph.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class NotTraceable(InputError):
     """A function cannot be run as one graph; the message says why.
 
     Attributes:
-        first: whether this was found at the first call of a signature, before anything was learnt by its graph.
+        first: whether it happened at the first call of a signature, before its graph was used for training.
     """
 
     first = False
@@ -50,10 +50,11 @@ class _Graph:
     """A traced function.
 
     Attributes:
-        run: parameters, buffers, inputs and the values of schedules -> losses, gradients, other outputs. schedules: the
-            ones that it asks for. losses: their names. gradients: which parameters have one, loss by loss. spec: the
-            structure of the other outputs. constants: those that are no tensors, by their place. calls: how often it
-            was called.
+        run: parameters, buffers, inputs and the values of schedules -> losses, gradients, other outputs.
+        schedules: the schedules that it uses. losses: the names of the losses.
+        gradients: for each loss, which of its parameters have a gradient.
+        spec: the structure of the other outputs. constants: position -> output that is not a tensor.
+        calls: the number of calls.
     """
 
     run: Callable[..., Sequence[Tensor]]
@@ -68,25 +69,27 @@ class _Graph:
 class Traced:
     """A function of modules' parameters and of tensors, run as a graph that is traced once per signature.
 
-    A signature is the shapes, strides, dtypes and devices of all tensors, the modes of the modules (training or
-    evaluation, which parameters require a gradient), autocast, and all inputs that are no tensors. Anything else that
-    the function reads, such as an attribute of a model, is a constant of the graph. Torch's random numbers are new at
-    every call, and the same as without a graph from the same state of the generator.
+    A signature consists of the shapes, strides, dtypes and devices of all tensors, the modes of the modules (training
+    or evaluation, which parameters require a gradient), autocast, and all inputs that are not tensors. Everything else
+    that the function reads, such as an attribute of a model, is a constant of the graph. Torch's random numbers are new
+    at every call, and the same as without a graph from the same state of the generator.
 
-    So that no graph trains something else in silence, its losses and gradients are compared with the function's own
-    under the same noise, at its calls 1, 2, 4, 8, ... and at every 250th, and whenever `checks_next` is set.
+    Losses, gradients and other outputs of the graph are compared with those of the function under the same noise, at
+    calls 1, 2, 4, 8, ..., at every 250th call, and whenever `checks_next` is set, to detect a graph that computes
+    something else.
 
     Args:
-        fn: called with the inputs and `done=`; returns its losses, name -> scalar, and anything else in lists, tuples
-            and dicts, whose tensors are detached.
-        modules: those whose parameters and buffers `fn` reads.
-        trained: loss's name -> the module whose parameters have its gradient.
-        compiler: `"inductor"`, or `"none"`: the operations of the graph one by one, which needs no C++ compiler.
-        most_graphs: how many signatures are accepted; each is traced and compiled anew.
+        fn: called with the inputs and `done=`; returns name -> loss, scalars, and other outputs in lists, tuples and
+            dicts, whose tensors are detached.
+        modules: the modules whose parameters and buffers `fn` reads.
+        trained: name of a loss -> the module whose parameters get its gradient.
+        compiler: `"inductor"`; or `"none"`, the operations of the graph one by one, without a C++ compiler.
+        most_graphs: the maximum number of signatures, each of which is traced and compiled separately.
 
     Attributes:
-        calls: how many there were. checks_next: whether the next one compares. graphs: how many graphs there are.
-        num_nodes: the number of operations of the latest one. seconds: what tracing and compiling took in all.
+        calls: the number of calls. checks_next: whether the next call compares.
+        graphs: the number of graphs. num_nodes: the number of operations of the latest graph.
+        seconds: the total time of tracing and compiling.
     """
 
     def __init__(
@@ -109,14 +112,17 @@ class Traced:
         return len(self._graphs)
 
     def __call__(self, *inputs: Any, done: float = 1.0) -> Evaluated:
-        """The losses, whose `backward` gives the gradients of the graph, and what else the function returns.
+        """The losses, whose `backward` returns the gradients computed by the graph, and the other outputs.
+
+        With gradients disabled the function is called without a graph.
 
         Args:
-            done: the fraction of training done, by which schedules go that the function asks for.
+            done: the fraction of training done, the argument of schedules.
 
         Raises:
-            NotTraceable: the function branches on a tensor's value, draws random numbers that are not torch's, or does
-                something else than its graph; there are more signatures than `most_graphs`; the compiler fails.
+            NotTraceable: the function branches on a tensor's value, uses random numbers that are not torch's, replaces
+                a buffer, or computes something else than its graph; an input requires a gradient; there are more
+                signatures than `most_graphs`; the compiler fails.
         """
         if not torch.is_grad_enabled():
             return self.root(*inputs, done=done)

@@ -40,10 +40,10 @@ class WarmUp:
 
 
 class Schedules:
-    """The schedules that an evaluation asks for, so that a graph of it can have their values as an input.
+    """Collects the schedules that an evaluation uses, so that their values can be an input of its graph.
 
-    Inside of `with schedules:`, every schedule that is asked for is added to them. Inside of `with
-    schedules.given(values):`, each of them is the entry of `values` in the order in which they were added, a tensor.
+    Inside `with schedules:`, every schedule that is evaluated is added. Inside `with schedules.given(values):`, the
+    value of a schedule is its entry in `values`, a tensor, in the order in which they were added.
 
     >>> schedules = Schedules()
     >>> with schedules:
@@ -72,11 +72,11 @@ class Schedules:
         return self
 
     def values(self, done: float) -> Tensor:
-        """What they are at a fraction of training, `(S,)`, float64."""
+        """The values at a fraction of training, `(S,)`, float64."""
         return torch.tensor([_number(schedule, done) for schedule in self.found], dtype=torch.float64)
 
     def at(self, schedule: Callable[[float], float], done: float) -> float | Tensor:
-        """A schedule's value; it may ask for others, which are then a part of it."""
+        """A schedule's value. Schedules that it evaluates itself are not added."""
         if self._values is None:
             if schedule not in self.found:
                 self.found.append(schedule)
@@ -101,7 +101,7 @@ def at(weights: Iterable[Weight], done: float) -> float:
 
 
 def is_one(weight: float | Tensor) -> bool:
-    """Whether a weight is the number 1; one that is a tensor is not looked at."""
+    """Whether a weight is the number 1; False for tensors, whose values are not read."""
     return not isinstance(weight, Tensor) and weight == 1
 
 
