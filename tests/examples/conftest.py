@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import traceback
@@ -23,6 +24,11 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.delenv("PYRO_SEMIVAE_DATA", raising=False)
 
 
+def interruptible():
+    """Ctrl-C ends the script, also where the tests run in the background and ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(tmp_path, cache):
     """Starts a script in a process of its own."""
@@ -31,7 +37,7 @@ def start(tmp_path, cache):
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, EXAMPLES / script, *map(str, flags)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes)
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, preexec_fn=interruptible, **pipes)
 
     return start
 
