@@ -20,7 +20,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from studies.job import RESULTS, ROOT
+from studies import job
+from studies.job import ROOT
 
 from pyro_semivae.files import atomic_open, write_json
 
@@ -88,7 +89,7 @@ def main() -> None:
         command += ["--cuda"] if args.cuda else []
         subprocess.run([sys.executable, *command], check=True, cwd=ROOT)
         about = {"command": " ".join(["python", *command]), "date": datetime.date.today().isoformat()}
-        result = RESULTS / "ccvae" / f"letters-{part}-seed{args.seed}.json"
+        result = job.RESULTS / "ccvae" / f"letters-{part}-seed{args.seed}.json"
         write_json(result, {**json.loads((out / "metrics.json").read_text()), **about})
 
 

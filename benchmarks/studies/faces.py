@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from studies.job import PRESETS, RATES, RESULTS, Job, cell, markdown
+from studies.job import PRESETS, RATES, Job, cell, markdown, recorded
 
 # Faces: the measures of CCVAE's Tables 1 and 2, Figs. 10 and 12, and ours, for the bound's three marginals.
 MARGINALS = ("exact", "jensen", "sampled")
@@ -86,10 +85,10 @@ def label_table(rate: str, preset: str, part: str = "jensen") -> str:
 
 def gradient_table() -> str:
     """A Markdown table of what `benchmarks/gradients.py` recorded: variances by variant, at the start and trained."""
-    path = RESULTS / "gradients-cpu.json"
-    if not path.exists():
+    run = recorded("gradients-cpu.json")
+    if not run:
         return ""
-    start, trained = (json.loads(path.read_text())["variance"][when] for when in ("at the start", "after training"))
+    start, trained = (run["variance"][when] for when in ("at the start", "after training"))
     head = ["", *start["exact"], *(f"{part}, trained" for part in trained["exact"])]
     return markdown(
         head,

@@ -23,7 +23,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 PRESETS = ("recipe", "recipe-1", "demo")
 RATES = ("0.004", "0.06", "0.2", "1.0")
 # Flags that say which run it is, or where, and a preset's name; all others are settings.
-NO_SETTINGS = {"dataset", "labelled", "seed", "out", "data_dir", "cuda", "resume", "overwrite", "smoke_test", "preset"}
+NO_SETTINGS = {"dataset", "labelled", "seed", "preset", "out", "data_dir"}
+NO_SETTINGS |= {"cuda", "compile", "resume", "overwrite", "smoke_test"}
 # What runs had of weights whose flags came later.
 ADDED = {"tau": 0.0, "generated": 0.0, "style": 0.0, "independence": 0.0}
 
@@ -98,6 +99,12 @@ class Job:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         about = {"settings": self.settings, "command": " ".join(command), "date": datetime.date.today().isoformat()}
         write_json(self.path, {**metrics, **about})
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """What a file of `benchmarks/results` says, nothing if there is none."""
+    path = RESULTS / name
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _words(name: str, value: Any) -> list[str]:

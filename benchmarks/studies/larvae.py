@@ -3,12 +3,11 @@ Fig. 3: the weight of the label replacement and the size of the nuisance."""
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from studies.job import RESULTS, Job, cell, markdown, mean_and_error
+from studies.job import Job, cell, markdown, mean_and_error, recorded
 
 DEFAULT_PRESET = "demo"
 DATASETS = ("room", "sprites")
@@ -174,8 +173,7 @@ EXAMPLE = {
 
 def example() -> str:
     """A Markdown table of the run of the example that is recorded, `python examples/larvae.py`."""
-    path = RESULTS / "larvae" / "example-room-seed0.json"
-    run = json.loads(path.read_text()) if path.exists() else {}
+    run = recorded("larvae/example-room-seed0.json")
     lines = [[what, f"{run[f'baseline_{name}']:.3f}", f"{run[name]:.3f}"] for what, name in EXAMPLE.items() if run]
     return markdown(["room", "baseline (tau 0)", "LaRVAE, z from the prior, labels of generated images"], lines)
 
