@@ -106,8 +106,7 @@ def _of_shape_alone(graph: GraphModule, node: Node) -> list[Node]:
     if inputs == [first] and first.target in EMPTY_LIKE and len(first.users) == 1:
         with graph.graph.inserting_before(node):
             empty = _empty(graph, first)
-        node.replace_input_with(first, empty)
-        graph.graph.erase_node(first)
+        node.replace_input_with(first, empty)  # `first` is in an earlier part, which drops it
         return [empty, node]
     return []
 
