@@ -25,6 +25,7 @@ from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.flags import count, flag, number
 from pyro_semivae.infer import TraceInverted_ELBO
 from pyro_semivae.models import InvertedVAE
+from pyro_semivae.processes import only_first
 from pyro_semivae.train import constant, fit
 
 OURS = {"missing_labels": "gumbel", "gradient": "hard", "temperature": 0.67, "alpha": 5.0, "image_weight": 10.0}
@@ -184,6 +185,7 @@ def run() -> None:
     first_stages(vae, job, alone)
     options = {**fit_options(job), **alone, "also_unlabelled": True}
     history = fit(vae, job.data.x, job.y, elbo=objective(vae, args, args.alpha), **options)
+    only_first()
     measured, canonical = report.measure_extraction(vae, job.data, job.labelled_rows, args.classes, seed=args.seed)
     if args.true_epochs:
         measured["true_epochs"] = args.true_epochs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,11 +131,11 @@ class Checkpoint:
         self.best: dict[str, Tensor] = {}
         self.free = {*not_finite(dict(self.vae.named_buffers()))}  # buffers that need not be finite
 
-    def save(self, path: str | Path, history: History, random: dict[str, Any]) -> None:
+    def save(self, path: str | Path, history: History, random: list[dict[str, Any]]) -> None:
         """Writes the state after the epochs of `history`.
 
         Args:
-            random: the states of the run's random generators, as tensors: `"cpu"`, and others.
+            random: the states of each process's random generators, as tensors: `"cpu"`, and others.
 
         Raises:
             FloatingPointError: a weight, an average or the optimiser's state is not finite.
@@ -151,7 +152,8 @@ class Checkpoint:
             "scaler": self.precision.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "critics": self.trainer.states(),
-            "random": random,
+            "random": random[0],
+            "random_of_others": random[1:],
             "epoch": len(history),
             "labelled": self.batches.labelled,
             "history": [*history],
@@ -164,20 +166,20 @@ class Checkpoint:
             )
         save_checkpoint(path, state)
 
-    def restore(self, path: str | Path, epochs: int) -> tuple[History, dict[str, Any], dict[str, Tensor]]:
+    def restore(self, path: str | Path, epochs: int) -> tuple[History, list[dict[str, Any]], dict[str, Tensor]]:
         """Restores the state from a file.
 
-        Everything is checked first, so that an error changes nothing.
+        Everything is checked first, so that an error changes nothing. The first process alone reads the file.
 
-        Returns the finished epochs, the states of the run's random generators, and the file's `weights` (those of the
-        best epoch with early stopping).
+        Returns the finished epochs, the states of the random generators of the processes that wrote the file, and the
+        file's `weights` (those of the best epoch with early stopping).
 
         Raises:
             FileNotFoundError: there is no such file.
             InputError: the file is damaged, of an older version, or from a run with another model, setting or labelled
                 rows; its numbers are not finite; it contains more than `epochs` epochs.
         """
-        state = load_checkpoint(path, type(self.vae).__name__)
+        state = self.trainer.processes.of_first(partial(load_checkpoint, path, type(self.vae).__name__))
         check_fields(state, path, FIELDS)
         check_fit(self.vae, state["weights"], path)
         if not torch.equal(state["labelled"], self.batches.labelled):
@@ -195,7 +197,7 @@ class Checkpoint:
         self.precision.load_state_dict(state["scaler"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.trainer.load_states(state["critics"])
-        return History(state["history"]), state["random"], state["weights"]
+        return History(state["history"]), _random_states(state), state["weights"]
 
     def _numbers(self, state: dict[str, Any]) -> dict[str, Tensor]:
         """Name for messages -> tensor, for the tensors of a state that must be finite."""
@@ -217,11 +219,12 @@ class Checkpoint:
         _check_tensors(state["in_training"], self.vae.state_dict(), path, "in_training")
         _check_tensors(state["averages"], self.averaged.values, path, "averages")
         self._check_critics(state["critics"], path)
-        check_fields(state["random"], path, {"cpu": Tensor}, "random")
-        try:
-            torch.Generator().set_state(state["random"]["cpu"])
-        except (RuntimeError, TypeError) as error:
-            raise InputError(f"checkpoint: {path}: random['cpu'] is no state of a generator ({error})") from error
+        for random in _random_states(state):
+            check_fields(random, path, {"cpu": Tensor}, "random")
+            try:
+                torch.Generator().set_state(random["cpu"])
+            except (RuntimeError, TypeError) as error:
+                raise InputError(f"checkpoint: {path}: random['cpu'] is no state of a generator ({error})") from error
         history = state["history"]
         check_fields(history, path, dict.fromkeys(range(len(history)), dict), "history")
         if len(history) != state["epoch"]:
@@ -238,6 +241,11 @@ class Checkpoint:
             own = self.trainer.critics[name].state_dict()
             _check_tensors(states[name]["weights"], own, path, f"{where}['weights']")
             _check_optimiser(states[name]["optimiser"], optimiser, path, f"{where}['optimiser']")
+
+
+def _random_states(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The states of the random generators of each process; older files have those of one."""
+    return [state["random"], *state.get("random_of_others", [])]
 
 
 def _check_optimiser(found: dict[str, Any], optimiser: torch.optim.Optimizer, path: str | Path, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pyro_semivae.errors import InputError
 from pyro_semivae.flags import Flags, count, flag, number
 from pyro_semivae.infer import Objective, style_terms
 from pyro_semivae.models.parts import ALPHA, BETA
+from pyro_semivae.processes import is_first
 from pyro_semivae.runs import device_of
 from pyro_semivae.train import SCHEDULES
 
@@ -36,6 +38,7 @@ def few_flags(description: str, out: str, *, dataset: bool = False) -> argparse.
     parser.add_argument("--out", type=Path, default=Path(out), help="folder for the figures (default: %(default)s)")
     if dataset:
         parser.add_argument("--dataset", type=Path, help="a folder of images, with a csv or one sub-folder per class")
+    _quiet_unless_first()
     args = parser.parse_args()
     try:
         args.device = device_of(args.cuda)
@@ -44,6 +47,12 @@ def few_flags(description: str, out: str, *, dataset: bool = False) -> argparse.
     args.out.mkdir(parents=True, exist_ok=True)
     sys.excepthook = _one_line
     return args
+
+
+def _quiet_unless_first() -> None:
+    """Standard output of a process that trains with others goes nowhere, unless it is the first."""
+    if not is_first():
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115, to the end of the process
 
 
 def _user_message(error: BaseException) -> str | None:
@@ -362,7 +371,11 @@ class TwoLatents(Flags):
 
 
 def main(run: Callable[[], None]) -> None:
-    """Runs a script's function; bad input prints one line on standard error and exits with status 2."""
+    """Runs a script's function; bad input prints one line on standard error and exits with status 2.
+
+    Of several processes that train together (`processes`) the first one alone prints on standard output.
+    """
+    _quiet_unless_first()
     try:
         run()
     except Exception as error:

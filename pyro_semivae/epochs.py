@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,9 @@ class Loop:
         for epoch in range(len(history), self.epochs):
             if self.early_stopping is not None and self.early_stopping.is_over(history):
                 break
-            history.append(self._learn(epoch, progress))
-            if self.on_epoch is not None:
-                with self._evaluating():
-                    history[-1].update(_values(self.on_epoch(epoch + 1, self.vae)))
+            record, processes = self._learn(epoch, progress), self.trainer.processes
+            processes.share(self.vae.buffers())  # such as running means, of each process's own rows
+            history.append(processes.of_first(partial(self._with_values, record)))
             progress.epoch(history[-1], self._accuracy() if progress.draws else {})
             check_weights(self.vae, self.trainer.averaged.values, epoch + 1)
             self._keep(epoch, history)
@@ -77,7 +77,14 @@ class Loop:
                 progress.restart()
             progress.step(tally.bound)
         self.trainer.watch.check()
-        return tally.record(epoch)
+        return tally.record(epoch, self.trainer.processes)
+
+    def _with_values(self, record: dict[str, float]) -> dict[str, float]:
+        """An epoch's record, with the values that the callback returns."""
+        if self.on_epoch is None:
+            return record
+        with self._evaluating():
+            return record | _values(self.on_epoch(int(record["epoch"]), self.vae))
 
     def _accuracy(self) -> dict[str, str]:
         """The classifier's accuracy on labelled rows, for the progress bar."""
@@ -87,12 +94,14 @@ class Loop:
         return {"accuracy" if only else f"accuracy of {name}": f"{value:.3f}" for name, value in found.items()}
 
     def _keep(self, epoch: int, history: History) -> None:
-        """Stores the weights if the epoch is the best one so far, and saves the checkpoint."""
+        """Stores the weights if the epoch is the best one so far, and saves the checkpoint, in the first process."""
         if self.early_stopping is not None and self.early_stopping.best(history) == epoch:
             with self.trainer.averaged.in_place():
                 self.state.best = {name: value.clone() for name, value in self.vae.state_dict().items()}
         if self.checkpoint is not None:
-            self.state.save(self.checkpoint, history, self.streams.now())
+            processes = self.trainer.processes
+            states = processes.gathered(self.streams.now())
+            processes.of_first(partial(self.state.save, self.checkpoint, history, states))
 
     @contextmanager
     def training(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from pyro_semivae.models import SemiVAE
 from pyro_semivae.models.parts import classifier_weight, is_large, likelihood_for
 from pyro_semivae.nn import Convs, MLPs
 from pyro_semivae.plot import noted
+from pyro_semivae.processes import only_first
 from pyro_semivae.runs import Run
 from pyro_semivae.spaces import Images, any_known
 from pyro_semivae.train import fit
@@ -161,6 +162,7 @@ class ExampleRun(Run[S]):
         """
         options = {"corrupt": self.noise(), "on_epoch": self._tested, **options}
         history = fit(vae, self.data.x, self.y, elbo=elbo, **{**self.fit_options(), **options})
+        only_first()
         if then is not None:
             then()
             replace_weights(self.checkpoint, vae)

@@ -13,6 +13,7 @@ from pyro_semivae.errors import InputError
 from pyro_semivae.flags import naming
 from pyro_semivae.infer import Objective
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.processes import is_first, only_first
 from pyro_semivae.runs import Run, S
 from pyro_semivae.spaces import Real
 from pyro_semivae.train import History, fit
@@ -97,11 +98,12 @@ class FactorRun(Run[S]):
             torch.manual_seed(self.args.seed)
             others["baseline"] = make()
             self._fit(others["baseline"], objective(others["baseline"], 0.0), checkpoint=self.out / "baseline.pt")
-            found = self._measured(others["baseline"])
+            found = self._measured(others["baseline"]) if is_first() else {}
             measured = {f"baseline_{name}": value for name, value in found.items() if name != "protocol"}
         torch.manual_seed(self.args.seed)
         vae = make()
         history = self._fit(vae, objective(vae, self.args.tau))
+        only_first()
         notes = {"notes": history.notes} if history.notes else {}
         found = {"labelled": self.labelled, **self._measured(vae), **measured}
         self.finish({**found, "compiled": history.compiled, **notes})

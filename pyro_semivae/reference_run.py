@@ -11,6 +11,7 @@ from pyro_semivae.flags import naming
 from pyro_semivae.infer import Objective
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.plot import noted
+from pyro_semivae.processes import only_first
 from pyro_semivae.runs import Run, S
 from pyro_semivae.train import fit
 from pyro_semivae.watch import signs_of_failure
@@ -91,6 +92,7 @@ class ReferenceRun(Run[S]):
         rows = {"x": self.data.x, "y": self.data.y}
         options = {"corrupt": None, "on_epoch": self._watched, **options}
         history = fit(vae, rows, elbo=elbo, **{**self.fit_options(), **options})
+        only_first()
         measured = report.measure_reference(vae, self.data, seed=self.args.seed, quick=self.args.smoke_test)
         notes = history.notes + signs_of_failure(vae, vae.table(rows), seed=self.args.seed)
         notes += report.signs_of_collapse(measured, history)

@@ -18,6 +18,7 @@ from pyro_semivae.errors import InputError
 from pyro_semivae.files import FolderLock, check_fields, load_checkpoint, writable_folder, write_json
 from pyro_semivae.infer import Objective
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.processes import is_first, launched
 from pyro_semivae.spaces import any_known
 from pyro_semivae.train import SCHEDULES
 
@@ -58,7 +59,8 @@ class Run(Generic[S]):
             raise InputError("--overwrite: got --resume too; expected one of the two")
 
     def open_folder(self, *, writes: bool = True) -> None:
-        """Opens the output folder and locks it for the lifetime of this run.
+        """Opens the output folder and locks it for the lifetime of this run. Of several processes that train together
+        (`processes`) the first one alone locks it.
 
         Args:
             writes: whether the run writes. It then locks the folder, and needs `--resume` or `--overwrite` if there is
@@ -71,7 +73,7 @@ class Run(Generic[S]):
         self.before_training = self.in_training = 0.0  # seconds spent before resuming
         if self.fallback:
             print(f"NOTE: {self.fallback}", flush=True)
-        if writes:
+        if writes and is_first():
             self._lock = FolderLock(self.out, "--out")
             self._take_folder()
 
@@ -147,6 +149,7 @@ class Run(Generic[S]):
             **_finite(metrics),
             "measures": report.MEASURES,
             "seconds": round(self.before_training + self.in_training + self.elapsed(), 1),
+            "processes": launched(),
             "device": torch.cuda.get_device_name() if self.args.cuda else f"{platform.machine()} CPU",
             "versions": versions(),
         }

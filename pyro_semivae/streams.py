@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
 class RandomStreams:
     """States of torch's global generators, of the CPU and one GPU, that are active only inside `with streams:`.
+
+    Args:
+        process: the streams of different processes differ; that of the first one, 0, is the seed's own.
 
     Attributes:
         state: the states, in a form that a checkpoint can hold: `{"cpu": tensor}`, with a GPU also `"cuda"`.
@@ -23,8 +27,10 @@ class RandomStreams:
     (0, tensor([True]))
     """
 
-    def __init__(self, seed: int, device: torch.device | str = "cpu"):
+    def __init__(self, seed: int, device: torch.device | str = "cpu", *, process: int = 0):
         self.device = torch.device(device)
+        if process:  # mixed, since the CPU's generator ignores all but the lowest 32 bits
+            seed = int(np.random.SeedSequence([seed, process]).generate_state(1)[0])
         self.state = {"cpu": torch.Generator().manual_seed(seed).get_state()}
         if self.device.type == "cuda":
             self.state["cuda"] = torch.Generator(self.device).manual_seed(seed).get_state()

@@ -11,6 +11,7 @@ from pyro_semivae.data.batches import Batch
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer.graph import graphs_of, with_parents
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.processes import Processes
 
 if TYPE_CHECKING:
     from pyro_semivae.trainer import StepReport
@@ -38,22 +39,26 @@ class Tally:
         self.told, self.steps = told, self.steps + 1
         self.sums = told.sums if self.sums is None else self.sums + told.sums
 
-    def bound(self) -> float:
-        """The mean bound so far: the sum of its own terms, unweighted."""
-        means = (self.sums / self.steps).tolist()
+    def bound(self, means: list[float] | None = None) -> float:
+        """The mean bound so far: the sum of its own terms, unweighted.
+
+        Args:
+            means: the mean values of the steps, if not those of this process.
+        """
+        means = (self.sums / self.steps).tolist() if means is None else means
         own = zip(means, self.told.in_elbo, strict=False)
         return means[len(self.names) + 1] + sum(mean for mean, in_elbo in own if in_elbo)
 
-    def record(self, epoch: int) -> dict[str, float]:
-        """The epoch's record for the history."""
-        means, told = (self.sums / self.steps).tolist(), self.told
+    def record(self, epoch: int, processes: Processes) -> dict[str, float]:
+        """The epoch's record for the history, with means over processes."""
+        means, told = processes.mean(self.sums / self.steps).tolist(), self.told
         terms, monitors = means[: len(self.names)], means[len(self.names) + 2 :]
         of_terms = zip(self.names, map(float, told.weights), strict=True)
         weights = {name: weight for name, weight in of_terms if weight != 1}
         return {
             "epoch": epoch + 1,
             "objective": means[len(self.names)],
-            "elbo": self.bound(),
+            "elbo": self.bound(means),
             **{f"term/{name}": value for name, value in zip(self.names, terms, strict=True)},
             **{f"weight/{name}": value for name, value in weights.items()},
             **{f"monitor/{name}": value for name, value in zip(told.monitors, monitors, strict=True)},

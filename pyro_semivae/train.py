@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pyro
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from pyro_semivae.checkpoints import Checkpoint, History
@@ -19,11 +20,13 @@ from pyro_semivae.compiling import COMPILE, Compile, pays
 from pyro_semivae.contract import check_sites, check_terms
 from pyro_semivae.data.batches import Batches
 from pyro_semivae.data.noise import Corruption
+from pyro_semivae.digests import digest
 from pyro_semivae.epochs import Loop
 from pyro_semivae.errors import InputError, check_choice, check_count, check_number
 from pyro_semivae.files import check_plain, writable_file
 from pyro_semivae.infer import Objective
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.processes import Processes, connect, devices_of_launch, launched
 from pyro_semivae.settings import setting
 from pyro_semivae.spaces import is_missing
 from pyro_semivae.spaces.base import absent_rows, rows_of
@@ -95,6 +98,11 @@ def fit(
     The defaults are the recipe of the examples: the weights of the objective, the number of steps, the learning rate
     and its schedule, weight averaging, the model's warm-up, and shifts of the guide's images (but no dropout).
 
+    Under `torchrun` or `fabric run` the started processes train one model together: each calls `fit` with the same
+    arguments and data, has rows and noise of its own (batch sizes are those of one process) and ends with the same
+    model and history. The first one alone calls `on_epoch`, prints and writes checkpoints; a run can be resumed with
+    another number of processes.
+
     Args:
         vae: the model. It is trained in place and stays on the device; Pyro's parameter store is not used. Parameters
             that require no gradient are not changed.
@@ -150,6 +158,7 @@ def fit(
     Raises:
         InputError: an argument is invalid; no row is labelled although `elbo` needs labels; the checkpoint is damaged
             or from another model.
+        ConnectionError: another process that trains with this one has ended. The last checkpoint is kept.
         FloatingPointError: a term of the bound, the bound, or a parameter is not finite. The last checkpoint is kept.
         Interrupted: by Ctrl-C; it is a KeyboardInterrupt and contains the history.
     """
@@ -177,6 +186,8 @@ def fit(
         config = _config(config)
         checkpoint = None if checkpoint is None else writable_file(checkpoint, "checkpoint")
         fabric = _fabric(next(vae.parameters()).device if accelerator is None else accelerator, precision, elbo)
+        processes = Processes(fabric)
+        progress = progress and processes.first
 
         # 2. Batches.
         batches = Batches(
@@ -192,7 +203,10 @@ def fit(
             unpaired_labels=alone,
             also_unlabelled=also_unlabelled,
             stratify=None if vae.stratify is None else (vae.stratify, vae.spaces[vae.stratify].num_values),
+            process=(processes.index, processes.number),
         )
+        shapes = {name: (tuple(values.shape), values.dtype) for name, values in table.items()}
+        processes.check_same("x, y", (shapes, batches.steps, digest(batches.labelled)))
         if elbo.needs_labels and not len(batches.labelled):
             raise InputError(f"y: got no labelled row; {_needing(elbo)} needs some")
         epochs = max(LEAST_EPOCHS, round(STEPS / batches.steps)) if epochs is None else check_count("epochs", epochs)
@@ -217,7 +231,7 @@ def fit(
                 trainer.compile(optional=compile == "auto")
                 if progress:
                     print("compiling the step: about half a minute", file=sys.stderr, flush=True)
-        of_batches = f"{batches.sizes}, labelled_weight {labelled_weight}, seed {seed}"
+        of_batches = f"{batches.sizes_alone}, labelled_weight {labelled_weight}, seed {seed}"
         of_batches += ", labelled rows also unlabelled" if also_unlabelled else ""
         of_batches += f", by {vae.stratify}" if vae.stratify else ""
         of_optimiser = {"lr": lr, "schedule": schedule, "warm_up": warm_up, "corrupt": corrupt, "ema_decay": ema_decay}
@@ -292,13 +306,18 @@ def _resumed(
     state: Checkpoint, path: Path | None, epochs: int, seed: int, early_stopping: EarlyStopping | None
 ) -> tuple[History, RandomStreams]:
     """The finished epochs and the random streams, from a checkpoint if the run is resumed."""
-    history = History()
-    streams = RandomStreams(seed, state.batches.device)
-    if path is not None and path.exists():
-        history, streams.state, kept_weights = state.restore(path, epochs)
+    history, processes = History(), state.trainer.processes
+    index, streams = processes.index, RandomStreams(seed, state.batches.device, process=processes.index)
+    if path is not None and processes.of_first(path.exists):
+        history, states, kept_weights = state.restore(path, epochs)
+        if index < len(states):
+            streams.state = states[index]
+        else:  # one more process than before: noise that was not used yet
+            of_epoch = seed + len(history)
+            streams = RandomStreams(of_epoch, state.batches.device, process=index)
         if early_stopping is not None and early_stopping.best(history) is not None:
             state.best = kept_weights
-    elif path is not None:
+    elif path is not None and processes.first:
         print(f"no checkpoint at {path}: starting at epoch 1", file=sys.stderr, flush=True)
     return history, streams
 
@@ -344,10 +363,11 @@ def _check(
 
 
 def _fabric(accelerator: str | torch.device, precision: str | None, elbo: Objective) -> Fabric:
-    """Fabric for one device and a precision."""
-    devices: int | list[int] = 1
+    """Fabric for a precision and one device, or for the processes that were started, with one device each."""
+    devices = devices_of_launch()
     if isinstance(accelerator, torch.device):
-        devices = 1 if accelerator.index is None else [accelerator.index]
+        if launched() == 1 and accelerator.index is not None:
+            devices["devices"] = [accelerator.index]
         accelerator = accelerator.type
     if precision is not None:
         check_choice("precision", precision, PRECISIONS)
@@ -355,18 +375,17 @@ def _fabric(accelerator: str | torch.device, precision: str | None, elbo: Object
         got = "got '16-mixed' with a term that has modules of its own"
         raise InputError(f"precision: {got}; expected 'bf16-mixed' there, which scales no gradients")
     try:
-        fabric = Fabric(
-            accelerator=accelerator, devices=devices, precision=None if precision == "16-mixed" else precision
-        )
-    except (RuntimeError, ValueError, ImportError) as error:
+        fabric = Fabric(accelerator=accelerator, precision=None if precision == "16-mixed" else precision, **devices)
+    except (RuntimeError, ValueError, ImportError, MisconfigurationException) as error:
         raise InputError(
             f"accelerator: got {accelerator!r} ({error}); expected one that this machine has, such as 'cpu'"
         ) from error
-    if precision != "16-mixed":
-        return fabric
-    if fabric.device.type == "cpu":  # Fabric would take another one
-        raise InputError("precision: got '16-mixed' on the CPU, which has none; expected 'bf16-mixed'")
-    return Fabric(accelerator=accelerator, devices=devices, precision=precision)
+    if precision == "16-mixed":
+        if fabric.device.type == "cpu":  # Fabric would take another one
+            raise InputError("precision: got '16-mixed' on the CPU, which has none; expected 'bf16-mixed'")
+        fabric = Fabric(accelerator=accelerator, precision=precision, **devices)
+    connect(fabric)
+    return fabric
 
 
 def _check_callables(**values: Any) -> None:

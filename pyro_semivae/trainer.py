@@ -21,6 +21,7 @@ from pyro_semivae.infer import Objective, ObjectiveModule
 from pyro_semivae.infer.graph import as_it_is
 from pyro_semivae.infer.traced import NotTraceable, Traced
 from pyro_semivae.models import SemiVAE
+from pyro_semivae.processes import Processes
 from pyro_semivae.watch import FiniteWatch
 
 Optimiser = Callable[..., Optimizer]
@@ -64,6 +65,7 @@ class Trainer:
 
     Attributes:
         traced: the graph of the objective, if it is compiled.
+        processes: the processes that train together.
         notes: fallbacks, such as a step that could not be compiled.
     """
 
@@ -82,9 +84,11 @@ class Trainer:
     ):
         self.data_complete = data_complete
         self.vae, self.fabric, self.clip, self.sites = vae, fabric, clip, tuple(vae.spaces)
+        self.processes = Processes(fabric)
         guide = vae.guide if corrupt is None else corrupted(vae, corrupt)
         self.objective: ObjectiveModule = elbo(vae.model, guide)
         self.optimiser = _made(optimiser, [p for p in vae.parameters() if p.requires_grad], lr)
+        self.processes.share([*vae.parameters(), *vae.buffers()])
         self.averaged = Average(vae, ema_decay)
         self.critics = elbo.modules()
         self.critic_optimisers: dict[str, Optimizer] = {}
@@ -103,6 +107,7 @@ class Trainer:
             self.critics.to(self.fabric.device, next(self.vae.parameters()).dtype)
             with torch.no_grad(), as_it_is(self.vae):
                 self.losses([batch], 0.0)
+            self.processes.share([*self.critics.parameters(), *self.critics.buffers()])
             self.critic_optimisers = self.objective.objective.optimisers()
 
     def compile(self, *, optional: bool = False) -> None:
@@ -134,6 +139,9 @@ class Trainer:
         for name, own in losses.items():  # first, since the other backward pass frees the shared graph
             self._owned(name, own)
         self.fabric.backward(loss)
+        self.processes.mean_gradients(
+            p for module in (self.vae, self.critics) for p in module.parameters() if p.requires_grad
+        )
         if self.clip is not None:
             self.fabric.strategy.precision.unscale_gradients(self.optimiser)
             self.clip(self.vae.parameters())

@@ -73,6 +73,10 @@ class Batches:
             then larger by N_l; no row is copied.
         unpaired_labels: N_a labels without images. A step has B_a = min(`batch_size`, N_a) of them, with the scale
             N_a / B_a / N, as a separate `Batch` without images, `batch.alone`.
+        process: `(i, n)`: of n times as many rows per step, the i-th part, in the i-th of n processes that train
+            together. All sizes are those of one process; the mean of the processes' totals is the total of the whole
+            step. With fewer than n times a batch size of rows of a kind, each process has an equal number of them, and
+            a row may occur twice in a step.
 
     Raises:
         InputError: a size is not a positive integer, another number is out of range, there are no rows, the rows have
@@ -94,6 +98,7 @@ class Batches:
         unpaired_labels: Tensor | None = None,
         also_unlabelled: bool = False,
         stratify: tuple[str, int] | None = None,
+        process: tuple[int, int] = (0, 1),
     ):
         data = {name: _data(name, values) for name, values in (x if isinstance(x, Mapping) else {"x": x}).items()}
         given = y if isinstance(y, Mapping) else {} if y is None else {"y": y}
@@ -123,42 +128,50 @@ class Batches:
         n_l, n_u = len(self.labelled), len(self.unlabelled)
         n = n_l + n_u
         n_alone = 0 if unpaired_labels is None else len(unpaired_labels)
-        b_u = min(batch_size, n_u)
-        b_l = min(labelled_batch_size if labelled_batch_size and n_u else batch_size, n_l)
+        self.process, self.processes = process
         self.strata: dict[str, tuple[int, ...]] = {}
         if stratify is None:
             self.streams = [self.labelled, self.unlabelled]  # row indices, one stream per part of a batch
-            self.sizes: tuple[int, ...] = b_l, b_u
-            scales = labelled_weight * n_l / max(b_l, 1) / n, n_u / max(b_u, 1) / n
+            asked = [labelled_batch_size if labelled_batch_size and n_u else batch_size, batch_size]
         else:
             if labelled_batch_size is not None or labelled_weight != 1 or also_unlabelled:
                 got = f"stratify {stratify[0]!r} beside labelled_batch_size, labelled_weight or also_unlabelled"
                 raise InputError(f"stratify: got {got}; expected none of them, which it makes meaningless")
             self.streams = _strata(labels, *stratify)
-            self.sizes = tuple(min(batch_size, len(rows)) for rows in self.streams)
-            scales = tuple(1 / size / len(self.sizes) for size in self.sizes)
+            asked = [batch_size] * len(self.streams)
+        counts = [*map(len, self.streams)]
+        self.sizes = tuple(map(self._size, asked, counts))
+        self.sizes_alone = tuple(map(min, asked, counts))  # of a single process
+        if stratify is None:
+            b_l, b_u = self.sizes
+            scales = [labelled_weight * n_l / max(b_l, 1) / n, n_u / max(b_u, 1) / n]
+        else:
+            scales = [1 / size / len(self.sizes) for size in self.sizes]
             self.strata = {stratify[0]: self.sizes}
-        self.steps = max(len(rows) // size for rows, size in zip(self.streams, self.sizes, strict=True) if size)
+        passes = [rows // (self.processes * size) for rows, size in zip(counts, self.sizes, strict=True) if size]
+        self.steps = max(1, *passes)
         keep = sum(values.numel() * values.element_size() for values in data.values()) <= device_budget
         self.staged = not keep
         self.data = {name: values.to(device) if keep else values for name, values in data.items()}
         self.labels = {name: values.to(device) for name, values in labels.items()}
         self.device, self.dtype, self.seed, self.also_unlabelled = device, dtype, seed, also_unlabelled
         self.unpaired_labels = None if unpaired_labels is None else unpaired_labels.to(device)
-        b_a = 0 if unpaired_labels is None else min(batch_size, len(unpaired_labels))
+        b_a = self._size(batch_size, n_alone)
         self.scale_alone = torch.full((b_a,), n_alone / max(b_a, 1) / n, device=device, dtype=dtype)
         each = [scale for scale, size in zip(scales, self.sizes, strict=True) for _ in range(size)]
         self.scale = torch.tensor(each, device=device, dtype=dtype)
 
+    def _size(self, batch_size: int, rows: int) -> int:
+        """How many of some rows a process has in a step."""
+        return min(batch_size, -(-rows // self.processes))
+
     def epoch(self, number: int) -> Iterator[Batch]:
-        """Yields the batches of epoch `number`, which depend on the seed and this number alone."""
+        """Yields the batches of epoch `number`, which depend on the seed, this number and the process alone."""
         generator = torch.Generator().manual_seed((self.seed << 20) + number)
         steps, parts, b_l = self.steps, [], 0 if self.strata else self.sizes[0]
         for rows, size in zip(self.streams, self.sizes, strict=True):
-            passes = -(-steps * size // max(len(rows), 1))
-            order = [torch.randperm(len(rows), generator=generator) for _ in range(passes)]
-            order = torch.cat([rows.new_empty(0), *order])[: steps * size]
-            parts.append(rows[order].reshape(steps, size))
+            order = _order(len(rows), steps * self.processes * size, generator)
+            parts.append(rows[order].reshape(steps, self.processes, size)[:, self.process])
         rows = torch.cat(parts, 1)  # (steps, B_l + B_u), or (steps, B_0 + B_1 + ...)
         alone = self._alone(generator)
         at = next(iter(self.data.values())).device
@@ -173,10 +186,11 @@ class Batches:
         """Yields batches of the unpaired labels, in random order, without end; None if there are none."""
         if self.unpaired_labels is None:
             yield from itertools.repeat(None)
-        size = len(self.scale_alone)
+        number, size = len(self.unpaired_labels), len(self.scale_alone)
+        steps = max(1, number // (self.processes * size))
         while True:
-            order = torch.randperm(len(self.unpaired_labels), generator=generator).to(self.device)
-            for rows in order[: len(order) // size * size].reshape(-1, size):
+            order = _order(number, steps * self.processes * size, generator).to(self.device)
+            for rows in order.reshape(steps, self.processes, size)[:, self.process]:
                 yield Batch({"y": self.unpaired_labels[rows]}, self.scale_alone, rows)
 
     def _resident(self, rows: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
@@ -194,6 +208,13 @@ class Batches:
             chunks = {name: chunk.to(self.device, non_blocking=True) for name, chunk in chunks.items()}
             for index, position in zip(part, back.reshape(part.shape).to(self.device), strict=True):
                 yield index, {name: chunk[position] for name, chunk in chunks.items()}
+
+
+def _order(number: int, needed: int, generator: torch.Generator) -> Tensor:
+    """The indices 0 to `number` - 1 in random order, `needed` of them, again and again in new orders."""
+    passes = -(-needed // max(number, 1))
+    orders = [torch.randperm(number, generator=generator) for _ in range(passes)]
+    return torch.cat([torch.empty(0, dtype=torch.int64), *orders])[:needed]
 
 
 def _strata(labels: Mapping[str, Tensor], name: str, number: int) -> list[Tensor]:

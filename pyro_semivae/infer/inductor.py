@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,8 @@ class _Compiled:
         if self.run is None:
             from torch._inductor import compile as by_inductor  # takes a second: only if something is compiled
 
-            with _cached():
+            with _cached(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about what torch itself uses
                 self.run = by_inductor(self.part, list(inputs))
                 return self.run(*inputs)
         return self.run(*inputs)
