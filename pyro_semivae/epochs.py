@@ -59,7 +59,8 @@ class Loop:
                 break
             record, processes = self._learn(epoch, progress), self.trainer.processes
             processes.share(self.vae.buffers())  # such as running means, of each process's own rows
-            history.append(processes.of_first(partial(self._with_values, record)))
+            history.append(processes.of_first(lambda record=record: record))  # seconds differ
+            history[-1].update(processes.of_first(partial(self._called_back, epoch)))
             progress.epoch(history[-1], self._accuracy() if progress.draws else {})
             check_weights(self.vae, self.trainer.averaged.values, epoch + 1)
             self._keep(epoch, history)
@@ -79,12 +80,12 @@ class Loop:
         self.trainer.watch.check()
         return tally.record(epoch, self.trainer.processes)
 
-    def _with_values(self, record: dict[str, float]) -> dict[str, float]:
-        """An epoch's record, with the values that the callback returns."""
+    def _called_back(self, epoch: int) -> dict[str, float]:
+        """The values that the callback returns after an epoch."""
         if self.on_epoch is None:
-            return record
+            return {}
         with self._evaluating():
-            return record | _values(self.on_epoch(int(record["epoch"]), self.vae))
+            return _values(self.on_epoch(epoch + 1, self.vae))
 
     def _accuracy(self) -> dict[str, str]:
         """The classifier's accuracy on labelled rows, for the progress bar."""

@@ -38,7 +38,13 @@ def only_first() -> None:
 
 
 def devices_of_launch() -> dict[str, Any]:
-    """Fabric's arguments for the started processes, with one device each; for a single process, one device."""
+    """Fabric's arguments for the started processes, with one device each; for a single process, one device.
+
+    Raises:
+        InputError: `fabric run` was called with a strategy that splits models over devices.
+    """
+    if (strategy := os.environ.get("LT_STRATEGY", "ddp")) not in ("ddp", "auto"):
+        raise InputError(f"--strategy of fabric run: got {strategy}; expected ddp")
     if launched() == 1:
         return {"devices": 1}
     here = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -78,9 +84,9 @@ class Processes:
         if self.number == 1:
             return
         parameters = [*parameters]
-        with torch.no_grad(), _connected():
+        with torch.no_grad():
             given = (torch.zeros_like(p) if p.grad is None else p.grad for p in parameters)
-            mean = self.fabric.all_reduce(torch.cat([gradient.flatten() for gradient in given]), reduce_op="mean")
+            mean = self.mean(torch.cat([gradient.flatten() for gradient in given]))
             for parameter, part in zip(parameters, mean.split([p.numel() for p in parameters]), strict=True):
                 parameter.grad = part.view_as(parameter)
 
@@ -89,7 +95,9 @@ class Processes:
         if self.number == 1:
             return values
         with _connected():
-            return self.fabric.all_reduce(values.clone(), reduce_op="mean")
+            total = values.clone()
+            distributed.all_reduce(total)  # Fabric's own waits for a barrier first
+            return total.div_(self.number)
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Gives tensors, such as parameters, the values that they have in the first process."""

@@ -29,7 +29,8 @@ class Tally:
     def add(self, told: StepReport, batch: Batch) -> None:
         """Adds a step."""
         if self.told is None:
-            values = {name: _few(batch.values.get(name)) for name in self.vae.spaces}
+            floats = batch.floats
+            values = {name: _few(floats.get(name)) for name in self.vae.spaces}
             graphs = graphs_of(self.vae.model, self.vae.guide, values, self.vae.continuous_labels)
             self.names = with_parents(told.names, graphs)
         elif told.names != self.told.names or told.monitors != self.told.monitors:

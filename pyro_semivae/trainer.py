@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from pyro_semivae.checkpoints import Average
-from pyro_semivae.data.batches import Batch
+from pyro_semivae.data.batches import Batch, as_floats
 from pyro_semivae.data.noise import Corruption, noises_by_site
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import Objective, ObjectiveModule
@@ -192,6 +192,7 @@ class Trainer:
         losses: dict[str, Tensor] = {}
         for values, scale, labelled, strata in parts:
             how = {"scale": scale, "labelled": labelled, "data_complete": self.data_complete, "strata": dict(strata)}
+            values = [None if value is None else as_floats(value, scale.dtype) for value in values]
             found = self.objective.evaluate(*values, done=done, **how)
             loss = loss - found.total()
             for name, own in found.losses.items():

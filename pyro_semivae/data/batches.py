@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ class Batch:
     """The rows of one training step.
 
     Attributes:
-        values: site name -> the rows' values: data as floats, labels with missing entries.
+        values: site name -> the rows' values: data as floats or uint8, labels with missing entries.
         scale, rows: the scale and the index of each row, `(B,)`.
         labelled: the number of leading rows that have any label; with a single class label, none of these is missing.
         strata: label -> the number of rows with each of its values, in the order of the rows; empty if not stratified.
@@ -37,13 +38,23 @@ class Batch:
 
     @property
     def x(self) -> Tensor | None:
-        """The values of the site "x", or None."""
-        return self.values.get("x")
+        """The values of the site "x" as floats, or None."""
+        return self.floats.get("x")
+
+    @property
+    def floats(self) -> dict[str, Tensor]:
+        """The values, with uint8 as floats in [0, 1]."""
+        return {name: as_floats(value, self.scale.dtype) for name, value in self.values.items()}
 
     @property
     def y(self) -> Tensor | None:
         """The values of the site "y", or None."""
         return self.values.get("y")
+
+
+def as_floats(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The values of a site, with uint8 data as floats in [0, 1]."""
+    return to_unit(values, dtype) if values.dtype == torch.uint8 else values
 
 
 class Batches:
@@ -63,8 +74,8 @@ class Batches:
         batch_size: B_u; also B_l if all rows are labelled. labelled_batch_size: B_l (default: `batch_size`). A batch
             is at most as large as the number of rows.
         device, dtype: of the batches. Data of at most `device_budget` bytes are kept on the device in their own dtype
-            (uint8 stays uint8). Larger data stay where they are, e.g. memory-mapped, and the rows for many steps at a
-            time are gathered and moved.
+            (uint8 stays uint8, also in a batch). Larger data stay where they are, e.g. memory-mapped; a thread gathers
+            and moves the rows for many steps at a time, while the steps before them run.
         seed: seeds the order of every epoch, together with the epoch's number.
         stratify: the name of a class label that every row has, and its number of values. A step then has `batch_size`
             rows with each value, sorted by value, and all values have the same weight, whatever their frequencies in
@@ -176,7 +187,7 @@ class Batches:
         alone = self._alone(generator)
         at = next(iter(self.data.values())).device
         for index, data in self._staged(rows) if self.staged else self._resident(rows.to(at)):
-            values = {name: to_unit(part, self.dtype) for name, part in data.items()}
+            values = {name: part.to(self.dtype) if part.is_floating_point() else part for name, part in data.items()}
             for name, part in self.labels.items():
                 y = part[index.to(self.device)]
                 values[name] = torch.cat([y[:b_l], all_missing(y[b_l:])]) if self.also_unlabelled else y
@@ -198,16 +209,26 @@ class Batches:
             yield index, {name: values[index] for name, values in self.data.items()}
 
     def _staged(self, rows: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Gathers the rows for as many steps as fit in `STAGE` bytes, in file order, and moves them together."""
+        """As `_resident`; a thread gathers the rows of the next steps, up to `STAGE` bytes of them, ahead of these."""
         row_bytes = sum(values[:1].numel() * values.element_size() for values in self.data.values())
-        for part in rows.split(max(1, STAGE // (row_bytes * rows.shape[1]))):
-            ordered, back = part.flatten().unique(return_inverse=True)
-            chunks = {name: values[ordered] for name, values in self.data.items()}
-            if self.device.type == "cuda":
-                chunks = {name: chunk.pin_memory() for name, chunk in chunks.items()}
-            chunks = {name: chunk.to(self.device, non_blocking=True) for name, chunk in chunks.items()}
-            for index, position in zip(part, back.reshape(part.shape).to(self.device), strict=True):
-                yield index, {name: chunk[position] for name, chunk in chunks.items()}
+        parts = rows.split(max(1, STAGE // (row_bytes * rows.shape[1])))
+        with ThreadPoolExecutor(1) as thread:
+            ahead = thread.submit(self._gathered, parts[0])
+            for part, following in itertools.zip_longest(parts, parts[1:]):
+                chunks, positions = ahead.result()
+                if following is not None:
+                    ahead = thread.submit(self._gathered, following)
+                for index, position in zip(part, positions, strict=True):
+                    yield index, {name: chunk[position] for name, chunk in chunks.items()}
+
+    def _gathered(self, rows: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Rows of the data, read in file order and moved to the device together, and the position of each of `rows`."""
+        ordered, back = rows.flatten().unique(return_inverse=True)
+        chunks = {name: values[ordered] for name, values in self.data.items()}
+        if self.device.type == "cuda":
+            chunks = {name: chunk.pin_memory() for name, chunk in chunks.items()}
+        chunks = {name: chunk.to(self.device, non_blocking=True) for name, chunk in chunks.items()}
+        return chunks, back.reshape(rows.shape).to(self.device)
 
 
 def _order(number: int, needed: int, generator: torch.Generator) -> Tensor:

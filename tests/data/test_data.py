@@ -1,5 +1,6 @@
 import math
 import struct
+import threading
 
 import numpy as np
 import pytest
@@ -295,6 +296,44 @@ def test_labels_are_lost_entry_by_entry_and_dropped_row_by_row():
     )
     dropped = data.drop_partly_labelled(lost)
     assert dropped[:3000][hit].isnan().all() and not dropped[:3000][~hit].isnan().any()
+
+
+def test_a_thread_gathers_the_next_rows_while_a_step_runs(monkeypatch):
+    monkeypatch.setattr(data.batches, "STAGE", 2 * 4 * 6)  # of two steps
+    x = torch.randint(0, 256, (24, 6), dtype=torch.uint8)
+    batches = data.Batches(x, None, batch_size=4, device_budget=0)
+    threads, gathered = [], data.Batches._gathered
+    second = threading.Event()
+
+    def watched(self, rows):
+        threads.append(threading.current_thread())
+        if len(threads) == 2:
+            second.set()
+        return gathered(self, rows)
+
+    monkeypatch.setattr(data.Batches, "_gathered", watched)
+    steps = batches.epoch(0)
+    assert torch.equal(next(steps).values["x"], x[next(data.Batches(x, None, batch_size=4).epoch(0)).rows])
+    assert second.wait(10), "before the second step, whose rows are there, is taken"
+    assert len([*steps]) == 5 and len(threads) == 3 and threading.current_thread() not in threads
+
+
+def test_an_error_in_reading_ahead_is_raised_where_the_rows_are_needed(monkeypatch):
+    monkeypatch.setattr(data.batches, "STAGE", 1)
+
+    def broken(self, rows):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(data.Batches, "_gathered", broken)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(data.Batches(torch.rand(8, 6), None, batch_size=4, device_budget=0).epoch(0))
+
+
+def test_uint8_data_stay_uint8_in_a_batch_and_are_floats_in_the_step():
+    x = torch.arange(12, dtype=torch.uint8).view(4, 3) * 20
+    batch = next(data.Batches(x, None, batch_size=4, dtype=torch.float64).epoch(0))
+    assert torch.equal(batch.values["x"], x[batch.rows])
+    assert batch.x.dtype == torch.float64 and torch.equal(batch.x, x[batch.rows].double() / 255)
 
 
 @pytest.mark.parametrize("budget", [0, 2**30])

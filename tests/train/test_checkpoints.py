@@ -269,10 +269,10 @@ def test_restoring_compares_before_it_changes_anything(trained):
     assert digest([vae.state_dict(), averaged.values, optimiser.state_dict(), averaged.steps]) == before
     save_checkpoint(path, state)
     history, random, weights = checkpoint.restore(path, 4)
-    assert digest([history, random, weights]) == digest([state["history"], state["random"], state["weights"]])
+    assert digest([history, random, weights]) == digest([state["history"], [state["random"]], state["weights"]])
     assert digest([dict(vae.state_dict()), averaged.values]) == digest([state["in_training"], state["averages"]])
     assert digest(optimiser.state_dict()) == digest(state["optimiser"]) and averaged.steps == state["steps"] == 10
-    checkpoint.save(path, history, random={"cpu": torch.ones(3), "more": [torch.zeros(2)]})
+    checkpoint.save(path, history, random=[{"cpu": torch.ones(3), "more": [torch.zeros(2)]}])
     assert digest(load_checkpoint(path)["random"]) == digest({"cpu": torch.ones(3), "more": [torch.zeros(2)]})
 
 
@@ -288,7 +288,7 @@ def test_what_is_not_finite_is_not_saved(trained, what):
     checkpoint = Checkpoint(trainer, Batches(x, y), state["setting"], {})
     sum(p.sum() for p in vae.parameters()).backward()
     optimiser.step()
-    checkpoint.save(path, [{}, {}, {}], random={})
+    checkpoint.save(path, [{}, {}, {}], random=[{}])
     before = path.read_bytes()
     named = dict(vae.named_parameters())
     with torch.no_grad():
@@ -309,7 +309,7 @@ def test_what_is_not_finite_is_not_saved(trained, what):
     with pytest.raises(
         FloatingPointError, match=f"^{of[what]} not finite after epoch 3; .*checkpoint.pt is left as it was"
     ):
-        checkpoint.save(path, [{}, {}, {}], random={})
+        checkpoint.save(path, [{}, {}, {}], random=[{}])
     assert path.read_bytes() == before
 
 
