@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_semivae import trainer
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer import Traced
+from pyro_semivae.infer import TotalCorrelation, Traced
 from pyro_semivae.models import CCVAE
 from pyro_semivae.nn import MLPs
 from pyro_semivae.spaces import Classes
@@ -92,9 +92,16 @@ def noisy(folder: Path) -> dict:
     if rank == 0:
         (folder / "after_two.pt").write_bytes(file.read_bytes())
     found["resumed"] = [*fit(vae, *rows(), **options, checkpoint=file, resume=True)], vae.state_dict()
-    calls = []
-    found["calls"] = calls
-    fit(ccvae(), *rows(), **how(2, epochs=2), on_epoch=lambda epoch, vae: calls.append(epoch) or {"monitor/rank": rank})
+    found["calls"] = []
+
+    def called_back(epoch: int, vae: CCVAE) -> dict[str, float]:
+        found["calls"].append(epoch)
+        return {"monitor/rank": rank}
+
+    found["called back"] = fit(ccvae(), *rows(), **how(2, epochs=2, progress=True), on_epoch=called_back)[-1]
+    elbo = ccvae().elbo() + TotalCorrelation()
+    fit(ccvae(), *rows(), **how(2), elbo=elbo)
+    found["critic"] = dict(elbo.modules().state_dict())
     try:
         fit(ccvae(), *rows(LABELLED + rank), **how(2))
     except InputError as error:

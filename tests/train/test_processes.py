@@ -31,6 +31,7 @@ def results(tmp_path_factory, worker_id):
             folder.mkdir()
             done = launch(SCRIPT, folder, "all", timeout=300)
             assert done.returncode == 0, done.stderr[-3000:]
+            (folder / "stderr.txt").write_text(done.stderr)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)], folder
 
 
@@ -65,6 +66,17 @@ def test_all_processes_have_the_same_model_and_history_in_the_end_whatever_they_
         same(first[part], second[part], **EXACT)
 
 
+def test_the_first_process_alone_prints(results):
+    _, folder = results
+    printed = (folder / "stderr.txt").read_text()
+    assert printed.count("epoch 2/2") == 1
+
+
+def test_modules_of_terms_are_the_same_in_all_processes(results):
+    first, second = (found["critic"] for found in results[0])
+    assert first and all(torch.equal(value, second[name]) for name, value in first.items())
+
+
 def test_each_process_has_its_own_noise(results):
     first, second = (torch.stack(found["noise"]) for found in results[0])
     assert first.shape == second.shape and (first != second).all()
@@ -84,6 +96,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(results):
 def test_the_first_process_alone_calls_back_and_its_values_are_everyones(results):
     first, second = results[0]
     assert first["calls"] == [1, 2] and second["calls"] == []
+    assert first["called back"] == second["called back"] and second["called back"]["monitor/rank"] == 0
 
 
 def test_other_rows_in_one_process_are_an_error_in_all(results):
