@@ -70,6 +70,15 @@ def test_the_tables_of_speed_are_the_recorded_ones():
             assert f"| {said} | {row} |" in text
 
 
+def test_the_tables_of_processes_are_the_recorded_ones(monkeypatch):
+    monkeypatch.syspath_prepend(README.parent / "benchmarks")
+    import scaling
+
+    record = json.loads((scaling.RESULTS / "scaling-cpu.json").read_text())
+    text = (README.parent / "docs" / "processes.md").read_text()
+    assert all(table and table in text for table in scaling.tables(record))
+
+
 def test_the_docs_show_all_that_is_recorded_of_the_recipes(monkeypatch):
     monkeypatch.syspath_prepend(README.parent / "benchmarks")
     studies = runpy.run_path(str(README.parent / "benchmarks" / "reproduce.py"))["STUDIES"]

@@ -102,6 +102,11 @@ def noisy(folder: Path) -> dict:
     elbo = ccvae().elbo() + TotalCorrelation()
     fit(ccvae(), *rows(), **how(2), elbo=elbo)
     found["critic"] = dict(elbo.modules().state_dict())
+    fit(ccvae(), *rows(2), **how(2, epochs=2), checkpoint=folder / "two_labels.pt")
+    vae = ccvae()
+    vae.register_buffer("noise", torch.zeros(3))
+    fit(vae, *rows(), **{**how(2, epochs=1), "corrupt": lambda x: (vae.noise.copy_(torch.rand(3)), x)[1]})
+    found["buffer"] = vae.noise
     try:
         fit(ccvae(), *rows(LABELLED + rank), **how(2))
     except InputError as error:

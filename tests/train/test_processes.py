@@ -77,6 +77,17 @@ def test_modules_of_terms_are_the_same_in_all_processes(results):
     assert first and all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+def test_buffers_are_the_first_ones_after_an_epoch(results):
+    first, second = (found["buffer"] for found in results[0])
+    assert first.all() and torch.equal(first, second)
+
+
+def test_a_run_with_fewer_labels_than_its_processes_have_places_for_resumes_in_one(results):
+    """Two labelled rows: one for each of two processes, both for a single one."""
+    file = results[1] / "two_labels.pt"
+    assert len(fit(together.ccvae(), *together.rows(2), **together.how(2), checkpoint=file, resume=True)) == 4
+
+
 def test_each_process_has_its_own_noise(results):
     first, second = (torch.stack(found["noise"]) for found in results[0])
     assert first.shape == second.shape and (first != second).all()
