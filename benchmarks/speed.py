@@ -2,8 +2,8 @@
 
 python benchmarks/speed.py [--cuda] [--steps 60] [--models m2 rbvae] [--out benchmarks/results/speed-cpu.json]
 
-A step by Pyro's handlers, as a compiled graph, and by plain `SVI.step` with `pyro.optim.Adam`, beside hand-written torch
-(`benchmarks/handwritten`), eager and under `torch.compile`. All have the same networks, the same fused Adam (SVI:
+A step by Pyro's handlers, as a compiled graph, and by plain `SVI.step` with `pyro.optim.Adam`, beside hand-written
+torch (`benchmarks/handwritten`), eager and under `torch.compile`. All have the same networks, the same fused Adam (SVI:
 Pyro's, one optimiser a tensor) and the same objective; critics have their own optimisers, whose steps are included. The
 steps alternate, so that other load slows all; ratios are of medians.
 """
@@ -21,7 +21,7 @@ from typing import Any
 
 import pyro
 import torch
-from handwritten import CASES, Case
+from handwritten import CASES
 from handwritten.images import K
 from pyro.infer import SVI
 from torch import Tensor
@@ -38,8 +38,6 @@ from pyro_semivae.train import fit
 
 CONVS = {"networks": Convs(), "likelihood": LaplaceLikelihood}
 SIZES = ("batch_size", "labelled_batch_size")
-
-torch._dynamo.config.trace_autograd_ops = True  # for programs whose critics have gradients of their own
 
 
 def timed(step: Callable[[], None], device: str) -> float:
@@ -108,10 +106,10 @@ class Step:
     ):
         self.losses, self.optimisers = losses, optimisers
         self.parameters = {name: list(module.parameters()) for name, module in trained.items()}
-        self.compiled = compiled
         if compiled and len(trained) == 1:
             self.losses = torch.compile(losses)
         elif compiled:
+            torch._dynamo.config.trace_autograd_ops = True
             self.gradients = torch.compile(self.gradients)
 
     def __call__(self) -> None:
@@ -128,7 +126,7 @@ class Step:
             optimiser.step()
 
     def gradients(self) -> dict[str, tuple[Tensor, ...]]:
-        """Each loss's gradient in the parameters that it trains, and no others; the model's last, as it frees the graph."""
+        """Each loss's gradient in the parameters that it trains alone; the model's last, as it frees the graph."""
         losses = self.losses()
         order = sorted(losses, key="loss".__eq__)
         return {
@@ -139,10 +137,9 @@ class Step:
         }
 
 
-def measure(
-    name: str, case: Case, batch_size: int, steps: int, epochs: int, device: str
-) -> dict[str, float | str | None]:
+def measure(name: str, batch_size: int, steps: int, epochs: int, device: str) -> dict[str, float | str | None]:
     torch.manual_seed(0)
+    case = CASES[name]
     vae, elbo = case.make()
     vae.to(device)
     critics = elbo.modules().to(device)
@@ -231,14 +228,12 @@ def main() -> None:
     parser.add_argument(
         "--models", nargs="+", choices=[*CASES], default=[*CASES], help="models to measure (default: all)"
     )
-    parser.add_argument(
-        "--epochs", type=int, default=3, help="number of epochs of `fit` to time per model (default: 3)"
-    )
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of `fit` to time per model (default: 3)")
     args = parser.parse_args()
     results, device = [], "cuda" if args.cuda else "cpu"
     for name in args.models:
         for batch_size in CASES[name].batch_sizes:
-            results.append(measure(name, CASES[name], batch_size, args.steps, args.epochs, device))
+            results.append(measure(name, batch_size, args.steps, args.epochs, device))
             print("  ".join(f"{key} {said(value)}" for key, value in results[-1].items()), flush=True)
     found = {"results": results}
     if "ccvae-faces" in args.models:

@@ -5,7 +5,11 @@ all rows that are ready for it at the same time, and without work whose result i
 labelled from `Batch.labelled`. `tests/infer/test_handwritten.py` asserts that values and gradients are the library's.
 """
 
-from handwritten import counts, faces, images
+from handwritten import counts, faces, images, inverted, larvae, rbvae, two_labels
 from handwritten.common import Case
 
-CASES: dict[str, Case] = {**images.CASES, **faces.CASES, **counts.CASES}
+CASES: dict[str, Case] = {
+    name: case
+    for module in (images, faces, inverted, larvae, rbvae, two_labels, counts)
+    for name, case in module.CASES.items()
+}
