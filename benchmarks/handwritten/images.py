@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn import functional as F
 
 from handwritten.common import Case, Losses, gaussian, log_bernoulli, log_normal, log_standard, noisy
 from pyro_semivae.data import Batch, hide
@@ -59,24 +60,30 @@ def make_m2() -> tuple[SemiVAE, Objective]:
 
 
 def m2(vae: M2, critics: nn.ModuleDict, batch: Batch) -> Losses:
-    """M2's bound: labelled rows with their label, the others once for each class, all classes in one batch."""
-    labelled = batch.labelled
-    encoder, decoder, classifier = vae.q_z.net.layers, vae.p_x.net.layers, vae.q_y.net.layers
-    x = batch.x.flatten(1)
+    """M2's bound: labelled rows with their label and the others once for each class, all in one batch.
+
+    The first layer's part that belongs to an image is computed once for all classes.
+    """
+    n, (first, *rest) = batch.labelled, vae.q_z.net.layers
+    x, y = batch.x.flatten(1), batch.y[:n]
     codes = torch.eye(10, dtype=x.dtype, device=x.device)
+    of_x, of_y = first.weight.split([x.shape[1], 10], 1)
+    h = F.linear(x, of_x, first.bias)
+    h = torch.cat([h[:n] + of_y.T[y], (h[n:] + of_y.T[:, None]).flatten(0, 1)])  # (B_l + 10 B_u, H)
+    for layer in rest:
+        h = layer(h)
+    loc, scale = gaussian(h)
+    z = noisy(loc, scale)
+    logits = vae.p_x.net.layers(torch.cat([torch.cat([codes[y], codes.repeat_interleave(len(x) - n, 0)]), z], 1))
+    of_u = logits[n:].view(10, len(x) - n, -1)
+    log_p_x = torch.cat([log_bernoulli(x[:n], logits[:n]), log_bernoulli(x[n:].expand_as(of_u), of_u).flatten()])
+    each = log_p_x + log_standard(z) - log_normal(z, loc, scale)
 
-    def bound(x: Tensor, code: Tensor) -> Tensor:
-        loc, scale = gaussian(encoder(torch.cat([x, code], -1)))
-        z = noisy(loc, scale)
-        return log_bernoulli(x, decoder(torch.cat([code, z], -1))) + log_standard(z) - log_normal(z, loc, scale)
-
-    log_q = classifier(x).log_softmax(-1)
-    y = batch.y[:labelled]
-    of_labels = bound(x[:labelled], codes[y]) + ALPHA * log_q[:labelled].gather(-1, y[:, None]).squeeze(-1)
-    x_u, log_q_u = x[labelled:], log_q[labelled:].T  # (10, B_u)
-    each = bound(x_u.expand(10, -1, -1), codes[:, None].expand(-1, len(x_u), -1))
-    unlabelled = (log_q_u.exp() * (each - log_q_u)).sum(0)
-    return {"loss": -((torch.cat([of_labels, unlabelled]) - math.log(10)) * batch.scale).sum()}
+    log_q = vae.q_y.net.layers(x).log_softmax(-1)
+    log_q_u = log_q[n:].T  # (10, B_u)
+    labelled = each[:n] + ALPHA * log_q[:n].gather(1, y[:, None]).squeeze(1)
+    unlabelled = (log_q_u.exp() * (each[n:].view_as(log_q_u) - log_q_u)).sum(0)
+    return {"loss": -((torch.cat([labelled, unlabelled]) - math.log(10)) * batch.scale).sum()}
 
 
 CASES = {"ccvae": Case(make_ccvae, rows, ccvae, (200, 64)), "m2": Case(make_m2, rows, m2, (200, 64))}

@@ -49,24 +49,24 @@ def losses(vae: SemiVAE, critics: nn.ModuleDict, batch: Batch) -> Losses:
     log_q_d = vae.q_digit.net.layers(x).log_softmax(-1).T  # (D, B)
     first, *rest = vae.q_colour.net.layers
     h_x, h_d = parts(first, digits)
-    log_q_c = nn.Sequential(*rest)(h_x + h_d[:, None]).log_softmax(-1).movedim(-1, 1)  # (D, C, B)
+    log_q_c = nn.Sequential(*rest)(h_x + h_d[:, None]).log_softmax(-1).movedim(-1, 0)  # (C, D, B)
     first, *rest = vae.q_z.net.layers
     h_x, h_d, h_c = parts(first, digits, colours)
-    loc, scale = gaussian(nn.Sequential(*rest)(h_x + (h_d[:, None] + h_c)[:, :, None]))  # (D, C, B, D_z)
+    loc, scale = gaussian(nn.Sequential(*rest)((h_x + h_d[:, None]) + h_c[:, None, None]))  # (C, D, B, D_z)
     z = noisy(loc, scale)
-    codes = [of_digit[:, None, None].expand(*z.shape[:3], -1), of_colour[None, :, None].expand(*z.shape[:3], -1)]
+    codes = [of_digit[:, None].expand(*z.shape[:3], -1), of_colour[:, None, None].expand(*z.shape[:3], -1)]
     log_p_x = log_bernoulli(x.expand(*z.shape[:2], -1, -1), vae.p_x.net.layers(torch.cat([*codes, z], -1)))
-    log_p_c = vae.p_colour.net.layers(of_digit).log_softmax(-1)[..., None]  # (D, C, 1)
+    log_p_c = vae.p_colour.net.layers(of_digit).log_softmax(-1).T[..., None]  # (C, D, 1)
     inside = log_p_x + log_standard(z) - log_normal(z, loc, scale) + log_p_c - math.log(digits)
 
     no_digit, no_colour = digit < 0, colour < 0  # (B,)
     same_d, same_c = of_digit[:, digit] == 1, of_colour[:, colour] == 1  # (D, B), (C, B)
     w_d = torch.where(no_digit, log_q_d.exp(), same_d.to(x))
-    w_c = torch.where(no_colour, log_q_c.exp(), same_c.to(x))
-    missing = no_digit * log_q_d[:, None] + no_colour * log_q_c
-    bound = (w_d[:, None] * w_c * (inside - missing)).sum((0, 1))
-    joint = torch.where(no_digit | same_d, log_q_d, -torch.inf)[:, None]
-    joint = joint + torch.where(no_colour | same_c, log_q_c, -torch.inf)
+    w_c = torch.where(no_colour, log_q_c.exp(), same_c[:, None].to(x))
+    missing = no_digit * log_q_d + no_colour * log_q_c
+    bound = (w_d * w_c * (inside - missing)).sum((0, 1))
+    joint = torch.where(no_digit | same_d, log_q_d, -torch.inf)
+    joint = joint + torch.where(no_colour | same_c[:, None], log_q_c, -torch.inf)
     log_q_known = torch.where(no_digit & no_colour, 0.0, joint.flatten(0, 1).logsumexp(0))
     return {"loss": -((bound + ALPHA * log_q_known) * batch.scale).sum()}
 

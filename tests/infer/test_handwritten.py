@@ -140,7 +140,7 @@ def binary_labels():
 
 SMALL = {
     "ccvae": Small(ccvae, lambda: {"x": torch.rand(7, *X), "y": Y}, lambda z, _: [z[0], z[1:, :2]]),
-    "m2": Small(m2, lambda: {"x": torch.rand(7, *X), "y": Y}, lambda z_l, z_u: [z_l, z_u.squeeze(1)]),
+    "m2": Small(m2, lambda: {"x": torch.rand(7, *X), "y": Y}, lambda z_l, z_u: [torch.cat([z_l, z_u.flatten(0, 2)])]),
     "ccvae-faces": Small(
         of_faces,
         lambda: {"x": torch.rand(7, 3, 17, 16), "y": binary_labels()},
@@ -163,7 +163,7 @@ SMALL = {
     "two-labels": Small(
         of_two_labels,
         lambda: {"x": torch.rand(7, 3, 2, 4), **PAIRS},
-        lambda z: [z.squeeze(2).transpose(0, 1)],
+        lambda z: [z.squeeze(2)],
         labelled=3,
     ),
     "counts": Small(
