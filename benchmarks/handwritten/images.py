@@ -68,8 +68,8 @@ def m2(vae: M2, critics: nn.ModuleDict, batch: Batch) -> Losses:
     x, y = batch.x.flatten(1), batch.y[:n]
     codes = torch.eye(10, dtype=x.dtype, device=x.device)
     of_x, of_y = first.weight.split([x.shape[1], 10], 1)
-    h = F.linear(x, of_x, first.bias)
-    h = torch.cat([h[:n] + of_y.T[y], (h[n:] + of_y.T[:, None]).flatten(0, 1)])  # (B_l + 10 B_u, H)
+    h, h_y = F.linear(x, of_x, first.bias), F.linear(codes, of_y)
+    h = torch.cat([h[:n] + h_y[y], (h[n:] + h_y[:, None]).flatten(0, 1)])  # (B_l + 10 B_u, H)
     for layer in rest:
         h = layer(h)
     loc, scale = gaussian(h)

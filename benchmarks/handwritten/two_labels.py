@@ -40,18 +40,17 @@ def losses(vae: SemiVAE, critics: nn.ModuleDict, batch: Batch) -> Losses:
     x, digit, colour = batch.x.flatten(1), batch.values["digit"], batch.values["colour"]
     colours, digits = vae.spaces["colour"].num_classes, vae.spaces["digit"].num_classes
     of_digit, of_colour = (torch.eye(size, dtype=x.dtype, device=x.device) for size in (digits, colours))
-    pixels = x.shape[1]
 
-    def parts(layer: nn.Linear, *codes: int) -> list[Tensor]:  # of the images, with the bias; of each label
-        of_x, *others = layer.weight.split([pixels, *codes], 1)
-        return [F.linear(x, of_x, layer.bias), *(weight.T for weight in others)]
+    def parts(layer: nn.Linear, *codes: Tensor) -> list[Tensor]:  # of the images, with the bias; of each label's values
+        of_x, *others = layer.weight.split([x.shape[1], *map(len, codes)], 1)
+        return [F.linear(x, of_x, layer.bias), *map(F.linear, codes, others)]
 
     log_q_d = vae.q_digit.net.layers(x).log_softmax(-1).T  # (D, B)
     first, *rest = vae.q_colour.net.layers
-    h_x, h_d = parts(first, digits)
+    h_x, h_d = parts(first, of_digit)
     log_q_c = nn.Sequential(*rest)(h_x + h_d[:, None]).log_softmax(-1).movedim(-1, 0)  # (C, D, B)
     first, *rest = vae.q_z.net.layers
-    h_x, h_d, h_c = parts(first, digits, colours)
+    h_x, h_d, h_c = parts(first, of_digit, of_colour)
     loc, scale = gaussian(nn.Sequential(*rest)((h_x + h_d[:, None]) + h_c[:, None, None]))  # (C, D, B, D_z)
     z = noisy(loc, scale)
     codes = [of_digit[:, None].expand(*z.shape[:3], -1), of_colour[:, None, None].expand(*z.shape[:3], -1)]
