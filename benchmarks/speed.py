@@ -1,19 +1,17 @@
 """Relative times of training steps, of epochs and of steps with many labels; all within one run.
 
-python benchmarks/speed.py [--cuda] [--steps 60] [--out benchmarks/results/speed-cpu.json]
+python benchmarks/speed.py [--cuda] [--steps 60] [--models m2 rbvae] [--out benchmarks/results/speed-cpu.json]
 
-A step of CCVAE and of M2 by Pyro's handlers, as a compiled graph, and by plain `SVI.step` with `pyro.optim.Adam`,
-beside hand-written torch, eager and under `torch.compile`. All have the same networks, the same fused Adam (SVI:
-Pyro's, one optimiser a tensor) and the same bound (CCVAE's Jensen bound, K = 20; M2's marginalised over ten classes).
-The hand-written program has one concatenated forward pass, with the labelled terms computed for the labelled rows only.
-The steps alternate, so that other load slows all; ratios are of medians.
+A step by Pyro's handlers, as a compiled graph, and by plain `SVI.step` with `pyro.optim.Adam`, beside hand-written
+torch (`benchmarks/handwritten`), eager and under `torch.compile`. All have the same networks, the same fused Adam (SVI:
+Pyro's, one optimiser a tensor) and the same objective; critics have their own optimisers, whose steps are included. The
+steps alternate, so that other load slows all; ratios are of medians.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import math
 import platform
 import statistics
 import time
@@ -23,79 +21,23 @@ from typing import Any
 
 import pyro
 import torch
+from handwritten import CASES
+from handwritten.images import K
 from pyro.infer import SVI
 from torch import Tensor
-from torch.nn import functional as F
 
 from pyro_semivae import CCVAE
 from pyro_semivae.conditionals import LaplaceLikelihood
-from pyro_semivae.data import Batch, Batches, hide
+from pyro_semivae.data import Batch, Batches
 from pyro_semivae.files import write_json
-from pyro_semivae.infer import Objective, Traced
-from pyro_semivae.models import M2, SemiVAE
+from pyro_semivae.infer import ObjectiveModule, Traced
 from pyro_semivae.nn import Convs
 from pyro_semivae.runs import versions
-from pyro_semivae.spaces import Binary, Classes
+from pyro_semivae.spaces import Binary
 from pyro_semivae.train import fit
 
-K, ALPHA = 20, 1.0
 CONVS = {"networks": Convs(), "likelihood": LaplaceLikelihood}
-
-
-def gaussian(raw: Tensor) -> tuple[Tensor, Tensor]:
-    loc, scale = raw.chunk(2, -1)
-    return loc, F.softplus(scale) + 1e-3
-
-
-def log_normal(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    return (-0.5 * ((z - loc) / scale) ** 2 - scale.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
-
-
-def plain_ccvae(vae: CCVAE, batch: Batch) -> Tensor:
-    """CCVAE's bound in plain torch, `(B,)`, on a batch with the labelled rows first."""
-    labelled = batch.labelled
-    encoder, decoder, classifier = vae.q_z.net.layers, vae.p_x.net.layers, vae.q_y.net.layers
-    x, y = batch.x.flatten(1), batch.y[:labelled, None]
-    loc, scale = gaussian(encoder(x))
-    z = loc + scale * torch.randn_like(scale)
-    log_p_x = -F.binary_cross_entropy_with_logits(decoder(z), x, reduction="none").sum(-1)
-    log_p_zy = log_normal(z.unsqueeze(-2), *gaussian(vae.p_z_c.net.layers(torch.eye(10, device=z.device))))
-    inside = log_p_x - log_normal(z, loc, scale)
-    log_prior = -math.log(log_p_zy.shape[-1])
-
-    log_q = classifier(z).log_softmax(-1)
-    log_q_l, log_q_u = log_q[:labelled], log_q[labelled:]
-    unlabelled = inside[labelled:] + (log_q_u.exp() * (log_p_zy[labelled:] + log_prior - log_q_u)).sum(-1)
-
-    z_k = loc[:labelled] + scale[:labelled] * torch.randn(K, labelled, z.shape[-1], device=z.device)
-    log_q_k = classifier(z_k).log_softmax(-1).gather(-1, y.expand(K, -1, -1)).squeeze(-1)
-    log_q_x = log_q_k.logsumexp(0) - math.log(K)
-    cut = classifier(z[:labelled].detach()).log_softmax(-1).gather(-1, y).squeeze(-1)
-    w = (cut - log_q_x).exp()
-    bracket = inside[:labelled] + log_p_zy[:labelled].gather(-1, y).squeeze(-1) - log_q_l.gather(-1, y).squeeze(-1)
-    return torch.cat([w * bracket + log_q_x + log_prior, unlabelled])
-
-
-def plain_m2(vae: M2, batch: Batch) -> Tensor:
-    """M2's bound: labelled rows with their label, the others once for each class, all classes in one batch."""
-    labelled = batch.labelled
-    encoder, decoder, classifier = vae.q_z.net.layers, vae.p_x.net.layers, vae.q_y.net.layers
-    x, codes = batch.x.flatten(1), torch.eye(10, device=batch.x.device)
-
-    def bound(x: Tensor, code: Tensor) -> Tensor:
-        loc, scale = gaussian(encoder(torch.cat([x, code], -1)))
-        z = loc + scale * torch.randn_like(scale)
-        logits = decoder(torch.cat([code, z], -1))
-        log_p_x = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
-        return log_p_x + log_normal(z, torch.zeros_like(z), torch.ones_like(z)) - log_normal(z, loc, scale)
-
-    log_q = classifier(x).log_softmax(-1)
-    x_u, log_q_u = x[labelled:], log_q[labelled:].T  # (10, B_u)
-    each = bound(x_u.expand(10, -1, -1), codes[:, None].expand(-1, len(x_u), -1))
-    unlabelled = (log_q_u.exp() * (each - log_q_u)).sum(0)
-    y = batch.y[:labelled]
-    of_labels = bound(x[:labelled], codes[y]) + ALPHA * log_q[:labelled].gather(-1, y[:, None]).squeeze(-1)
-    return torch.cat([of_labels, unlabelled]) - math.log(10)
+SIZES = ("batch_size", "labelled_batch_size")
 
 
 def timed(step: Callable[[], None], device: str) -> float:
@@ -128,83 +70,127 @@ def labels_ratio(steps: int, device: str, few: int = 5, many: int = 40, rows: in
     return statistics.median(t[1] for t in times) / statistics.median(t[0] for t in times)
 
 
-def ccvae() -> tuple[SemiVAE, Objective]:
-    vae = CCVAE((1, 28, 28), Classes(10), z_c=30, z_s=0)
-    return vae, vae.elbo(marginal="jensen", weights="independent", num_samples=K)
+Given = tuple[tuple[Tensor | None, ...], Tensor, int, tuple[tuple[str, tuple[int, ...]], ...]]
 
 
-def m2() -> tuple[SemiVAE, Objective]:
-    vae = M2((1, 28, 28), Classes(10))
-    return vae, vae.elbo(classifier_weight=ALPHA)
+def given_of(batch: Batch, sites: tuple[str, ...]) -> list[Given]:
+    """The rows with data, and those without, as arguments of a graph."""
+    parts = [batch] if batch.alone is None else [batch, batch.alone]
+    return [(tuple(map(p.values.get, sites)), p.scale, p.labelled, tuple(p.strata.items())) for p in parts]
 
 
-def measure(
-    make: Callable[[], tuple[SemiVAE, Objective]],
-    plain: Callable[[SemiVAE, Batch], Tensor],
-    batch_size: int,
-    steps: int,
-    device: str,
-) -> dict[str, float | str]:
+def evaluated(module: ObjectiveModule, *parts: Given, done: float = 1.0) -> tuple[dict[str, Tensor], None]:
+    """The library's losses by Pyro's handlers."""
+    losses: dict[str, Tensor] = {"loss": 0.0}
+    for values, scale, labelled, strata in parts:
+        how = {"scale": scale, "labelled": labelled, "strata": dict(strata), "data_complete": True, "done": done}
+        found = module.evaluate(*values, **how)
+        losses = {**losses, **found.losses, "loss": losses["loss"] - found.total()}
+    return losses, None
+
+
+class Step:
+    """A step of the optimisers of a model and of the critics that its objective owns.
+
+    Args:
+        losses: returns the losses. compiled: whether `torch.compile` runs them, with their gradients if there are
+            critics.
+    """
+
+    def __init__(
+        self,
+        losses: Callable[[], dict[str, Tensor]],
+        trained: dict[str, torch.nn.Module],
+        optimisers: list,
+        compiled: bool,
+    ):
+        self.losses, self.optimisers = losses, optimisers
+        self.parameters = {name: list(module.parameters()) for name, module in trained.items()}
+        if compiled and len(trained) == 1:
+            self.losses = torch.compile(losses)
+        elif compiled:
+            torch._dynamo.config.trace_autograd_ops = True
+            self.gradients = torch.compile(self.gradients)
+
+    def __call__(self) -> None:
+        if len(self.parameters) == 1:
+            loss = self.losses()["loss"]
+            for optimiser in self.optimisers:
+                optimiser.zero_grad()
+            loss.backward()
+        else:
+            for name, gradients in self.gradients().items():
+                for parameter, gradient in zip(self.parameters[name], gradients, strict=True):
+                    parameter.grad = gradient
+        for optimiser in self.optimisers:
+            optimiser.step()
+
+    def gradients(self) -> dict[str, tuple[Tensor, ...]]:
+        """Each loss's gradient in the parameters that it trains alone; the model's last, as it frees the graph."""
+        losses = self.losses()
+        order = sorted(losses, key="loss".__eq__)
+        return {
+            name: torch.autograd.grad(
+                losses[name], self.parameters[name], retain_graph=name != "loss", allow_unused=True
+            )
+            for name in order
+        }
+
+
+def measure(name: str, batch_size: int, steps: int, epochs: int, device: str) -> dict[str, float | str | None]:
     torch.manual_seed(0)
-    x = torch.randint(0, 256, (12_000, 1, 28, 28), dtype=torch.uint8)
-    y = hide(torch.arange(len(x)) % 10, torch.arange(3_000))
-    vae, elbo = make()
+    case = CASES[name]
+    vae, elbo = case.make()
     vae.to(device)
-    module = elbo(vae.model, vae.guide)
-    optimiser = torch.optim.Adam(vae.parameters(), 5e-4, fused=True)
-    sizes = {"batch_size": batch_size, "labelled_batch_size": batch_size}
-    batches = Batches(x, y, device=device, **sizes)
+    critics = elbo.modules().to(device)
+    module, trained = elbo(vae.model, vae.guide), {"loss": vae, **critics}
+    rows = case.rows(case.num_rows)
+    sizes = {"batch_size": batch_size} if "stratify" in rows else dict.fromkeys(SIZES, batch_size)
+    batches = Batches(**rows, **sizes, device=device)
     batch = next(batches.epoch(0))
-
-    def step(loss: Callable[[], Tensor]) -> None:
-        value = loss()
-        optimiser.zero_grad()
-        value.backward()
-        optimiser.step()
-
-    def our_loss() -> Tensor:
-        return -module.evaluate(batch.x, batch.y, scale=batch.scale, labelled=batch.labelled).total()
-
-    def plain_loss() -> Tensor:
-        return -(plain(vae, batch) * batch.scale).sum()
-
-    def of_batch(x: Tensor, y: Tensor, scale: Tensor, labelled: int, *, done: float) -> tuple[dict[str, Tensor], None]:
-        return {"loss": -module.evaluate(x, y, scale=scale, labelled=labelled, done=done).total()}, None
-
-    graph = Traced(of_batch, [module], {"loss": vae})
-    plain_compiled = torch.compile(plain)
-    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 5e-4}), loss=elbo)
+    optimisers = [torch.optim.Adam(vae.parameters(), 5e-4, fused=True, **case.adam), *elbo.optimisers().values()]
+    given = given_of(batch, tuple(vae.spaces))
+    graph = Traced(partial(evaluated, module), [module, critics], trained)
     kinds: dict[str, Callable[[], Any]] = {
-        "handlers": partial(step, our_loss),
-        "compiled": partial(step, lambda: graph(batch.x, batch.y, batch.scale, batch.labelled)[0]["loss"]),
-        "plain": partial(step, plain_loss),
-        "plain_compiled": partial(step, lambda: -(plain_compiled(vae, batch) * batch.scale).sum()),
-        "svi": lambda: svi.step(batch.x, batch.y),
+        "handlers": Step(lambda: evaluated(module, *given)[0], trained, optimisers, False),
+        "compiled": Step(lambda: graph(*given)[0], trained, optimisers, False),
+        "plain": Step(lambda: case.losses(vae, critics, batch), trained, optimisers, False),
+        "plain_compiled": Step(lambda: case.losses(vae, critics, batch), trained, optimisers, True),
     }
+    if case.svi:
+
+        def of_svi(model: Callable, guide: Callable) -> Tensor:
+            return sum(elbo.differentiable_loss(model, guide, *values) for values, *_ in given)
+
+        svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 5e-4}), loss=of_svi)
+        kinds["svi"] = svi.step
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
-    epochs = []
+    warm = 10 if steps > 10 else 3
     with pyro.validation_enabled(False):
-        for _ in range(steps + 10):
+        for _ in range(steps + warm):
             for kind, take in kinds.items():
                 times[kind].append(timed(take, device))
     pyro.clear_param_store()
-    median = {kind: statistics.median(seconds[10:]) for kind, seconds in times.items()}
-    for _ in range(3):  # an epoch of fit() beside as many bare steps, alternating
-        options = {"epochs": 1, "progress": False, "accelerator": device, "compile": "off", **sizes}
-        seconds = fit(vae, x, y, elbo=elbo, **options)[0]["seconds"]
+    median = {kind: statistics.median(seconds[warm:]) for kind, seconds in times.items()}
+    options = {"epochs": 1, "progress": False, "accelerator": device, "compile": "off", **rows, **sizes}
+    options.pop("stratify", None)  # the model's own
+    ratios = []
+    for _ in range(epochs):  # an epoch of fit() beside as many bare steps, alternating
+        seconds = fit(vae, elbo=elbo, **options)[0]["seconds"]
         with pyro.validation_enabled(False):
             bare = sum(timed(kinds["handlers"], device) for _ in range(batches.steps))
-        epochs.append(seconds / bare)
+        ratios.append(seconds / bare)
     return {
-        "model": type(vae).__name__,
+        "model": name,
         "batch_size": batch_size,
         "handlers_over_plain": median["handlers"] / median["plain"],
         "compiled_over_plain": median["compiled"] / median["plain"],
         "compiled_over_plain_compiled": median["compiled"] / median["plain_compiled"],
-        "svi_over_compiled": median["svi"] / median["compiled"],
-        "epoch_ratio": statistics.median(epochs),
+        "svi_over_compiled": median["svi"] / median["compiled"] if case.svi else None,
+        "epoch_ratio": statistics.median(ratios) if ratios else None,
         "compile_seconds": graph.seconds,
         **{f"{kind}_ms": 1e3 * seconds for kind, seconds in median.items()},
+        **({} if case.svi else {"svi_ms": None}),
     }
 
 
@@ -215,7 +201,7 @@ def about(device: str) -> dict[str, Any]:
     return {"machine": machine, "date": datetime.date.today().isoformat(), "versions": versions()}
 
 
-def arguments(description: str, steps: int) -> argparse.Namespace:
+def flags(description: str, steps: int) -> argparse.ArgumentParser:
     """The flags of a benchmark of steps.
 
     Args:
@@ -225,24 +211,36 @@ def arguments(description: str, steps: int) -> argparse.Namespace:
     parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--out", help="write the results as JSON")
-    return parser.parse_args()
+    return parser
+
+
+def arguments(description: str, steps: int) -> argparse.Namespace:
+    """The parsed `flags`."""
+    return flags(description, steps).parse_args()
+
+
+def said(value: float | str | None) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:
-    args = arguments(__doc__, 60)
-    results = []
-    for make, plain, batch_size in (
-        (ccvae, plain_ccvae, 200),
-        (ccvae, plain_ccvae, 64),
-        (m2, plain_m2, 200),
-        (m2, plain_m2, 64),
-    ):
-        results.append(measure(make, plain, batch_size, args.steps, "cuda" if args.cuda else "cpu"))
-        print("  ".join(f"{k} {v:.3g}" if k != "model" else v for k, v in results[-1].items()), flush=True)
-    ratio = labels_ratio(args.steps // 2, "cuda" if args.cuda else "cpu")
-    print(f"a step with 40 binary labels over one with 5: {ratio:.3g}", flush=True)
+    parser = flags(__doc__, 60)
+    parser.add_argument(
+        "--models", nargs="+", choices=[*CASES], default=[*CASES], help="models to measure (default: all)"
+    )
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of `fit` to time per model (default: 3)")
+    args = parser.parse_args()
+    results, device = [], "cuda" if args.cuda else "cpu"
+    for name in args.models:
+        for batch_size in CASES[name].batch_sizes:
+            results.append(measure(name, batch_size, args.steps, args.epochs, device))
+            print("  ".join(f"{key} {said(value)}" for key, value in results[-1].items()), flush=True)
+    found = {"results": results}
+    if "ccvae-faces" in args.models:
+        found["labels_40_over_5"] = labels_ratio(args.steps // 2, device)
+        print(f"a step with 40 binary labels over one with 5: {found['labels_40_over_5']:.3g}", flush=True)
     if args.out:
-        write_json(args.out, {"results": results, "labels_40_over_5": ratio, **about("cuda" if args.cuda else "cpu")})
+        write_json(args.out, {**found, **about(device)})
 
 
 if __name__ == "__main__":
