@@ -16,7 +16,8 @@ from functools import partial
 
 import pyro
 import torch
-from speed import about, arguments, ccvae
+from handwritten import CASES
+from speed import about, arguments
 from torch.profiler import ProfilerActivity, profile
 
 from pyro_semivae.data import Batch, Batches, hide
@@ -91,7 +92,7 @@ def main() -> None:
     device = "cuda" if args.cuda else "cpu"
     torch.manual_seed(0)
     x = torch.randint(0, 256, (2_000, 1, 28, 28), dtype=torch.uint8)
-    vae, elbo = ccvae()
+    vae, elbo = CASES["ccvae"].make()
     vae.to(device)
     y = hide(torch.arange(len(x)) % 10, torch.arange(1_000))
     batch: Batch = next(Batches(x, y, batch_size=200, labelled_batch_size=200, device=device).epoch(0))

@@ -16,6 +16,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -148,6 +149,7 @@ def measure(name: str, batch_size: int, steps: int, epochs: int, device: str) ->
     sizes = {"batch_size": batch_size} if "stratify" in rows else dict.fromkeys(SIZES, batch_size)
     batches = Batches(**rows, **sizes, device=device)
     batch = next(batches.epoch(0))
+    batch = replace(batch, values=batch.floats)
     optimisers = [torch.optim.Adam(vae.parameters(), 5e-4, fused=True, **case.adam), *elbo.optimisers().values()]
     given = given_of(batch, tuple(vae.spaces))
     graph = Traced(partial(evaluated, module), [module, critics], trained)

@@ -138,7 +138,7 @@ class Term(Summand):
 
     def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser for the term's own module."""
-        return torch.optim.Adam(parameters, 1e-4)
+        return torch.optim.Adam(parameters, 1e-4, fused=True)
 
     def parts(self) -> Sequence[Part]:
         return [Part(self)]

@@ -10,18 +10,58 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch._functorch.compile_utils import fx_graph_cse
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 from pyro_semivae.caches import cache_folder
 from pyro_semivae.infer.random_ops import compiled_between
 
+SAME = (torch.ops.aten.alias.default, torch.ops.aten.detach.default)  # operations whose result is their argument
 CACHE_ENV = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def compiled(graph: GraphModule) -> Callable[..., Sequence[Tensor]]:
     """A graph whose parts between random operations are compiled at the first call, for the shapes of its inputs."""
     return compiled_between(graph, _Compiled)
+
+
+def merged(graph: GraphModule) -> GraphModule:
+    """A graph in which what is computed twice from the same values is computed once, except for what it returns.
+
+    TorchInductor does this for pointwise operations only: not for the convolutions of a critic, say, that a term and
+    the critic's own loss both run on the same images. A graph that changes tensors in place is returned as it is.
+
+    >>> from torch.fx.experimental.proxy_tensor import make_fx
+    >>> once = merged(make_fx(lambda x: (x.detach() @ x).sin() + (x @ x).cos())(torch.zeros(2, 2)))
+    >>> sum(node.target == torch.ops.aten.mm.default for node in once.graph.nodes)
+    1
+    """
+    nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
+    if any(node.target._schema.is_mutable for node in nodes if isinstance(node.target, torch._ops.OpOverload)):
+        return graph
+    for node in nodes:
+        if node.target in SAME:
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    found = GraphModule(graph, fx_graph_cse(graph.graph))
+    *_, output = found.graph.nodes
+    seen: set[Node] = set()
+
+    def own(value: Node) -> Node:  # what is returned may be changed in place
+        if value not in seen and value.op != "placeholder":
+            seen.add(value)
+            return value
+        with found.graph.inserting_before(output):
+            copy = found.graph.call_function(torch.ops.aten.clone.default, (value,))
+        copy.meta = dict(value.meta)
+        return copy
+
+    output.args = map_arg(output.args, own)
+    found.recompile()
+    return found
 
 
 class _Compiled:
@@ -36,7 +76,7 @@ class _Compiled:
 
             with _cached(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about what torch itself uses
-                self.run = by_inductor(self.part, list(inputs))
+                self.run = by_inductor(merged(self.part), list(inputs))
                 return self.run(*inputs)
         return self.run(*inputs)
 

@@ -73,7 +73,7 @@ class DensityRatio(Term):
         return f"d({self.name})", self.net
 
     def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, self.lr, betas=self.betas)
+        return torch.optim.Adam(parameters, self.lr, betas=self.betas, fused=True)
 
     def values(self, run: Run) -> Mapping[str, Tensor]:
         rows, size = self._rows(run)
