@@ -42,7 +42,7 @@ def test_the_tables_of_results_are_the_recorded_ones(page, monkeypatch):
     monkeypatch.syspath_prepend(README.parent / "benchmarks")
     studies = runpy.run_path(str(README.parent / "benchmarks" / "reproduce.py"))["STUDIES"]
     recorded = {row for study in studies.values() for table in study.tables() for row in table.splitlines()}
-    shown = re.findall(r"^\|.*\| \d+\.\d+ (?!ms).*$", page.read_text(), re.M)
+    shown = re.findall(r"^\|.*\| \d+\.\d+ (?!m?s |GFLOP).*$", page.read_text(), re.M)
     assert not [row for row in shown if row not in recorded]
 
 
@@ -77,6 +77,27 @@ def test_the_tables_of_processes_are_the_recorded_ones(monkeypatch):
     record = json.loads((scaling.RESULTS / "scaling-cpu.json").read_text())
     text = (README.parent / "docs" / "processes.md").read_text()
     assert all(table and table in text for table in scaling.tables(record))
+
+
+def test_the_table_of_peers_is_the_recorded_one():
+    text = (README.parent / "docs" / "performance.md").read_text()
+    found = json.loads((README.parent / "benchmarks" / "results" / "peers-cpu.json").read_text())["results"]
+    for name, result in found.items():
+        sides = [result["sides"][side] for side in ("theirs", "compiled", "handlers")]
+        cells = [f"{side['seconds']:.3g} s" for side in sides]
+        cells += [f"×{result['ratios'][f'over_{side}']:.2f}" for side in ("compiled", "handlers")]
+        cells += [f"{side['peak_mb']:.0f} MB" for side in sides] + [f"{side['accuracy']:.0%}" for side in sides[:2]]
+        row = re.search(rf"^\| `{name}` \| (.*) \|$", text, re.M)
+        assert row and row[1].split(" | ") == cells, " | ".join(cells)
+
+
+def test_the_table_of_the_roofline_is_the_recorded_one():
+    text = (README.parent / "docs" / "performance.md").read_text()
+    for result in json.loads((README.parent / "benchmarks" / "results" / "roofline-cpu.json").read_text())["results"]:
+        cells = [f"{result['model']}, {result['batch_size']}", f"{result['gflop']:.3g} GFLOP"]
+        cells += [f"{result[f'{kind}_gflops']:.3g} GFLOP/s" for kind in ("products", "compiled", "handlers")]
+        cells += [f"{100 * result[f'{kind}_fraction']:.0f} %" for kind in ("compiled", "handlers")]
+        assert (row := f"| {' | '.join(cells)} |") in text, row
 
 
 def test_the_docs_show_all_that_is_recorded_of_the_recipes(monkeypatch):
