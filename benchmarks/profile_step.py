@@ -18,6 +18,7 @@ import pyro
 import torch
 from handwritten import CASES
 from speed import about, arguments
+from studies.job import markdown
 from torch.profiler import ProfilerActivity, profile
 
 from pyro_semivae.data import Batch, Batches, hide
@@ -85,6 +86,11 @@ def row(kind: str, found: Mapping[str, float]) -> list[str]:
         *(f"{value:#.3g} ms" for value in (found["total"], *parts.values())),
         f"{rest:#.3g} ms ({REST[kind]})",
     ]
+
+
+def table(results: Mapping[str, Mapping[str, float]]) -> str:
+    """A Markdown table of the results."""
+    return markdown(["", "a step", *KINDS, "the rest"], [row(kind, found) for kind, found in results.items()])
 
 
 def main() -> None:

@@ -19,7 +19,8 @@ from typing import Any
 
 import pyro
 import torch
-from speed import about, arguments, ccvae, m2, timed
+from handwritten import CASES
+from speed import about, arguments, timed
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -146,7 +147,7 @@ def line(result: dict[str, Any]) -> str:
 def main() -> None:
     args = arguments(__doc__, 30)
     device, results = "cuda" if args.cuda else "cpu", []
-    for make in (ccvae, m2):
+    for make in (CASES["ccvae"].make, CASES["m2"].make):
         for batch_size in (200, 64):
             results.append(measure(make, batch_size, args.steps, device))
             print(line(results[-1]), flush=True)

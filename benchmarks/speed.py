@@ -25,6 +25,7 @@ import torch
 from handwritten import CASES
 from handwritten.images import K
 from pyro.infer import SVI
+from studies.job import markdown
 from torch import Tensor
 
 from pyro_semivae import CCVAE
@@ -174,11 +175,14 @@ def measure(name: str, batch_size: int, steps: int, epochs: int, device: str) ->
                 times[kind].append(timed(take, device))
     pyro.clear_param_store()
     median = {kind: statistics.median(seconds[warm:]) for kind, seconds in times.items()}
-    options = {"epochs": 1, "progress": False, "accelerator": device, "compile": "off", **rows, **sizes}
-    options.pop("stratify", None)  # the model's own
+    table = {}
+    for site in ("x", "y"):
+        table |= rows[site] if isinstance(rows[site], dict) else {site: rows[site]}
+    options = {"epochs": 1, "progress": False, "accelerator": device, "compile": "off", **sizes}
+    options |= {name: value for name, value in rows.items() if name not in ("x", "y", "stratify")}  # the model's own
     ratios = []
     for _ in range(epochs):  # an epoch of fit() beside as many bare steps, alternating
-        seconds = fit(vae, elbo=elbo, **options)[0]["seconds"]
+        seconds = fit(vae, table, elbo=elbo, **options)[0]["seconds"]
         with pyro.validation_enabled(False):
             bare = sum(timed(kinds["handlers"], device) for _ in range(batches.steps))
         ratios.append(seconds / bare)
@@ -225,6 +229,50 @@ def said(value: float | str | None) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+NAMES = {
+    "ccvae": "CCVAE",
+    "m2": "M2",
+    "ccvae-faces": "CCVAE, faces",
+    "inverted": "inverted VAE",
+    "larvae": "LaRVAE, beta-TCVAE",
+    "rbvae": "sRb-VAE, critics' steps included",
+    "two-labels": "two labels of 10, summed jointly",
+    "counts": "M2 on counts",
+}
+TIMES = {
+    "compiled graph": "compiled_ms",
+    "hand-written": "plain_ms",
+    "hand-written, `torch.compile`": "plain_compiled_ms",
+    "Pyro's handlers": "handlers_ms",
+    "`SVI.step`": "svi_ms",
+}
+RATIOS = {
+    "compiled / hand-written": "compiled_over_plain",
+    "compiled / hand-written, `torch.compile`": "compiled_over_plain_compiled",
+    "handlers / hand-written": "handlers_over_plain",
+    "`SVI.step` / compiled": "svi_over_compiled",
+    "epoch of `fit` / its steps, by handlers": "epoch_ratio",
+}
+
+
+def tables(record: dict[str, Any]) -> list[str]:
+    """Markdown tables of a record: times, and ratios."""
+    found = []
+    for columns, form in ((TIMES, "{:#.3g} ms"), (RATIOS, "×{:.2f}")):
+        rows = [
+            [
+                f"{NAMES[result['model']]}, batch {result['batch_size']}",
+                *(
+                    "-" if result[key] is None else form.format(result[key]).replace(". ", " ")
+                    for key in columns.values()
+                ),
+            ]
+            for result in record["results"]
+        ]
+        found.append(markdown(["step", *columns], rows))
+    return found
+
+
 def main() -> None:
     parser = flags(__doc__, 60)
     parser.add_argument(
@@ -232,12 +280,14 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=3, help="epochs of `fit` to time per model (default: 3)")
     args = parser.parse_args()
-    results, device = [], "cuda" if args.cuda else "cpu"
+    device = "cuda" if args.cuda else "cpu"
+    found: dict[str, Any] = {"results": []}
     for name in args.models:
         for batch_size in CASES[name].batch_sizes:
-            results.append(measure(name, batch_size, args.steps, args.epochs, device))
-            print("  ".join(f"{key} {said(value)}" for key, value in results[-1].items()), flush=True)
-    found = {"results": results}
+            found["results"].append(measure(name, batch_size, args.steps, args.epochs, device))
+            print("  ".join(f"{key} {said(value)}" for key, value in found["results"][-1].items()), flush=True)
+            if args.out:  # after each model, so that nothing is lost
+                write_json(args.out, {**found, **about(device)})
     if "ccvae-faces" in args.models:
         found["labels_40_over_5"] = labels_ratio(args.steps // 2, device)
         print(f"a step with 40 binary labels over one with 5: {found['labels_40_over_5']:.3g}", flush=True)

@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 from torch._functorch.compile_utils import fx_graph_cse
 from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
 from pyro_semivae.caches import cache_folder
 from pyro_semivae.infer.random_ops import compiled_between
 
-SAME = (torch.ops.aten.alias.default, torch.ops.aten.detach.default)  # operations whose result is their argument
+aten = torch.ops.aten
+SAME = (aten.alias.default, aten.detach.default)  # operations whose result is their argument
+CONVOLUTIONS = {aten.convolution.default: 2, aten.convolution_backward.default: 3}  # and how many images they take
 CACHE_ENV = "TORCHINDUCTOR_CACHE_DIR"
 
 
@@ -39,10 +42,9 @@ def merged(graph: GraphModule) -> GraphModule:
     >>> sum(node.target == torch.ops.aten.mm.default for node in once.graph.nodes)
     1
     """
-    nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
-    if any(node.target._schema.is_mutable for node in nodes if isinstance(node.target, torch._ops.OpOverload)):
+    if _changes_in_place(graph):
         return graph
-    for node in nodes:
+    for node in list(graph.graph.nodes):
         if node.target in SAME:
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
@@ -55,13 +57,59 @@ def merged(graph: GraphModule) -> GraphModule:
             seen.add(value)
             return value
         with found.graph.inserting_before(output):
-            copy = found.graph.call_function(torch.ops.aten.clone.default, (value,))
+            copy = found.graph.call_function(aten.clone.default, (value,))
         copy.meta = dict(value.meta)
         return copy
 
     output.args = map_arg(output.args, own)
     found.recompile()
     return found
+
+
+def channels_last(graph: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
+    """A graph whose convolutions of images on the CPU, and their gradients, keep channels last in memory.
+
+    TorchInductor computes convolutions on the CPU in this layout, but gradients in the layout in which they were
+    traced; without this, every activation would be copied from one to the other. Results have the usual layout. A graph
+    that changes tensors in place is returned as it is.
+
+    Args:
+        inputs: tensors with the shapes of the graph's inputs.
+    """
+    found = [node for node in graph.graph.nodes if node.target in CONVOLUTIONS and _is_image(node.args[0])]
+    if not found or _changes_in_place(graph):
+        return graph
+
+    def copied(value: Node, before: Node, layout: torch.memory_format) -> Node:
+        with graph.graph.inserting_before(before):
+            return graph.graph.call_function(aten.clone.default, (value,), {"memory_format": layout})
+
+    for node in found:
+        number = CONVOLUTIONS[node.target]
+        of_images = (copied(value, node, torch.channels_last) for value in node.args[:number])
+        node.args = (*of_images, *node.args[number:])
+    for node in graph.graph.nodes:
+        if node.target in (aten.view.default, aten._unsafe_view.default):
+            node.target = aten.reshape.default  # a view of channels that are last may need a copy
+    *_, output = graph.graph.nodes
+
+    def usual(value: Node) -> Node:
+        return copied(value, output, torch.contiguous_format) if _is_image(value) else value
+
+    output.args = map_arg(output.args, usual)
+    graph.recompile()
+    with torch.no_grad():
+        return make_fx(graph)(*(tensor.detach() for tensor in inputs))
+
+
+def _is_image(node: Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.dim() == 4 and value.device.type == "cpu"
+
+
+def _changes_in_place(graph: GraphModule) -> bool:
+    operations = (node.target for node in graph.graph.nodes)
+    return any(isinstance(found, torch._ops.OpOverload) and found._schema.is_mutable for found in operations)
 
 
 class _Compiled:
@@ -76,7 +124,7 @@ class _Compiled:
 
             with _cached(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about what torch itself uses
-                self.run = by_inductor(merged(self.part), list(inputs))
+                self.run = by_inductor(merged(channels_last(self.part, inputs)), list(inputs))
                 return self.run(*inputs)
         return self.run(*inputs)
 

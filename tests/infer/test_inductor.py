@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_semivae.infer.inductor import merged
+from pyro_semivae.infer.inductor import channels_last, merged
 
 aten = torch.ops.aten
 
@@ -40,3 +40,40 @@ def test_a_graph_that_changes_tensors_in_place_stays_as_it_is():
     graph = make_fx(lambda x: (x @ x, x.add_(1), x @ x)[2])(torch.eye(2))
     assert merged(graph) is graph
     torch.testing.assert_close(graph(torch.eye(2)), torch.tensor([[5.0, 4.0], [4.0, 5.0]]))
+
+
+def test_convolutions_keep_channels_last_and_gradients_have_the_usual_layout():
+    """Two convolutions, one transposed, with a view between them."""
+    x, w, v = (
+        torch.rand(2, 3, 6, 6),
+        torch.rand(4, 3, 3, 3, requires_grad=True),
+        torch.rand(4, 2, 3, 3, requires_grad=True),
+    )
+
+    def gradients(x: Tensor, w: Tensor, v: Tensor) -> list[Tensor]:
+        h = torch.conv2d(x, w).relu().flatten(1).sin().view(2, 4, 4, 4)
+        y = torch.nn.functional.conv_transpose2d(h, v).square().sum()
+        return [y, *torch.autograd.grad(y, [w, v])]
+
+    expected = [value.detach() for value in gradients(x, w, v)]
+    graph = channels_last(make_fx(gradients)(x, w, v), [x, w, v])
+    found = graph(x, w.detach(), v.detach())
+    torch.testing.assert_close(list(found), expected)
+    assert all(value.is_contiguous() for value in found)
+    of_convolutions = [node for node in graph.graph.nodes if node.target == aten.convolution.default]
+    assert len(of_convolutions) == 2
+    for node in of_convolutions:
+        layouts = [
+            value.meta["val"].is_contiguous(memory_format=torch.channels_last) for value in (node, *node.args[:2])
+        ]
+        assert all(layouts)
+
+
+def test_what_has_no_images_stays_as_it_is():
+    for fn in (
+        lambda x: x @ x,
+        lambda x: torch.conv1d(x[None], x[None]),
+        lambda x: torch.conv2d(x[None, None], x[None, None]).add_(1),
+    ):
+        graph = make_fx(fn)(torch.rand(4, 4))
+        assert channels_last(graph, [torch.rand(4, 4)]) is graph
