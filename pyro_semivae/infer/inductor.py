@@ -23,6 +23,7 @@ from pyro_semivae.infer.random_ops import compiled_between
 aten = torch.ops.aten
 SAME = (aten.alias.default, aten.detach.default)  # operations whose result is their argument
 CONVOLUTIONS = {aten.convolution.default: 2, aten.convolution_backward.default: 3}  # and how many images they take
+VIEWS = ("aten.view.default", "aten._unsafe_view.default")
 CACHE_ENV = "TORCHINDUCTOR_CACHE_DIR"
 
 
@@ -89,7 +90,7 @@ def channels_last(graph: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
         of_images = (copied(value, node, torch.channels_last) for value in node.args[:number])
         node.args = (*of_images, *node.args[number:])
     for node in graph.graph.nodes:
-        if node.target in (aten.view.default, aten._unsafe_view.default):
+        if str(node.target) in VIEWS:
             node.target = aten.reshape.default  # a view of channels that are last may need a copy
     *_, output = graph.graph.nodes
 
@@ -108,8 +109,7 @@ def _is_image(node: Node) -> bool:
 
 
 def _changes_in_place(graph: GraphModule) -> bool:
-    operations = (node.target for node in graph.graph.nodes)
-    return any(isinstance(found, torch._ops.OpOverload) and found._schema.is_mutable for found in operations)
+    return any(node.op == "call_function" and node.is_impure() for node in graph.graph.nodes)
 
 
 class _Compiled:
