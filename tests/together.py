@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pyro_semivae import trainer
 from pyro_semivae.errors import InputError
-from pyro_semivae.infer import TotalCorrelation, Traced
-from pyro_semivae.models import CCVAE
+from pyro_semivae.infer import DensityRatio, Traced
+from pyro_semivae.models import CCVAE, VAE
 from pyro_semivae.nn import MLPs
 from pyro_semivae.spaces import Classes
 from pyro_semivae.train import fit
@@ -74,6 +74,17 @@ def stops_after(epoch: int, now: int, vae) -> None:
         raise RuntimeError("stop")
 
 
+class Critic(torch.nn.Module):
+    """A discriminator of images and latents."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(6 + 2, 1)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        return self.layer(torch.cat([x.flatten(1), z], 1))
+
+
 def noisy(folder: Path) -> dict:
     """Trainings with noise: what the processes have in the end, their noise, an interrupted run, and its files."""
     found = {"noise": []}
@@ -99,8 +110,11 @@ def noisy(folder: Path) -> dict:
         return {"monitor/rank": rank}
 
     found["called back"] = fit(ccvae(), *rows(), **how(2, epochs=2, progress=True), on_epoch=called_back)[-1]
-    elbo = ccvae().elbo() + TotalCorrelation()
-    fit(ccvae(), *rows(), **how(2), elbo=elbo)
+    torch.manual_seed(rank)
+    critic = Critic()  # another one in each process
+    vae = VAE((1, 2, 3), Classes(2), z=2, networks=MLPs((5,)))
+    elbo = vae.elbo() + DensityRatio("z", net=critic)
+    fit(vae, *rows(), **how(2), elbo=elbo)
     found["critic"] = dict(elbo.modules().state_dict())
     fit(ccvae(), *rows(2), **how(2, epochs=2), checkpoint=folder / "two_labels.pt")
     vae = ccvae()
