@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from studies.job import Job, cell, markdown, mean_and_error, recorded
+from studies.job import Job, cell, example, markdown, mean_and_error, recorded
 
 DEFAULT_PRESET = "demo"
 DATASETS = ("room", "sprites")
@@ -58,21 +58,8 @@ def jobs(preset: str, seeds: Sequence[int] | None) -> list[Job]:
             for base, part, changes in CHOICES
         ]
     seeds = range(SEEDS) if seeds is None else seeds
-    if preset == "tau":
-        return [
-            job_of("room", RATES[0], seed, "tc", f"{method} tau {tau:g}", {**changes, "tau": tau})
-            for seed in seeds
-            for method, changes in (("printed", PRINTED), ("ours", {}))
-            for tau in TAUS
-        ]
-    if preset == "nuisance":
-        return [
-            job_of("room", RATES[0], seed, "tc", f"{method} z {size}", {**changes, "z": size})
-            for seed in seeds
-            for method, changes in METHODS.items()
-            if method != "longer"
-            for size in NUISANCES
-        ]
+    if preset in CURVES:
+        return [point(preset, method, value, seed) for seed in seeds for method, value in points(preset)]
     return [
         job_of(dataset, rate, seed, base, method, changes)
         for dataset in DATASETS
@@ -87,6 +74,21 @@ def jobs(preset: str, seeds: Sequence[int] | None) -> list[Job]:
 def job_of(dataset: str, rate: str, seed: int, base: str, part: str, changes: dict[str, Any]) -> Job:
     own = {"base": base, "weight": BASES[base], "epochs": EPOCHS[dataset], "baseline": False, **changes}
     return Job("larvae", dataset, rate, "demo", seed, f"{base} {part}", own, "larvae.py")
+
+
+def points(preset: str) -> list[tuple[str, float]]:
+    """A curve's methods and values. A weight of 0 is the baseline."""
+    if preset == "tau":
+        return [(method, value) for method in ("printed", "ours") for value in TAUS]
+    return [(method, size) for method in ("baseline", "printed", "ours") for size in NUISANCES]
+
+
+def point(preset: str, method: str, value: float, seed: int) -> Job:
+    """The run of a point of a curve; where the value is the example's own, the run of the method."""
+    name = {"tau": "tau", "nuisance": "z"}[preset]
+    own = value == vars(example("larvae").Settings.parse(None, []).for_data("room"))[name]
+    part, changes = (method, {}) if own else (f"{method} {name} {value:g}", {name: value})
+    return job_of("room", RATES[0], seed, "tc", part, {**METHODS[method], **changes})
 
 
 def found(dataset: str, rate: str, base: str, method: str) -> dict[int, dict]:
@@ -150,12 +152,10 @@ def curves() -> str:
     """A Markdown table of the curves."""
     lines = []
     for preset in CURVES:
-        runs: dict[str, list[dict]] = {}
-        for job in jobs(preset, range(10)):
-            if run := job.result():
-                runs.setdefault(job.part, []).append(run)
-        lines += [[part, str(len(of)), cell(of, "mig"), cell(of, "l2")] for part, of in runs.items()]
-    return markdown(["room, 1 % of labels", "seeds", "MIG", "l2"], lines)
+        for method, value in points(preset):
+            if runs := [run for seed in range(10) if (run := point(preset, method, value, seed).result())]:
+                lines.append([preset, f"{value:g}", method, str(len(runs)), cell(runs, "mig"), cell(runs, "l2")])
+    return markdown(["room, 1 %, beta-TCVAE", "value", "method", "seeds", "MIG", "l2"], lines)
 
 
 # Of the example's own run, which has the baseline beside it.
@@ -171,7 +171,7 @@ EXAMPLE = {
 }
 
 
-def example() -> str:
+def example_table() -> str:
     """A Markdown table of the run of the example that is recorded, `python examples/larvae.py`."""
     run = recorded("larvae/example-room-seed0.json")
     lines = [[what, f"{run[f'baseline_{name}']:.3f}", f"{run[name]:.3f}"] for what, name in EXAMPLE.items() if run]
@@ -179,4 +179,4 @@ def example() -> str:
 
 
 def tables() -> list[str]:
-    return [table(), differences(), choices(), curves(), example()]
+    return [table(), differences(), choices(), curves(), example_table()]
