@@ -44,7 +44,7 @@ class Cells(SemiVAE):
             pyro.sample("z", self.q_z(x, y))
 
     def elbo(self, **options) -> Objective:
-        return TraceLabels_ELBO(**options) + 50.0 * ClassifierTerm()
+        return TraceLabels_ELBO(split_labelled=True, **options) + 50.0 * ClassifierTerm()
 
 
 def cells(number, profiles, states):

@@ -13,7 +13,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from pyro_semivae.conditionals.base import Conditional
-from pyro_semivae.distributions import GreyBernoulli, GreyContinuousBernoulli
+from pyro_semivae.distributions import GreyBernoulli, GreyContinuousBernoulli, NegativeBinomial
 from pyro_semivae.errors import InputError, check_number
 from pyro_semivae.nn import positive
 from pyro_semivae.spaces import Data
@@ -222,7 +222,7 @@ class NegativeBinomialLikelihood(_CountLikelihood):
         self.log_r = nn.Parameter(torch.zeros(space.shape))
 
     def entries(self, raw: Tensor) -> dist.TorchDistribution:
-        return dist.NegativeBinomial(self.log_r.exp(), logits=raw - self.log_r)
+        return NegativeBinomial(self.log_r.exp(), raw - self.log_r)
 
 
 class UniformImage(Conditional):

@@ -18,18 +18,56 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
 from pyro_semivae.caches import cache_folder
-from pyro_semivae.infer.random_ops import compiled_between
+from pyro_semivae.infer.joining import ROWS, is_pointwise, is_view, joined
+from pyro_semivae.infer.random_ops import compiled_between, is_random
 
 aten = torch.ops.aten
 SAME = (aten.alias.default, aten.detach.default)  # operations whose result is their argument
 CONVOLUTIONS = {aten.convolution.default: 2, aten.convolution_backward.default: 3}  # and how many images they take
-VIEWS = ("aten.view.default", "aten._unsafe_view.default")
+# Operations that are not pointwise, whose result is a new tensor.
+EMPTY = (aten.empty.memory_format, aten.empty_strided.default, aten.empty_like.default)
+NEW = (*EMPTY, aten.fill.Scalar, *ROWS)
 CACHE_ENV = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def compiled(graph: GraphModule) -> Callable[..., Sequence[Tensor]]:
     """A graph whose parts between random operations are compiled at the first call, for the shapes of its inputs."""
-    return compiled_between(graph, _Compiled)
+    return compiled_between(out_of_place(graph), _Compiled)
+
+
+def prepared(graph: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
+    """A graph of the same results that does less, as TorchInductor by itself would not.
+
+    Args:
+        graph: without random operations; it is changed. inputs: tensors with the shapes of its inputs.
+    """
+    if _changes_in_place(graph):
+        return graph
+    return merged(channels_last(joined(merged(graph)), inputs))
+
+
+def out_of_place(graph: GraphModule) -> GraphModule:
+    """A graph in which operations return new tensors instead of changing ones that nothing else uses; it is changed.
+
+    Autograd's own formulas have such changes (1 - w in the gradient of `lerp`), dropout has them too, and other passes
+    leave graphs alone that change tensors.
+
+    >>> from torch.fx.experimental.proxy_tensor import make_fx
+    >>> graph = out_of_place(make_fx(lambda x: x.exp().add_(1))(torch.zeros(2)))
+    >>> [str(node.target) for node in graph.graph.nodes][1:3]
+    ['aten.exp.default', 'aten.add.Tensor']
+    """
+    for node in graph.graph.nodes:
+        kind, _, rest = str(node.target).partition(".")
+        name, _, overload = rest.partition(".")
+        if kind != "aten" or not name.endswith("_") or is_random(node):
+            continue
+        changed = node.args[0]
+        new = changed.target in NEW or is_pointwise(changed) or (is_random(changed) and changed.args[0].target in EMPTY)
+        if new and len(changed.users) == 1:
+            node.target = getattr(getattr(aten, name.removesuffix("_")), overload)
+    graph.recompile()
+    return graph
 
 
 def merged(graph: GraphModule) -> GraphModule:
@@ -90,7 +128,7 @@ def channels_last(graph: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
         of_images = (copied(value, node, torch.channels_last) for value in node.args[:number])
         node.args = (*of_images, *node.args[number:])
     for node in graph.graph.nodes:
-        if str(node.target) in VIEWS:
+        if is_view(node):
             node.target = aten.reshape.default  # a view of channels that are last may need a copy
     *_, output = graph.graph.nodes
 
@@ -124,7 +162,7 @@ class _Compiled:
 
             with _cached(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about what torch itself uses
-                self.run = by_inductor(merged(channels_last(self.part, inputs)), list(inputs))
+                self.run = by_inductor(prepared(self.part, inputs), list(inputs))
                 return self.run(*inputs)
         return self.run(*inputs)
 

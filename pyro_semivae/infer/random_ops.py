@@ -68,7 +68,7 @@ def _parts(graph: GraphModule) -> dict[Node, int]:
     for node in list(graph.graph.nodes):
         if node.op not in ("call_function", "get_attr"):
             continue
-        if not _is_random(node):
+        if not is_random(node):
             part_of[node] = part + 1
             continue
         made = _of_shape_alone(graph, node)
@@ -76,6 +76,8 @@ def _parts(graph: GraphModule) -> dict[Node, int]:
             part, made = part + 2, [node]
         for one in made:
             part_of[one] = part
+    if not any(_changes_in_place(node) for node in part_of):
+        _as_late_as_possible(graph, part_of, part + 1)
     *_, output = graph.graph.nodes
     for node in sorted(part_of, key=part_of.get):  # nothing depends on a later part
         output.prepend(node)
@@ -83,7 +85,20 @@ def _parts(graph: GraphModule) -> dict[Node, int]:
     return part_of
 
 
-def _is_random(node: Node) -> bool:
+def _as_late_as_possible(graph: GraphModule, part_of: dict[Node, int], last: int) -> None:
+    """Moves what no random operation needs into the last part, so that more of the graph is compiled at once."""
+    for node in reversed(graph.graph.nodes):
+        if node in part_of and part_of[node] % 2:
+            users = (part_of.get(user, last) for user in node.users)
+            part_of[node] = min((part if part % 2 else part - 1 for part in users), default=last)
+
+
+def _changes_in_place(node: Node) -> bool:
+    return not is_random(node) and node.is_impure()
+
+
+def is_random(node: Node) -> bool:
+    """Whether an operation draws from torch's generator."""
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 

@@ -21,6 +21,7 @@ from pyro_semivae.conditionals import (
     NegativeBinomialLikelihood,
     PoissonLikelihood,
 )
+from pyro_semivae.distributions import NegativeBinomial
 from pyro_semivae.errors import InputError
 from pyro_semivae.models import CCVAE, M1, M2, M3, MVAE, VAE
 from pyro_semivae.models.parts import likelihood_for, networks_for
@@ -256,3 +257,21 @@ def test_a_likelihood_of_ones_own_says_what_it_takes():
     with pytest.raises(InputError, match=r"x: got \[-1.0\]; Exponential accepts GreaterThan\(lower_bound=0.0\)"):
         vae.table(torch.tensor([[1.0, -1.0]]))
     vae.table(torch.tensor([[1.0, 2.0], [torch.nan, torch.nan]]))
+
+
+def test_a_negative_binomial_has_torchs_density_and_computes_less(monkeypatch):
+    x, log_r = torch.tensor([[0.0, 3, 50], [7, 0, 1]]), torch.tensor([-2.0, 0.3, 4.0], requires_grad=True)
+    logits = (3 * torch.randn(4, 2, 3)).requires_grad_()
+    own = NegativeBinomial(log_r.exp(), logits)
+    assert own.expand((5, 4, 2, 3)).r is own.r and own.to_event(1).log_prob(x).shape == (4, 2)
+    theirs = dist.NegativeBinomial(log_r.exp(), logits=logits)
+    of_torch, lgamma, shapes = theirs.log_prob(x), torch.lgamma, []
+    monkeypatch.setattr(torch, "lgamma", lambda given: shapes.append(given.shape) or lgamma(given))
+    found, weights = own.log_prob(x), torch.rand(4, 2, 3)
+    assert shapes == [(2, 3), (2, 3), (3,)]
+    assert_close(found, of_torch, rtol=1e-12, atol=1e-12)
+    assert_close(own.expand((5, 4, 2, 3)).log_prob(x), of_torch.expand(5, 4, 2, 3))
+    gradients = [torch.autograd.grad((value * weights).sum(), [log_r, logits]) for value in (found, of_torch)]
+    assert_close(*gradients, rtol=1e-10, atol=1e-10)
+    with pytest.raises(ValueError, match="support"):
+        NegativeBinomial(log_r.exp(), logits, validate_args=True).log_prob(x + 0.5)

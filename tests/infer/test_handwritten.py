@@ -169,7 +169,7 @@ SMALL = {
     "counts": Small(
         of_counts,
         lambda: {"x": torch.rand(7, 9).mul(8).floor(), "y": Y.clamp(max=2), "size": 10 + 30 * torch.rand(7, 1)},
-        lambda z: [torch.cat([z[Y[:2].clamp(max=2), 0, [0, 1]], z[:, 0, 2:].flatten(0, 1)])],
+        lambda z_l, z_u: [torch.cat([z_l, z_u.flatten(0, 2)])],
     ),
 }
 

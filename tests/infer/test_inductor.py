@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_semivae.infer.inductor import channels_last, merged
+from pyro_semivae.infer.inductor import channels_last, merged, out_of_place, prepared
 
 aten = torch.ops.aten
 
@@ -40,6 +40,52 @@ def test_a_graph_that_changes_tensors_in_place_stays_as_it_is():
     graph = make_fx(lambda x: (x @ x, x.add_(1), x @ x)[2])(torch.eye(2))
     assert merged(graph) is graph
     torch.testing.assert_close(graph(torch.eye(2)), torch.tensor([[5.0, 4.0], [4.0, 5.0]]))
+
+
+def in_place(graph) -> int:
+    return sum(node.op == "call_function" and node.is_impure() for node in graph.graph.nodes)
+
+
+def test_new_tensors_are_not_changed_in_place():
+    """The gradient of `lerp` in its weight's own gradient, an activation in place, and dropout; not what others see."""
+    w = torch.rand(3, 3, requires_grad=True)
+
+    def fn(x: Tensor, w: Tensor) -> list[Tensor]:
+        y = torch.nn.functional.relu_(x @ w).lerp(w.exp(), w).sum()
+        return [y, *torch.autograd.grad(y, [w])]
+
+    graph, x = make_fx(fn)(torch.rand(3, 3), w), torch.rand(3, 3)
+    expected = graph(x, w.detach())
+    assert in_place(graph) >= 3
+    torch.testing.assert_close(out_of_place(graph)(x, w.detach()), expected, rtol=0, atol=0)
+    assert not in_place(graph)
+
+    def dropped(x: Tensor) -> Tensor:
+        return torch.nn.functional.dropout(x, 0.5) * 2
+
+    graph = out_of_place(make_fx(dropped)(x))
+    assert not any(str(node.target).startswith("aten.div_") for node in graph.graph.nodes)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        expected = dropped(x)
+        torch.manual_seed(seed)
+        assert torch.equal(graph(x), expected)
+
+    def seen(x: Tensor) -> Tensor:
+        y = x.exp()
+        z = y[0]
+        y.add_(1)
+        return z + x.add_(1).sum()
+
+    graph, given = out_of_place(make_fx(seen)(x.clone())), x.clone()
+    assert in_place(graph) == 2
+    torch.testing.assert_close(graph(given), x[0].exp() + 1 + (x + 1).sum())
+    torch.testing.assert_close(given, x + 1)
+
+
+def test_what_changes_inputs_is_compiled_as_it_is():
+    graph = make_fx(lambda x: (x.add_(1) @ x, x @ x)[1])(torch.eye(2))
+    assert prepared(graph, [torch.eye(2)]) is graph
 
 
 def test_convolutions_keep_channels_last_and_gradients_have_the_usual_layout():

@@ -33,3 +33,35 @@ def test_the_order_of_random_numbers_and_what_is_compiled(fn, parts):
         expected = fn(x, w)
         torch.manual_seed(seed)
         assert torch.equal(run(x, w), expected)
+
+
+def test_what_no_random_operation_needs_is_compiled_with_what_comes_last():
+    def fn(x: Tensor, w: Tensor) -> Tensor:
+        early, p = (x @ w).sin(), x.mean(1).softmax(0)
+        rows = p.multinomial(2)
+        return early[rows] + (x @ w)[rows]
+
+    x, w, compiled = torch.rand(3, 4), torch.rand(4, 5), []
+    run = compiled_between(make_fx(fn)(x, w), lambda part: compiled.append(part) or part)
+    products = [sum(node.target == torch.ops.aten.mm.default for node in part.graph.nodes) for part in compiled]
+    assert products == [0, 2]
+    torch.manual_seed(1)
+    expected = fn(x, w)
+    torch.manual_seed(1)
+    assert torch.equal(run(x, w), expected)
+
+
+def test_changes_in_place_stay_where_they_are():
+    def fn(x: Tensor, w: Tensor) -> Tensor:
+        total = x.sum(1)
+        x.mul_(2)
+        rows = x.mean(1).softmax(0).multinomial(2)
+        x.mul_(3)
+        return total[rows] + x.sum()
+
+    x, w = torch.rand(3, 4), torch.rand(4, 5)
+    run = compiled_between(make_fx(fn)(x.clone(), w), lambda part: part)
+    torch.manual_seed(1)
+    expected = fn(x.clone(), w)
+    torch.manual_seed(1)
+    assert torch.equal(run(x.clone(), w), expected)

@@ -26,6 +26,10 @@ BY_NAME = {case.name: case for case in CASES}
 COMPILED = ("vae", "m2-score")  # the second one's graph is cut by a sample of values
 
 
+def marked(name):
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
 def evaluated(case, compiler):
     """The function of a case that is traced, the graph of it, and its inputs."""
     vae, elbo = case.make()
@@ -72,6 +76,16 @@ def same(case, compiler, **tolerance):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_graph_has_the_terms_losses_and_gradients_of_the_handlers(case):
     same(case, "none", rtol=0, atol=0)
+
+
+PREPARED = ("m2", "larvae-prior", "factor-vae", "inverted")
+
+
+@pytest.mark.parametrize("name", [*PREPARED, *(marked(name) for name in BY_NAME if name not in PREPARED)])
+def test_passes_over_a_graph_keep_them(name, monkeypatch):
+    """Before the compiler, which is left out."""
+    monkeypatch.setattr("torch._inductor.compile", lambda graph, inputs: graph)
+    same(BY_NAME[name], "inductor", rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", COMPILED)
