@@ -2,10 +2,10 @@
 
 python benchmarks/speed.py [--cuda] [--steps 60] [--models m2 rbvae] [--out benchmarks/results/speed-cpu.json]
 
-A step by Pyro's handlers, as a compiled graph, and by plain `SVI.step` with `pyro.optim.Adam`, beside hand-written
-torch (`benchmarks/handwritten`), eager and under `torch.compile`. All have the same networks, the same fused Adam (SVI:
-Pyro's, one optimiser a tensor) and the same objective; critics have their own optimisers, whose steps are included. The
-steps alternate, so that other load slows all; ratios are of medians.
+A step by Pyro's handlers, as a compiled graph (also with its layers in bfloat16), and by plain `SVI.step` with
+`pyro.optim.Adam`, beside hand-written torch (`benchmarks/handwritten`), eager and under `torch.compile`. All have the
+same networks, the same fused Adam (SVI: Pyro's, one optimiser a tensor) and the same objective; critics have their own
+optimisers, whose steps are included. The steps alternate, so that other load slows all; ratios are of medians.
 """
 
 from __future__ import annotations
@@ -154,9 +154,16 @@ def measure(name: str, batch_size: int, steps: int, epochs: int, device: str) ->
     optimisers = [torch.optim.Adam(vae.parameters(), 5e-4, fused=True, **case.adam), *elbo.optimisers().values()]
     given = given_of(batch, tuple(vae.spaces))
     graph = Traced(partial(evaluated, module), [module, critics], trained)
+    lower = Traced(partial(evaluated, module), [module, critics], trained)
+
+    def in_lower_precision() -> dict[str, Tensor]:  # as `fit(precision="bf16-mixed")`
+        with torch.autocast(device, torch.bfloat16):
+            return lower(*given)[0]
+
     kinds: dict[str, Callable[[], Any]] = {
         "handlers": Step(lambda: evaluated(module, *given)[0], trained, optimisers, False),
         "compiled": Step(lambda: graph(*given)[0], trained, optimisers, False),
+        "bf16": Step(in_lower_precision, trained, optimisers, False),
         "plain": Step(lambda: case.losses(vae, critics, batch), trained, optimisers, False),
         "plain_compiled": Step(lambda: case.losses(vae, critics, batch), trained, optimisers, True),
     }
@@ -192,6 +199,7 @@ def measure(name: str, batch_size: int, steps: int, epochs: int, device: str) ->
         "handlers_over_plain": median["handlers"] / median["plain"],
         "compiled_over_plain": median["compiled"] / median["plain"],
         "compiled_over_plain_compiled": median["compiled"] / median["plain_compiled"],
+        "bf16_over_compiled": median["bf16"] / median["compiled"],
         "svi_over_compiled": median["svi"] / median["compiled"] if case.svi else None,
         "epoch_ratio": statistics.median(ratios) if ratios else None,
         "compile_seconds": graph.seconds,
@@ -251,6 +259,7 @@ RATIOS = {
     "compiled / hand-written, `torch.compile`": "compiled_over_plain_compiled",
     "handlers / hand-written": "handlers_over_plain",
     "`SVI.step` / compiled": "svi_over_compiled",
+    "compiled in bf16 / compiled": "bf16_over_compiled",
     "epoch of `fit` / its steps, by handlers": "epoch_ratio",
 }
 
