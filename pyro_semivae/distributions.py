@@ -96,6 +96,7 @@ class NegativeBinomial(dist.NegativeBinomial):
         if self._validate_args:
             self._validate_sample(value)
         ways = torch.lgamma(value + self.r) - torch.lgamma(1 + value) - torch.lgamma(self.r)
+        ways = ways.masked_fill(value + self.r == 0, 0.0)  # r that is rounded to 0
         return ways + value * self.logits - (value + self.r) * F.softplus(self.logits)
 
 

@@ -18,15 +18,15 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
 from pyro_semivae.caches import cache_folder
-from pyro_semivae.infer.joining import ROWS, is_pointwise, is_view, joined
-from pyro_semivae.infer.random_ops import compiled_between, is_random
+from pyro_semivae.infer.joining import ROWS, joined
+from pyro_semivae.infer.operations import EMPTY, EMPTY_LIKE, changes_in_place, is_pointwise, is_random, is_view
+from pyro_semivae.infer.random_ops import compiled_between
 
 aten = torch.ops.aten
 SAME = (aten.alias.default, aten.detach.default)  # operations whose result is their argument
 CONVOLUTIONS = {aten.convolution.default: 2, aten.convolution_backward.default: 3}  # and how many images they take
 # Operations that are not pointwise, whose result is a new tensor.
-EMPTY = (aten.empty.memory_format, aten.empty_strided.default, aten.empty_like.default)
-NEW = (*EMPTY, aten.fill.Scalar, *ROWS)
+NEW = (*EMPTY, *EMPTY_LIKE, aten.fill.Scalar, *ROWS)
 CACHE_ENV = "TORCHINDUCTOR_CACHE_DIR"
 
 
@@ -60,14 +60,33 @@ def out_of_place(graph: GraphModule) -> GraphModule:
     for node in graph.graph.nodes:
         kind, _, rest = str(node.target).partition(".")
         name, _, overload = rest.partition(".")
-        if kind != "aten" or not name.endswith("_") or is_random(node):
-            continue
-        changed = node.args[0]
-        new = changed.target in NEW or is_pointwise(changed) or (is_random(changed) and changed.args[0].target in EMPTY)
-        if new and len(changed.users) == 1:
-            node.target = getattr(getattr(aten, name.removesuffix("_")), overload)
+        in_place = kind == "aten" and name.endswith("_") and not name.startswith("_") and changes_in_place(node)
+        if in_place and not is_random(node) and _is_new(node.args[0]) and len(node.args[0].users) == 1:
+            target = getattr(getattr(aten, name.removesuffix("_"), None), overload, None)
+            if target is not None and _is_like(target, node):
+                node.target = target
     graph.recompile()
     return graph
+
+
+def _is_new(value: Any) -> bool:
+    """Whether it is the result of an operation that returns a tensor of its own."""
+    if not isinstance(value, Node) or value.op != "call_function":
+        return False
+    if is_random(value):
+        first = next(iter(value.args), None)
+        return not changes_in_place(value) or (isinstance(first, Node) and first.target in (*EMPTY, *EMPTY_LIKE))
+    return not changes_in_place(value) and (value.target in NEW or is_pointwise(value))
+
+
+def _is_like(target: Callable[..., Tensor], node: Node) -> bool:
+    """Whether another operation has a node's result in shape and dtype: new tensors may have a higher precision."""
+
+    def of_meta(arg: Node) -> Tensor:
+        return torch.empty(arg.meta["val"].shape, dtype=arg.meta["val"].dtype, device="meta")
+
+    found, value = target(*map_arg(node.args, of_meta), **map_arg(node.kwargs, of_meta)), node.meta["val"]
+    return found.shape == value.shape and found.dtype == value.dtype
 
 
 def merged(graph: GraphModule) -> GraphModule:
@@ -147,7 +166,7 @@ def _is_image(node: Node) -> bool:
 
 
 def _changes_in_place(graph: GraphModule) -> bool:
-    return any(node.op == "call_function" and node.is_impure() for node in graph.graph.nodes)
+    return any(map(changes_in_place, graph.graph.nodes))
 
 
 class _Compiled:

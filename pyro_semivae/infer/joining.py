@@ -14,16 +14,15 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
+from pyro_semivae.infer.operations import is_pointwise, is_view
+
 aten = torch.ops.aten
 # Operation with weights -> which of its arguments have rows.
 FORWARD = {aten.addmm.default: (1,), aten.convolution.default: (0,)}
 BACKWARD = {aten.convolution_backward.default: (1, 0), aten.mm.default: (0,)}
 ROWS = {**FORWARD, **BACKWARD}
-VIEWS = ("aten.view.default", "aten._unsafe_view.default", "aten.reshape.default")
-# Pointwise operations without torch's tag for them.
-ACTIVATIONS = ("leaky_relu", "elu", "softplus", "hardtanh", "mish", "log_sigmoid", "hardswish")
-POINTWISE = {getattr(aten, f"{name}_backward").default for name in ACTIVATIONS}
 TRANSPOSED = (aten.t.default, aten.permute.default, aten.transpose.int)
+DEEPEST = 100  # pointwise operations and views between two products
 
 
 def joined(graph: GraphModule) -> GraphModule:
@@ -64,6 +63,7 @@ class _Joining:
     def __init__(self, graph: Graph):
         self.graph = graph
         self.made: dict[tuple[Node, ...], Node] = {}  # tensors -> the one of all their rows
+        self.origins: dict[Node, tuple[Node, int] | None] = {}
         self.orders: dict[frozenset[Node], tuple[Node, ...]] = {}  # of tensors whose rows were copied into one
 
     def clean(self) -> None:
@@ -139,10 +139,11 @@ class _Joining:
                 if found := self._lifted(tuple(node.args[0])):
                     node.replace_all_uses_with(found)
 
-    def _lifted(self, nodes: tuple[Node, ...]) -> Node | None:
+    def _lifted(self, nodes: tuple[Node, ...], depth: int = 0) -> Node | None:
         """As `all_rows`, or nothing."""
-        if nodes not in self.made and (found := self._whole(nodes) or self._viewed(nodes) or self._pointwise(nodes)):
-            self.made[nodes] = found
+        if nodes not in self.made and depth <= DEEPEST:
+            found = self._whole(nodes) or self._viewed(nodes, depth) or self._pointwise(nodes, depth)
+            self.made |= {nodes: found} if found else {}
         return self.made.get(nodes)
 
     def _whole(self, nodes: tuple[Node, ...]) -> Node | None:
@@ -154,18 +155,18 @@ class _Joining:
         whole = ends[-1] == _num_rows(ranges[0][0]) and ends[:-1] == [start for _, start, _ in ranges]
         return ranges[0][0] if whole else None
 
-    def _viewed(self, nodes: tuple[Node, ...]) -> Node | None:
+    def _viewed(self, nodes: tuple[Node, ...], depth: int) -> Node | None:
         if not all(is_view(node) and _num_rows(node.args[0]) == _num_rows(node) for node in nodes):
             return None
         if len({_shape(node)[1:] for node in nodes}) > 1 or len({_shape(node.args[0])[1:] for node in nodes}) > 1:
             return None
-        source = self._lifted(tuple(node.args[0] for node in nodes))
+        source = self._lifted(tuple(node.args[0] for node in nodes), depth + 1)
         if source is None:
             return None
         shape = [_num_rows(source), *_shape(nodes[0])[1:]]
         return self._call(aten.reshape.default, (source, shape), nodes[0], shape[0])
 
-    def _pointwise(self, nodes: tuple[Node, ...]) -> Node | None:
+    def _pointwise(self, nodes: tuple[Node, ...], depth: int) -> Node | None:
         first = nodes[0]
         if len({(node.target, _shape(node)[1:]) for node in nodes}) > 1 or not all(map(is_pointwise, nodes)):
             return None
@@ -176,7 +177,7 @@ class _Joining:
             if all(
                 isinstance(arg, Node) and _shape(arg) == _shape(node) for arg, node in zip(of_each, nodes, strict=True)
             ):
-                args.append(self._lifted(of_each))
+                args.append(self._lifted(of_each, depth + 1))
             elif all(arg == of_each[0] for arg in of_each) and not _has_rows(of_each[0], first):
                 args.append(of_each[0])
             else:
@@ -187,8 +188,9 @@ class _Joining:
 
     def _in_order(self, nodes: Sequence[Any], tensors: Iterable[Iterable[Node]]) -> list[Any]:
         """The nodes in the order that their tensors' rows have in one tensor; as they are if there is none."""
+        self.origins.clear()
         for of_each in zip(*tensors, strict=True):
-            ranges = [_origin(tensor) for tensor in of_each]
+            ranges = [self._origin(tensor) for tensor in of_each]
             if None not in ranges and len({source for source, _ in ranges}) == 1:
                 starts = [start for _, start in ranges]
                 return [nodes[i] for i in sorted(range(len(nodes)), key=starts.__getitem__)]
@@ -196,6 +198,21 @@ class _Joining:
             if len(copied) == len(of_each) == len({*copied}):
                 return [nodes[of_each.index(tensor)] for tensor in copied]
         return [*nodes]
+
+    def _origin(self, node: Node, depth: int = 0) -> tuple[Node, int] | None:
+        """Of which tensor a tensor's rows are computed row by row, and from which row on; None if of none."""
+        if found := _range_of(node):
+            return found[:2]
+        if depth > DEEPEST:
+            return None
+        if node not in self.origins:
+            self.origins[node] = None
+            if is_view(node) and _num_rows(node.args[0]) == _num_rows(node):
+                self.origins[node] = self._origin(node.args[0], depth + 1)
+            elif is_pointwise(node):
+                args = (arg for arg in node.args if isinstance(arg, Node) and _shape(arg) == _shape(node))
+                self.origins[node] = next(filter(None, (self._origin(arg, depth + 1) for arg in args)), None)
+        return self.origins[node]
 
     def _split(self, every: Node, numbers: Sequence[int], parts: Sequence[Sequence[Node]]) -> None:
         """Replaces nodes by so many rows each of a node."""
@@ -226,7 +243,7 @@ def _move_views(graph: Graph) -> None:
             node.args = (node.args[0].args[0], *node.args[1:])
         if is_view(node) and _shape(node) == _shape(node.args[0]):
             node.replace_all_uses_with(node.args[0])
-        if not is_pointwise(node):
+        if not is_pointwise(node) or node.kwargs.get("memory_format"):
             continue
         tensors = [arg for arg in node.args if isinstance(arg, Node)]
         if not tensors or len(tensors) < len(node.all_input_nodes):
@@ -323,18 +340,6 @@ def _ancestors(graph: Graph) -> tuple[dict[Node, int], dict[Node, int]]:
     return before, bit
 
 
-def _origin(node: Node) -> tuple[Node, int] | None:
-    """Of which tensor a tensor's rows are computed row by row, and from which row on; None if of none."""
-    if found := _range_of(node):
-        return found[:2]
-    if is_view(node) and _num_rows(node.args[0]) == _num_rows(node):
-        return _origin(node.args[0])
-    if is_pointwise(node):
-        of_args = (_origin(arg) for arg in node.args if isinstance(arg, Node) and _shape(arg) == _shape(node))
-        return next(filter(None, of_args), None)
-    return None
-
-
 def _range_of(node: Node) -> tuple[Node, int, int] | None:
     """The tensor of which a tensor is a range of rows, and the range."""
     if node.target != aten.slice.Tensor:
@@ -360,24 +365,12 @@ def _has_rows(arg: Any, node: Node) -> bool:
     return isinstance(arg, Node) and len(_shape(arg)) == len(_shape(node)) and _num_rows(arg) != 1
 
 
-def is_view(node: Node) -> bool:
-    """Whether a tensor has the entries of another in another shape."""
-    return str(node.target) in VIEWS
-
-
-def is_pointwise(node: Node) -> bool:
-    """Whether each entry of a tensor is computed from the entries of other tensors at the same place."""
-    if node.op != "call_function" or not isinstance(node.meta.get("val"), torch.Tensor):
-        return False
-    return node.target in POINTWISE or torch.Tag.pointwise in getattr(node.target, "tags", ())
-
-
 def _shape(node: Node) -> tuple[int, ...]:
     return tuple(node.meta["val"].shape)
 
 
 def _num_rows(node: Node) -> int:
-    return node.meta["val"].shape[0]
+    return _shape(node)[0] if _shape(node) else 0
 
 
 def _size(node: Node) -> int:

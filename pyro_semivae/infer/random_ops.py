@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.passes.split_module import split_module
 
+from pyro_semivae.infer.operations import EMPTY, EMPTY_LIKE, changes_in_place, is_random
+
 aten = torch.ops.aten
-EMPTY = (aten.empty.memory_format, aten.empty_strided.default)
-EMPTY_LIKE = (aten.empty_like.default,)
 LIKE = {aten.rand_like.default: aten.uniform_.default, aten.randn_like.default: aten.normal_.default}
 
 
@@ -64,19 +64,20 @@ class _Function(torch.nn.Module):
 
 def _parts(graph: GraphModule) -> dict[Node, int]:
     """Node -> the number of its part: even parts contain random operations, odd parts are compiled."""
-    part, part_of = 0, {}
+    part, part_of, movable = 0, {}, True
     for node in list(graph.graph.nodes):
         if node.op not in ("call_function", "get_attr"):
             continue
+        made = _of_shape_alone(graph, node) if is_random(node) else []
+        movable &= bool(made) or not changes_in_place(node)
         if not is_random(node):
             part_of[node] = part + 1
             continue
-        made = _of_shape_alone(graph, node)
         if not made:
             part, made = part + 2, [node]
         for one in made:
             part_of[one] = part
-    if not any(_changes_in_place(node) for node in part_of):
+    if movable:
         _as_late_as_possible(graph, part_of, part + 1)
     *_, output = graph.graph.nodes
     for node in sorted(part_of, key=part_of.get):  # nothing depends on a later part
@@ -91,15 +92,6 @@ def _as_late_as_possible(graph: GraphModule, part_of: dict[Node, int], last: int
         if node in part_of and part_of[node] % 2:
             users = (part_of.get(user, last) for user in node.users)
             part_of[node] = min((part if part % 2 else part - 1 for part in users), default=last)
-
-
-def _changes_in_place(node: Node) -> bool:
-    return not is_random(node) and node.is_impure()
-
-
-def is_random(node: Node) -> bool:
-    """Whether an operation draws from torch's generator."""
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _of_shape_alone(graph: GraphModule, node: Node) -> list[Node]:

@@ -273,5 +273,7 @@ def test_a_negative_binomial_has_torchs_density_and_computes_less(monkeypatch):
     assert_close(own.expand((5, 4, 2, 3)).log_prob(x), of_torch.expand(5, 4, 2, 3))
     gradients = [torch.autograd.grad((value * weights).sum(), [log_r, logits]) for value in (found, of_torch)]
     assert_close(*gradients, rtol=1e-10, atol=1e-10)
+    without = [kind(torch.zeros(1), logits=torch.ones(1)) for kind in (NegativeBinomial, dist.NegativeBinomial)]
+    assert [float(each.log_prob(torch.zeros(1))) for each in without] == [0, 0]
     with pytest.raises(ValueError, match="support"):
         NegativeBinomial(log_r.exp(), logits, validate_args=True).log_prob(x + 0.5)

@@ -1,5 +1,6 @@
 """Graphs before they are compiled."""
 
+import pytest
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -123,3 +124,45 @@ def test_what_has_no_images_stays_as_it_is():
     ):
         graph = make_fx(fn)(torch.rand(4, 4))
         assert channels_last(graph, [torch.rand(4, 4)]) is graph
+
+
+def same_in_place(fn, *inputs: Tensor) -> None:
+    """What a function returns, and what it does to its inputs, is the same after `out_of_place`."""
+    graph = out_of_place(make_fx(fn)(*(value.clone() for value in inputs)))
+    mine, theirs = ([value.clone() for value in inputs] for _ in "ab")
+    torch.testing.assert_close(graph(*mine), fn(*theirs), rtol=0, atol=0)
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda b, x: (b.mul_(0.9).add_(x.mean(0)), b.sum())[1],
+        lambda b, x: b.sub(0.2).gt_(0.5) + b.exp().mul_(x[0].float()),
+        lambda b, x: x.exp().float().mul_(x).sin(),
+        lambda b, x: (x > 0.5).logical_and_(x < 0.7),
+        lambda b, x: ((x * 9).int() + 1) << 1,
+        lambda b, x: torch.stack(torch._foreach_mul([x, x + 1], 2.0)),
+        lambda b, x: x[0].mul_(2).add_(1) + b,
+    ],
+)
+def test_changes_in_place_of_many_kinds(fn):
+    same_in_place(fn, torch.rand(3), torch.rand(3, 3))
+
+
+def test_new_random_numbers_may_be_changed():
+    graph = out_of_place(make_fx(lambda x: x + torch.rand(3).mul_(2) + torch.randperm(3).add_(2))(torch.rand(3)))
+    assert not any(str(node.target).startswith(("aten.mul_", "aten.add_")) for node in graph.graph.nodes)
+
+
+def test_running_statistics_are_changes_in_place():
+    def fn(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        for rows in (x[3:], x[:3]):
+            total = torch.nn.functional.batch_norm(rows, mean, variance, training=True).sum()
+        return total
+
+    x, mean, variance = torch.rand(7, 3), torch.zeros(3), torch.ones(3)
+    graph = make_fx(fn)(x, mean.clone(), variance.clone())
+    assert prepared(graph, [x, mean, variance]) is graph
+    graph = make_fx(lambda x: torch.nn.functional.layer_norm(x, (3,)))(x)
+    assert prepared(graph, [x]) is not graph

@@ -165,6 +165,15 @@ def test_gradients_that_are_not_added_up_stay_apart():
     torch.testing.assert_close(once(w.detach(), b.detach(), x, y), expected)
 
 
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(3, 5), nn.Linear(5, 2)])
+
+    def forward(self, which: int, x: Tensor) -> Tensor:
+        return self.layers[which](x)
+
+
 def test_operations_whose_rows_are_not_alike_are_not_moved():
     """Scales that differ between the runs, a mean over rows, and a tensor with one row."""
     x, y, scale = torch.randn(4, 3), torch.randn(4, 3), torch.rand(1, 5)
@@ -173,14 +182,6 @@ def test_operations_whose_rows_are_not_alike_are_not_moved():
         first, second = net[0](x), net[0](y)
         first, second = (first * scale).sigmoid() * 2, (second * scale).sigmoid() * 3
         return net[1](first - first.mean(0)).sin().sum() + net[1](second - second.mean(0)).sum()
-
-    class Pair(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = nn.ModuleList([nn.Linear(3, 5), nn.Linear(5, 2)])
-
-        def forward(self, which: int, x: Tensor) -> Tensor:
-            return self.layers[which](x)
 
     def given(net, *inputs):
         return loss([lambda x: net(0, x), lambda x: net(1, x)], *inputs)
@@ -193,6 +194,34 @@ def test_a_sum_with_a_matrix_is_not_a_layer():
     graph = make_fx(lambda b, x, y, w: torch.addmm(b, x, w).sin() + torch.addmm(b, y, w).cos())(*torch.rand(4, 3, 3))
     assert counted(joined(graph)) == {"addmm": 2}
     graph(*torch.rand(4, 3, 3))
+
+
+@pytest.mark.parametrize(("number", "shared"), [(40, True), (300, False)])
+def test_long_and_shared_pointwise_operations(number, shared):
+    """Each is looked at once, though there are 2 to the 40 ways through the first; the second are too many for it."""
+
+    def loss(net, x):
+        rows = [net(0, x[2:]), net(0, x[:2])]
+        for _ in range(number):
+            rows = [h * h.sigmoid() if shared else h.tanh() for h in rows]
+        return sum(net(1, h).sum() for h in rows)
+
+    before, after = before_and_after(loss, Pair(), torch.randn(5, 3))
+    assert before["addmm"] == 4 and after["addmm"] == 2
+
+
+def test_shapes_that_are_no_rows():
+    """A view of one number, and one whose memory has another order."""
+    w, b = torch.randn(5, 1), torch.randn(5)
+    once = joined(make_fx(lambda x, y: [torch.nn.functional.linear(v.reshape(1, 1), w, b) for v in (x, y)])(*w[:2, 0]))
+    found = once(*w[:2, 0])
+    torch.testing.assert_close(torch.cat(found), torch.nn.functional.linear(w[:2], w, b))
+
+    def last(x: Tensor, y: Tensor, w: Tensor) -> list[Tensor]:
+        return [(v @ w).view(-1, 3, 2, 2).contiguous(memory_format=torch.channels_last) for v in (x, y)]
+
+    given = torch.randn(2, 5), torch.randn(4, 5), torch.randn(5, 12)
+    torch.testing.assert_close(joined(make_fx(last)(*given))(*given), last(*given))
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -412,6 +412,21 @@ def test_lower_precision_is_in_the_graph(graphs):
     assert len(graphs) == 1 and all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
+def test_lower_precision_is_compared_less_exactly(monkeypatch):
+    """Under autocast losses are of float32, but their gradients differ as those of bfloat16 do."""
+
+    def rough(graph, inputs):
+        return lambda *given: [1.1 * value for value in graph(*given)]
+
+    monkeypatch.setattr("torch._inductor.compile", rough)
+    line = nn.Linear(3, 2).float()
+    graph = Traced(lambda x, done: ({"loss": line(x).float().square().sum()}, []), [line], {"loss": line})
+    with torch.autocast("cpu", torch.bfloat16):
+        assert graph(torch.rand(4, 3, dtype=torch.float32))[0]["loss"].dtype == torch.float32
+    with pytest.raises(NotTraceable, match="gradients differ"):
+        graph(torch.rand(4, 3, dtype=torch.float32))
+
+
 def test_auto_compiles_what_is_long():
     """By the number of steps and their size, not by a clock."""
     vae, x = small()
