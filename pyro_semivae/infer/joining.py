@@ -274,7 +274,7 @@ def _with_the_same_weights(graph: Graph, operations: Iterable[Callable]) -> list
         key = (node.target, others, str(node.kwargs), shapes)
         if node.target == aten.convolution_backward.default:
             parts = [user for user in node.users if user.args[1] > 0]
-            if not all(part.users for part in parts) or any(_sum_of(part) is part for part in parts):
+            if not all(part.users for part in parts):
                 continue
             key += tuple(sorted((part.args[1], _sum_of(part).name) for part in parts))
         groups.setdefault(key, []).append(node)

@@ -224,6 +224,41 @@ def test_shapes_that_are_no_rows():
     torch.testing.assert_close(joined(make_fx(last)(*given))(*given), last(*given))
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        lambda x: (x[:3], x[3:5]),
+        lambda x: (x[0:4:2], x[4:8:2]),
+        lambda x: (x[:4] * x[4:8, :1], x[1:5] * x[4:8, :1]),
+        lambda x: (x[:, :1], x[:3, 1:2]),
+    ],
+)
+def test_rows_that_are_a_part_of_a_tensor(rows):
+    before_and_after(lambda net, x: sum(net(part.expand(-1, 3)).sin().sum() for part in rows(x)), mlp(3, 5, 2), R)
+
+
+R = torch.rand(8, 3, dtype=torch.float64)
+
+
+def test_operations_that_differ_between_runs():
+    """Two kinds of GELU, a factor for each row in both, and a sum of products with a factor."""
+    factor = torch.rand(4, 1)
+
+    def loss(net, x, y, factor):
+        hidden = [torch.nn.functional.gelu(net(0, x), approximate=kind) for kind in ("none", "tanh")]
+        of_y = [net(0, y[i : i + 4]) * factor for i in (0, 4)]
+        return sum(net(1, h).sin().sum() for h in (*hidden, *of_y))
+
+    _, after = before_and_after(loss, Pair(), torch.randn(4, 3), R, factor)
+    assert after["addmm"] == 2
+
+    def summed(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+        return torch.add(a.t() @ b, c.t() @ d, alpha=3)
+
+    given = [torch.randn(number, 3) for number in (4, 4, 5, 5)]
+    torch.testing.assert_close(joined(make_fx(summed)(*given))(*given), summed(*given))
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_random_programs(seed):
     """Networks run on inputs, on parts of them and on each other's outputs, with shared rows and weights."""
