@@ -106,7 +106,7 @@ class Counts(_Row):
         accepted = f"non-negative integers (B, {self.size}), or NaN throughout a missing row"
         values = _matrix(values, name, self.size, accepted)
         outside = ~((values >= 0) & (values == values.round()) & values.isfinite())
-        outside = outside & ~absent_rows(values)[:, None]
+        outside &= ~absent_rows(values)[:, None]
         if outside.any():
             got = values[outside][:5].tolist()
             raise InputError(f"{name}: got {got} in rows {rows_of(outside.any(1))}; expected {accepted}")
