@@ -23,13 +23,14 @@ BACKWARD = {aten.convolution_backward.default: (1, 0), aten.mm.default: (0,)}
 ROWS = {**FORWARD, **BACKWARD}
 TRANSPOSED = (aten.t.default, aten.permute.default, aten.transpose.int)
 DEEPEST = 100  # pointwise operations and views between two products
+FEW = 1 / 16  # of all rows: where all but one run have so few together, copying all of them costs more than it spares
 
 
 def joined(graph: GraphModule) -> GraphModule:
     """A graph of the same results with one product, or convolution, for all those that have the same weights.
 
-    Products are joined where none depends on another. The gradients of their weights, which autograd adds up, become
-    one product too.
+    Products are joined where none depends on another, and unless the rows of a large one would be copied for those of a
+    few. The gradients of their weights, which autograd adds up, become one product too.
 
     Args:
         graph: traced by `make_fx`, without changes in place; it is changed.
@@ -89,6 +90,8 @@ class _Joining:
         """Replaces operations by one on all their rows."""
         first, which = nodes[0], ROWS[nodes[0].target]
         nodes = self._in_order(nodes, [[node.args[i] for i in which] for node in nodes])
+        if not self._worth([tuple(node.args[i] for node in nodes) for i in which]):
+            return
         args = list(first.args)
         for i in which:
             args[i] = self.all_rows([node.args[i] for node in nodes])
@@ -114,7 +117,10 @@ class _Joining:
         """Replaces a sum of products of transposed tensors, the gradients of the same weights, by one product."""
         pairs = [(leaf.args[1], leaf.args[0].args[0]) for leaf in leaves]
         order = self._in_order(range(len(leaves)), pairs)
-        right, left = (self.all_rows([pairs[i][k] for i in order]) for k in (0, 1))
+        ordered = [tuple(pairs[i][k] for i in order) for k in (0, 1)]
+        if not self._worth(ordered):
+            return
+        right, left = map(self.all_rows, ordered)
         first = leaves[0]
         turned = self._call(aten.t.default, (left,), first.args[0])
         turned.meta["val"] = left.meta["val"].t()
@@ -129,6 +135,11 @@ class _Joining:
             found = self._call(aten.cat.default, ([*nodes],), nodes[0], sum(map(_num_rows, nodes)))
             self.made[tuple(nodes)], self.orders[frozenset(nodes)] = found, tuple(nodes)
         return found
+
+    def _worth(self, tensors: Sequence[tuple[Node, ...]]) -> bool:
+        """Whether the rows are in one tensor, or not too few besides the most of them to copy all."""
+        numbers = [_num_rows(node) for node in tensors[0]]
+        return sum(numbers) - max(numbers) >= FEW * sum(numbers) or all(map(self._lifted, tensors))
 
     def lift(self) -> None:
         """Replaces copies of rows into one tensor where, after later joins, there is one or can be computed."""

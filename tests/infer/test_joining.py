@@ -289,3 +289,26 @@ def test_random_programs(seed):
 
     before, after = before_and_after(loss, Nets(), torch.randn(5, 4), torch.randn(6, 4))
     assert all(after.get(name, 0) <= before[name] for name in before if name != "cat")
+
+
+@pytest.mark.parametrize(
+    ("few", "products"),
+    [(1, {"addmm": 2, "mm": 2}), (2, {"addmm": 1, "mm": 1, "cat": 2})],
+)
+def test_a_large_product_is_copied_for_enough_others_alone(few, products):
+    _, after = before_and_after(
+        lambda net, x, y: (net(x) * x[:, :1]).sin().sum() + (net(y) * 2).cos().sum(),
+        nn.Linear(3, 2).double(),
+        torch.randn(30, 3, dtype=torch.float64),
+        torch.randn(few, 3, dtype=torch.float64),
+    )
+    assert after == products
+
+
+def test_rows_that_are_in_one_tensor_are_joined_however_few():
+    _, after = before_and_after(
+        lambda net, x: net(x[:30]).sin().sum() + net(x[30:]).cos().sum(),
+        nn.Linear(3, 2).double(),
+        torch.randn(31, 3, dtype=torch.float64),
+    )
+    assert after["addmm"] == 1
