@@ -241,3 +241,5 @@ CASES = [
     ),
     Case("binary-bayes", binary(CCVAE, z_s=4, classifier="bayes"), lambda vae: vae.elbo(num_samples=4), "ccvae.py"),
 ]
+
+BY_NAME = {case.name: case for case in CASES}

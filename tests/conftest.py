@@ -4,6 +4,8 @@ import pyro
 import pytest
 import torch
 
+from pyro_semivae.infer.traced import Traced
+
 torch.set_num_threads(1)  # two processes run the tests (setup.cfg)
 
 
@@ -31,3 +33,16 @@ def ctrl_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """`fit(compile="on")` traces and does not compile; the graphs that were made."""
+    made = []
+
+    def traced(*args, **kwargs):
+        made.append(Traced(*args, compiler="none", **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr("pyro_semivae.trainer.Traced", traced)
+    return made
