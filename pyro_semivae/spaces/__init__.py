@@ -21,8 +21,9 @@ may be missing by itself. `arranged` brings values into the layout that a model'
 
 from pyro_semivae.spaces.base import Data, Labels, Space
 from pyro_semivae.spaces.data import Counts, Images, Vectors, check_images, to_unit
-from pyro_semivae.spaces.labels import Binary, Classes, Groups, Real, as_binary, label_space
+from pyro_semivae.spaces.labels import Binary, Classes, Groups, as_binary, label_space
 from pyro_semivae.spaces.missing import MISSING, all_missing, any_known, as_labels, entry_by_entry, is_missing
+from pyro_semivae.spaces.real import Real
 
 __all__ = [
     "MISSING",
