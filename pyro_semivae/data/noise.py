@@ -27,12 +27,9 @@ def shift(x: Tensor, pixels: int = 2) -> Tensor:
     """
     b, _, h, w = _check_batch(x)
     pixels = check_count("pixels", pixels, 0, max(h, w))
-    padded = F.pad(x, (pixels,) * 4).movedim(1, -1)  # (B, H + 2p, W + 2p, C)
-    top, left = torch.randint(0, 2 * pixels + 1, (2, b, 1), device=x.device)
-    rows = top + torch.arange(h, device=x.device)  # (B, H)
-    columns = left + torch.arange(w, device=x.device)  # (B, W)
-    batch = torch.arange(b, device=x.device)[:, None, None]
-    return padded[batch, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+    windows = F.pad(x, (pixels,) * 4).unfold(2, h, 1).unfold(3, w, 1)  # (B, C, 2p + 1, 2p + 1, H, W)
+    top, left = torch.randint(0, 2 * pixels + 1, (2, b), device=x.device)
+    return windows[torch.arange(b, device=x.device), :, top, left]
 
 
 def jitter(
