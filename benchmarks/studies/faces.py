@@ -29,18 +29,23 @@ MEASURES = {
 CONTROL = {"marginal": "jensen", "control_variate": True, "detach": "none", "alpha": 100.0}
 # The gradient of the bound as it is, with the recipe's weight on the classifier.
 NOTHING_DETACHED = {"marginal": "jensen", "control_variate": True, "detach": "none"}
+# What keeps style for class labels (`infer.style_terms`), here for each label or for all at once.
+ONE, ALL = ({"tau": 0.5, "entries": entries} for entries in ("one", "all"))
+REGRESSION = {"generated": 5.0}
+STYLE = {"replace one": ONE, "replace all": ALL, "regression": REGRESSION, "replace one and regression": ONE | REGRESSION}
 DEFAULT_PRESET = "demo"
 
 
 def parts(rate: str) -> dict[str, dict[str, Any]]:
     """The three marginals (one where no label is missing); at 6 % also partly labelled rows, used or dropped, the
-    control variate, and nothing detached.
+    control variate, nothing detached, and the terms that keep style.
     """
     parts = {marginal: {"marginal": marginal} for marginal in (MARGINALS if rate != "1.0" else ("jensen",))}
     if rate != "0.06":
         return parts
     parts |= {f"partly {what}": {"partly": what} for what in ("keep", "drop")}
-    return parts | {"control variate": CONTROL, "nothing detached": NOTHING_DETACHED}
+    parts |= {"control variate": CONTROL, "nothing detached": NOTHING_DETACHED}
+    return parts | {part: {"marginal": "jensen", **terms} for part, terms in STYLE.items()}
 
 
 def job_of(rate: str, preset: str, seed: int, part: str) -> Job:
