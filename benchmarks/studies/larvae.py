@@ -171,6 +171,13 @@ EXAMPLE = {
 }
 
 
+FACES = {
+    "accuracy of E[y|x] > 1/2": "test_accuracy",
+    "effect of a traversal": "effect",
+    "leak of a traversal": "leak",
+}
+
+
 def example_table() -> str:
     """A Markdown table of the run of the example that is recorded, `python examples/larvae.py`."""
     run = recorded("larvae/example-room-seed0.json")
@@ -178,5 +185,12 @@ def example_table() -> str:
     return markdown(["room", "baseline (tau 0)", "LaRVAE, z from the prior, labels of generated images"], lines)
 
 
+def faces_table() -> str:
+    """A Markdown table of the recorded run of `python examples/larvae.py --dataset faces`."""
+    run = recorded("larvae/example-faces-seed0.json")
+    lines = [[what, f"{run[f'baseline_{name}']:.3f}", f"{run[name]:.3f}"] for what, name in FACES.items() if run]
+    return markdown(["faces", "baseline (tau 0)", "LaRVAE"], lines)
+
+
 def tables() -> list[str]:
-    return [table(), differences(), choices(), curves(), example_table()]
+    return [table(), differences(), choices(), curves(), example_table(), faces_table()]
