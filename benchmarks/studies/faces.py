@@ -32,7 +32,12 @@ NOTHING_DETACHED = {"marginal": "jensen", "control_variate": True, "detach": "no
 # What keeps style for class labels (`infer.style_terms`), here for each label or for all at once.
 ONE, ALL = ({"tau": 0.5, "entries": entries} for entries in ("one", "all"))
 REGRESSION = {"generated": 5.0}
-STYLE = {"replace one": ONE, "replace all": ALL, "regression": REGRESSION, "replace one and regression": ONE | REGRESSION}
+STYLE = {
+    "replace one": ONE,
+    "replace all": ALL,
+    "regression": REGRESSION,
+    "replace one and regression": ONE | REGRESSION,
+}
 DEFAULT_PRESET = "demo"
 
 
