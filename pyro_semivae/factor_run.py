@@ -61,6 +61,8 @@ class FactorRun(Run[S]):
         with naming("--labelled", "labelled"), naming("--known", "known"):
             number = args.number_labelled(len(found.train))
             y = found.labels(number, seed=args.seed, known=args.known_names())
+        if unknown := [name for name, column in zip(grid.factor_names, y.T, strict=True) if column.isnan().all()]:
+            print(f"NOTE: no label of {', '.join(unknown)} is known; the labels of generated images, if any, are off")
         self.x, self.y, self.labels = found.train.x, y, Real(len(grid.sizes))
         return found
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -16,7 +18,7 @@ from torch import Tensor
 from pyro_semivae.caches import CACHE_ENV, cache_folder, read_array, write_array
 from pyro_semivae.data.folders import image_array
 from pyro_semivae.data.grids import Grid
-from pyro_semivae.errors import InputError
+from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.files import user_path, writable_folder
 
 DSPRITES = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
@@ -36,6 +38,8 @@ ISAAC3D_FACTORS = {
 }
 ROWS = 2048  # images read at once
 PIXELS = 64
+# What zipfile and numpy raise for a damaged archive.
+DAMAGED = (zipfile.BadZipFile, zlib.error, tokenize.TokenError, SyntaxError, KeyError, ValueError, EOFError, OSError)
 
 
 def load_dsprites(root: str | Path) -> Grid:
@@ -56,11 +60,11 @@ def load_dsprites(root: str | Path) -> Grid:
         with zipfile.ZipFile(path) as archive:
             with archive.open("latents_classes.npy") as file:
                 classes = np.lib.format.read_array(file, allow_pickle=False)
-            sizes = _sizes(path, "latents_classes", classes)
+            sizes = _sizes(path, "latents_classes", classes, 6)
             shape = (len(classes), PIXELS * PIXELS // 8)
             with archive.open("imgs.npy") as file:
                 packed = _cached(path, "dsprites", shape, lambda: _packed(path, file, len(classes)))
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
+    except DAMAGED as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: cannot be read ({error}); expected the arrays imgs and latents_classes") from error
@@ -94,8 +98,14 @@ def load_shapes3d(root: str | Path) -> Grid:
         raise InputError(f"{path}: h5py is not installed; run: pip install 'pyro_semivae[hdf5]'") from error
     try:
         with h5py.File(path) as file:
-            images, labels = file["images"], file["labels"][()]
-            sizes = _sizes(path, "labels", np.stack([np.unique(c, return_inverse=True)[1] for c in labels.T], 1))
+            images, labels = file["images"], file["labels"]
+            if not isinstance(images, h5py.Dataset) or not isinstance(labels, h5py.Dataset):
+                raise InputError(f"{path}: got groups; expected the arrays images and labels")
+            labels = labels[()]
+            if labels.ndim != 2 or labels.shape[1] != 6 or not np.isfinite(labels).all():
+                raise InputError(f"{path}, labels: got shape {labels.shape}; expected (N, 6) of finite numbers")
+            classes = np.stack([np.unique(column, return_inverse=True)[1] for column in labels.T], 1)
+            sizes = _sizes(path, "labels", classes, 6)
             if images.shape != (len(labels), PIXELS, PIXELS, 3) or images.dtype != np.uint8:
                 got = f"{images.dtype} of shape {images.shape}"
                 raise InputError(f"{path}, images: got {got}; expected uint8 ({len(labels)}, {PIXELS}, {PIXELS}, 3)")
@@ -130,6 +140,7 @@ def load_isaac3d(root: str | Path, *, sizes: Sequence[int] = tuple(ISAAC3D_FACTO
     )
     if len(sizes) != len(ISAAC3D_FACTORS):
         raise InputError(f"sizes: got {len(sizes)}; expected {len(ISAAC3D_FACTORS)}, of {', '.join(ISAAC3D_FACTORS)}")
+    sizes = tuple(check_count("sizes", size) for size in sizes)
     paths = [folder / f"{number:06d}.png" for number in range(math.prod(sizes))]
     x = image_array(paths, "isaac3d", channels=3, size=PIXELS, where=where)
     return _grid("isaac3d", tuple(ISAAC3D_FACTORS), sizes, (3, PIXELS, PIXELS), lambda rows: x[rows])
@@ -157,14 +168,15 @@ def _found(root: str | Path, folder: str, name: str, source: str) -> Path:
     return path
 
 
-def _sizes(path: Path, name: str, classes: np.ndarray) -> tuple[int, ...]:
-    """The number of values of each factor.
+def _sizes(path: Path, name: str, classes: np.ndarray, number: int) -> tuple[int, ...]:
+    """The number of values of each of `number` factors.
 
     Raises:
-        InputError: the rows are not all combinations in order, with the last factor varying fastest.
+        InputError: there are others; the rows are not all combinations in order, with the last factor varying fastest.
     """
-    if classes.ndim != 2 or not classes.size or classes.dtype.kind not in "iu":
-        raise InputError(f"{path}, {name}: got {classes.dtype} of shape {classes.shape}; expected integers (N, F)")
+    if classes.ndim != 2 or not len(classes) or classes.shape[1] != number or classes.dtype.kind not in "iu":
+        got = f"{classes.dtype} of shape {classes.shape}"
+        raise InputError(f"{path}, {name}: got {got}; expected integers (N, {number})")
     sizes = tuple(int(column.max()) + 1 for column in classes.T)
     rows = np.arange(len(classes))
     if math.prod(sizes) != len(classes) or (np.stack(np.unravel_index(rows, sizes), 1) != classes).any():

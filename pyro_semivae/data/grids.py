@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_semivae.data import room, sprites
+from pyro_semivae.errors import InputError
 
 SIZES = (64, 32)
 
@@ -42,7 +43,12 @@ class Grid:
         return torch.stack(torch.unravel_index(rows, self.sizes), 1)
 
     def rows(self, classes: Tensor) -> Tensor:
-        """The numbers of the images with these classes, `(N,)`: the inverse of `classes`."""
+        """The numbers of the images with these classes, `(N,)`: the inverse of `classes`.
+
+        Raises:
+            InputError: see `images`.
+        """
+        classes = self._checked(classes)
         found = torch.zeros(len(classes), dtype=torch.int64)
         for column, size in zip(classes.unbind(1), self.sizes, strict=True):
             found = found * size + column
@@ -53,13 +59,35 @@ class Grid:
         return torch.stack([torch.randint(size, (number,), generator=generator) for size in self.sizes], 1)
 
     def values(self, classes: Tensor) -> Tensor:
-        """Converts classes to numbers `(N, F)` in the same order, with mean 0 and variance 1 over all images."""
+        """Converts classes, or numbers between them, to numbers `(N, F)` in the same order, with mean 0 and variance 1
+        over all images.
+
+        Raises:
+            InputError: see `images`.
+        """
+        classes = self._checked(classes, whole=False)
         size = torch.tensor(self.sizes, dtype=torch.get_default_dtype())
         return (classes - (size - 1) / 2) / ((size.square() - 1) / 12).sqrt()
 
     def images(self, classes: Tensor) -> Tensor:
-        """The images with these classes, uint8 `(N, C, H, W)`."""
-        return self.draw(classes)
+        """The images with these classes, uint8 `(N, C, H, W)`.
+
+        Raises:
+            InputError: they are not integers `(N, F)` from 0 to the factors' sizes.
+        """
+        return self.draw(self._checked(classes))
+
+    def _checked(self, classes: Tensor, *, whole: bool = True) -> Tensor:
+        wrong = classes.dim() != 2 or classes.shape[1] != len(self.sizes)
+        if wrong or (whole and classes.is_floating_point()):
+            got, kind = f"{classes.dtype} of shape {tuple(classes.shape)}", "integers" if whole else "numbers"
+            raise InputError(f"classes: got {got}; expected {kind} (N, {len(self.sizes)})")
+        if classes.is_floating_point():
+            return classes
+        for name, column, size in zip(self.factor_names, classes.unbind(1), self.sizes, strict=True):
+            if (outside := (column < 0) | (column >= size)).any():
+                raise InputError(f"classes: got {column[outside][0]} for {name}; expected 0 to {size - 1}")
+        return classes.long()
 
     def halved(self) -> Grid:
         """The same grid at half the resolution: means over 2x2 pixels."""

@@ -21,7 +21,7 @@ from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.infer.base import Bound, Objective, Part, Term
 from pyro_semivae.infer.evaluation import Evaluation, Value, add, add_terms, joined, weighed
 from pyro_semivae.infer.evidence import Evidence, enumerates
-from pyro_semivae.infer.graph import graphs_of
+from pyro_semivae.infer.graph import Graph, graphs_of
 from pyro_semivae.infer.roles import Roles, sample_sites
 from pyro_semivae.infer.run import Run
 from pyro_semivae.infer.step import Step
@@ -190,26 +190,38 @@ class FromPrior(Derived):
     by Jensen's inequality; it is tight if x does not depend on z.
 
     Args:
-        what: the objective. latents: names of latents without parents in the model.
+        what: the objective. latents: names of latents without parents in the model, one or more.
+        scored: names of sites whose densities in the guide have terms of their own, such as a label loss: those must
+            be the guide's.
 
     Raises:
-        InputError: when evaluated: a name is not a latent, or a latent has parents in the model.
+        InputError: there is no latent. When evaluated: a name is not a latent, or a latent has parents in the model;
+            a site in `scored` depends on one of the latents in the guide.
     """
 
-    def __init__(self, what: Objective, *latents: str):
+    def __init__(self, what: Objective, *latents: str, scored: Sequence[str] = ()):
         super().__init__(what)
-        self.latents = latents
+        if not latents:
+            raise InputError("latents: got none; expected names of latents without parents in the model")
+        self.latents, self.scored = latents, tuple(scored)
         self._checked = False
 
     def configuration(self) -> dict[str, Any]:
-        return {"what": self.what, "latents": self.latents}
+        return {"what": self.what, "latents": self.latents, **({"scored": self.scored} if self.scored else {})}
 
     def derived(self, step: Step) -> tuple[Step, tuple[int, int]]:
         if not self._checked and get_proxy_mode() is None:  # otherwise the step is being traced
-            model = graphs_of(step.model, step.guide, step.named(), ())["p"]
+            graphs = graphs_of(step.model, step.guide, step.named(), ())
+            model, guide = graphs["p"], graphs["q"]
             if wrong := [name for name in self.latents if model.get(name) != ()]:
                 got = f"{wrong}, of the sites {', '.join(model)}"
                 raise InputError(f"FromPrior: got {got}; expected latents without parents in the model")
+            for name in self.scored:
+                if read := sorted(_above(guide, name) & {*self.latents}):
+                    raise InputError(
+                        f"FromPrior: got a guide in which '{name}' depends on {read}; expected labels that do not, as "
+                        f"their loss would be at latents from the prior (replacement='guide' keeps the guide's)"
+                    )
             self._checked = True
         densities = _Densities(self.latents)
         try:
@@ -225,6 +237,17 @@ class FromPrior(Derived):
                 return own(*args, **kwargs)
 
         return step.another(("prior", self.latents), guide=guide, scale=1.0), (0, 0)
+
+
+def _above(graph: Graph, name: str) -> set[str]:
+    """All sites that a site depends on."""
+    found, left = set(), [*graph.get(name, ())]
+    while left:
+        parent = left.pop()
+        if parent not in found:
+            found.add(parent)
+            left += graph.get(parent, ())
+    return found
 
 
 class ImportanceWeighted(Derived):

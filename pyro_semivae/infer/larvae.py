@@ -44,7 +44,8 @@ def label_replacement(
         alpha: weight of the label loss, `RegressionTerm`. tau: weight of the label replacement; 0 is the
             semi-supervised baseline of Locatello et al. 2019.
         replacement: z from the `"guide"`, as in the paper; or from the `"prior"`, log p(x|y) >= E_p(z)[log p(x|y,z)],
-            so that only y can carry the factors that the labels stand for. latents: the latents sampled from the prior.
+            so that only y can carry the factors that the labels stand for; no label may depend on z in the guide.
+            latents: the latents sampled from the prior.
         samples: K; above 1, the importance-weighted bound with K samples.
         pixels: weight of log p(x|y,z), in the unsupervised part and in the label replacement.
         generated: weight of `GeneratedLabelsTerm`. classes: the labels that are classes, with the label loss
@@ -66,7 +67,7 @@ def label_replacement(
     if pixels != 1:
         unsupervised, replaced = (what.weighted({"log p(x)": pixels}) for what in (unsupervised, replaced))
     if replacement == "prior":
-        replaced = FromPrior(replaced, *latents)
+        replaced = FromPrior(replaced, *latents, scored=labels if alpha != 0 or generated != 0 else ())
     if check_count("samples", samples) > 1:
         replaced = ImportanceWeighted(replaced, samples)
     # Without label replacement, labelled rows need no decoder.

@@ -8,7 +8,7 @@ import pyro
 from torch import Tensor
 
 from pyro_semivae.conditionals import LabelAndGaussian, LabelPrior, StandardNormal
-from pyro_semivae.errors import InputError, check_count
+from pyro_semivae.errors import InputError, check_count, check_number
 from pyro_semivae.infer import BatchTotalCorrelation, Objective, TotalCorrelation, TraceLabels_ELBO, label_replacement
 from pyro_semivae.infer.weights import Weight
 from pyro_semivae.models import parts
@@ -121,7 +121,11 @@ class LaRVAE(SemiVAE):
             weight: beta for `"beta"` and for `"tc"`, where the total correlation has the weight beta - 1; gamma for
                 `"factor"`.
             num_rows: N, the size of the training set.
+
+        Raises:
+            InputError: `kind` is none of these, or `weight` is no number from 0.
         """
+        check_number("weight", weight, least=0)
         elbo = TraceLabels_ELBO(max_plate_nesting=self.max_plate_nesting, beta=weight if kind == "beta" else 1.0)
         if kind == "beta":
             return elbo

@@ -13,6 +13,7 @@ from pyro_semivae import probes, tasks
 from pyro_semivae.data.factors import FactorData, Seen
 from pyro_semivae.data.grids import Grid
 from pyro_semivae.data.reference import Shown
+from pyro_semivae.errors import InputError
 from pyro_semivae.files import writable_folder
 from pyro_semivae.metrics import disentanglement
 from pyro_semivae.models import SemiVAE
@@ -36,7 +37,8 @@ def measure_factors(vae: SemiVAE, data: FactorData, *, quick: bool = False, prog
 
     - `mig`, `l2` (and `l2_without_<factor>`, without a factor for which several classes may look the same),
       `factor_vae_score`, `beta_vae_score`, `sap` (continuous), `dci`, `modularity`, `explicitness`, `irs`: see
-      `metrics.disentanglement`; `rmse_<factor>`, and `protocol`, by metric;
+      `metrics.disentanglement`; `rmse_<factor>`, and `protocol`, by metric. `explicitness` is None, and a note is
+      printed, if a class is not in both of its parts of the rows;
     - `generation_error`: the mean squared error per image, summed over pixels, between an image and the decoding of its
       true labels and z = 0;
     - for the traversal of a label from one end of its factor to the other, with z and the other labels as inferred, as
@@ -57,7 +59,10 @@ def measure_factors(vae: SemiVAE, data: FactorData, *, quick: bool = False, prog
     }
     if not quick:
         scores["beta_vae_score"] = disentanglement.beta_vae_score(code, classes)
-        scores["explicitness"] = disentanglement.explicitness(code, classes)
+        try:
+            scores["explicitness"] = disentanglement.explicitness(code, classes)
+        except InputError as error:  # too few rows
+            print(f"NOTE: explicitness is not measured: {error}")
         scores["dci"] = disentanglement.dci(code, classes, **TREES)
     for name in grid.symmetric:
         without = [grid.factor_names.index(name)]
@@ -65,6 +70,8 @@ def measure_factors(vae: SemiVAE, data: FactorData, *, quick: bool = False, prog
     out: dict[str, Any] = {name: float(score) for name, score in scores.items()}
     rmse = scores["l2"].parts["rmse"]
     out |= {f"rmse_{name}": float(error) for name, error in zip(grid.factor_names, rmse, strict=True)}
+    if not quick:
+        out.setdefault("explicitness", None)
     out["protocol"] = {name: dict(score.protocol) for name, score in scores.items()}
     out["generation_error"] = generation_error(vae, grid, test)
     return {**out, **_traversals(vae, data, quick, progress)}
@@ -169,10 +176,12 @@ def draw_factors(
     every, names = [], []
     for j, factor in enumerate(grid.factor_names):
         steps = torch.linspace(0, grid.sizes[j] - 1, min(8, grid.sizes[j])).round().long()
-        along = classes[j].repeat(len(steps), 1)
+        along = classes[j % len(classes)].repeat(len(steps), 1)
         along[:, j] = steps
         rows = [vae.images(grid.images(along)).cpu()]
-        rows += [_traversed(model, x[j : j + 1], j, grid.values(along)[:, j]) for model in models.values()]
+        rows += [
+            _traversed(model, x[j % len(x)].unsqueeze(0), j, grid.values(along)[:, j]) for model in models.values()
+        ]
         image_grid(torch.stack(rows), rows=["truth", *models], title=factor, path=out / f"traversal-{factor}.png")
         blank = torch.ones(8 - len(steps), *rows[0].shape[1:])
         every += [torch.cat([row, blank]) for row in rows]

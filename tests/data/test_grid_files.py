@@ -1,6 +1,7 @@
 """Readers of dSprites, 3D Shapes and Isaac3D on tiny files in the official layouts, and on malformed ones."""
 
 import builtins
+import contextlib
 
 import h5py
 import numpy as np
@@ -63,6 +64,7 @@ def test_dsprites(tmp_path):
         ({"latents_classes": table((1, 3, 2, 4, 1, 2))[:-1]}, "47 rows of factors"),
         ({"latents_classes": np.zeros(48, np.int64)}, r"latents_classes: got int64 of shape \(48,\)"),
         ({"latents_classes": table((1, 3, 2, 4, 1, 2)) * 0.5}, "latents_classes: got float64"),
+        ({"latents_classes": table((1, 3, 2, 8, 1))}, r"latents_classes: got int64 of shape \(48, 5\); expected .*6"),
     ],
 )
 def test_malformed_dsprites(changes, message, tmp_path):
@@ -80,6 +82,16 @@ def test_dsprites_that_are_cut_off_or_not_there(tmp_path):
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(InputError, match="cannot be read"):
         load_dsprites(tmp_path)
+
+
+def test_damaged_dsprites_are_one_error(tmp_path):
+    dsprites(tmp_path)
+    path = tmp_path / "dsprites" / DSPRITES
+    whole = path.read_bytes()
+    for place in range(60, len(whole) // 2, 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with contextlib.suppress(InputError):  # or it is damaged where nothing is read
+            load_dsprites(tmp_path)
 
 
 def shapes3d(root, **changes):
@@ -114,6 +126,9 @@ def test_shapes3d(tmp_path):
         ({"images": np.zeros((48, 64, 64, 3))}, "images: got float64"),
         ({"labels": None}, "cannot be read"),
         ({"labels": np.zeros((48, 6))}, "labels: got 48 rows"),
+        ({"labels": np.zeros((48, 5))}, r"labels: got shape \(48, 5\); expected \(N, 6\)"),
+        ({"labels": np.zeros(48)}, r"labels: got shape \(48,\)"),
+        ({"labels": np.full((48, 6), np.nan)}, "of finite numbers"),
     ],
 )
 def test_malformed_shapes3d(changes, message, tmp_path):

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from pyro_semivae.data.grids import ROOM, SPRITES
 from pyro_semivae.data.room import SHAPES
+from pyro_semivae.errors import InputError
 
 
 @pytest.mark.parametrize(("grid", "number"), [(SPRITES, 737_280), (ROOM, 480_000)])
@@ -135,3 +136,26 @@ def test_what_is_lit():
     assert_close((front / top).mean(), (0.4 + 0.6 * lamp[2]) / (0.4 + 0.6 * lamp[1]), rtol=0.01, atol=0)
     sphere = ROOM.images(torch.tensor([[0, 3, 6, 4, 2, 7]]))[0].double().sum(0)
     assert sphere[26, 37] > sphere[26, 27] > sphere[38, 27]
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (torch.tensor([[0, 0, 0, 0, 4, 0]]), "got 4 for shape; expected 0 to 3"),
+        (torch.tensor([[-1, 0, 0, 0, 0, 0]]), "got -1 for floor"),
+        (torch.zeros(2, 1, dtype=torch.int64), r"shape \(2, 1\); expected (integers|numbers) \(N, 6\)"),
+    ],
+)
+def test_classes_that_a_grid_does_not_have(classes, message):
+    for of in (ROOM.images, ROOM.rows, ROOM.values):
+        with pytest.raises(InputError, match=f"classes: .*{message}"):
+            of(classes)
+
+
+def test_images_are_of_whole_classes_and_values_of_numbers_between_too():
+    between = torch.full((1, 6), 0.5)
+    for of in (ROOM.images, ROOM.rows):
+        with pytest.raises(InputError, match=r"classes: got torch\.float"):
+            of(between)
+    ends = ROOM.values(torch.tensor([[0] * 6, [1] * 6]))
+    assert_close(ROOM.values(between)[0], ends.mean(0))

@@ -3,6 +3,7 @@
 import json
 import math
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from torch.testing import assert_close
 import pyro_semivae
 from pyro_semivae import data, factor_run, report
 from pyro_semivae.checkpoints import History
+from pyro_semivae.errors import InputError
 from pyro_semivae.factor_run import FactorRun
 from pyro_semivae.infer import (
     BatchTotalCorrelation,
@@ -210,6 +212,26 @@ def test_the_measures_are_of_the_test_images_with_their_own_labels(room, monkeyp
     found = report.measure_factors(Told(), room, quick=True, progress=False)
     assert found["l2"] == pytest.approx(0) and found["rmse_floor"] == pytest.approx(0)
     assert found["mig"] > 0.8 and found["protocol"]["mig"]["rows"] == len(room.test)
+
+
+def test_few_test_images_are_measured_and_drawn(room, monkeypatch, tmp_path, capsys):
+    """Fewer than factors; explicitness needs more, which a note says."""
+    few = replace(room, test=replace(room.test, x=room.test.x[:5], classes=room.test.classes[:5]))
+    torch.set_default_dtype(torch.float32)
+    vae = pyro_semivae.models.LaRVAE((3, 32, 32), Real(6), z=2, networks=pyro_semivae.nn.MLPs((4,)))
+    report.draw_factors(vae, few, History([{"epoch": 1, "objective": 0.0, "elbo": 0.0}]), tmp_path)
+    assert len([*tmp_path.glob("traversal-*.png")]) == 6
+
+    def refuses(*args):
+        raise InputError("factors: too few")
+
+    scores = {name: lambda *args, **how: factors.disentanglement.Score(0.5, {}) for name in ("dci", "beta_vae_score")}
+    for name, score in {**scores, "explicitness": refuses}.items():
+        monkeypatch.setattr(factors.disentanglement, name, score)
+    monkeypatch.setattr(factors, "_traversals", lambda *args: {})
+    found = report.measure_factors(vae, room, progress=False)
+    assert found["explicitness"] is None and found["dci"] == 0.5
+    assert "NOTE: explicitness is not measured: factors: too few" in capsys.readouterr().out
 
 
 def job_of(tmp_path, monkeypatch, *flags):

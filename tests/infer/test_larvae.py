@@ -3,6 +3,8 @@
 import math
 from functools import partial
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
@@ -419,3 +421,27 @@ def test_terms_of_other_views_are_weighted_and_taken_out_by_their_names():
     assert found["labelled: log p(z)"].removed and not found["log p(z)"].removed
     with pytest.raises(InputError, match="terms: got the name 'labelled: log p"):
         evaluate(elbo.without("labelled: log p(w)"), vae, x, Y)
+
+
+class Reading(LaRVAE):
+    """A guide q(z|x) q(y|x,z)."""
+
+    def guide(self, x=None, y=None):
+        with self.rows(x, y) as (x, y):
+            q_y, q_z = self.q_y_z(x)
+            z = pyro.sample("z", q_z)
+            with self.entries("y"):
+                pyro.sample("y", dist.Normal(q_y.mean + z[..., 0], 1.0), obs=y)
+
+
+def test_a_label_loss_is_not_at_latents_from_the_prior():
+    vae = Reading((1, 2, 3), Real(2), z=1, networks=MLPs((4,)))
+    x, y = torch.rand(4, 1, 2, 3), torch.randn(4, 2)
+    with pytest.raises(InputError, match=r"'y' depends on \['z'\]"):
+        vae.elbo(replacement="prior").terms(vae.model, vae.guide, x, y)
+    assert vae.elbo(replacement="prior", alpha=0.0).terms(vae.model, vae.guide, x, y)  # a bound all the same
+    assert vae.elbo(replacement="guide").terms(vae.model, vae.guide, x, y)
+    with pytest.raises(InputError, match="latents: got none"):
+        vae.elbo(replacement="prior", latents=())
+    with pytest.raises(InputError, match="weight: got -1"):
+        vae.base("factor", -1, 4)

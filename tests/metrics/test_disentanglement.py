@@ -210,7 +210,7 @@ def test_seeds_and_small_sets():
         d.mutual_information_gap(noisy, v, rows=500, seed=2)
     )
     assert d.separated_predictability(noisy, v).protocol["rows"] == 2000
-    fitted, judged = halves(np.arange(3000), 10_000, 5_000, v.numpy())
+    fitted, judged = halves(10_000, 5_000, v.numpy(), 0)
     assert len(fitted) == 2000 and len(judged) == 1000 and not {*fitted} & {*judged}
 
 
@@ -221,12 +221,16 @@ def test_seeds_and_small_sets():
         (lambda v: d.mutual_information_gap(v.double(), v.double()), "factors: got torch.float64 from 0; expected"),
         (lambda v: d.mutual_information_gap(v.double()[1:], v), "representation, factors: got shapes"),
         (lambda v: d.robustness(v.double() * math.nan, v), "representation: got NaN"),
+        (lambda v: d.dci(v.double(), v, rows=-5), "rows: got -5"),
+        (lambda v: d.separated_predictability(v.double(), v, rows_test=0), "rows_test: got 0"),
+        (lambda v: d.explicitness(v.double(), v, rows=2.5), "rows: got 2.5"),
+        (lambda v: d.label_distance(v.double(), v.double(), without=0), "without: got 0"),
         (lambda v: d.dci(v.double(), v * torch.tensor([1, 0, 1])), r"one value only in the columns \[1\]"),
         (lambda v: d.dci(v.double(), v, trees="oak"), "trees: got 'oak'"),
         (lambda v: d.modularity(v.double(), v[:, :1]), "factors: got one; expected two or more"),
         (lambda v: d.mutual_information_gap(v.double(), v, bins=1), "bins: got 1"),
         (lambda v: d.explicitness(v.double(), torch.arange(len(v)).unsqueeze(1)), "factors: got 3000 rows, in which"),
-        (lambda v: d.separated_predictability(v.double()[:2], torch.tensor([[0], [1]])), "got 2 rows; expected four"),
+        (lambda v: d.separated_predictability(v.double()[:2], torch.tensor([[0], [1]])), "parts of 1 and 1 out of"),
         (
             lambda v: d.separated_predictability(
                 v.double(), (torch.arange(len(v)) == 4).long().unsqueeze(1), rows=2, rows_test=9
@@ -241,3 +245,18 @@ def test_seeds_and_small_sets():
 def test_bad_input(call, message):
     with pytest.raises(InputError, match=message):
         call(factors())
+
+
+def test_scores_depend_on_neither_scale_nor_numbers_nor_types():
+    """Of a code, of a factor's classes, and of what they are stored as."""
+    v = factors()
+    code = v.double() + torch.randn(v.shape)
+    sap = float(d.separated_predictability(code, v, kind="continuous"))
+    assert float(d.separated_predictability(1e-9 * code, v, kind="continuous")) == pytest.approx(sap, rel=1e-9)
+    one, renamed = v.clone(), v.clone()
+    renamed[v == 2] = 1_000_000_007
+    for metric in (d.robustness, d.factor_vae_score, d.beta_vae_score):
+        assert float(metric(code, renamed)) == float(metric(code, one))
+    assert float(d.mutual_information_gap(code.requires_grad_(), v.numpy().astype("uint16"))) == float(
+        d.mutual_information_gap(code.detach(), v)
+    )

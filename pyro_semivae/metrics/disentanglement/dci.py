@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 
 from pyro_semivae.errors import check_choice, check_count
-from pyro_semivae.metrics.disentanglement.score import Score, codes_and_factors, drawn, halves
+from pyro_semivae.metrics.disentanglement.score import Score, codes_and_factors, halves
 
 
 def dci(
@@ -43,8 +43,7 @@ def dci(
     codes, classes = codes_and_factors(representation, factors)
     check_choice("trees", trees, ("boosted", "forest"))
     check_count("number", number)
-    chosen = drawn(rows + rows_test, len(codes), np.random.default_rng(seed))
-    fitted, tested = halves(chosen, rows, rows_test, classes)
+    fitted, tested = halves(rows, rows_test, classes, seed)
     importance, right = np.zeros((codes.shape[1], classes.shape[1])), []
     for j, factor in enumerate(classes.T):
         if trees == "boosted":

@@ -31,10 +31,14 @@ def label_distance(inferred: Any, values: Any, *, without: Collection[int] = ())
     >>> float(label_distance(torch.zeros(2, 2), torch.tensor([[3.0, 4.0], [0.0, 0.0]])))
     2.5
     """
-    mean, true = (check_finite(n, v, 2).double().cpu() for n, v in (("inferred", inferred), ("values", values)))
+    mean, true = (
+        check_finite(n, v, 2).detach().double().cpu() for n, v in (("inferred", inferred), ("values", values))
+    )
     if mean.shape != true.shape or not mean.numel():
         shapes = f"{tuple(mean.shape)} and {tuple(true.shape)}"
         raise InputError(f"inferred, values: got shapes {shapes}; expected (N, F) twice, N and F one or more")
+    if not isinstance(without, Collection) or not all(isinstance(j, int | np.integer) for j in without):
+        raise InputError(f"without: got {without!r}; expected numbers of columns, such as [2]")
     kept = [j for j in range(mean.shape[1]) if j not in without]
     if not {*without} <= {*range(mean.shape[1])} or not kept:
         raise InputError(f"without: got {sorted(without)}; expected some of the {mean.shape[1]} columns, not all")

@@ -33,7 +33,9 @@ def robustness(
     codes, classes = codes_and_factors(representation, factors)
     check_number("quantile", quantile, above=0, most=1)
     chosen = drawn(rows, len(codes), np.random.default_rng(seed))
-    codes, classes = codes[chosen], binned(classes[chosen].astype(np.float64), check_count("bins", bins, 2))
+    check_count("bins", bins, 2)
+    ranks = np.stack([np.unique(column, return_inverse=True)[1].reshape(-1) for column in classes[chosen].T], 1)
+    codes, classes = codes[chosen], binned(ranks.astype(np.float64), bins)
     codes = codes[:, codes.var(0) > 0]
     protocol = {"quantile": quantile, "bins": bins, "rows": len(chosen), "active": codes.shape[1]}
     if not codes.shape[1]:

@@ -60,14 +60,14 @@ def explicitness(
         InputError: see `score.codes_and_factors`; a class is in only one of the two sets of rows.
     """
     codes, classes = codes_and_factors(representation, factors)
-    chosen = drawn(rows + rows_test, len(codes), np.random.default_rng(seed))
-    fitted, tested = halves(chosen, rows, rows_test, classes)
+    fitted, tested = halves(rows, rows_test, classes, seed)
     scaler = StandardScaler().fit(codes[fitted])
     train, test = scaler.transform(codes[fitted]), scaler.transform(codes[tested])
     found = []
     for j, factor in enumerate(classes.T):
         if unseen := {*factor[tested]} ^ {*factor[fitted]}:
-            got = f"{len(chosen)} rows, in which classes {sorted(map(int, unseen))[:5]} of column {j} are in one part"
+            number, some = len(fitted) + len(tested), sorted(map(int, unseen))[:5]
+            got = f"{number} rows, in which classes {some} of column {j} are in one part"
             raise InputError(f"factors: got {got}; expected enough rows for every class to be in both")
         classifier = LogisticRegression(max_iter=1000).fit(train, factor[fitted])
         areas = [

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.svm import LinearSVC
 
 from pyro_semivae.errors import check_choice
-from pyro_semivae.metrics.disentanglement.score import Score, codes_and_factors, drawn, halves
+from pyro_semivae.metrics.disentanglement.score import Score, codes_and_factors, halves
 
 
 def separated_predictability(
@@ -35,8 +35,7 @@ def separated_predictability(
     """
     codes, classes = codes_and_factors(representation, factors, least_codes=2)
     check_choice("kind", kind, ("discrete", "continuous"))
-    chosen = drawn(rows + rows_test, len(codes), np.random.default_rng(seed))
-    fitted, tested = halves(chosen, rows, rows_test, classes)
+    fitted, tested = halves(rows, rows_test, classes, seed)
     of = _accuracies if kind == "discrete" else _correlations
     scores = of(codes[fitted], classes[fitted], codes[tested], classes[tested])
     best = np.sort(scores, 0)
@@ -54,7 +53,12 @@ def _accuracies(codes: np.ndarray, classes: np.ndarray, codes_test: np.ndarray, 
 
 
 def _correlations(codes: np.ndarray, classes: np.ndarray, *_: np.ndarray) -> np.ndarray:
-    codes, classes = codes - codes.mean(0), classes - classes.mean(0)
-    variance = (codes**2).mean(0)[:, None] * (classes**2).mean(0)
-    covariance = codes.T @ classes / len(codes)
-    return np.where(variance > 1e-12, covariance**2 / np.maximum(variance, 1e-12), 0.0)
+    codes, classes = _standardised(codes), _standardised(classes.astype(np.float64))
+    return (codes.T @ classes / len(codes)) ** 2
+
+
+def _standardised(columns: np.ndarray) -> np.ndarray:
+    """Columns with mean 0 and variance 1; zeros where they do not vary by more than rounding."""
+    deviation = columns.std(0)
+    varies = deviation > 1e-12 * np.abs(columns).max(0)
+    return np.where(varies, (columns - columns.mean(0)) / np.where(varies, deviation, 1.0), 0.0)

@@ -37,7 +37,9 @@ def codes_and_factors(representation: Any, factors: Any, *, least_codes: int = 1
         InputError: the shapes do not fit, numbers are not finite, or classes are not non-negative integers; a factor
             has only one value; there are fewer than `least_codes` dimensions.
     """
-    codes, classes = check_finite("representation", representation, 2), as_tensor("factors", factors)
+    codes, classes = check_finite("representation", representation, 2).detach(), as_tensor("factors", factors)
+    if not classes.is_floating_point() and classes.dtype != torch.bool:
+        classes = classes.long()  # of unsigned types torch can compare few
     if classes.dim() != 2 or len(classes) != len(codes) or not classes.shape[1] or not len(codes):
         shapes = f"shapes {tuple(codes.shape)} and {tuple(classes.shape)}"
         raise InputError(f"representation, factors: got {shapes}; expected (N, D) and (N, F), N and F one or more")
@@ -57,19 +59,24 @@ def drawn(number: int, of: int, rng: np.random.Generator) -> np.ndarray:
     return rng.permutation(of)[: check_count("rows", number, 2)]
 
 
-def halves(rows: np.ndarray, first: int, second: int, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Splits rows into `first` for training and `second` for testing, or in these proportions if there are fewer.
+def halves(rows: int, rows_test: int, classes: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of different rows, `rows` for training and `rows_test` for testing, or in these proportions if there are
+    fewer; in random order.
 
     Args:
         classes: the classes of the factors, `(N, F)`.
 
     Raises:
-        InputError: either part has fewer than two rows, or a factor has only one value in the training rows.
+        InputError: a number is not positive, either part has fewer than two rows, or a factor has only one value in the
+            training rows.
     """
-    middle = min(first, len(rows) * first // (first + second))
-    fitted, tested = rows[:middle], rows[middle : middle + second]
+    every = check_count("rows", rows) + check_count("rows_test", rows_test)
+    chosen = drawn(every, len(classes), np.random.default_rng(seed))
+    middle = min(rows, len(chosen) * rows // every)
+    fitted, tested = chosen[:middle], chosen[middle : middle + rows_test]
     if min(len(fitted), len(tested)) < 2:
-        raise InputError(f"representation: got {len(rows)} rows; expected four or more")
+        got = f"parts of {len(fitted)} and {len(tested)} out of {len(classes)} rows"
+        raise InputError(f"representation, rows, rows_test: got {got}; expected two or more in each")
     if constant := [j for j, column in enumerate(classes[fitted].T) if (column == column[0]).all()]:
         got = f"one value only in {len(fitted)} rows to fit on, in the columns {constant}"
         raise InputError(f"factors: got {got}; expected two or more in each")
@@ -91,6 +98,7 @@ class Groups:
 
     def __init__(self, factors: np.ndarray):
         self.order = np.argsort(factors, axis=0, kind="stable")
+        factors = np.stack([np.unique(column, return_inverse=True)[1].reshape(-1) for column in factors.T], 1)
         ordered = np.take_along_axis(factors, self.order, 0)
         self.factors = factors
         self.starts = [np.searchsorted(column, np.arange(column[-1] + 2)) for column in ordered.T]
