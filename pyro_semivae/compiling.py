@@ -15,7 +15,7 @@ from pyro_semivae.trainer import Trainer
 Compile = Literal["auto", "on", "off"]
 COMPILE = ("auto", "on", "off")
 COST = 30.0  # seconds: tracing and compiling, on two cores
-GAIN = 0.09  # of a step's time, at least (benchmarks/results/speed-cpu.json); not measured on a GPU
+GAIN = 0.13  # of a step's time, at least (benchmarks/results/speed-cpu.json); not measured on a GPU
 PER_SECOND = 6e10  # floating-point operations per second of two cores; a constant, for the same decision everywhere
 PYTHON = 5e-3  # seconds per step in Pyro's handlers
 

@@ -172,7 +172,7 @@ EXAMPLE = {
 
 
 FACES = {
-    "accuracy of the mean of q(y given x)": "test_accuracy",
+    "accuracy": "test_accuracy",
     "effect of a traversal": "effect",
     "leak of a traversal": "leak",
 }

@@ -21,7 +21,7 @@ from pyro_semivae.errors import InputError, check_count
 from pyro_semivae.infer.base import Bound, Objective, Part, Term
 from pyro_semivae.infer.evaluation import Evaluation, Value, add, add_terms, joined, weighed
 from pyro_semivae.infer.evidence import Evidence, enumerates
-from pyro_semivae.infer.graph import Graph, graphs_of
+from pyro_semivae.infer.graph import graphs_of
 from pyro_semivae.infer.roles import Roles, sample_sites
 from pyro_semivae.infer.run import Run
 from pyro_semivae.infer.step import Step
@@ -212,16 +212,18 @@ class FromPrior(Derived):
     def derived(self, step: Step) -> tuple[Step, tuple[int, int]]:
         if not self._checked and get_proxy_mode() is None:  # otherwise the step is being traced
             graphs = graphs_of(step.model, step.guide, step.named(), ())
-            model, guide = graphs["p"], graphs["q"]
-            if wrong := [name for name in self.latents if model.get(name) != ()]:
-                got = f"{wrong}, of the sites {', '.join(model)}"
+            if wrong := [name for name in self.latents if graphs["p"].get(name) != ()]:
+                got = f"{wrong}, of the sites {', '.join(graphs['p'])}"
                 raise InputError(f"FromPrior: got {got}; expected latents without parents in the model")
-            for name in self.scored:
-                if read := sorted(_above(guide, name) & {*self.latents}):
-                    raise InputError(
-                        f"FromPrior: got a guide in which '{name}' depends on {read}; expected labels that do not, as "
-                        f"their loss would be at latents from the prior (replacement='guide' keeps the guide's)"
-                    )
+            below = {*self.latents}
+            for name, parents in graphs["q"].items():  # parents come first
+                if below & {*parents}:
+                    below.add(name)
+            if wrong := [name for name in self.scored if name in below]:
+                raise InputError(
+                    f"FromPrior: got a guide in which {wrong} depend on {[*self.latents]}; expected others, as "
+                    f"their loss would be at latents from the prior (replacement='guide' keeps the guide's)"
+                )
             self._checked = True
         densities = _Densities(self.latents)
         try:
@@ -237,17 +239,6 @@ class FromPrior(Derived):
                 return own(*args, **kwargs)
 
         return step.another(("prior", self.latents), guide=guide, scale=1.0), (0, 0)
-
-
-def _above(graph: Graph, name: str) -> set[str]:
-    """All sites that a site depends on."""
-    found, left = set(), [*graph.get(name, ())]
-    while left:
-        parent = left.pop()
-        if parent not in found:
-            found.add(parent)
-            left += graph.get(parent, ())
-    return found
 
 
 class ImportanceWeighted(Derived):
