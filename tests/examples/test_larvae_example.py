@@ -234,6 +234,31 @@ def test_few_test_images_are_measured_and_drawn(room, monkeypatch, tmp_path, cap
     assert "NOTE: explicitness is not measured: factors: too few" in capsys.readouterr().out
 
 
+def test_truth_and_models_of_a_factor_are_of_one_image(room, monkeypatch, tmp_path):
+    """Factor j's is test image j: the truth's other classes and what the models read are its own."""
+    drawn, read = [], []
+    monkeypatch.setattr(factors, "image_grid", lambda *given, **how: None)
+    monkeypatch.setattr(factors, "training_curves", lambda *given, **how: None)
+    monkeypatch.setattr(factors, "decoded", lambda vae, y, z: torch.zeros(len(y), 3, 32, 32))
+    monkeypatch.setattr(
+        factors, "_traversed", lambda vae, x, j, values: read.append((j, x)) or torch.zeros(len(values), 3, 32, 32)
+    )
+    draw = room.grid.draw
+    spied = replace(room, grid=replace(room.grid, draw=lambda classes: drawn.append(classes) or draw(classes)))
+    report.draw_factors(Told(), spied, History([]), tmp_path)
+    for j, (along, (factor, x)) in enumerate(zip(drawn, read, strict=True)):
+        others = [i for i in range(6) if i != j]
+        assert factor == j and torch.equal(x[0], room.test.x[j])
+        assert (along[:, others] == room.test.classes[j, others]).all() and len(along[:, j].unique()) > 1
+
+
+def test_only_factors_without_any_label_are_said(tmp_path, monkeypatch, capsys):
+    for known, said in ((["--known", "floor,wall"], True), ([], False)):
+        job_of(tmp_path, monkeypatch, "--labelled", "6", *known)
+        note = "NOTE: no label of object, scale, shape, orientation is known"
+        assert (note in capsys.readouterr().out) == said
+
+
 def job_of(tmp_path, monkeypatch, *flags):
     """A run whose folder is the test's own."""
     monkeypatch.setenv("PYRO_SEMIVAE_CACHE", str(tmp_path / "cache"))

@@ -437,8 +437,9 @@ class Reading(LaRVAE):
 def test_a_label_loss_is_not_at_latents_from_the_prior():
     vae = Reading((1, 2, 3), Real(2), z=1, networks=MLPs((4,)))
     x, y = torch.rand(4, 1, 2, 3), torch.randn(4, 2)
-    with pytest.raises(InputError, match=r"\['y'\] depend on \['z'\]"):
-        vae.elbo(replacement="prior").terms(vae.model, vae.guide, x, y)
+    for weights in ({}, {"alpha": 0.0, "generated": 1.0}):
+        with pytest.raises(InputError, match=r"\['y'\] depend on \['z'\]"):
+            vae.elbo(replacement="prior", **weights).terms(vae.model, vae.guide, x, y)
     assert vae.elbo(replacement="prior", alpha=0.0).terms(vae.model, vae.guide, x, y)  # a bound all the same
     assert vae.elbo(replacement="guide").terms(vae.model, vae.guide, x, y)
     with pytest.raises(InputError, match="latents: got none"):
