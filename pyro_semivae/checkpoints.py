@@ -18,6 +18,7 @@ from pyro_semivae.files import check_fields, check_finite, load_checkpoint, not_
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.models.saving import built
 from pyro_semivae.settings import difference
+from pyro_semivae.updates import plain_state
 
 if TYPE_CHECKING:
     from pyro_semivae.trainer import Trainer
@@ -150,7 +151,7 @@ class Checkpoint:
             "averages": averaged.values,
             "steps": averaged.steps,
             "scaler": self.precision.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": plain_state(self.optimiser),
             "critics": self.trainer.states(),
             "random": random[0],
             "random_of_others": random[1:],

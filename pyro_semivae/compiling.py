@@ -15,7 +15,8 @@ from pyro_semivae.trainer import Trainer
 Compile = Literal["auto", "on", "off"]
 COMPILE = ("auto", "on", "off")
 COST = 30.0  # seconds: tracing and compiling, on two cores
-GAIN = 0.13  # of a step's time, at least (benchmarks/results/speed-cpu.json); not measured on a GPU
+GAIN = 0.13  # of a step's time, at least (benchmarks/results/speed-cpu.json)
+GAIN_GPU = 5e-3  # seconds of a step, at least (benchmarks/results/speed-cuda.json): Python, whatever the model's size
 PER_SECOND = 6e10  # floating-point operations per second of two cores; a constant, for the same decision everywhere
 PYTHON = 5e-3  # seconds per step in Pyro's handlers
 
@@ -29,7 +30,9 @@ def seconds_of_step(trainer: Trainer, batch: Batch) -> float:
 
 
 def pays(trainer: Trainer, batch: Batch, steps: int) -> bool:
-    """Whether compiling saves more time than it takes over all steps; False on GPUs, where it has not been measured."""
-    if steps < 100 or trainer.fabric.device.type != "cpu":
+    """Whether compiling saves more time than it takes over all steps."""
+    if steps < 100 or trainer.fabric.device.type not in ("cpu", "cuda"):
         return False
+    if trainer.fabric.device.type == "cuda":
+        return steps * GAIN_GPU > COST
     return seconds_of_step(trainer, batch) * steps * GAIN > COST

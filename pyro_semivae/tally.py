@@ -32,9 +32,8 @@ class Tally:
             floats = batch.floats
             values = {name: _few(floats.get(name)) for name in self.vae.spaces}
             graphs = graphs_of(self.vae.model, self.vae.guide, values, self.vae.continuous_labels)
-            self.names = with_parents(told.names, graphs)
-        elif told.names != self.told.names or told.monitors != self.told.monitors:
-            got, before = told.names + told.monitors, self.told.names + self.told.monitors
+            self.names = with_parents(told.names.terms, graphs)
+        elif (got := told.names.reported) != (before := self.told.names.reported):
             other = sorted({*got} ^ {*before}) or got
             raise InputError(f"terms: got {other} in some batches and not in others; expected the same in every batch")
         self.told, self.steps = told, self.steps + 1
@@ -47,7 +46,7 @@ class Tally:
             means: the mean values of the steps, if not those of this process.
         """
         means = (self.sums / self.steps).tolist() if means is None else means
-        own = zip(means, self.told.in_elbo, strict=False)
+        own = zip(means, self.told.names.in_elbo, strict=False)
         return means[len(self.names) + 1] + sum(mean for mean, in_elbo in own if in_elbo)
 
     def record(self, epoch: int, processes: Processes) -> dict[str, float]:
@@ -62,7 +61,7 @@ class Tally:
             "elbo": self.bound(means),
             **{f"term/{name}": value for name, value in zip(self.names, terms, strict=True)},
             **{f"weight/{name}": value for name, value in weights.items()},
-            **{f"monitor/{name}": value for name, value in zip(told.monitors, monitors, strict=True)},
+            **{f"monitor/{name}": value for name, value in zip(told.names.monitors, monitors, strict=True)},
             "seconds": time.perf_counter() - self.start,
         }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,10 @@ from pyro_semivae.data.noise import Corruption, noises_by_site
 from pyro_semivae.errors import InputError
 from pyro_semivae.infer import Objective, ObjectiveModule
 from pyro_semivae.infer.graph import as_it_is
-from pyro_semivae.infer.traced import NotTraceable, Traced
+from pyro_semivae.infer.traced import Gradients, NotTraceable, Traced
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.processes import Processes
+from pyro_semivae.updates import Update, plain_state
 from pyro_semivae.watch import FiniteWatch
 
 Optimiser = Callable[..., Optimizer]
@@ -31,27 +32,43 @@ OF_MODEL = "the model"  # the name of its loss, beside those of modules that ter
 
 
 @dataclass(frozen=True)
+class Names:
+    """What the values of a step are called.
+
+    Attributes:
+        terms: the names of the terms.
+        of_rows: the term's name for each row of `StepReport.terms`.
+        in_elbo: whether each term belongs to the ELBO.
+        monitors: the names of the monitors.
+    """
+
+    terms: tuple[str, ...]
+    of_rows: tuple[str, ...]
+    in_elbo: tuple[bool, ...]
+    monitors: tuple[str, ...]
+
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """Terms and monitors."""
+        return self.terms + self.monitors
+
+
+@dataclass(frozen=True)
 class StepReport:
     """The values of a step to report, other than its loss.
 
     Attributes:
-        names: the names of the terms.
-        of_rows: the term's name for each row of `terms`.
+        names: their names.
         weights: the terms' weights in the objective.
-        in_elbo: whether each term belongs to the ELBO.
         terms: `(T, B)`, the terms per example (those of the batch repeated).
         sums: `(T + 2 + M,)`: the scaled, unweighted sum of each term; the objective; the sum of the ELBO's terms that
             were removed from the objective; the monitors.
-        monitors: the names of the monitors.
     """
 
-    names: list[str]
-    of_rows: list[str]
-    weights: list[float]
-    in_elbo: list[bool]
+    names: Names
+    weights: Sequence[float | Tensor]
     terms: Tensor
     sums: Tensor
-    monitors: list[str]
 
 
 class Trainer:
@@ -66,7 +83,6 @@ class Trainer:
     Attributes:
         traced: the graph of the objective, if it is compiled.
         processes: the processes that train together.
-        notes: fallbacks, such as a step that could not be compiled.
     """
 
     def __init__(
@@ -93,13 +109,18 @@ class Trainer:
         self.critics = elbo.modules()
         self.critic_optimisers: dict[str, Optimizer] = {}
         self.traced: Traced | None = None
-        self._may_be_eager, self.notes = False, []
+        self._may_be_eager, self._notes = False, []
         self.watch = FiniteWatch(every=1 if fabric.device.type == "cpu" else 25)
 
     @property
     def graphs(self) -> int:
         """How many graphs of steps there are; 0 if nothing is compiled."""
         return 0 if self.traced is None else self.traced.graphs
+
+    @property
+    def notes(self) -> list[str]:
+        """Fallbacks, such as a step that could not be compiled."""
+        return self._notes + ([] if self.traced is None else self.traced.notes + self._update.notes)
 
     def prepare(self, batch: Batch) -> None:
         """Initialises the sizes of the modules owned by terms, from a batch, and creates their optimisers."""
@@ -117,8 +138,7 @@ class Trainer:
             optional: if this fails at the first step, continue without a graph and add a note.
         """
         self._may_be_eager = optional
-        trained = {OF_MODEL: self.vae, **self.critics}
-        self.traced = Traced(self._evaluate, [self.objective, self.critics], trained)
+        self.traced = Traced(self._evaluate, [self.objective, self.critics], {OF_MODEL: self.vae, **self.critics})
 
     def start(self, factor: Callable[[int], float], step: int) -> None:
         """Sets up the learning-rate schedule, from a step on, and the optimisers for Fabric's precision."""
@@ -127,18 +147,37 @@ class Trainer:
         self.schedule = LambdaLR(self.optimiser, factor, last_epoch=step - 1)
         self._step = self.fabric.setup_optimizers(self.optimiser)
         self._critic_steps = [self.fabric.setup_optimizers(own) for own in self.critic_optimisers.values()]
+        if self.traced is not None:
+            optimisers = [self.optimiser, *self.critic_optimisers.values()]
+            alone = self.processes.number == 1
+            self._update = Update(self.traced.trained, self._take, optimisers, captures=alone)
 
     def learn(self, batch: Batch, done: float, where: str) -> StepReport:
         """Takes one step, at the fraction `done` of training; returns the values to report."""
         parts = [batch] if batch.alone is None else [batch, batch.alone]
+        rows = batch.rows if batch.alone is None else torch.cat([part.rows for part in parts])
         with self.fabric.autocast():
-            loss, losses, told = self.losses(parts, done)
-        self.watch(told.terms, torch.cat([part.rows for part in parts]), told.of_rows, where, loss)
-        for optimiser in (self._step, *self._critic_steps):
-            optimiser.zero_grad()
-        for name, own in losses.items():  # first, since the other backward pass frees the shared graph
-            self._owned(name, own)
-        self.fabric.backward(loss)
+            found = self._of_graph(parts, done)
+            if found is None:
+                loss, losses, told = self.losses(parts, done)
+            else:
+                loss, told = found.losses[OF_MODEL], StepReport(**found.out)
+        self.watch(told.terms, rows, told.names.of_rows, where, loss.detach())
+        if found is not None:
+            self._update(found)
+        else:
+            for optimiser in (self._step, *self._critic_steps):
+                optimiser.zero_grad()
+            for name, own in losses.items():  # first, since the other backward pass frees the shared graph
+                self._owned(name, own)
+            self.fabric.backward(loss)
+            self._take()
+        self.schedule.step()
+        self.averaged.update()
+        return told
+
+    def _take(self) -> None:
+        """A step of all optimisers with the gradients that parameters have."""
         self.processes.mean_gradients(
             p for module in (self.vae, self.critics) for p in module.parameters() if p.requires_grad
         )
@@ -147,9 +186,6 @@ class Trainer:
             self.clip(self.vae.parameters())
         for optimiser in (self._step, *self._critic_steps):
             optimiser.step()
-        self.schedule.step()
-        self.averaged.update()
-        return told
 
     def _owned(self, name: str, loss: Tensor) -> None:
         """Sets the gradient of a term's own loss on the parameters of the term's module, and on no others."""
@@ -164,23 +200,30 @@ class Trainer:
         Args:
             parts: the rows with data, and those without. The terms of one part are 0 for the rows of the other.
         """
-        given = [
+        losses, told = self._evaluate(*self._given(parts), done=done)
+        return losses.pop(OF_MODEL), losses, StepReport(**told)
+
+    def _given(self, parts: list[Batch]) -> list[Given]:
+        return [
             (tuple(map(part.values.get, self.sites)), part.scale, part.labelled, tuple(part.strata.items()))
             for part in parts
         ]
-        losses, told = (self._evaluate if self.traced is None else self._compiled)(*given, done=done)
-        return losses.pop(OF_MODEL), losses, StepReport(**told)
 
-    def _compiled(self, *parts: Given, done: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """As `_evaluate`, by the graph; if it is optional and fails at the first step, without it from then on."""
+    def _of_graph(self, parts: list[Batch], done: float) -> Gradients | None:
+        """Losses, their gradients and the values to report by the graph; None if there is none.
+
+        A graph that is optional and fails at the first step is given up.
+        """
+        if self.traced is None:
+            return None
         try:
-            return self.traced(*parts, done=done)
+            return self.traced.gradients(*self._given(parts), done=done)
         except NotTraceable as error:
             if not (self._may_be_eager and error.first):
                 raise NotTraceable(f"{error}; compile='off' trains without a graph") from error
-            self.notes.append(f"{error}; training goes on without a graph")
+            self._notes.append(f"{error}; training goes on without a graph")
             self.traced = None
-            return self._evaluate(*parts, done=done)
+            return None
 
     def _evaluate(self, *parts: Given, done: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Name -> loss, including the model's, and the values to report, for rows with data and rows without."""
@@ -214,20 +257,17 @@ class Trainer:
         weights, in_elbo = zip(*names.values(), strict=True)
         out_of_elbo = sum(removed, torch.zeros_like(objective))
         told = {
-            "names": [*names],
-            "of_rows": of_rows,
+            "names": Names(tuple(names), tuple(of_rows), in_elbo, tuple(monitors)),
             "weights": [*weights],
-            "in_elbo": [*in_elbo],
             "terms": torch.block_diag(*blocks) if len(blocks) > 1 else blocks[0],
             "sums": torch.stack([*sums.values(), objective, out_of_elbo, *monitors.values()]),
-            "monitors": [*monitors],
         }
         return {OF_MODEL: loss, **losses}, told
 
     def states(self) -> dict[str, Any]:
         """The states of the modules owned by terms, and of their optimisers."""
         return {
-            name: {"weights": dict(self.critics[name].state_dict()), "optimiser": own.state_dict()}
+            name: {"weights": dict(self.critics[name].state_dict()), "optimiser": plain_state(own)}
             for name, own in self.critic_optimisers.items()
         }
 

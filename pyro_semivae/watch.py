@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,23 +20,26 @@ from pyro_semivae.streams import RandomStreams
 LEAST_KL = 1.0  # nats; below it latents count as unused
 
 
+@dataclass(frozen=True)
+class Watched:
+    """A step's terms, `(T, B)`, and their names; the indices of its rows, `(B,)`; its name; its loss."""
+
+    terms: Tensor
+    rows: Tensor
+    names: Sequence[str]
+    where: str
+    loss: Tensor
+
+
 class FiniteWatch:
-    """Records, on the device, the first step with a non-finite term, and checks the record every `every` steps."""
+    """Keeps the terms and losses of steps, on the device, and every `every` steps checks that they are finite."""
 
     def __init__(self, every: int):
-        self.every, self.steps, self.first, self.names = every, [], None, ()
+        self.every, self.steps = every, []
 
     def __call__(self, terms: Tensor, rows: Tensor, names: Sequence[str], where: str, loss: Tensor) -> None:
-        """Records a step's terms, `(T, B)`, the indices of its rows, `(B,)`, and its loss; may raise, as `check`."""
-        bad = ~terms.isfinite()
-        step = torch.full((), len(self.steps), device=bad.device)
-        self.steps.append(where)
-        self.names = names
-        seen = (bad, rows.to(bad.device), step, ~loss.detach().isfinite())
-        if self.first is not None:
-            known = self.first[0].any() | self.first[3]
-            seen = tuple(torch.where(known, old, new) for old, new in zip(self.first, seen, strict=True))
-        self.first = seen
+        """Keeps a step, see `Watched`; may raise, as `check`."""
+        self.steps.append(Watched(terms, rows, names, where, loss))
         if len(self.steps) >= self.every:
             self.check()
 
@@ -43,23 +47,26 @@ class FiniteWatch:
         """Checks the steps since the last check.
 
         Raises:
-            FloatingPointError: a term is not finite; the message names the step, the terms, their sites and the rows.
-                Or all terms are finite, but not their scaled sum.
+            FloatingPointError: a term is not finite; the message names the first such step, the terms, their sites and
+                the rows. Or all terms are finite, but not their scaled sum.
         """
-        if self.first is not None and not (bad := self.first[0]).any() and self.first[3]:
+        steps, self.steps = self.steps, []
+        values = [value.detach().flatten() for step in steps for value in (step.terms, step.loss)]
+        if not steps or bool(torch.cat(values).isfinite().all()):
+            return
+        step = next(step for step in steps if not (step.terms.isfinite().all() and step.loss.isfinite()))
+        bad = ~step.terms.isfinite()
+        if not bad.any():
             raise FloatingPointError(
-                f"the bound is not finite at {self.steps[int(self.first[2])]}, though its terms are: their scaled sum "
-                f"is too large a number"
+                f"the bound is not finite at {step.where}, though its terms are: their scaled sum is too large a number"
             )
-        if self.first is not None and bad.any():
-            culprits = [name for name, row in zip(self.names, bad, strict=True) if row.any()]
-            sites = sorted({site for name in culprits for site in re.findall(r"\(([^|()]+)", name)})
-            rows = self.first[1][bad.any(0)].tolist()
-            raise FloatingPointError(
-                f"the bound is not finite at {self.steps[int(self.first[2])]}: term {', '.join(culprits)} "
-                f"(site {', '.join(sites)}) at rows {rows[:10]}{' ...' if len(rows) > 10 else ''} of the training set"
-            )
-        self.steps, self.first = [], None
+        culprits = [name for name, row in zip(step.names, bad, strict=True) if row.any()]
+        sites = sorted({site for name in culprits for site in re.findall(r"\(([^|()]+)", name)})
+        rows = step.rows.to(bad.device)[bad.any(0)].tolist()
+        raise FloatingPointError(
+            f"the bound is not finite at {step.where}: term {', '.join(culprits)} "
+            f"(site {', '.join(sites)}) at rows {rows[:10]}{' ...' if len(rows) > 10 else ''} of the training set"
+        )
 
 
 def check_weights(module: nn.Module, averages: Mapping[str, Tensor], epoch: int) -> None:

@@ -54,6 +54,9 @@ def test_the_tables_of_speed_are_the_recorded_ones(monkeypatch):
     record = json.loads((README.parent / "benchmarks" / "results" / "speed-cpu.json").read_text())
     for page, table in zip(("performance", "results"), speed.tables(record), strict=True):
         assert table and table in (README.parent / "docs" / f"{page}.md").read_text()
+    record = json.loads((README.parent / "benchmarks" / "results" / "speed-cuda.json").read_text())
+    page = (README.parent / "docs" / "performance.md").read_text()
+    assert all(table and table in page for table in speed.tables(record))
 
 
 def test_the_table_of_the_profile_is_the_recorded_one(monkeypatch):

@@ -157,7 +157,8 @@ class DrawLabels(Evidence):
             self.observed[msg["name"]] = y
             missing = is_missing(y)
             if drawn.dim() > y.dim():  # one-hot rows; those for missing labels are not used
-                y, missing = torch.eye(drawn.shape[-1]).to(drawn)[y], missing.unsqueeze(-1)
+                codes = torch.eye(drawn.shape[-1], dtype=drawn.dtype, device=drawn.device)
+                y, missing = codes[y], missing.unsqueeze(-1)
             drawn = torch.where(missing, drawn, y)
         msg["value"], msg["is_observed"], msg["done"] = drawn, False, True
 

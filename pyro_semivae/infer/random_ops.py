@@ -7,6 +7,7 @@ are then exchanged. Here random operations are not compiled and keep their order
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,51 @@ from pyro_semivae.infer.operations import EMPTY, EMPTY_LIKE, changes_in_place, i
 
 aten = torch.ops.aten
 LIKE = {aten.rand_like.default: aten.uniform_.default, aten.randn_like.default: aten.normal_.default}
+
+
+def multinomial(
+    probs: Tensor, num_samples: int, replacement: bool = False, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """One sample a row as torch draws it, in operations of which the random one needs no values; `(..., 1)`.
+
+    Torch's own operation also checks the probabilities, for which it waits for a GPU.
+
+    >>> probs = torch.tensor([[0.2, 0.8], [0.5, 0.5]])
+    >>> with torch.random.fork_rng():
+    ...     expected = torch.multinomial(probs, 1)
+    >>> torch.equal(multinomial(probs, 1), expected)
+    True
+    """
+    if num_samples != 1 or generator is not None:
+        return NotImplemented
+    noise = torch.empty_like(probs).exponential_()
+    return (probs / noise).argmax(-1, keepdim=True)
+
+
+def normal(mean: Tensor | float, std: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """Samples as torch draws them, in operations of which the random one needs no values.
+
+    Torch's own operation also checks the scales, for which it waits for a GPU.
+
+    >>> mean, std = torch.zeros(3), torch.tensor([1.0, 2.0, 3.0])
+    >>> with torch.random.fork_rng():
+    ...     expected = torch.normal(mean, std)
+    >>> torch.equal(normal(mean, std), expected)
+    True
+    """
+    if generator is not None:
+        return NotImplemented
+    shape = torch.broadcast_shapes(std.shape, mean.shape if isinstance(mean, Tensor) else ())
+    noise = torch.empty(shape, dtype=torch.result_type(mean, std), device=std.device).normal_()
+    return noise * std + mean
+
+
+# Operations to trace as others that give the same values.
+DECOMPOSED: dict[Any, Callable] = {
+    aten.multinomial.default: multinomial,
+    aten.normal.Tensor_Tensor: normal,
+    aten.normal.float_Tensor: normal,
+}
 
 
 def compiled_between(graph: GraphModule, compile: Callable[[GraphModule], Callable]) -> Callable:

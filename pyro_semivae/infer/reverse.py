@@ -8,7 +8,6 @@ from functools import partial
 from typing import Literal
 from weakref import ref
 
-import torch
 from pyro import poutine
 from pyro.distributions import Bernoulli, Independent, TransformedDistribution
 from pyro.distributions.transforms import SigmoidTransform
@@ -198,7 +197,8 @@ class Imagine(Messenger):
 
     def _relaxed(self, name: str, fn) -> TransformedDistribution:
         base = self._binary(name, fn)
-        logits = RelaxedLogits(torch.tensor(self.temperature).to(base.logits), logits=base.logits)
+        temperature = base.logits.new_full((), self.temperature)
+        logits = RelaxedLogits(temperature, logits=base.logits)
         return TransformedDistribution(logits, [self._squash[name]]).to_event(fn.event_dim)
 
     def _binary(self, name: str, fn) -> Bernoulli:

@@ -7,14 +7,12 @@ have no `.item()`, no branch on a tensor's value and no shape that depends on on
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import pyro
 import torch
 from torch import Tensor, nn
@@ -22,28 +20,19 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from pyro_semivae.errors import InputError, check_choice
+from pyro_semivae.errors import check_choice
+from pyro_semivae.infer.captured import Captured, on_gpu, waits_for_gpu
+from pyro_semivae.infer.graph_checks import NotTraceable, as_before, check_same, first_line, torch_alone
 from pyro_semivae.infer.inductor import compiled
+from pyro_semivae.infer.random_ops import DECOMPOSED
 from pyro_semivae.infer.weights import Schedules
 
 Compiler = Literal["inductor", "none"]
 COMPILERS = ("inductor", "none")
 MOST_GRAPHS = 8
-EVERY = 250  # calls
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 0.02}  # of gradients, relative to their norm
-LOWER = 0.2  # the tolerance in lower precision, also under autocast, whose losses are of float32
+EVERY, EVERY_CAPTURED = 250, 2_500  # calls: a CUDA graph is some 20 times as fast as the function
 
 Evaluated = tuple[dict[str, Tensor], Any]
-
-
-class NotTraceable(InputError):
-    """A function cannot be run as one graph; the message says why.
-
-    Attributes:
-        first: whether it happened at the first call of a signature, before its graph was used for training.
-    """
-
-    first = False
 
 
 @dataclass
@@ -55,7 +44,7 @@ class _Graph:
         schedules: the schedules that it uses. losses: the names of the losses.
         gradients: for each loss, which of its parameters have a gradient.
         spec: the structure of the other outputs. constants: position -> output that is not a tensor.
-        calls: the number of calls.
+        calls: the number of calls. captured: the same as a CUDA graph, whose results the next call overwrites.
     """
 
     run: Callable[..., Sequence[Tensor]]
@@ -65,6 +54,47 @@ class _Graph:
     spec: TreeSpec | None = None
     constants: dict[int, Any] = field(default_factory=dict)
     calls: int = 0
+    captured: Captured | None = None
+
+
+class _Owned(NamedTuple):
+    """Modules and what they have.
+
+    Attributes:
+        parameters, buffers: name -> tensor. trained: loss's name -> names of the parameters that have its gradient.
+        modules, tensors: all of them, which are kept so that their ids stay theirs.
+    """
+
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    trained: dict[str, list[str]]
+    modules: list[nn.Module]
+    tensors: list[Tensor | None]
+
+
+def _all_modules(root: nn.Module) -> list[nn.Module]:
+    """A module and all modules in it, each once."""
+    found, ahead = {}, [root]
+    while ahead:
+        module = ahead.pop()
+        if module is not None and id(module) not in found:
+            found[id(module)] = module
+            ahead += module._modules.values()
+    return [*found.values()]
+
+
+class Gradients(NamedTuple):
+    """What a graph computed.
+
+    Attributes:
+        losses: name -> loss. of: loss's name -> its gradients in the parameters that it trains, None for others.
+        out: the other outputs. source: the CUDA graph whose next call overwrites the gradients.
+    """
+
+    losses: dict[str, Tensor]
+    of: dict[str, list[Tensor | None]]
+    out: Any
+    source: Captured | None
 
 
 class Traced:
@@ -75,9 +105,11 @@ class Traced:
     that the function reads, such as an attribute of a model, is a constant of the graph. Torch's random numbers are new
     at every call, and the same as without a graph from the same state of the generator.
 
+    On a GPU the compiled graph is captured as a CUDA graph, which launches all of its kernels at once.
+
     Losses, gradients and other outputs of the graph are compared with those of the function under the same noise, at
-    calls 1, 2, 4, 8, ..., at every 250th call, and whenever `checks_next` is set, to detect a graph that computes
-    something else.
+    calls 1, 2, 4, 8, ..., at every 250th call (of a CUDA graph: every 2,500th), and whenever `checks_next` is set, to
+    detect a graph that computes something else.
 
     Args:
         fn: called with the inputs and `done=`; returns name -> loss, scalars, and other outputs in lists, tuples and
@@ -91,6 +123,7 @@ class Traced:
         calls: the number of calls. checks_next: whether the next call compares.
         graphs: the number of graphs. num_nodes: the number of operations of the latest graph.
         seconds: the total time of tracing and compiling.
+        notes: why a graph could not be captured; its kernels are then launched one by one.
     """
 
     def __init__(
@@ -106,7 +139,10 @@ class Traced:
         self.compiler = check_choice("compiler", compiler, COMPILERS)
         self.root = _Root(fn, modules)
         self._graphs: dict[Any, _Graph] = {}
+        self._specs: list[TreeSpec] = []
+        self._known: tuple[list[int], _Owned] | None = None
         self.num_nodes, self.seconds, self.calls, self.checks_next = 0, 0.0, 0, False
+        self.notes: list[str] = []
 
     @property
     def graphs(self) -> int:
@@ -121,44 +157,64 @@ class Traced:
             done: the fraction of training done, the argument of schedules.
 
         Raises:
+            NotTraceable: see `gradients`.
+        """
+        if not torch.is_grad_enabled():
+            return self.root(*inputs, done=done)
+        graph, found = self._evaluated(inputs, done)
+        parameters, trained = self._known[1].parameters, self._known[1].trained
+        losses = {
+            name: _Loss.apply(loss, found.of[name], graph, *map(parameters.get, trained[name]))
+            for name, loss in found.losses.items()
+        }
+        return losses, found.out
+
+    def gradients(self, *inputs: Any, done: float = 1.0) -> Gradients:
+        """The losses, their gradients and the other outputs, without autograd.
+
+        Args:
+            done: the fraction of training done, the argument of schedules.
+
+        Raises:
             NotTraceable: the function branches on a tensor's value, uses random numbers that are not torch's, replaces
                 a buffer, or computes something else than its graph; an input requires a gradient; there are more
                 signatures than `most_graphs`; the compiler fails.
         """
-        if not torch.is_grad_enabled():
-            return self.root(*inputs, done=done)
-        parameters, buffers = dict(self.root.named_parameters()), dict(self.root.named_buffers())
-        trained = self._trained(parameters)
+        return self._evaluated(inputs, done)[1]
+
+    def _evaluated(self, inputs: Any, done: float) -> tuple[_Graph, Gradients]:
+        owned = self._owned()
+        parameters, buffers, trained = owned.parameters, owned.buffers, owned.trained
         leaves, spec = tree_flatten(inputs)
         if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
             raise NotTraceable("compile: got an input that requires a gradient, which a graph does not give")
-        key = _signature(self.root, [*parameters.values(), *buffers.values(), *leaves], spec)
+        if spec not in self._specs:
+            self._specs.append(spec)
+        modes = tuple(module.training for module in owned.modules)
+        key = _signature([*parameters.values(), *buffers.values(), *leaves], modes, self._specs.index(spec))
         graph, expected = self._graphs.get(key), None
         calls = 1 if graph is None else graph.calls + 1
-        checks = self.checks_next or calls & (calls - 1) == 0 or calls % EVERY == 0
-        with _as_before(buffers.values(), on_error_alone=True) if checks else nullcontext():
+        every = EVERY if graph is None or graph.captured is None else EVERY_CAPTURED
+        checks = self.checks_next or calls & (calls - 1) == 0 or calls % every == 0
+        with as_before(buffers.values(), on_error_alone=True) if checks else nullcontext():
             try:
                 if checks:
                     schedules = Schedules() if graph is None else graph.schedules
-                    with _as_before(buffers.values()), schedules, _torch_alone():
+                    with as_before(buffers.values()), schedules, torch_alone():
                         expected = self._expected(inputs, trained, parameters, buffers, done)
                 if graph is None:
                     graph = self._graph(inputs, parameters, buffers, trained, schedules, done)
                     self._graphs[key] = graph
                 graph.calls = calls
-                losses, gradients, out = self._run(graph, [*parameters.values(), *buffers.values()], leaves, done)
+                found = self._run(graph, [*parameters.values(), *buffers.values()], leaves, done)
                 if expected is not None:
-                    _check_same(self.compiler, (losses, gradients, out), expected)
+                    check_same(found[:3], expected, exact=self.compiler == "none")
             except NotTraceable as error:
                 self._graphs.pop(key, None)
                 error.first = calls == 1
                 raise
         self.calls, self.checks_next = self.calls + 1, False
-        losses = {
-            name: _Loss.apply(loss, gradients[name], *map(parameters.get, trained[name]))
-            for name, loss in losses.items()
-        }
-        return losses, out
+        return graph, found
 
     def _expected(
         self,
@@ -175,27 +231,37 @@ class Traced:
                 raise NotTraceable(f"compile: the step puts another tensor in the place of the buffer {name}")
         return {name: loss.detach() for name, loss in losses.items()}, _gradients(losses, trained, parameters), out
 
-    def _trained(self, parameters: Mapping[str, Tensor]) -> dict[str, list[str]]:
-        """Loss's name -> names of the parameters that have its gradient."""
-        names = {id(parameter): name for name, parameter in parameters.items()}
-        return {
-            loss: [names[id(p)] for p in module.parameters() if p.requires_grad]
-            for loss, module in self.trained.items()
-        }
+    def _owned(self) -> _Owned:
+        """What the modules have now. Torch's own walk over named modules takes as long as a small step on a GPU."""
+        modules = _all_modules(self.root)
+        tensors = [value for module in modules for value in (*module._parameters.values(), *module._buffers.values())]
+        flags = [value is not None and value.requires_grad for value in tensors]
+        known = [*map(id, modules), *map(id, tensors), *flags]
+        if self._known is None or self._known[0] != known:
+            parameters = dict(self.root.named_parameters())
+            names = {id(parameter): name for name, parameter in parameters.items()}
+            trained = {
+                loss: [names[id(p)] for p in module.parameters() if p.requires_grad]
+                for loss, module in self.trained.items()
+            }
+            self._known = known, _Owned(parameters, dict(self.root.named_buffers()), trained, modules, tensors)
+        return self._known[1]
 
-    def _run(
-        self, graph: _Graph, owned: Sequence[Tensor], leaves: Sequence[Any], done: float
-    ) -> tuple[dict[str, Tensor], dict[str, list[Tensor | None]], Any]:
+    def _run(self, graph: _Graph, owned: Sequence[Tensor], leaves: Sequence[Any], done: float) -> Gradients:
         """A graph's losses, gradients and other outputs."""
+        tensors = _flat(graph, owned, leaves, done)
         with torch.no_grad():
-            found = iter(graph.run(*_flat(graph, owned, leaves, done)))
+            found = iter((graph.captured or graph.run)(*tensors))
         losses = {name: next(found) for name in graph.losses}
         gradients = {
             name: [next(found) if there else None for there in which]
             for name, which in zip(graph.losses, graph.gradients, strict=True)
         }
         leaves = [graph.constants[i] if i in graph.constants else next(found) for i in range(graph.spec.num_leaves)]
-        return losses, gradients, tree_unflatten(leaves, graph.spec)
+        if graph.captured is not None:
+            leaves = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            losses = {name: loss.clone() for name, loss in losses.items()}
+        return Gradients(losses, gradients, tree_unflatten(leaves, graph.spec), graph.captured)
 
     def _graph(
         self,
@@ -236,22 +302,28 @@ class Traced:
         for tensor, parameter in zip(tensors, parameters.values(), strict=False):
             tensor.requires_grad_(parameter.requires_grad)
         try:
-            with _as_before([]), _torch_alone(), torch.enable_grad():
-                traced = make_fx(flat)(*tensors)
+            with as_before([]), torch_alone(), torch.enable_grad():
+                traced = make_fx(flat, DECOMPOSED)(*tensors)
         except NotTraceable:
             raise
         except Exception as error:  # whatever a model does that is not a function of tensors
-            raise NotTraceable(f"compile: the step is no graph of tensors: {_first_line(error)}") from error
+            raise NotTraceable(f"compile: the step is no graph of tensors: {first_line(error)}") from error
         self.num_nodes = len(traced.graph.nodes)
         graph.run = traced
         if self.compiler == "inductor":
             tensors = [tensor.detach() for tensor in tensors]
+            captures = on_gpu(tensors)
             try:
                 graph.run = compiled(traced)
-                with _as_before(tensors):
+                with as_before(tensors):
                     graph.run(*tensors)  # compiles
+                    waits = waits_for_gpu(lambda: graph.run(*tensors)) if captures else ""
             except Exception as error:  # whatever the compiler raises, such as that there is no C++ compiler
-                raise NotTraceable(f"compile: TorchInductor failed: {_first_line(error)}") from error
+                raise NotTraceable(f"compile: TorchInductor failed: {first_line(error)}") from error
+            if captures and not waits:
+                graph.captured = Captured(graph.run, len(owned))
+            elif captures:
+                self.notes.append(f"compile: {waits}; the graph is no CUDA graph: its kernels are launched one by one")
         self.seconds += time.perf_counter() - start
         return graph
 
@@ -272,22 +344,27 @@ class _Loss(torch.autograd.Function):
     """A scalar whose gradient is there already."""
 
     @staticmethod
-    def forward(ctx, loss: Tensor, gradients: list[Tensor | None], *parameters: Tensor) -> Tensor:
-        ctx.gradients = gradients
+    def forward(ctx, loss: Tensor, gradients: list[Tensor | None], graph: _Graph, *parameters: Tensor) -> Tensor:
+        ctx.gradients, ctx.graph, ctx.calls = gradients, graph, graph.calls
         return loss.clone()
 
     @staticmethod
     def backward(ctx, factor: Tensor):
         gradients, ctx.gradients = ctx.gradients, None  # let go of, so that they become `.grad` as they are
-        if factor.device.type != "cpu" or factor.item() != 1:
-            gradients = [None if gradient is None else factor * gradient for gradient in gradients]
-        return None, None, *gradients
+        overwritten = ctx.graph.captured is not None  # by the next call
+        if overwritten and ctx.graph.calls != ctx.calls:
+            accepted = "expected it before the next call, which reuses the memory of its gradients on a GPU"
+            raise NotTraceable(f"compile: got the backward pass of an earlier call; {accepted}")
+        there = [gradient for gradient in gradients if gradient is not None]
+        if there and (overwritten or factor.device.type != "cpu" or factor.item() != 1):
+            scaled = iter(torch._foreach_mul(there, factor))
+            gradients = [None if gradient is None else next(scaled) for gradient in gradients]
+        return None, None, None, *gradients
 
 
-def _signature(root: nn.Module, tensors: Sequence[Any], spec: TreeSpec) -> Any:
+def _signature(tensors: Sequence[Any], modes: tuple[bool, ...], spec: int) -> Any:
     device = next((tensor.device.type for tensor in tensors if isinstance(tensor, Tensor)), "cpu")
-    modes = tuple(module.training for module in root.modules())
-    return tuple(map(_kind, tensors)), modes, _autocast(device), str(spec)
+    return tuple(map(_kind, tensors)), modes, _autocast(device), spec
 
 
 def _kind(value: Any) -> Any:
@@ -305,7 +382,8 @@ def _flat(graph: _Graph, owned: Sequence[Tensor], leaves: Sequence[Any], done: f
     """All inputs of a graph, without gradients."""
     inputs = [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
     values = torch.cat([graph.schedules.values(done), torch.tensor([done], dtype=torch.float64)])
-    return [*(tensor.detach() for tensor in owned), *inputs, values.to(owned[0].device) if owned else values]
+    values = values.to(owned[0].device, non_blocking=True) if owned else values  # does not wait for a GPU
+    return [*(tensor.detach() for tensor in owned), *inputs, values]
 
 
 def _gradients(
@@ -317,92 +395,3 @@ def _gradients(
         own = [parameters[parameter] for parameter in trained[name]]
         found[name] = [*torch.autograd.grad(loss, own, retain_graph=True, allow_unused=True)] if own else []
     return found
-
-
-@contextmanager
-def _as_before(buffers: Iterable[Tensor], *, on_error_alone: bool = False) -> Iterator[None]:
-    """What is done inside changes neither torch's random generators nor these buffers.
-
-    Args:
-        on_error_alone: only if it raises an error.
-    """
-    kept = [(buffer, buffer.clone()) for buffer in buffers]
-    generators = [torch.default_generator, *(torch.cuda.default_generators if torch.cuda.is_initialized() else ())]
-    states = [generator.get_state() for generator in generators]
-    restores = True
-    try:
-        yield
-        restores = not on_error_alone
-    finally:
-        if restores:
-            for generator, state in zip(generators, states, strict=True):
-                generator.set_state(state)
-            with torch.no_grad():
-                for buffer, before in kept:
-                    if not torch.equal(buffer, before):
-                        buffer.copy_(before)
-
-
-@contextmanager
-def _torch_alone() -> Iterator[None]:
-    """Refuses random numbers that are not torch's: they would be constants of a graph."""
-    own, of_numpy = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
-    yield
-    drawn = ["random"] if random.getstate() != own else []
-    drawn += ["numpy.random"] if str(np.random.get_state(legacy=False)) != str(of_numpy) else []  # noqa: NPY002
-    if drawn:
-        random.setstate(own)
-        np.random.set_state(of_numpy)  # noqa: NPY002
-        raise NotTraceable(f"compile: the step draws from {drawn[0]}; expected torch's random numbers alone")
-
-
-Found = tuple[dict[str, Tensor], dict[str, list[Tensor | None]], Any]  # losses, their gradients, other outputs
-
-
-def _check_same(compiler: Compiler, found: Found, expected: Found) -> None:
-    """Compares a graph's losses, gradients and other outputs with the function's own, of the same noise.
-
-    A graph that is not compiled has the same operations, and may differ by the order of sums alone.
-    """
-    for name, loss in expected[0].items():
-        exact = loss.dtype in TOLERANCE and not torch.is_autocast_enabled(loss.device.type)
-        tolerance = (1e-5 if compiler == "none" else TOLERANCE[loss.dtype]) if exact else LOWER
-        pairs = list(zip(found[1][name], expected[1][name], strict=True))
-        off = [
-            float((found[0][name] - loss).abs() / loss.abs().clamp(min=1.0)),
-            _off([a for a, _ in pairs], [b for _, b in pairs], least=1e-6 * max(1.0, float(loss.abs()))),
-            *(_off([a], [b], least=1.0) for a, b in zip(*map(_tensors, (found[2], expected[2])), strict=True)),
-        ]
-        if bool(loss.isfinite()) and not all(part <= tolerance for part in off):
-            raise NotTraceable(
-                f"compile: the graph has the loss {float(found[0][name]):.6g} and the model, from the same random "
-                f"numbers, {float(loss):.6g}; their gradients differ by {off[1]:.2g} of their norm, their terms by up "
-                f"to {max(off[2:], default=0.0):.2g}. Something in model, guide or terms is not a function of tensors "
-                f"and torch's random numbers alone, such as an attribute that changes from step to step, or a "
-                f"generator of its own"
-            )
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    """The outputs to compare; scalars may be weights, which are numbers without a graph."""
-    leaves, _ = tree_flatten(tree)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dim()]
-
-
-def _off(found: Sequence[Tensor | None], expected: Sequence[Tensor | None], *, least: float) -> float:
-    """The norm of a difference, relative to the norm of what is expected; missing tensors are zeros."""
-    pairs = [(a, b) for a, b in zip(found, expected, strict=True) if a is not None or b is not None]
-    if not pairs:
-        return 0.0
-    mine = _joined([torch.zeros_like(b) if a is None else a for a, b in pairs])
-    theirs = _joined([torch.zeros_like(a) if b is None else b for a, b in pairs])
-    return float((mine - theirs).nan_to_num().norm() / theirs.nan_to_num().norm().clamp(min=least))
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

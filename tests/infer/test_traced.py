@@ -19,13 +19,13 @@ def marked(name):
     return pytest.param(name, marks=pytest.mark.slow)
 
 
-def evaluated(case, compiler):
+def evaluated(case, compiler, device="cpu"):
     """The function of a case that is traced, the graph of it, and its inputs."""
     vae, elbo = case.make()
-    x, y = case.batch()
-    x, scale = x.double(), torch.rand(len(x)).double() + 0.5
-    module = elbo(vae.model, vae.guide)
-    elbo.modules().to(torch.float64)
+    x, y = (values.to(device) for values in case.batch())
+    x, scale = x.double(), torch.rand(len(x), device=device).double() + 0.5
+    module = elbo(vae.to(device).model, vae.guide)
+    elbo.modules().to(device, torch.float64)
 
     def fn(x, y, scale, done):
         found = module.evaluate(x, y, scale=scale, done=done)
@@ -37,8 +37,8 @@ def evaluated(case, compiler):
     return fn, Traced(fn, [module, critics], {"model": vae, **critics}, compiler=compiler), (x, y, scale)
 
 
-def same(case, compiler, **tolerance):
-    fn, graph, (x, y, scale) = evaluated(case, compiler)
+def same(case, compiler, device="cpu", **tolerance):
+    fn, graph, (x, y, scale) = evaluated(case, compiler, device)
     torch.manual_seed(3)
     with pyro.validation_enabled(False):
         losses, terms = fn(x, y, scale, done=0.25)
@@ -60,6 +60,7 @@ def same(case, compiler, **tolerance):
                 torch.testing.assert_close(gradient, other, **tolerance)
     torch.testing.assert_close(of_graph, terms, **tolerance)
     assert graph.graphs == 1 and graph.calls == 1
+    return graph
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
