@@ -1,6 +1,7 @@
 """CUDA graphs of compiled graphs: all are captured, with fresh noise, and what they return is safe to keep."""
 
 from functools import partial
+from typing import ClassVar
 
 import pytest
 import torch
@@ -17,8 +18,11 @@ from pyro_semivae.updates import Update
 class Replayed:
     """Stands in for a CUDA graph where there is no GPU: what it returned is overwritten by the next replay."""
 
+    made: ClassVar[list] = []  # of the present test
+
     def __init__(self, run):
         self.run, self.result, self.replays = run, run(), 0
+        self.made.append(self)
 
     def replay(self):
         self.replays += 1
@@ -49,6 +53,7 @@ def gpu(request, monkeypatch):
         run()
         return ""
 
+    monkeypatch.setattr(Replayed, "made", [])
     monkeypatch.setattr("pyro_semivae.infer.traced.on_gpu", lambda tensors: True)
     for module in ("infer.captured", "updates"):
         monkeypatch.setattr(f"pyro_semivae.{module}.captured", captured)
@@ -118,6 +123,8 @@ def test_what_a_call_returned_stays(gpu):
         assert loss.requires_grad
     assert [float(loss.detach()) for loss in losses] == [12.0, 48.0]
     assert [float(out.mean()) for out in outputs] == [2.0, 4.0]
+    one, two = graph.gradients(first), graph.gradients(second)
+    assert [float(found.losses["loss"]) for found in (one, two)] == [12.0, 48.0]
     for x in (first, second):
         graph(x)[0]["loss"].backward()
     assert float(line.slope.grad) == 2 * 2 * 3 + 2 * 2 * 12
@@ -233,6 +240,8 @@ def test_the_third_step_is_captured_and_again_if_gradients_are_elsewhere(gpu):
         torch.testing.assert_close(line.slope, expected.slope, rtol=1e-6, atol=0)
         if gpu == "cuda":
             assert len(eager) == [1, 2, 3, 3, 3, 4, 5, 6, 6][step]
+        else:  # the graphs of gradients, and of steps
+            assert len(Replayed.made) == [1, 1, 2, 2, 2, 3, 3, 4, 4][step]
     assert update.notes == []
 
 
