@@ -189,7 +189,7 @@ class Batches:
         for index, data in self._staged(rows) if self.staged else self._resident(rows.to(at)):
             values = {name: part.to(self.dtype) if part.is_floating_point() else part for name, part in data.items()}
             for name, part in self.labels.items():
-                y = part[index.to(self.device)]
+                y = part.index_select(0, index.to(self.device))
                 values[name] = torch.cat([y[:b_l], all_missing(y[b_l:])]) if self.also_unlabelled else y
             yield Batch(values, self.scale, index, b_l, next(alone), self.strata)
 
@@ -202,11 +202,11 @@ class Batches:
         while True:
             order = _order(number, steps * self.processes * size, generator).to(self.device)
             for rows in order.reshape(steps, self.processes, size)[:, self.process]:
-                yield Batch({"y": self.unpaired_labels[rows]}, self.scale_alone, rows)
+                yield Batch({"y": self.unpaired_labels.index_select(0, rows)}, self.scale_alone, rows)
 
     def _resident(self, rows: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         for index in rows:
-            yield index, {name: values[index] for name, values in self.data.items()}
+            yield index, {name: values.index_select(0, index) for name, values in self.data.items()}
 
     def _staged(self, rows: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """As `_resident`; a thread gathers the rows of the next steps, up to `STAGE` bytes of them, ahead of these."""
@@ -219,12 +219,12 @@ class Batches:
                 if following is not None:
                     ahead = thread.submit(self._gathered, following)
                 for index, position in zip(part, positions, strict=True):
-                    yield index, {name: chunk[position] for name, chunk in chunks.items()}
+                    yield index, {name: chunk.index_select(0, position) for name, chunk in chunks.items()}
 
     def _gathered(self, rows: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Rows of the data, read in file order and moved to the device together, and the position of each of `rows`."""
         ordered, back = rows.flatten().unique(return_inverse=True)
-        chunks = {name: values[ordered] for name, values in self.data.items()}
+        chunks = {name: values.index_select(0, ordered) for name, values in self.data.items()}
         if self.device.type == "cuda":
             chunks = {name: chunk.pin_memory() for name, chunk in chunks.items()}
         chunks = {name: chunk.to(self.device, non_blocking=True) for name, chunk in chunks.items()}
