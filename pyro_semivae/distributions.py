@@ -78,14 +78,14 @@ class NegativeBinomial(dist.NegativeBinomial):
 
     Torch's computes its three lgamma, the slowest of all, anew for each value of an enumerated parent.
 
-    >>> given_r_alone = NegativeBinomial(torch.tensor(2.0), torch.zeros(5, 3))
+    >>> given_r_alone = NegativeBinomial(2.0, torch.zeros(5, 3))
     >>> given_r_alone.log_prob(torch.tensor([0.0, 1.0, 2.0])).shape
     torch.Size([5, 3])
     """
 
-    def __init__(self, total_count: Tensor, logits: Tensor, validate_args: bool | None = None):
-        self.r = total_count
-        super().__init__(total_count, logits=logits, validate_args=validate_args)
+    def __init__(self, total_count: Tensor | float, logits: Tensor, validate_args: bool | None = None):
+        self.r = total_count if isinstance(total_count, Tensor) else logits.new_full((), total_count)
+        super().__init__(self.r, logits=logits, validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size, _instance: NegativeBinomial | None = None) -> NegativeBinomial:
         new = self._get_checked_instance(NegativeBinomial, _instance)
