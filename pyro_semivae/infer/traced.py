@@ -351,12 +351,11 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def backward(ctx, factor: Tensor):
         gradients, ctx.gradients = ctx.gradients, None  # let go of, so that they become `.grad` as they are
-        overwritten = ctx.graph.captured is not None  # by the next call
-        if overwritten and ctx.graph.calls != ctx.calls:
+        if ctx.graph.captured is not None and ctx.graph.calls != ctx.calls:
             accepted = "expected it before the next call, which reuses the memory of its gradients on a GPU"
             raise NotTraceable(f"compile: got the backward pass of an earlier call; {accepted}")
         there = [gradient for gradient in gradients if gradient is not None]
-        if there and (overwritten or factor.device.type != "cpu" or factor.item() != 1):
+        if there and (factor.device.type != "cpu" or factor.item() != 1):
             scaled = iter(torch._foreach_mul(there, factor))
             gradients = [None if gradient is None else next(scaled) for gradient in gradients]
         return None, None, None, *gradients
