@@ -266,6 +266,22 @@ def test_a_frozen_parameter_and_the_scale_of_the_loss():
     assert not graph(torch.ones(2))[0]["loss"].requires_grad and graph.graphs == 2
 
 
+def test_another_parameter_or_module_in_the_place_of_one_is_found():
+    """Also where its shape is the same, and the graph is."""
+    line, graph = of_line(lambda line, x: (line.slope * x).sum())
+    x = torch.ones(2)
+    assert float(graph(x)[0]["loss"].detach()) == 4
+    line.slope = nn.Parameter(torch.tensor(3.0))
+    graph(x)[0]["loss"].backward()
+    assert line.slope.grad == 2 and float(graph(x)[0]["loss"].detach()) == 6 and graph.graphs == 1
+    both = nn.ModuleList([Line()])
+    graph = Traced(lambda x, done: ({"loss": both[0].slope * x.sum()}, []), [both], {"loss": both}, compiler="none")
+    graph(x)
+    both[0] = Line()
+    graph(x)[0]["loss"].backward()
+    assert both[0].slope.grad == 2
+
+
 def test_lower_precision_is_compared_less_exactly(monkeypatch):
     """Under autocast losses are of float32, but their gradients differ as those of bfloat16 do."""
 
