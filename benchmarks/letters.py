@@ -88,7 +88,8 @@ def main() -> None:
         name = part if args.epochs == 40 else f"{part}-{args.epochs}-epochs"
         flags, out = PARTS[part], ROOT / "runs" / f"letters-{name}-seed{args.seed}"
         command = ["examples/ccvae.py", "--dataset", "runs/letters.npz", "--labelled", "520"]
-        command += ["--epochs", str(args.epochs), "--seed", str(args.seed), *flags, "--out", str(out.relative_to(ROOT)), "--resume"]
+        command += ["--epochs", str(args.epochs), "--seed", str(args.seed), *flags]
+        command += ["--out", str(out.relative_to(ROOT)), "--resume"]
         command += ["--cuda"] if args.cuda else []
         subprocess.run([sys.executable, *command], check=True, cwd=ROOT)
         about = {"command": " ".join(["python", *command]), "date": datetime.date.today().isoformat()}

@@ -34,5 +34,5 @@ def pays(trainer: Trainer, batch: Batch, steps: int) -> bool:
     if steps < 100 or trainer.fabric.device.type not in ("cpu", "cuda"):
         return False
     if trainer.fabric.device.type == "cuda":
-        return steps * GAIN_GPU > COST
+        return steps * GAIN_GPU >= COST
     return seconds_of_step(trainer, batch) * steps * GAIN > COST

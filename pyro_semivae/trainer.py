@@ -22,7 +22,7 @@ from pyro_semivae.infer.graph import as_it_is
 from pyro_semivae.infer.traced import Gradients, NotTraceable, Traced
 from pyro_semivae.models import SemiVAE
 from pyro_semivae.processes import Processes
-from pyro_semivae.updates import Update, plain_state
+from pyro_semivae.updates import Update, hooked, plain_state
 from pyro_semivae.watch import FiniteWatch
 
 Optimiser = Callable[..., Optimizer]
@@ -118,6 +118,11 @@ class Trainer:
         return 0 if self.traced is None else self.traced.graphs
 
     @property
+    def optimisers(self) -> list[Optimizer]:
+        """The model's, and those of the modules that terms own."""
+        return [self.optimiser, *self.critic_optimisers.values()]
+
+    @property
     def notes(self) -> list[str]:
         """Fallbacks, such as a step that could not be compiled."""
         return self._notes + ([] if self.traced is None else self.traced.notes + self._update.notes)
@@ -143,14 +148,13 @@ class Trainer:
     def start(self, factor: Callable[[int], float], step: int) -> None:
         """Sets up the learning-rate schedule, from a step on, and the optimisers for Fabric's precision."""
         for group in self.optimiser.param_groups:
-            group.setdefault("initial_lr", group["lr"])
+            group["initial_lr"] = float(group.get("initial_lr", group["lr"]))  # no tensor that a schedule fills
         self.schedule = LambdaLR(self.optimiser, factor, last_epoch=step - 1)
         self._step = self.fabric.setup_optimizers(self.optimiser)
         self._critic_steps = [self.fabric.setup_optimizers(own) for own in self.critic_optimisers.values()]
         if self.traced is not None:
-            optimisers = [self.optimiser, *self.critic_optimisers.values()]
             alone = self.processes.number == 1
-            self._update = Update(self.traced.trained, self._take, optimisers, captures=alone)
+            self._update = Update(self.traced.trained, self._take, self.optimisers, captures=alone)
 
     def learn(self, batch: Batch, done: float, where: str) -> StepReport:
         """Takes one step, at the fraction `done` of training; returns the values to report."""
@@ -212,16 +216,17 @@ class Trainer:
     def _of_graph(self, parts: list[Batch], done: float) -> Gradients | None:
         """Losses, their gradients and the values to report by the graph; None if there is none.
 
-        A graph that is optional and fails at the first step is given up.
+        A graph that is optional is given up if it fails at the first step, or if there are hooks.
         """
         if self.traced is None:
             return None
         try:
+            _check_hooks(self.optimisers)
             return self.traced.gradients(*self._given(parts), done=done)
         except NotTraceable as error:
             if not (self._may_be_eager and error.first):
                 raise NotTraceable(f"{error}; compile='off' trains without a graph") from error
-            self._notes.append(f"{error}; training goes on without a graph")
+            self._notes = [*self.notes, f"{error}; training goes on without a graph"]
             self.traced = None
             return None
 
@@ -276,6 +281,13 @@ class Trainer:
         for name, own in self.critic_optimisers.items():
             self.critics[name].load_state_dict(states[name]["weights"])
             own.load_state_dict(states[name]["optimiser"])
+
+
+def _check_hooks(optimisers: Sequence[Optimizer]) -> None:
+    if hooked(optimisers):
+        error = NotTraceable("compile: got parameters or optimisers with hooks, which a graph does not call")
+        error.first = True
+        raise error
 
 
 def _check_owned(name: str, loss: Tensor) -> None:

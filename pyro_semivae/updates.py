@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,8 @@ class Update:
             if seen.number and waits:
                 self.notes.append(f"compile: {waits}; the optimiser's step is no CUDA graph")
                 self.captures = False
+                for optimiser in self.optimisers:
+                    undo_capturable(optimiser)
         elif seen.graph is None:
             seen.graph, _ = captured(lambda: self._eager(gradients))
             seen.graph.replay()
@@ -68,12 +71,23 @@ class Update:
         seen.number += 1
 
     def _eager(self, gradients: Gradients) -> None:
+        for optimiser in self.optimisers:
+            optimiser.zero_grad()  # of parameters that were frozen since
         used: set[int] = set()
         for name, found in gradients.of.items():
             parameters = (p for p in self.trained[name].parameters() if p.requires_grad)
             for parameter, gradient in zip(parameters, found, strict=True):
                 parameter.grad = None if gradient is None else _own(gradient, parameter, used)
         self.take()
+
+
+def hooked(optimisers: Sequence[Optimizer]) -> bool:
+    """Whether parameters have hooks on their gradients, or optimisers on their steps, which a graph would not call."""
+    of_steps = (o._optimizer_step_pre_hooks or o._optimizer_step_post_hooks for o in optimisers)
+    of_gradients = (
+        p._post_accumulate_grad_hooks for o in optimisers for group in o.param_groups for p in group["params"]
+    )
+    return any(of_steps) or any(of_gradients)
 
 
 @dataclass
@@ -94,21 +108,46 @@ def _own(gradient: Tensor, parameter: Tensor, used: set[int]) -> Tensor:
     return torch.empty_like(parameter).copy_(gradient)
 
 
+_given: WeakKeyDictionary[Optimizer, list[tuple[Any, bool]]] = WeakKeyDictionary()  # learning rates, capturable
+
+
 def make_capturable(optimiser: Optimizer) -> None:
-    """Has an optimiser read its learning rate and its number of steps on the GPU, as its step's CUDA graph must."""
-    for group in optimiser.param_groups:
-        group["capturable"] = True
-        if not isinstance(group["lr"], Tensor):
-            group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float32, device=group["params"][0].device)
-    for parameter, state in optimiser.state.items():  # of a run that is resumed
-        if isinstance(state.get("step"), Tensor):
-            state["step"] = state["step"].to(parameter.device)
+    """Has an optimiser read its learning rates and its state on the GPU, as its step's CUDA graph must."""
+    _given[optimiser] = [(group["lr"], group["capturable"]) for group in optimiser.param_groups]
+    for group in filter(_has_parameters, optimiser.param_groups):
+        device = group["params"][0].device
+        group["capturable"], group["lr"] = True, torch.tensor(float(group["lr"]), dtype=torch.float32, device=device)
+        for parameter in group["params"]:  # of a run that is resumed
+            _move_scalars(optimiser.state[parameter], device)
+
+
+def undo_capturable(optimiser: Optimizer) -> None:
+    """Undoes `make_capturable`, but for the values of learning rates."""
+    for group, (lr, capturable) in zip(optimiser.param_groups, _given.pop(optimiser, ()), strict=False):
+        group["capturable"], group["lr"] = capturable, _like(lr, group["lr"])
+        for parameter in () if capturable or group.get("fused") else group["params"]:
+            _move_scalars(optimiser.state[parameter], torch.device("cpu"))
 
 
 def plain_state(optimiser: Optimizer) -> dict[str, Any]:
-    """An optimiser's state, as it is on any device: learning rates are numbers."""
+    """An optimiser's state as it would be without `make_capturable`: learning rates as they were given."""
     state = optimiser.state_dict()
-    groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
-    if "capturable" in optimiser.defaults:
-        groups = [{**group, "capturable": optimiser.defaults["capturable"]} for group in groups]
-    return {**state, "param_groups": groups}
+    groups = [
+        {**group, "lr": _like(lr, group["lr"]), "capturable": capturable}
+        for group, (lr, capturable) in zip(state["param_groups"], _given.get(optimiser, ()), strict=False)
+    ]
+    return {**state, "param_groups": groups or state["param_groups"]}
+
+
+def _like(given: float | Tensor, now: float | Tensor) -> float | Tensor:
+    return torch.full_like(given, float(now)) if isinstance(given, Tensor) else float(now)
+
+
+def _has_parameters(group: dict[str, Any]) -> bool:
+    return bool(group["params"])
+
+
+def _move_scalars(state: dict[str, Any], device: torch.device) -> None:
+    """Moves numbers of a parameter's state, such as the number of steps."""
+    scalars = {name: value for name, value in state.items() if isinstance(value, Tensor) and not value.dim()}
+    state.update({name: value.to(device) for name, value in scalars.items()})

@@ -25,7 +25,9 @@ PROTOCOLS = {
 DOCUMENTED = {"_foreach_mul", "_foreach_copy_", "_C", "_cuda_clearCublasWorkspaces"}
 # What a module has: the public walks over it take as long as a small step on a GPU (`Traced`).
 OF_MODULES = {"_modules", "_parameters", "_buffers"}
-ALLOWED = {"captured.py": DOCUMENTED, "traced.py": DOCUMENTED | OF_MODULES}
+# Hooks, which torch has functions to add, and none to ask for.
+HOOKS = {"_post_accumulate_grad_hooks", "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"}
+ALLOWED = {"captured.py": DOCUMENTED, "traced.py": DOCUMENTED | OF_MODULES, "updates.py": HOOKS}
 
 
 def private_names(tree):

@@ -225,10 +225,12 @@ class Batches:
         """Rows of the data, read in file order and moved to the device together, and the position of each of `rows`."""
         ordered, back = rows.flatten().unique(return_inverse=True)
         chunks = {name: values.index_select(0, ordered) for name, values in self.data.items()}
-        if self.device.type == "cuda":
-            chunks = {name: chunk.pin_memory() for name, chunk in chunks.items()}
-        chunks = {name: chunk.to(self.device, non_blocking=True) for name, chunk in chunks.items()}
-        return chunks, back.reshape(rows.shape).to(self.device)
+        chunks = {name: self._sent(chunk) for name, chunk in chunks.items()}
+        return chunks, self._sent(back.reshape(rows.shape))
+
+    def _sent(self, values: Tensor) -> Tensor:
+        """Values on the device; this does not wait for a GPU."""
+        return (values.pin_memory() if self.device.type == "cuda" else values).to(self.device, non_blocking=True)
 
 
 def _order(number: int, needed: int, generator: torch.Generator) -> Tensor:

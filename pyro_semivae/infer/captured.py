@@ -51,8 +51,14 @@ def waits_for_gpu(run: Callable[[], object]) -> str:
             run()
         finally:
             torch.cuda.set_sync_debug_mode(before)
-    messages = [str(one.message).splitlines()[0] for one in seen]
-    return next((message for message in messages if message.startswith("called a synchronizing")), "")
+    waits = ""
+    for one in seen:
+        message = str(one.message).splitlines()[0]
+        if message.startswith("called a synchronizing"):
+            waits = waits or message
+        elif not message.startswith("Synchronization debug mode"):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    return waits
 
 
 class Captured:
@@ -64,7 +70,7 @@ class Captured:
 
     Args:
         run: a function of tensors, see `captured`; it may change the owned ones.
-        owned: the number of first arguments that are used where they are; the others are copied.
+        owned: the number of first arguments that are used where they are; the others, which are contiguous, are copied.
 
     Attributes:
         captures: the number of captures: one, and one more whenever the owned tensors are others.
@@ -81,8 +87,8 @@ class Captured:
             if places == self._places:
                 torch._foreach_copy_(self._inputs, given, non_blocking=True)
             else:
-                self._inputs = [tensor.clone() for tensor in given]
-                self._graph, self._results = captured(lambda: self.run(*own, *self._inputs))
-                self._places, self.captures = places, self.captures + 1
+                inputs = [tensor.clone() for tensor in given]
+                self._graph, self._results = captured(lambda: self.run(*own, *inputs))
+                self._inputs, self._places, self.captures = inputs, places, self.captures + 1
             self._graph.replay()
         return self._results

@@ -17,6 +17,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
@@ -24,6 +25,7 @@ from pyro_semivae.errors import check_choice
 from pyro_semivae.infer.captured import Captured, on_gpu, waits_for_gpu
 from pyro_semivae.infer.graph_checks import NotTraceable, as_before, check_same, first_line, torch_alone
 from pyro_semivae.infer.inductor import compiled
+from pyro_semivae.infer.operations import is_random
 from pyro_semivae.infer.random_ops import DECOMPOSED
 from pyro_semivae.infer.weights import Schedules
 
@@ -186,6 +188,7 @@ class Traced:
         owned = self._owned()
         parameters, buffers, trained = owned.parameters, owned.buffers, owned.trained
         leaves, spec = tree_flatten(inputs)
+        leaves = [leaf.contiguous() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
             raise NotTraceable("compile: got an input that requires a gradient, which a graph does not give")
         if spec not in self._specs:
@@ -203,7 +206,7 @@ class Traced:
                     with as_before(buffers.values()), schedules, torch_alone():
                         expected = self._expected(inputs, trained, parameters, buffers, done)
                 if graph is None:
-                    graph = self._graph(inputs, parameters, buffers, trained, schedules, done)
+                    graph = self._graph(leaves, spec, parameters, buffers, trained, schedules, done)
                     self._graphs[key] = graph
                 graph.calls = calls
                 found = self._run(graph, [*parameters.values(), *buffers.values()], leaves, done)
@@ -265,7 +268,8 @@ class Traced:
 
     def _graph(
         self,
-        inputs: Any,
+        leaves: Sequence[Any],
+        spec: TreeSpec,
         parameters: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
         trained: Mapping[str, list[str]],
@@ -279,7 +283,6 @@ class Traced:
                 f"that are frozen); expected at most {self.most_graphs}, for each is compiled anew"
             )
         graph = _Graph(lambda *tensors: (), schedules)
-        leaves, spec = tree_flatten(inputs)
 
         def flat(*tensors: Tensor) -> list[Tensor]:
             given = dict(zip([*parameters, *buffers], tensors, strict=False))
@@ -312,12 +315,13 @@ class Traced:
         graph.run = traced
         if self.compiler == "inductor":
             tensors = [tensor.detach() for tensor in tensors]
-            captures = on_gpu(tensors)
+            captures, waits = on_gpu(tensors), _draws_elsewhere(traced, tensors[0].device)
             try:
                 graph.run = compiled(traced)
                 with as_before(tensors):
                     graph.run(*tensors)  # compiles
-                    waits = waits_for_gpu(lambda: graph.run(*tensors)) if captures else ""
+                    if captures and not waits:
+                        waits = waits_for_gpu(lambda: graph.run(*tensors))
             except Exception as error:  # whatever the compiler raises, such as that there is no C++ compiler
                 raise NotTraceable(f"compile: TorchInductor failed: {first_line(error)}") from error
             if captures and not waits:
@@ -359,6 +363,13 @@ class _Loss(torch.autograd.Function):
             scaled = iter(torch._foreach_mul(there, factor))
             gradients = [None if gradient is None else next(scaled) for gradient in gradients]
         return None, None, None, *gradients
+
+
+def _draws_elsewhere(graph: GraphModule, device: torch.device) -> str:
+    """Says so if a random operation is on the CPU, and not on the device: a CUDA graph would repeat its sample."""
+    values = [node.meta.get("val") for node in graph.graph.nodes if is_random(node)]
+    others = any(isinstance(value, Tensor) and value.device.type != device.type for value in values)
+    return "a sample is drawn on the CPU" if others else ""
 
 
 def _signature(tensors: Sequence[Any], modes: tuple[bool, ...], spec: int) -> Any:

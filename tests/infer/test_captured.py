@@ -8,6 +8,7 @@ import torch
 from cases import BY_NAME, CASES
 from test_traced import evaluated, same
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_semivae.files import load_checkpoint
 from pyro_semivae.infer.traced import NotTraceable, Traced
@@ -34,8 +35,15 @@ class Replayed:
 
 
 def as_traced(graph):
-    """Not compiled, which would take a minute."""
-    return graph
+    """Not compiled, which would take a minute; like what is compiled, it is for the strides of its first inputs alone."""
+    strides = []
+
+    def run(*tensors):
+        strides.append([tensor.stride() for tensor in tensors])
+        assert strides[-1] == strides[0]
+        return graph(*tensors)
+
+    return run
 
 
 @pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.cuda)])
@@ -59,7 +67,8 @@ def gpu(request, monkeypatch):
         monkeypatch.setattr(f"pyro_semivae.{module}.captured", captured)
     for module in ("infer.traced", "updates"):
         monkeypatch.setattr(f"pyro_semivae.{module}.waits_for_gpu", does_not_wait)
-    monkeypatch.setattr("pyro_semivae.updates.make_capturable", lambda optimiser: None)
+    for name in ("make_capturable", "undo_capturable"):
+        monkeypatch.setattr(f"pyro_semivae.updates.{name}", lambda optimiser: None)
     return "cpu"
 
 
@@ -164,6 +173,24 @@ def test_what_waits_for_the_gpu_is_compiled_and_noted(device):
     assert len(graph.notes) == 1 and "is no CUDA graph" in graph.notes[0]
 
 
+def test_inputs_that_are_not_dense(gpu):
+    """Such as every second column: a CUDA graph has a copy of its own."""
+    _, graph = of_line(gpu)
+    wide, one = torch.arange(8.0, device=gpu).reshape(2, 4), torch.ones(1, device=gpu)
+    for x in (wide[:, ::2], one.expand(3), wide.T):
+        expected = float((2 * x).square().sum())
+        assert [float(graph(x)[0]["loss"].detach()) for _ in range(3)] == [expected] * 3
+
+
+def test_a_sample_drawn_on_the_cpu_is_not_captured():
+    """It would be the same at each replay."""
+    from pyro_semivae.infer.traced import _draws_elsewhere
+
+    graph = make_fx(lambda x: x + torch.rand(()))(torch.zeros(2))
+    assert _draws_elsewhere(graph, torch.device("cuda")) == "a sample is drawn on the CPU"
+    assert _draws_elsewhere(graph, torch.device("cpu")) == ""
+
+
 def test_a_graph_that_waits_trains_without_one(gpu, monkeypatch):
     """And says so."""
     monkeypatch.setattr("pyro_semivae.infer.traced.waits_for_gpu", lambda run: "called a synchronizing operation")
@@ -204,6 +231,7 @@ def test_gradients_that_are_clipped_in_place(gpu):
 def test_an_optimiser_that_cannot_be_captured(gpu):
     """Its steps are taken one by one, with gradients from CUDA graphs."""
     assert same_training("m2", gpu, optimiser=torch.optim.SGD, lr=1e-4) == []
+    assert gpu == "cuda" or len(Replayed.made) == 1  # of the gradients
 
 
 def test_an_optimisers_step_that_waits(gpu, monkeypatch):
