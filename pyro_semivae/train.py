@@ -138,8 +138,10 @@ def fit(
         compile: `"on"`: loss and gradients run as one graph, traced and compiled at the first step (`infer.Traced`;
             about half a minute, less from the second run on), in place of Pyro's handlers at every step. The noise is
             the same, numbers differ by rounding. `"auto"`: on if the number and size of the steps say that this saves
-            more time than it takes; if the step cannot be compiled, training continues without, and `history.notes` and
-            a printed line say so. `"off"`: never.
+            more time than it takes; if the step cannot be compiled, or parameters or optimisers have hooks, training
+            continues without, and `history.notes` and a printed line say so. `"off"`: never. On a GPU the graph and the
+            optimisers' step, `clip` included, are captured as CUDA graphs, as far as they do not wait for the GPU: what
+            they do in Python, such as counting, is done only in the first steps.
         checkpoint: a file written after every epoch. resume: continue from this file if it exists; the run is then
             bit-identical to an uninterrupted one (on the same machine; a schedule's end moves with `epochs`). A
             checkpoint with another data set, objective, seed, batch size or learning rate is refused.

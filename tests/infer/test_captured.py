@@ -35,7 +35,7 @@ class Replayed:
 
 
 def as_traced(graph):
-    """Not compiled, which would take a minute; like what is compiled, it is for the strides of its first inputs alone."""
+    """Not compiled, which would take a minute. As what is compiled, it is for the strides of its first inputs alone."""
     strides = []
 
     def run(*tensors):
