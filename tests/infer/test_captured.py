@@ -200,6 +200,20 @@ def test_a_graph_that_waits_trains_without_one(gpu, monkeypatch):
     ]
 
 
+def test_a_graph_that_is_given_up_leaves_its_notes(gpu, monkeypatch):
+    """Hooks that come later end it, under auto."""
+    monkeypatch.setattr("pyro_semivae.infer.traced.waits_for_gpu", lambda run: "called a synchronizing operation")
+    monkeypatch.setattr("pyro_semivae.train.pays", lambda *_: True)
+
+    def hook(epoch, vae):
+        if epoch == 2:
+            next(vae.parameters()).register_post_accumulate_grad_hook(lambda parameter: None)
+
+    history, _ = trained("m2", gpu, compile="auto", on_epoch=hook)
+    assert not history.compiled and len(history.notes) == 2
+    assert "is no CUDA graph" in history.notes[0] and "with hooks" in history.notes[1]
+
+
 def trained(name, gpu, **options):
     """The history of a model that was trained, and its weights."""
     vae, elbo = BY_NAME[name].make()
@@ -243,11 +257,15 @@ def test_an_optimisers_step_that_waits(gpu, monkeypatch):
         asked.append(1)
         return "called a synchronizing operation"
 
+    undone = []
     monkeypatch.setattr("pyro_semivae.updates.waits_for_gpu", waits)
+    monkeypatch.setattr("pyro_semivae.updates.undo_capturable", undone.append)
     notes = same_training("m2", gpu)
-    assert len(asked) == 2 and notes == [
-        "compile: called a synchronizing operation; the optimiser's step is no CUDA graph"
-    ]
+    assert (
+        len(undone) == 1
+        and len(asked) == 2
+        and notes == ["compile: called a synchronizing operation; the optimiser's step is no CUDA graph"]
+    )
 
 
 def test_the_third_step_is_captured_and_again_if_gradients_are_elsewhere(gpu):
