@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from studies.job import Job, cell, markdown
+from studies.job import RESULTS, Job, cell, markdown
 
 # CCVAE, Tables 6 and 7: test accuracy, generation accuracy, mutual information of generations.
 PAPER = {
@@ -205,7 +206,23 @@ def ablation_table() -> str:
     return markdown(head, lines)
 
 
+def letters_table() -> str:
+    """A Markdown table of `letters.py`: the same measures, on letters."""
+    kept = ("brightness", "slant")
+    head = ["", "epochs", "accuracy", "generation accuracy", "interventions of the new letter", "among its images"]
+    head += ["variance share", *(f"{name} kept" for name in kept)]
+    lines = []
+    for part in ("recipe-200-epochs", "recipe-1-200-epochs", "recipe", "without", "recipe-1"):
+        path = RESULTS / "ccvae" / f"letters-{part}-seed0.json"
+        run = json.loads(path.read_text()) if path.exists() else None
+        if run is not None:
+            measured = [run[name] for name in STYLE_MEASURES] + [run["kept"][name] for name in kept]
+            name = part.removesuffix("-200-epochs").replace("without", "recipe without style terms")
+            lines.append([name, str(run["epochs"]), *(f"{value:.3f}" for value in measured)])
+    return markdown(head, lines)
+
+
 def tables() -> list[str]:
     presets = ("recipe", "recipe-1", "paper", "split")
-    others = [consistency_table(), ablation_table(), style_table()]
+    others = [consistency_table(), ablation_table(), style_table(), letters_table()]
     return [*map(table, presets), *map(diversity_table, presets), *others]
