@@ -118,7 +118,7 @@ def make_capturable(optimiser: Optimizer) -> None:
         device = group["params"][0].device
         group["capturable"], group["lr"] = True, torch.tensor(float(group["lr"]), dtype=torch.float32, device=device)
         for parameter in group["params"]:  # of a run that is resumed
-            _move_scalars(optimiser.state[parameter], device)
+            _move_scalars(optimiser.state.get(parameter, {}), device)
 
 
 def undo_capturable(optimiser: Optimizer) -> None:
@@ -126,7 +126,7 @@ def undo_capturable(optimiser: Optimizer) -> None:
     for group, (lr, capturable) in zip(optimiser.param_groups, _given.pop(optimiser, ()), strict=False):
         group["capturable"], group["lr"] = capturable, _like(lr, group["lr"])
         for parameter in () if capturable or group.get("fused") else group["params"]:
-            _move_scalars(optimiser.state[parameter], torch.device("cpu"))
+            _move_scalars(optimiser.state.get(parameter, {}), torch.device("cpu"))
 
 
 def plain_state(optimiser: Optimizer) -> dict[str, Any]:

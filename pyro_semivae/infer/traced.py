@@ -26,6 +26,7 @@ from pyro_semivae.infer.captured import Captured, on_gpu, waits_for_gpu
 from pyro_semivae.infer.graph_checks import NotTraceable, as_before, check_same, first_line, torch_alone
 from pyro_semivae.infer.inductor import compiled
 from pyro_semivae.infer.operations import is_random
+from pyro_semivae.infer.owners import Owners
 from pyro_semivae.infer.random_ops import DECOMPOSED
 from pyro_semivae.infer.weights import Schedules
 
@@ -57,32 +58,6 @@ class _Graph:
     constants: dict[int, Any] = field(default_factory=dict)
     calls: int = 0
     captured: Captured | None = None
-
-
-class _Owned(NamedTuple):
-    """Modules and what they have.
-
-    Attributes:
-        parameters, buffers: name -> tensor. trained: loss's name -> names of the parameters that have its gradient.
-        modules, tensors: all of them, which are kept so that their ids stay theirs.
-    """
-
-    parameters: dict[str, Tensor]
-    buffers: dict[str, Tensor]
-    trained: dict[str, list[str]]
-    modules: list[nn.Module]
-    tensors: list[Tensor | None]
-
-
-def _all_modules(root: nn.Module) -> list[nn.Module]:
-    """A module and all modules in it, each once."""
-    found, ahead = {}, [root]
-    while ahead:
-        module = ahead.pop()
-        if module is not None and id(module) not in found:
-            found[id(module)] = module
-            ahead += module._modules.values()
-    return [*found.values()]
 
 
 class Gradients(NamedTuple):
@@ -140,9 +115,9 @@ class Traced:
         self.trained, self.most_graphs = dict(trained), most_graphs
         self.compiler = check_choice("compiler", compiler, COMPILERS)
         self.root = _Root(fn, modules)
+        self._owners = Owners(self.root, self.trained)
         self._graphs: dict[Any, _Graph] = {}
         self._specs: list[TreeSpec] = []
-        self._known: tuple[list[int], _Owned] | None = None
         self.num_nodes, self.seconds, self.calls, self.checks_next = 0, 0.0, 0, False
         self.notes: list[str] = []
 
@@ -164,7 +139,7 @@ class Traced:
         if not torch.is_grad_enabled():
             return self.root(*inputs, done=done)
         graph, found = self._evaluated(inputs, done)
-        parameters, trained = self._known[1].parameters, self._known[1].trained
+        parameters, _, trained, _ = self._owners.now()
         losses = {
             name: _Loss.apply(loss, found.of[name], graph, *map(parameters.get, trained[name]))
             for name, loss in found.losses.items()
@@ -185,15 +160,14 @@ class Traced:
         return self._evaluated(inputs, done)[1]
 
     def _evaluated(self, inputs: Any, done: float) -> tuple[_Graph, Gradients]:
-        owned = self._owned()
-        parameters, buffers, trained = owned.parameters, owned.buffers, owned.trained
+        parameters, buffers, trained, modules = self._owners.now()
         leaves, spec = tree_flatten(inputs)
         leaves = [leaf.contiguous() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
             raise NotTraceable("compile: got an input that requires a gradient, which a graph does not give")
         if spec not in self._specs:
             self._specs.append(spec)
-        modes = tuple(module.training for module in owned.modules)
+        modes = tuple(module.training for module in modules)
         key = _signature([*parameters.values(), *buffers.values(), *leaves], modes, self._specs.index(spec))
         graph, expected = self._graphs.get(key), None
         calls = 1 if graph is None else graph.calls + 1
@@ -233,22 +207,6 @@ class Traced:
             if buffers.get(name) is not buffer:
                 raise NotTraceable(f"compile: the step puts another tensor in the place of the buffer {name}")
         return {name: loss.detach() for name, loss in losses.items()}, _gradients(losses, trained, parameters), out
-
-    def _owned(self) -> _Owned:
-        """What the modules have now. Torch's own walk over named modules takes as long as a small step on a GPU."""
-        modules = _all_modules(self.root)
-        tensors = [value for module in modules for value in (*module._parameters.values(), *module._buffers.values())]
-        flags = [value is not None and value.requires_grad for value in tensors]
-        known = [*map(id, modules), *map(id, tensors), *flags]
-        if self._known is None or self._known[0] != known:
-            parameters = dict(self.root.named_parameters())
-            names = {id(parameter): name for name, parameter in parameters.items()}
-            trained = {
-                loss: [names[id(p)] for p in module.parameters() if p.requires_grad]
-                for loss, module in self.trained.items()
-            }
-            self._known = known, _Owned(parameters, dict(self.root.named_buffers()), trained, modules, tensors)
-        return self._known[1]
 
     def _run(self, graph: _Graph, owned: Sequence[Tensor], leaves: Sequence[Any], done: float) -> Gradients:
         """A graph's losses, gradients and other outputs."""

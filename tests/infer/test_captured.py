@@ -1,6 +1,7 @@
 """CUDA graphs of compiled graphs: all are captured, with fresh noise, and what they return is safe to keep."""
 
 from functools import partial
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -11,7 +12,8 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_semivae.files import load_checkpoint
-from pyro_semivae.infer.traced import NotTraceable, Traced
+from pyro_semivae.infer.graph_checks import _tolerance
+from pyro_semivae.infer.traced import NotTraceable, Traced, _draws_elsewhere
 from pyro_semivae.train import fit
 from pyro_semivae.updates import Update
 
@@ -182,18 +184,38 @@ def test_inputs_that_are_not_dense(gpu):
         assert [float(graph(x)[0]["loss"].detach()) for _ in range(3)] == [expected] * 3
 
 
+def test_a_captured_graph_is_compared_less_often(gpu, monkeypatch):
+    """Beside calls 1, 2, 4 and 8, at every so many; it is much faster than what it is compared with."""
+    monkeypatch.setattr("pyro_semivae.infer.traced.EVERY", 3)
+    monkeypatch.setattr("pyro_semivae.infer.traced.EVERY_CAPTURED", 5)
+    _, graph = of_line(gpu)
+    compared, expected = [], graph._expected
+    monkeypatch.setattr(graph, "_expected", lambda *args: (compared.append(graph.calls + 1), expected(*args))[1])
+    for _ in range(10):
+        graph(torch.ones(3, device=gpu))
+    assert compared == [1, 2, 4, 5, 8, 10]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tf32", "tolerance"), [("float32", True, 0.1), ("float32", False, 0.02), ("float64", True, 1e-6)]
+)
+def test_the_tolerance_where_products_are_shortened(dtype, tf32, tolerance, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    loss = SimpleNamespace(dtype=getattr(torch, dtype), device=torch.device("cuda"), is_cuda=True)
+    assert _tolerance(loss, exact=False) == tolerance
+
+
 def test_a_sample_drawn_on_the_cpu_is_not_captured():
     """It would be the same at each replay."""
-    from pyro_semivae.infer.traced import _draws_elsewhere
-
     graph = make_fx(lambda x: x + torch.rand(()))(torch.zeros(2))
     assert _draws_elsewhere(graph, torch.device("cuda")) == "a sample is drawn on the CPU"
     assert _draws_elsewhere(graph, torch.device("cpu")) == ""
 
 
-def test_a_graph_that_waits_trains_without_one(gpu, monkeypatch):
+@pytest.mark.parametrize("found_by", ["waits_for_gpu", "_draws_elsewhere"])
+def test_a_graph_that_waits_trains_without_one(found_by, gpu, monkeypatch):
     """And says so."""
-    monkeypatch.setattr("pyro_semivae.infer.traced.waits_for_gpu", lambda run: "called a synchronizing operation")
+    monkeypatch.setattr(f"pyro_semivae.infer.traced.{found_by}", lambda *_: "called a synchronizing operation")
     history, _ = trained("ccvae-consistency", gpu, compile="on")
     assert history.compiled and history.notes == [
         "compile: called a synchronizing operation; the graph is no CUDA graph: its kernels are launched one by one"

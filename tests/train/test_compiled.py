@@ -1,6 +1,7 @@
 """Training by a graph, compiled or not."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pyro
 import pytest
@@ -154,3 +155,11 @@ def test_auto_compiles_what_is_long():
         assert 0.004 < seconds_of_step(trainer, batch) < 0.006
         assert seconds_of_step(trainer, batch) == seconds_of_step(trainer, batch)
         assert not pays(trainer, batch, 5_000) and pays(trainer, batch, 500_000)
+
+
+def test_on_a_gpu_compiling_pays_from_a_number_of_steps():
+    """Python's part of a step does not depend on the model."""
+    trainer = SimpleNamespace(fabric=SimpleNamespace(device=torch.device("cuda")))
+    assert [pays(trainer, None, steps) for steps in (5_999, 6_000)] == [False, True]
+    trainer.fabric.device = torch.device("meta")
+    assert not pays(trainer, None, 10**9)

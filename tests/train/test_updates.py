@@ -136,6 +136,7 @@ def test_an_empty_group_and_a_group_with_its_own_rate():
     optimiser.step()
     make_capturable(optimiser)
     empty, group = optimiser.param_groups
+    assert {*optimiser.state} == {*line.parameters()}
     assert empty["lr"] == 0.1 and not empty["capturable"] and group["capturable"]
     group["lr"].fill_(0.25)
     assert [g["capturable"] for g in plain_state(optimiser)["param_groups"]] == [False, False]
