@@ -337,3 +337,17 @@ def test_a_checkpoint_is_as_on_the_cpu(name, gpu, tmp_path):
             assert isinstance(group["lr"], float) and group["capturable"] is False
     for name, value in found[1].items():
         assert torch.equal(value, found[2][name]), name
+
+
+@pytest.mark.parametrize("compile", ["off", "on"])
+def test_the_schedule_reaches_the_steps(compile, gpu):
+    """With a learning rate of 0 from the middle on, weights stay."""
+    seen = []
+
+    def keep(epoch, vae):
+        seen.append(vae.p_x.net.layers[0].weight.detach().clone())
+
+    how = {"schedule": lambda done: float(done < 0.5), "ema_decay": 0.0, "on_epoch": keep}
+    trained("m2", gpu, compile=compile, epochs=6, **how)
+    first, _, middle, *others = seen
+    assert not torch.equal(first, middle) and all(torch.equal(weight, middle) for weight in others)
