@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pyro_semivae.data.batches import Batches
 from pyro_semivae.errors import InputError
@@ -47,39 +46,26 @@ class History(list[dict[str, float]]):
 
 
 class Average:
-    """An exponential moving average of a model's parameters over steps, by torch's `AveragedModel`; no-op for decay 0.
+    """An exponential moving average of a model's parameters over steps; no-op for decay 0.
+
+    It is torch's `AveragedModel` with `get_ema_multi_avg_fn`, to the bit, without what these do at every step.
 
     Attributes:
-        values: parameter's name -> its average.
+        values: parameter's name -> its average. steps: the number of averaged steps.
     """
 
     def __init__(self, vae: SemiVAE, decay: float):
-        self.vae, self.decay, self.values = vae, decay, {}
-        if decay:
-            named = dict(vae.named_parameters())
-            self.model = AveragedModel(nn.ParameterList(named.values()))  # copies the parameters only
-            self.model.update_parameters(nn.ParameterList(named.values()))  # starts with the current weights
-            self._weights = [parameter.detach() for parameter in named.values()]
-            self.values = dict(zip(named, (p.detach() for p in self.model.module.parameters()), strict=True))
-
-    @property
-    def steps(self) -> int:
-        """The number of averaged steps."""
-        return int(self.model.n_averaged) - 1 if self.values else 0
-
-    @steps.setter
-    def steps(self, steps: int) -> None:
-        if self.values:
-            self.model.n_averaged.fill_(steps + 1)
+        self.vae, self.decay, self.steps = vae, decay, 0
+        self._weights = {name: parameter.detach() for name, parameter in vae.named_parameters() if decay}
+        self.values = {name: weight.clone() for name, weight in self._weights.items()}
 
     @torch.no_grad()
     def update(self) -> None:
-        """Updates the average after a step (`update_parameters` would collect the parameters at every step)."""
+        """Updates the average after a step."""
         if self.values:
-            steps = int(self.model.n_averaged)  # a number on the CPU
-            decay = min(self.decay, steps / (steps + 9))  # smaller at first, so that the initial weights count little
-            get_ema_multi_avg_fn(decay)([*self.values.values()], self._weights, steps)
-            self.model.n_averaged += 1
+            self.steps += 1
+            decay = min(self.decay, self.steps / (self.steps + 9))  # small at first: initial weights count little
+            torch._foreach_lerp_([*self.values.values()], [*self._weights.values()], 1 - decay)
 
     @torch.no_grad()
     def exchange(self) -> None:

@@ -22,12 +22,13 @@ PROTOCOLS = {
     "_replace",
 }
 # What torch's documentation names, with its underscore: the foreach functions, and cuBLAS workspaces of CUDA graphs.
-DOCUMENTED = {"_foreach_mul", "_foreach_copy_", "_C", "_cuda_clearCublasWorkspaces"}
+DOCUMENTED = {"_foreach_mul", "_foreach_copy_", "_foreach_lerp_", "_C", "_cuda_clearCublasWorkspaces"}
 # What a module has: the public walks over it take as long as a small step on a GPU (`Owners`).
 OF_MODULES = {"_modules", "_parameters", "_buffers"}
 # Hooks, which torch has functions to add, and none to ask for.
 HOOKS = {"_post_accumulate_grad_hooks", "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"}
-ALLOWED = {"captured.py": DOCUMENTED, "traced.py": DOCUMENTED, "owners.py": OF_MODULES, "updates.py": HOOKS}
+ALLOWED = {"captured.py": DOCUMENTED, "traced.py": DOCUMENTED, "checkpoints.py": DOCUMENTED}
+ALLOWED |= {"owners.py": OF_MODULES, "updates.py": HOOKS}
 
 
 def private_names(tree):

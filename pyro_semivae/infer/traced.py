@@ -26,7 +26,7 @@ from pyro_semivae.infer.captured import Captured, on_gpu, waits_for_gpu
 from pyro_semivae.infer.graph_checks import NotTraceable, as_before, check_same, first_line, torch_alone
 from pyro_semivae.infer.inductor import compiled
 from pyro_semivae.infer.operations import is_random
-from pyro_semivae.infer.owners import Owners
+from pyro_semivae.infer.owners import Owned, Owners, kind
 from pyro_semivae.infer.random_ops import DECOMPOSED
 from pyro_semivae.infer.weights import Schedules
 
@@ -139,9 +139,9 @@ class Traced:
         if not torch.is_grad_enabled():
             return self.root(*inputs, done=done)
         graph, found = self._evaluated(inputs, done)
-        parameters, _, trained, _ = self._owners.now()
+        owned = self._owners.now()
         losses = {
-            name: _Loss.apply(loss, found.of[name], graph, *map(parameters.get, trained[name]))
+            name: _Loss.apply(loss, found.of[name], graph, *map(owned.parameters.get, owned.trained[name]))
             for name, loss in found.losses.items()
         }
         return losses, found.out
@@ -160,30 +160,30 @@ class Traced:
         return self._evaluated(inputs, done)[1]
 
     def _evaluated(self, inputs: Any, done: float) -> tuple[_Graph, Gradients]:
-        parameters, buffers, trained, modules = self._owners.now()
+        owned = self._owners.now()
         leaves, spec = tree_flatten(inputs)
         leaves = [leaf.contiguous() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
             raise NotTraceable("compile: got an input that requires a gradient, which a graph does not give")
         if spec not in self._specs:
             self._specs.append(spec)
-        modes = tuple(module.training for module in modules)
-        key = _signature([*parameters.values(), *buffers.values(), *leaves], modes, self._specs.index(spec))
+        modes = tuple(module.training for module in owned.modules)
+        device = next((t.device.type for t in (*owned.tensors, *leaves) if isinstance(t, Tensor)), "cpu")
+        key = owned.kinds, tuple(map(kind, leaves)), modes, _autocast(device), self._specs.index(spec)
         graph, expected = self._graphs.get(key), None
         calls = 1 if graph is None else graph.calls + 1
         every = EVERY if graph is None or graph.captured is None else EVERY_CAPTURED
         checks = self.checks_next or calls & (calls - 1) == 0 or calls % every == 0
-        with as_before(buffers.values(), on_error_alone=True) if checks else nullcontext():
+        with as_before(owned.buffers.values(), on_error_alone=True) if checks else nullcontext():
             try:
                 if checks:
                     schedules = Schedules() if graph is None else graph.schedules
-                    with as_before(buffers.values()), schedules, torch_alone():
-                        expected = self._expected(inputs, trained, parameters, buffers, done)
+                    with as_before(owned.buffers.values()), schedules, torch_alone():
+                        expected = self._expected(inputs, owned, done)
                 if graph is None:
-                    graph = self._graph(leaves, spec, parameters, buffers, trained, schedules, done)
-                    self._graphs[key] = graph
+                    graph = self._graphs[key] = self._graph(leaves, spec, owned, schedules, done)
                 graph.calls = calls
-                found = self._run(graph, [*parameters.values(), *buffers.values()], leaves, done)
+                found = self._run(graph, owned.tensors, leaves, done)
                 if expected is not None:
                     check_same(found[:3], expected, exact=self.compiler == "none")
             except NotTraceable as error:
@@ -194,19 +194,15 @@ class Traced:
         return graph, found
 
     def _expected(
-        self,
-        inputs: Any,
-        trained: Mapping[str, list[str]],
-        parameters: Mapping[str, Tensor],
-        buffers: Mapping[str, Tensor],
-        done: float,
+        self, inputs: Any, owned: Owned, done: float
     ) -> tuple[dict[str, Tensor], dict[str, list[Tensor | None]], Any]:
         """Losses, gradients and other outputs without a graph."""
         losses, out = self.root(*inputs, done=done)
         for name, buffer in self.root.named_buffers():
-            if buffers.get(name) is not buffer:
+            if owned.buffers.get(name) is not buffer:
                 raise NotTraceable(f"compile: the step puts another tensor in the place of the buffer {name}")
-        return {name: loss.detach() for name, loss in losses.items()}, _gradients(losses, trained, parameters), out
+        gradients = _gradients(losses, owned.trained, owned.parameters)
+        return {name: loss.detach() for name, loss in losses.items()}, gradients, out
 
     def _run(self, graph: _Graph, owned: Sequence[Tensor], leaves: Sequence[Any], done: float) -> Gradients:
         """A graph's losses, gradients and other outputs."""
@@ -224,16 +220,7 @@ class Traced:
             losses = {name: loss.clone() for name, loss in losses.items()}
         return Gradients(losses, gradients, tree_unflatten(leaves, graph.spec), graph.captured)
 
-    def _graph(
-        self,
-        leaves: Sequence[Any],
-        spec: TreeSpec,
-        parameters: Mapping[str, Tensor],
-        buffers: Mapping[str, Tensor],
-        trained: Mapping[str, list[str]],
-        schedules: Schedules,
-        done: float,
-    ) -> _Graph:
+    def _graph(self, leaves: Sequence[Any], spec: TreeSpec, owned: Owned, schedules: Schedules, done: float) -> _Graph:
         """Traces the function, and compiles the graph."""
         if self.graphs == self.most_graphs:
             raise NotTraceable(
@@ -243,13 +230,13 @@ class Traced:
         graph = _Graph(lambda *tensors: (), schedules)
 
         def flat(*tensors: Tensor) -> list[Tensor]:
-            given = dict(zip([*parameters, *buffers], tensors, strict=False))
+            given = dict(zip([*owned.parameters, *owned.buffers], tensors, strict=False))
             rest = iter(tensors[len(given) :])
             here = tree_unflatten([next(rest) if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)
             *values, now = next(rest)
             with schedules.given(values):
                 losses, out = functional_call(self.root, given, here, {"done": now})
-            gradients = _gradients(losses, trained, given)
+            gradients = _gradients(losses, owned.trained, given)
             graph.losses = [*losses]
             graph.gradients = [[gradient is not None for gradient in gradients[name]] for name in losses]
             flat_out, graph.spec = tree_flatten(out)
@@ -258,9 +245,9 @@ class Traced:
             return [*losses.values(), *found, *(leaf for leaf in flat_out if isinstance(leaf, Tensor))]
 
         start = time.perf_counter()
-        owned = [*parameters.values(), *(buffer.clone() for buffer in buffers.values())]
-        tensors = _flat(graph, owned, leaves, done)
-        for tensor, parameter in zip(tensors, parameters.values(), strict=False):
+        there = [t.detach() for t in owned.parameters.values()] + [t.clone() for t in owned.buffers.values()]
+        tensors = _flat(graph, there, leaves, done)
+        for tensor, parameter in zip(tensors, owned.parameters.values(), strict=False):
             tensor.requires_grad_(parameter.requires_grad)
         try:
             with as_before([]), torch_alone(), torch.enable_grad():
@@ -283,7 +270,7 @@ class Traced:
             except Exception as error:  # whatever the compiler raises, such as that there is no C++ compiler
                 raise NotTraceable(f"compile: TorchInductor failed: {first_line(error)}") from error
             if captures and not waits:
-                graph.captured = Captured(graph.run, len(owned))
+                graph.captured = Captured(graph.run, len(there))
             elif captures:
                 self.notes.append(f"compile: {waits}; the graph is no CUDA graph: its kernels are launched one by one")
         self.seconds += time.perf_counter() - start
@@ -330,28 +317,15 @@ def _draws_elsewhere(graph: GraphModule, device: torch.device) -> str:
     return "a sample is drawn on the CPU" if others else ""
 
 
-def _signature(tensors: Sequence[Any], modes: tuple[bool, ...], spec: int) -> Any:
-    device = next((tensor.device.type for tensor in tensors if isinstance(tensor, Tensor)), "cpu")
-    return tuple(map(_kind, tensors)), modes, _autocast(device), spec
-
-
-def _kind(value: Any) -> Any:
-    """What a graph takes of an input for granted."""
-    if isinstance(value, Tensor):
-        return value.shape, value.stride(), value.dtype, value.device, value.requires_grad
-    return value
-
-
 def _autocast(device: str) -> Any:
     return torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
 
 
 def _flat(graph: _Graph, owned: Sequence[Tensor], leaves: Sequence[Any], done: float) -> list[Tensor]:
-    """All inputs of a graph, without gradients."""
-    inputs = [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
-    values = torch.cat([graph.schedules.values(done), torch.tensor([done], dtype=torch.float64)])
+    """All inputs of a graph."""
+    values = torch.tensor([*graph.schedules.values(done), done], dtype=torch.float64)
     values = values.to(owned[0].device, non_blocking=True) if owned else values  # does not wait for a GPU
-    return [*(tensor.detach() for tensor in owned), *inputs, values]
+    return [*owned, *(leaf for leaf in leaves if isinstance(leaf, Tensor)), values]
 
 
 def _gradients(

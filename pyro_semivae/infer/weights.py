@@ -8,7 +8,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pyro_semivae.errors import InputError
@@ -45,13 +44,14 @@ class Schedules:
     Inside `with schedules:`, every schedule that is evaluated is added. Inside `with schedules.given(values):`, the
     value of a schedule is its entry in `values`, a tensor, in the order in which they were added.
 
+    >>> import torch
     >>> schedules = Schedules()
     >>> with schedules:
     ...     at((2.0, WarmUp(0.5)), 0.25)
     1.0
-    >>> with schedules.given(schedules.values(0.125)):
+    >>> with schedules.given(torch.tensor(schedules.values(0.125))):
     ...     at((2.0, schedules.found[0]), 0.25)
-    tensor(0.5000, dtype=torch.float64)
+    tensor(0.5000)
     """
 
     def __init__(self) -> None:
@@ -67,13 +67,13 @@ class Schedules:
         self._values = None
 
     def given(self, values: Sequence[Tensor] | Tensor) -> Schedules:
-        """The same, with a value for each schedule, `(S,)`."""
+        """The same, with a value for each schedule."""
         self._values = values
         return self
 
-    def values(self, done: float) -> Tensor:
-        """The values at a fraction of training, `(S,)`, float64."""
-        return torch.tensor([_number(schedule, done) for schedule in self.found], dtype=torch.float64)
+    def values(self, done: float) -> list[float]:
+        """The values at a fraction of training."""
+        return [_number(schedule, done) for schedule in self.found]
 
     def at(self, schedule: Callable[[float], float], done: float) -> float | Tensor:
         """A schedule's value. Schedules that it evaluates itself are not added."""

@@ -282,6 +282,31 @@ def test_another_parameter_or_module_in_the_place_of_one_is_found():
     assert both[0].slope.grad == 2
 
 
+def test_a_parameter_that_is_moved_is_found():
+    """Its values in other memory, of another dtype, in another layout: the parameter itself is the same object."""
+    square = nn.Linear(2, 2, bias=False)
+    graph = Traced(
+        lambda x, done: ({"loss": square(x.to(square.weight.dtype)).square().sum()}, []),
+        [square],
+        {"loss": square},
+        compiler="none",
+    )
+    x = torch.rand(3, 2)
+
+    def changes(new, graphs):
+        square.weight.data = new(square.weight.data)
+        expected = square(x.to(square.weight.dtype)).square().sum()
+        assert torch.equal(graph(x)[0]["loss"].detach(), expected.detach()) and graph.graphs == graphs
+
+    for _ in range(5):  # calls 3, 5, ... are not compared
+        changes(lambda data: data + 1, 1)
+    changes(lambda data: data.t(), 2)
+    changes(lambda data: data.t(), 2)
+    changes(lambda data: data.float(), 3)
+    square.double()
+    changes(lambda data: data, 3)
+
+
 def test_lower_precision_is_compared_less_exactly(monkeypatch):
     """Under autocast losses are of float32, but their gradients differ as those of bfloat16 do."""
 
