@@ -35,6 +35,7 @@ from pyro_semivae.data import Batch, Batches
 from pyro_semivae.files import write_json
 from pyro_semivae.infer import ObjectiveModule, Traced
 from pyro_semivae.infer.traced import Gradients
+from pyro_semivae.models import SemiVAE
 from pyro_semivae.nn import Convs
 from pyro_semivae.runs import versions
 from pyro_semivae.spaces import Binary
@@ -245,19 +246,22 @@ def measure(
     options |= {name: value for name, value in rows.items() if name not in ("x", "y", "stratify")}  # the model's own
 
     def epoch_ratio(kind: str) -> float | None:
-        """Epochs of `fit` beside as many bare steps; if nothing is compiled, both alternate."""
-        ratios = []
-        if kind not in median or (kind, device) == ("handlers", "cuda"):  # where a graph is what trains
+        """Epochs of `fit` beside as many bare steps, alternately; with neither noise nor averages, as bare steps.
+
+        The first epoch, which compiles, does not count.
+        """
+        if not epochs or kind not in median or (kind, device) == ("handlers", "cuda"):  # where a graph is what trains
             return None
-        if kind == "compiled" and epochs:  # the first epoch compiles
-            history = fit(vae, table, elbo=elbo, epochs=epochs + 1, compile="on", **options)[1:]
-            ratios = [record["seconds"] / batches.steps / median[kind] for record in history]
-        for _ in range(epochs if kind == "handlers" else 0):
-            seconds = fit(vae, table, elbo=elbo, epochs=1, compile="off", **options)[0]["seconds"]
-            with pyro.validation_enabled(False):
-                bare = sum(timed(kinds[kind], device) for _ in range(batches.steps))
-            ratios.append(seconds / bare)
-        return statistics.median(ratios) if ratios else None
+        bare = []
+
+        def alone(epoch: int, vae: SemiVAE) -> None:
+            vae.train()
+            bare.append(sum(timed(kinds[kind], device) for _ in range(batches.steps)))
+
+        how = {"compile": "on" if kind == "compiled" else "off", "corrupt": None, "ema_decay": 0.0}
+        history = fit(vae, table, elbo=elbo, epochs=epochs + 1, on_epoch=alone, **how, **options)
+        pairs = zip(history[1:], bare[1:], strict=True)
+        return statistics.median(record["seconds"] / seconds for record, seconds in pairs)
 
     return {
         "model": name,

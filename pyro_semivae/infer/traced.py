@@ -33,7 +33,7 @@ from pyro_semivae.infer.weights import Schedules
 Compiler = Literal["inductor", "none"]
 COMPILERS = ("inductor", "none")
 MOST_GRAPHS = 8
-EVERY, EVERY_CAPTURED = 250, 2_500  # calls: a CUDA graph is some 20 times as fast as the function
+EVERY, EVERY_CAPTURED = 500, 2_500  # calls; the function takes as long as up to 4 calls, or 20 of a CUDA graph
 
 Evaluated = tuple[dict[str, Tensor], Any]
 
@@ -85,8 +85,8 @@ class Traced:
     On a GPU the compiled graph is captured as a CUDA graph, which launches all of its kernels at once.
 
     Losses, gradients and other outputs of the graph are compared with those of the function under the same noise, at
-    calls 1, 2, 4, 8, ..., at every 250th call (of a CUDA graph: every 2,500th), and whenever `checks_next` is set, to
-    detect a graph that computes something else.
+    calls 1, 2, 4, 8, ..., then at every 500th call (of a CUDA graph: every 2,500th), and whenever `checks_next` is set,
+    to detect a graph that computes something else.
 
     Args:
         fn: called with the inputs and `done=`; returns name -> loss, scalars, and other outputs in lists, tuples and
@@ -173,7 +173,7 @@ class Traced:
         graph, expected = self._graphs.get(key), None
         calls = 1 if graph is None else graph.calls + 1
         every = EVERY if graph is None or graph.captured is None else EVERY_CAPTURED
-        checks = self.checks_next or calls & (calls - 1) == 0 or calls % every == 0
+        checks = self.checks_next or calls % every == 0 or (calls < every and calls & (calls - 1) == 0)
         with as_before(owned.buffers.values(), on_error_alone=True) if checks else nullcontext():
             try:
                 if checks:

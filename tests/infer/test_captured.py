@@ -192,7 +192,7 @@ def test_inputs_that_are_not_dense(gpu):
 
 
 def test_a_captured_graph_is_compared_less_often(gpu, monkeypatch):
-    """Beside calls 1, 2, 4 and 8, at every so many; it is much faster than what it is compared with."""
+    """At calls 1, 2 and 4, then at every so many; it is much faster than what it is compared with."""
     monkeypatch.setattr("pyro_semivae.infer.traced.EVERY", 3)
     monkeypatch.setattr("pyro_semivae.infer.traced.EVERY_CAPTURED", 5)
     _, graph = of_line(gpu)
@@ -200,7 +200,7 @@ def test_a_captured_graph_is_compared_less_often(gpu, monkeypatch):
     monkeypatch.setattr(graph, "_expected", lambda *args: (compared.append(graph.calls + 1), expected(*args))[1])
     for _ in range(10):
         graph(torch.ones(3, device=gpu))
-    assert compared == [1, 2, 4, 5, 8, 10]
+    assert compared == [1, 2, 4, 5, 10]
 
 
 @pytest.mark.parametrize(
