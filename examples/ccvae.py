@@ -23,15 +23,16 @@ from pyro_semivae.defaults import by_label, by_networks
 from pyro_semivae.example_run import ExampleRun
 from pyro_semivae.flags import count, flag, naming, number
 from pyro_semivae.infer import BalanceTerm, ClassifierTerm, ConsistencyTerm, EntropyTerm, NearestLabelTerm
-from pyro_semivae.models.parts import BETA, STYLE, STYLE_BETA
+from pyro_semivae.models.parts import BETA, STYLE, STYLE_BETA, STYLE_OF_BINARY
 
-# The recipe without the terms that keep style in interventions on a class label: see `infer.style_terms`.
+# The recipe without the terms that keep style in interventions on a label: see `infer.style_terms`.
 RECIPE_1 = {"marginal": "jensen", "z_c": 30, "z_s": by_label(0, 27), "beta": by_networks(*BETA)}
 RECIPE_1 |= {"lr": 1e-3, "schedule": "cosine", "ema_decay": 0.998, "alpha": by_label(1000.0, 1.0)}
 RECIPE_1 |= {"shift": by_label(1, 0), "dropout": by_networks(0.1, 0.0)}
 RECIPE = {**RECIPE_1, "z_c": 10, "z_s": by_label(20, 27)}
 RECIPE |= {"beta": {"digits": BETA[0], **by_networks(STYLE_BETA, BETA[1])}}  # digits: see `parts.shows_style`
-RECIPE |= {name: {"digits": 0.0, **by_label(weight, 0.0)} for name, weight in STYLE.items()}
+RECIPE |= {name: {"digits": 0.0, **by_label(weight, STYLE_OF_BINARY.get(name, 0.0))} for name, weight in STYLE.items()}
+RECIPE |= {"entries": by_label("all", STYLE_OF_BINARY["entries"])}
 ONE_SHOT = {**RECIPE_1, "beta": 1.0, "alpha": 3000.0, "consistency": 3000.0, "entropy": 300.0, "balance": 1200.0}
 ONE_SHOT |= {"shift": 2, "rotate": 15.0, "zoom": 0.15, "adversarial": 3.0, "dropout": 0.0}
 PAPER = {"marginal": "exact", "alpha": 0.0, "beta": 1.0, "shift": 0, "schedule": "constant"}

@@ -344,10 +344,12 @@ class Style(Generated):
 
     @classmethod
     def chosen(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """All weights are 0 without z_s; the weight of `style` is 0 without generated images."""
+        """All weights are 0 without z_s; the weight of `style` is 0 without generated images; `entries` has no effect
+        without `tau`."""
         off = ("tau", "generated", "style", "independence") if given.get("z_s") == 0 else ()
         off = off or (("style",) if given.get("generated") == 0 else ())
-        return {**super().chosen(given), **dict.fromkeys(off, 0.0)}
+        chosen = {**super().chosen(given), **dict.fromkeys(off, 0.0)}
+        return {**chosen, "entries": "all"} if {**chosen, **given}.get("tau") == 0 else chosen
 
     def style_options(self) -> dict[str, Any]:
         names = ("tau", "style", "independence", "entries")

@@ -66,9 +66,9 @@ def spied(vae, objective, x, y):
     return found, seen
 
 
-def attributes(model=CCVAE, **options):
+def attributes(model=CCVAE, number=4, **options):
     torch.manual_seed(0)
-    return model((1, 2, 7), Binary(4), z_s=D_S, networks=MLPs((11,)), **options)
+    return model((1, 2, 7), Binary(number), z_s=D_S, networks=MLPs((11,)), **options)
 
 
 def told(**options):

@@ -29,35 +29,53 @@ MEASURES = {
 CONTROL = {"marginal": "jensen", "control_variate": True, "detach": "none", "alpha": 100.0}
 # The gradient of the bound as it is, with the recipe's weight on the classifier.
 NOTHING_DETACHED = {"marginal": "jensen", "control_variate": True, "detach": "none"}
-# What keeps style for class labels (`infer.style_terms`), here for each label or for all at once.
-ONE, ALL = ({"tau": 0.5, "entries": entries} for entries in ("one", "all"))
-REGRESSION = {"generated": 5.0}
-STYLE = {
-    "replace one": ONE,
-    "replace all": ALL,
-    "regression": REGRESSION,
-    "replace one and regression": ONE | REGRESSION,
+# The terms that keep style in interventions (`infer.style_terms`): none, the recipe's, and others.
+NEITHER = {"tau": 0.0, "generated": 0.0}
+ONE, ALL = ({**NEITHER, "tau": 0.5, "entries": entries} for entries in ("one", "all"))
+STYLED = "replace one and regression"
+RECIPE = {STYLED: ONE | {"generated": 5.0}}
+OF_DIVA = f"DIVA {STYLED}"
+# The runs that the recipe's terms were chosen from, on the last 2,000 training rows.
+CHOICE = {
+    "none": NEITHER,
+    **RECIPE,
+    "replace all and regression": ALL | {"generated": 5.0},
+    "replace one and regression of 20": ONE | {"generated": 20.0},
 }
+HELD_OUT = 2000
 DEFAULT_PRESET = "demo"
 
 
 def parts(rate: str) -> dict[str, dict[str, Any]]:
-    """The three marginals (one where no label is missing); at 6 % also partly labelled rows, used or dropped, the
-    control variate, nothing detached, and the terms that keep style.
+    """The three marginals (one where no label is missing) without terms that keep style, and the recipe with them; at
+    6 % also partly labelled rows, used or dropped, the control variate, nothing detached, one of these terms alone, and
+    DIVA with both.
     """
     parts = {marginal: {"marginal": marginal} for marginal in (MARGINALS if rate != "1.0" else ("jensen",))}
-    if rate != "0.06":
-        return parts
-    parts |= {f"partly {what}": {"partly": what} for what in ("keep", "drop")}
-    parts |= {"control variate": CONTROL, "nothing detached": NOTHING_DETACHED}
-    return parts | {part: {"marginal": "jensen", **terms} for part, terms in STYLE.items()}
+    if rate == "0.06":
+        parts |= {f"partly {what}": {"partly": what} for what in ("keep", "drop")}
+        parts |= {"control variate": CONTROL, "nothing detached": NOTHING_DETACHED}
+    parts = {part: {**changes, **NEITHER} for part, changes in parts.items()}
+    if rate == "0.06":
+        parts |= {"replace one": {"marginal": "jensen", **ONE}, OF_DIVA: RECIPE[STYLED]}
+    return parts | {STYLED: {"marginal": "jensen", **RECIPE[STYLED]}}
 
 
 def job_of(rate: str, preset: str, seed: int, part: str) -> Job:
-    return Job("faces", "faces", rate, preset, seed, part, parts(rate)[part])
+    script = "diva.py" if part == OF_DIVA else "ccvae.py"
+    return Job("faces", "faces", rate, preset, seed, part, parts(rate)[part], script)
+
+
+def choice_of(part: str, seed: int) -> Job:
+    """A run on held-out rows."""
+    return Job("faces", "faces", "0.06", "demo", seed, f"style {part}", {**CHOICE[part], "hold_out": HELD_OUT})
 
 
 def jobs(preset: str, seeds: Sequence[int] | None) -> list[Job]:
+    """One seed at each rate; of the preset "style", the runs on held-out rows that the recipe's terms were chosen
+    from."""
+    if preset == "style":
+        return [choice_of(part, seed) for part in CHOICE for seed in seeds or [0]]
     return [job_of(rate, preset, seed, part) for rate in RATES for part in parts(rate) for seed in seeds or [0]]
 
 
@@ -76,6 +94,13 @@ def table(preset: str) -> str:
 
 def with_capture(run: dict) -> dict:
     return {**run, **run["characteristic_capture"]}
+
+
+def choice_table() -> str:
+    """A Markdown table of the runs on held-out rows, seed 0."""
+    found = {part: with_capture(run) for part in CHOICE if (run := choice_of(part, 0).result())}
+    lines = [[part, *(cell([run], measure) for measure in MEASURES)] for part, run in found.items()]
+    return markdown(["held-out rows", *MEASURES.values()], lines) if lines else ""
 
 
 def label_table(rate: str, preset: str, part: str = "jensen") -> str:
@@ -110,4 +135,4 @@ def gradient_table() -> str:
 
 
 def tables() -> list[str]:
-    return [*map(table, PRESETS), label_table("0.2", "demo"), gradient_table()]
+    return [*map(table, PRESETS), choice_table(), label_table("0.2", "demo", STYLED), gradient_table()]

@@ -11,6 +11,7 @@ from studies.job import PRESETS, RATES, Job, cell, example, markdown
 
 DATASETS = ("mnist", "fashionmnist", "faces")
 FAMILY = ("ccvae", "m2", "m3", "diva", "mvae")
+KEEPING = "ccvae, keeping style"
 # The papers' accuracy, generation accuracy and MI by rate: M2's of CCVAE's Tables 6 and 7, M3's of REVAE's 1 and 2.
 # (REVAE has no rate of 1.0.) On CelebA accuracy and swap difference: CCVAE's Tables 1 and 2, M3's accuracy REVAE's.
 PAPERS = {
@@ -33,8 +34,8 @@ def job_of(dataset: str, rate: str, preset: str, seed: int, model: str) -> Job:
     Its short runs are of its first recipe, which has no terms beside bound and classifier, as the others have none.
     """
     changes: dict[str, Any] = {"precision": "bf16-mixed"}
-    if model == "ccvae" and dataset == "faces":
-        return faces.job_of(rate, preset, seed, "jensen")
+    if dataset == "faces" and model in ("ccvae", KEEPING):
+        return faces.job_of(rate, preset, seed, "jensen" if model == "ccvae" else faces.STYLED)
     if model == "ccvae" and preset != "demo":
         return ccvae.job_of(dataset, rate, preset, seed)
     if model == "ccvae":
@@ -62,7 +63,8 @@ def table(dataset: str) -> str:
     measures = faces.MEASURES if several else {**ccvae.MEASURES, **OF_CLASSES}
     of_papers = ("CelebA's accuracy", "CelebA's swap difference") if several else ("paper", "paper", "paper")
     head, lines = ["data", "labelled", "model", "epochs", "seeds", *measures.values(), *of_papers], []
-    for rate, model, preset in itertools.product(RATES, FAMILY, PRESETS):
+    models = (KEEPING, *FAMILY) if several else FAMILY
+    for rate, model, preset in itertools.product(RATES, models, PRESETS):
         runs = [run for seed in range(10) if (run := job_of(dataset, rate, preset, seed, model).result())]
         if runs:
             runs = [*map(faces.with_capture, runs)] if several else runs
@@ -74,7 +76,7 @@ def table(dataset: str) -> str:
 
 def named(dataset: str, model: str, preset: str) -> str:
     """A model in a table; CCVAE alone is its first recipe, beside which there is the one that keeps style."""
-    return f"{model}, keeping style" if (model, preset) == ("ccvae", "recipe") and dataset != "faces" else model
+    return KEEPING if (model, preset) == ("ccvae", "recipe") and dataset != "faces" else model
 
 
 STATISTICS = ("brightness", "thickness", "slant", "width", "height")
@@ -103,7 +105,7 @@ def papers(dataset: str, rate: str, model: str, number: int) -> list[str]:
     if dataset != "faces" and model == "ccvae":
         theirs = ccvae.PAPER[dataset, rate]
     else:
-        tables = PAPERS.get((dataset, model), ((),) * number)
+        tables = PAPERS.get((dataset, "ccvae" if model == KEEPING else model), ((),) * number)
         theirs = [dict(zip(RATES, values, strict=False)).get(rate) for values in tables]
     return ["" if value is None else f"{value:.3f}" for value in theirs]
 

@@ -83,8 +83,10 @@ def classifier_weight(alpha: float, y: Tensor | None) -> float:
 # The weights of the examples' recipe. ALPHA is the alpha of `classifier_weight`: for a class label, for binary labels.
 # BETA: for small images, whose likelihood is the cross-entropy; for other data.
 ALPHA, BETA = (1000.0, 100.0), (4.0, 1.0)
-# CCVAE's weights for images that show style: the largest beta, and, with a class label, those of `infer.style_terms`.
+# CCVAE's weights for images that show style: the largest beta, and the options of `infer.style_terms` for a class label
+# and for binary labels.
 STYLE_BETA, STYLE = 2.0, {"tau": 0.5, "generated": 40.0, "style": 0.5, "independence": 10.0}
+STYLE_OF_BINARY = {"tau": 0.5, "generated": 5.0, "entries": "one"}
 
 
 def recipe_weights(labels: Labels, y: Tensor | None, space: Data) -> dict[str, float]:

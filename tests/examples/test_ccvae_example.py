@@ -24,12 +24,17 @@ from pyro_semivae.spaces import Binary, Classes, Images, Vectors
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def objective_of(*flags, script="ccvae.py", dataset="mnist"):
+CLASSES = Classes(5)
+OF_BINARY = {ReplacementTerm, GeneratedLabelsTerm}
+OF_CLASSES = OF_BINARY | {TotalCorrelation}
+
+
+def objective_of(*flags, script="ccvae.py", dataset="mnist", labels=CLASSES):
     """What is trained, and the model, with 20 of 1,000 images labelled."""
     script = runpy.run_path(str(EXAMPLES / script))
     args = script["Settings"].parse(None, flags).for_data(dataset)
     seen = {}
-    job = SimpleNamespace(args=args, data=SimpleNamespace(x_shape=(1, 4, 7), labels=Classes(5)))
+    job = SimpleNamespace(args=args, data=SimpleNamespace(x_shape=(1, 4, 7), labels=labels))
     job.parts, job.prior, job.noise = (lambda: {"networks": MLPs((11,))}), (lambda: None), (lambda: None)
     job.weight = lambda alpha: alpha * 1000 / 20
     job.train = lambda vae, elbo, corrupt=None: seen.update(vae=vae, elbo=elbo)
@@ -98,6 +103,25 @@ def test_the_examples_recipe_is_the_one_of_fit():
         assert of_example.p_z_c(torch.tensor([0])).event_shape == vae.p_z_c(torch.tensor([0])).event_shape == (10,)
 
 
+def test_with_binary_labels_too():
+    """One label's latent is replaced at a time, and less is asked of generated images."""
+    vae, y = CCVAE((3, 16, 20), Binary(3), networks=MLPs((11,))), torch.full((1000, 3), torch.nan)
+    y[:20, 1] = 1
+    of_fit = told(vae.elbo_for(y))
+    kinds = [kind for kind, *_ in of_fit]
+    assert kinds == [TraceCCVAE_ELBO, ClassifierTerm, ReplacementTerm, GeneratedLabelsTerm]
+    for preset in ("demo", "recipe"):
+        elbo, of_example = objective_of("--preset", preset, dataset="faces", labels=Binary(3))
+        assert told(elbo) == of_fit and of_example.p_z_s().event_shape == (27,)
+        (replaced,) = (part.what for part in elbo.parts() if isinstance(part.what, ReplacementTerm))
+        assert replaced.entries == "one"
+    elbo, _ = objective_of("--entries", "all", dataset="faces", labels=Binary(3))
+    assert told(elbo) != of_fit and [kind for kind, *_ in told(elbo)] == kinds
+    for flags in (("--preset", "recipe-1"), ("--tau", "0", "--generated", "0")):
+        elbo, _ = objective_of(*flags, dataset="faces", labels=Binary(3))
+        assert [kind for kind, *_ in told(elbo)] == kinds[:2]
+
+
 @pytest.mark.parametrize(
     ("flags", "kinds"),
     [
@@ -114,23 +138,29 @@ def test_parts_of_the_recipe_are_taken_out(flags, kinds):
 
 
 @pytest.mark.parametrize(
-    ("space", "labels", "z_s", "styled"),
+    ("space", "labels", "z_s", "kinds"),
     [
-        (Images(1, 16, 20), Classes(3), None, True),
-        (Images(3, 32, 32), Classes(3), 4, True),
-        (Images(1, 15, 40), Classes(3), None, False),
-        (Images(1, 16, 20), Classes(3), 0, False),
-        (Images(1, 16, 20), Binary(3), None, False),
-        (Vectors(400), Classes(3), None, False),
+        (Images(1, 16, 20), Classes(3), None, OF_CLASSES),
+        (Images(3, 32, 32), Classes(3), 4, OF_CLASSES),
+        (Images(1, 15, 40), Classes(3), None, set()),
+        (Images(1, 16, 20), Classes(3), 0, set()),
+        (Images(1, 16, 20), Binary(3), None, OF_BINARY),
+        (Images(1, 16, 20), Binary(1), None, OF_BINARY),
+        (Images(1, 15, 40), Binary(3), None, set()),
+        (Images(1, 16, 20), Binary(3), 0, set()),
+        (Vectors(400), Classes(3), None, set()),
+        (Vectors(400), Binary(3), None, set()),
     ],
     ids=str,
 )
-def test_what_keeps_style_is_there_where_there_is_some(space, labels, z_s, styled):
+def test_what_keeps_style_is_there_where_there_is_some(space, labels, z_s, kinds):
     y = labels.missing(4)
     y[0] = 1
     vae = CCVAE(space, labels, z_s=z_s)
-    added = {ReplacementTerm, GeneratedLabelsTerm, TotalCorrelation}
-    assert {part for part, *_ in told(vae.elbo_for(y))} & added == (added if styled else set())
+    objective = vae.elbo_for(y)
+    assert {part for part, *_ in told(objective)} & OF_CLASSES == kinds
+    terms = objective.terms(vae.model, vae.guide, torch.rand(4, *space.shape), y)
+    assert all(value.isfinite().all() for value in terms.values())
     assert [part for part, *_ in told(vae.elbo_for(None))] == [TraceCCVAE_ELBO], "without labels there are none to keep"
 
 
@@ -149,9 +179,8 @@ def test_options_of_terms_without_a_weight_are_refused(flags, message, capsys):
         with pytest.raises(SystemExit):
             objective_of(*preset, *flags)
         assert message in capsys.readouterr().err
-    for dataset in ("digits", "faces"):
-        with pytest.raises(InputError, match=message.split(";")[0]):
-            objective_of(*flags, dataset=dataset)
+    with pytest.raises(InputError, match=message.split(";")[0]):
+        objective_of(*flags, dataset="digits")
     with pytest.raises(SystemExit):
         objective_of("--share", "0.5", script="m2.py")
     assert "--share: got it without --generated; expected" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from pyro_semivae.conditionals import BernoulliLikelihood, LaplaceLikelihood
 from pyro_semivae.data import ImageData
 from pyro_semivae.defaults import keys_of_own
 from pyro_semivae.example_run import ExampleRun
-from pyro_semivae.models.parts import STYLE
+from pyro_semivae.models.parts import STYLE, STYLE_OF_BINARY
 from pyro_semivae.nn import Convs, MLPs
 from pyro_semivae.spaces import Classes
 
@@ -133,7 +133,7 @@ MANY = own((1, 20, 20), torch.tensor([[0.0, 1.0], [1.0, 0.0]] * 3), ("a", "b"))
         (GREY, {"alpha": 1000.0, "beta": 2.0, "dropout": 0.1, "batch_size": 200, "epochs": None, "labelled": "all"}),
         (GREY, {"tau": 0.5, "generated": 40.0, "style": 0.5, "independence": 10.0, "z_c": 10, "z_s": 20}),
         (LARGE, {"alpha": 1000.0, "beta": 1.0, "dropout": 0.0, "batch_size": 64, "epochs": None, "tau": 0.5}),
-        (MANY, {"alpha": 1.0, "beta": 2.0, "dropout": 0.1, "z_s": 27, "batch_size": 200, "tau": 0.0, "style": 0.0}),
+        (MANY, {"alpha": 1.0, "beta": 2.0, "dropout": 0.1, "z_s": 27, "batch_size": 200, "tau": 0.5, "style": 0.0}),
     ],
 )
 def test_defaults_follow_what_the_data_are(own, expected):
@@ -159,7 +159,9 @@ def test_named_sets_have_the_defaults_they_had():
     assert (fashion["alpha"], fashion["beta"], fashion["shift"], fashion["epochs"]) == (1000.0, 2.0, 1, 10)
     digits = vars(settings().for_data("digits"))
     assert (digits["beta"], digits["epochs"], digits["z_s"]) == (4.0, 400, 20) and not digits["generated"]
-    assert [fashion[name] for name in STYLE] == [*STYLE.values()] and not any(faces[name] for name in STYLE)
+    assert [fashion[name] for name in STYLE] == [*STYLE.values()]
+    assert {name: faces[name] for name in STYLE_OF_BINARY} == STYLE_OF_BINARY
+    assert not faces["style"] and not faces["independence"] and fashion["entries"] == digits["entries"] == "all"
     assert faces["labelled"] == "0.2" and fashion["labelled"] == "0.004" and faces["dropout"] == 0.0
 
 

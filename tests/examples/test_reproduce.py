@@ -287,6 +287,42 @@ def test_ccvae_beside_its_family_is_its_first_recipe_and_the_one_that_keeps_styl
     )
 
 
+def test_faces_are_compared_with_and_without_what_keeps_style(studies):
+    """The recipe is one of the rows; what it is was chosen on held-out rows; older records stay what they were."""
+    from studies import faces, labels
+    from studies.job import Job
+
+    found = {job.part: job.settings for job in faces.jobs("demo", None) if job.rate == "0.06"}
+    recipe = Job("faces", "faces", "0.06", "demo", 0).settings
+    assert found[faces.STYLED] == recipe and recipe["tau"] and recipe["generated"] and recipe["entries"] == "one"
+    diva = found.pop(faces.OF_DIVA)
+    assert all(diva[name] == recipe[name] for name in ("tau", "generated", "entries", "epochs", "z_s"))
+    marginals = {part: settings for part, settings in found.items() if part not in ("replace one", faces.STYLED)}
+    assert all((s["tau"], s["generated"], s["entries"]) == (0, 0, "all") for s in marginals.values())
+    assert {*faces.MARGINALS, "partly keep", "control variate"} < {*marginals}
+    chosen = {job.part: job.settings for job in faces.jobs("style", None)}
+    assert {settings.pop("hold_out") for settings in chosen.values()} == {faces.HELD_OUT}
+    assert len({str(sorted(settings.items())) for settings in chosen.values()}) == len(chosen) == len(faces.CHOICE)
+    assert {**chosen[f"style {faces.STYLED}"], "hold_out": 0} == {"hold_out": 0, **recipe}
+    values = {name: 0.5 for name in faces.MEASURES if not name.startswith(("own", "others"))}
+    values["characteristic_capture"] = dict.fromkeys(("own_linear", "own_nonlinear"), 0.25)
+    values["characteristic_capture"] |= dict.fromkeys(("others_linear", "others_nonlinear"), 0.125)
+    jobs = {"jensen": faces.job_of("0.06", "demo", 0, "jensen"), "style none": faces.choice_of("none", 0)}
+    jobs["styled"] = faces.job_of("0.06", "demo", 0, faces.STYLED)
+    for accuracy, job in enumerate(jobs.values()):
+        job.path.parent.mkdir(parents=True, exist_ok=True)
+        about = {"measures": 3, "epochs": 10, "settings": job.settings}
+        job.path.write_text(json.dumps({**values, "test_accuracy": accuracy, **about}))
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in labels.table("faces").splitlines()[2:]]
+    assert [row[2:6] for row in rows] == [
+        ["ccvae, keeping style", "10", "1", "2.000"],
+        ["ccvae", "10", "1", "0.000"],
+    ]
+    assert [row[-2:] for row in rows] == [["0.862", "0.890"]] * 2, "the paper's"
+    (row,) = ([cell.strip() for cell in row.split("|")[1:-1]] for row in faces.choice_table().splitlines()[2:])
+    assert row[:2] == ["none", "1.000"] and row[-4:] == ["0.250", "0.250", "0.125", "0.125"]
+
+
 def test_a_run_without_a_weight_is_not_one_with_it(studies):
     """Records that are older than a flag had what it does nothing with."""
     from studies.job import Job

@@ -149,6 +149,14 @@ def test_of_several_labels_one_entry_of_each_row_is_fresh_and_the_others_are_kep
     assert ((which - 0.25).abs() < 5 * math.sqrt(0.25 * 0.75 / 4000)).all(), "each of them as often"
 
 
+def test_of_a_single_binary_label_the_one_entry_is_fresh():
+    vae, x = attributes(number=1), torch.rand(5, 1, 2, 7)
+    y = torch.tensor([1.0, 0.0, NAN, 1.0, 0.0])[:, None]
+    found, seen = spied(vae, vae.elbo(num_samples=K) + ReplacementTerm("z_c", entries="one", densities=True), x, y)
+    assert (seen[0][0] != seen[1][0]).all() and torch.equal(seen[0][1], seen[1][1])
+    assert not found["replaced: log p(z_c)"].any() and not found["replaced: -log q(z_c)"].any()
+
+
 def test_continuous_labels_are_as_the_bound_has_them():
     torch.manual_seed(0)
     vae = LaRVAE((1, 2, 7), Real(3), z=2, networks=MLPs((11,)))

@@ -168,7 +168,7 @@ class _OneEntry(Messenger):
             return
         fn = msg["fn"]
         shape = fn.batch_shape
-        if len(shape) < 2 or shape[-1] < 2:
+        if len(shape) < 2:
             got = f"entries: got 'one', and the latent '{msg['name']}' of the batch shape {tuple(shape)}"
             raise InputError(f"{got}; expected one with an entry for each entry of a label")
         if shape not in self._which:  # latents of one label share it
