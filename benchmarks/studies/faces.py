@@ -33,14 +33,15 @@ NOTHING_DETACHED = {"marginal": "jensen", "control_variate": True, "detach": "no
 NEITHER = {"tau": 0.0, "generated": 0.0}
 ONE, ALL = ({**NEITHER, "tau": 0.5, "entries": entries} for entries in ("one", "all"))
 STYLED = "replace one and regression"
-RECIPE = {STYLED: ONE | {"generated": 5.0}}
+RECIPE = ONE | {"generated": 20.0}
 OF_DIVA = f"DIVA {STYLED}"
 # The runs that the recipe's terms were chosen from, on the last 2,000 training rows.
 CHOICE = {
     "none": NEITHER,
-    **RECIPE,
-    "replace all and regression": ALL | {"generated": 5.0},
-    "replace one and regression of 20": ONE | {"generated": 20.0},
+    f"{STYLED} of 5": ONE | {"generated": 5.0},
+    STYLED: RECIPE,
+    f"{STYLED} of 40": ONE | {"generated": 40.0},
+    "replace all and regression": ALL | {"generated": 20.0},
 }
 HELD_OUT = 2000
 DEFAULT_PRESET = "demo"
@@ -57,8 +58,8 @@ def parts(rate: str) -> dict[str, dict[str, Any]]:
         parts |= {"control variate": CONTROL, "nothing detached": NOTHING_DETACHED}
     parts = {part: {**changes, **NEITHER} for part, changes in parts.items()}
     if rate == "0.06":
-        parts |= {"replace one": {"marginal": "jensen", **ONE}, OF_DIVA: RECIPE[STYLED]}
-    return parts | {STYLED: {"marginal": "jensen", **RECIPE[STYLED]}}
+        parts |= {"replace one": {"marginal": "jensen", **ONE}, OF_DIVA: RECIPE}
+    return parts | {STYLED: {"marginal": "jensen", **RECIPE}}
 
 
 def job_of(rate: str, preset: str, seed: int, part: str) -> Job:

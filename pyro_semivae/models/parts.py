@@ -86,7 +86,7 @@ ALPHA, BETA = (1000.0, 100.0), (4.0, 1.0)
 # CCVAE's weights for images that show style: the largest beta, and the options of `infer.style_terms` for a class label
 # and for binary labels.
 STYLE_BETA, STYLE = 2.0, {"tau": 0.5, "generated": 40.0, "style": 0.5, "independence": 10.0}
-STYLE_OF_BINARY = {"tau": 0.5, "generated": 5.0, "entries": "one"}
+STYLE_OF_BINARY = {"tau": 0.5, "generated": 20.0, "entries": "one"}
 
 
 def recipe_weights(labels: Labels, y: Tensor | None, space: Data) -> dict[str, float]:
