@@ -34,18 +34,21 @@ def for_data(default: Any, keys: str | Sequence[str]) -> Any:
     if not isinstance(default, dict):
         return default
     if isinstance(keys, str):
-        keys = (keys, "mlp" if keys in SMALL else "conv", "classes" if keys in CLASSES else "attributes")
+        kinds = ("mlp" if keys in SMALL else "conv", "classes" if keys in CLASSES else "attributes")
+        keys = (keys, *(("tiny",) if keys == "digits" else ()), *kinds)
     return default[next(key for key in (*keys, "*") if key in default)]
 
 
 def keys_of_own(own: ImageData) -> tuple[str, ...]:
     """The keys for the user's own data; its name is not one of them, since it may be that of another data set."""
-    networks = "conv" if parts.is_large(Images(*own.x_shape)) else "mlp"
-    return f"own {networks}", "own", networks, own.labels.report
+    space = Images(*own.x_shape)
+    networks = "conv" if parts.is_large(space) else "mlp"
+    return f"own {networks}", "own", *(() if parts.shows_style(space) else ("tiny",)), networks, own.labels.report
 
 
 # Keys other than names of data sets -> their description in `--help`.
 OF_DATA = {"classes": "class labels", "attributes": "binary labels", "mlp": "small images", "conv": "large images"}
+OF_DATA |= {"tiny": "images with a side below 16 pixels"}
 OF_DATA |= {"own": "your own data", "own conv": "your own large images"}
 
 

@@ -15,6 +15,7 @@ MEASURES = {
     "generation_accuracy": "generation accuracy",
     "generation_accuracy_balanced": "balanced",
     "mutual_information": "MI",
+    "frechet_distance": "Frechet distance",
     "swap_difference": "swap difference",
     "intervention_condition_number": "condition number",
     "intervention_selectivity": "selectivity",

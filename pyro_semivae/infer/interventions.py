@@ -38,6 +38,9 @@ def style_terms(
     The third term (`TotalCorrelation` between sites, FactorVAE's critic) makes z_s independent of z_c. Without it, the
     decoder gets pairs that no image has, for which only the classifier trains it.
 
+    With `entries="one"`, for several labels, the z_c of the first term is that of one random label, and the latents of
+    the other labels are kept like z_s, as in an intervention on one label.
+
     Args:
         characteristic: names of the latents below the label. Without any (for a model whose decoder reads the label
             itself), only the second term is used. kept: names of the other latents.

@@ -82,8 +82,9 @@ class CCVAE(CharacteristicVAE):
         return TraceCCVAE_ELBO(max_plate_nesting=self.max_plate_nesting, **options)
 
     def elbo_for(self, y: Tensor | None) -> Objective:
-        """The recipe's objective: Jensen's bound and a `ClassifierTerm`; for images that show style (sides of at least
-        16 pixels) also `style_terms`. The paper's objective is `elbo(weights="independent")`.
+        """The recipe's objective: Jensen's bound and, with labels, a `ClassifierTerm`; for images that show style (with
+        sides of at least 16 pixels) and a model with z_s also `style_terms`, with binary labels for the latent of one
+        label at a time. The paper's objective is `elbo(weights="independent")`.
 
         Beta is 4 for small images (2 if they show style) and 1 for other data. The classifier's weight is
         1000 N / N_labelled for a class label and N / N_labelled for binary labels."""
@@ -94,7 +95,7 @@ class CCVAE(CharacteristicVAE):
         objective: Objective = self.elbo(marginal="jensen", beta=beta)
         if alpha:
             objective = objective + alpha * ClassifierTerm()
-        if alpha and styled and len(self.p_z_s.loc):
+        if alpha and styled and self.p_z_s().event_shape.numel():
             options = parts.STYLE if classes else parts.STYLE_OF_BINARY
             objective = objective + style_terms("z_c", kept=["z_s"], **options)
         return objective

@@ -114,7 +114,7 @@ def test_with_binary_labels_too():
         elbo, of_example = objective_of("--preset", preset, dataset="faces", labels=Binary(3))
         assert told(elbo) == of_fit and of_example.p_z_s().event_shape == (27,)
         (replaced,) = (part.what for part in elbo.parts() if isinstance(part.what, ReplacementTerm))
-        assert replaced.entries == "one"
+        assert (replaced.entries, replaced.share) == ("one", 0.25)
     elbo, _ = objective_of("--entries", "all", dataset="faces", labels=Binary(3))
     assert told(elbo) != of_fit and [kind for kind, *_ in told(elbo)] == kinds
     for flags in (("--preset", "recipe-1"), ("--tau", "0", "--generated", "0")):

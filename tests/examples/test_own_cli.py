@@ -125,6 +125,8 @@ def own(shape, y, names):
 GREY = own((1, 28, 28), torch.arange(6) % 2, ("a", "b"))
 LARGE = own((3, 32, 40), torch.arange(6) % 2, ("a", "b"))
 MANY = own((1, 20, 20), torch.tensor([[0.0, 1.0], [1.0, 0.0]] * 3), ("a", "b"))
+TINY = {labels: own((3, 15, 40), y, ("a", "b")) for labels, y in (("class", GREY.y), ("binary", MANY.y))}
+WITHOUT = {"beta": 4.0, "tau": 0.0, "generated": 0.0, "style": 0.0, "independence": 0.0}  # as `elbo_for`
 
 
 @pytest.mark.parametrize(
@@ -134,6 +136,8 @@ MANY = own((1, 20, 20), torch.tensor([[0.0, 1.0], [1.0, 0.0]] * 3), ("a", "b"))
         (GREY, {"tau": 0.5, "generated": 40.0, "style": 0.5, "independence": 10.0, "z_c": 10, "z_s": 20}),
         (LARGE, {"alpha": 1000.0, "beta": 1.0, "dropout": 0.0, "batch_size": 64, "epochs": None, "tau": 0.5}),
         (MANY, {"alpha": 1.0, "beta": 2.0, "dropout": 0.1, "z_s": 27, "batch_size": 200, "tau": 0.5, "style": 0.0}),
+        (TINY["class"], {**WITHOUT, "alpha": 1000.0, "z_s": 20}),
+        (TINY["binary"], {**WITHOUT, "alpha": 1.0, "z_s": 27}),
     ],
 )
 def test_defaults_follow_what_the_data_are(own, expected):

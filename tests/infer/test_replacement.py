@@ -7,7 +7,7 @@ import pytest
 import torch
 from ccvae_toy import D_C, D_S, C, K, Y, make
 from pyro import poutine
-from style_toy import CLASSES, NAN, SEVERAL, Linear, X, attributes, of, spied
+from style_toy import CLASSES, LABELS, NAN, SEVERAL, Entries, Linear, X, attributes, of, spied
 from terms import evaluate
 from torch.testing import assert_close
 
@@ -68,6 +68,41 @@ def test_its_mean_and_gradients_are_those_of_the_closed_form():
 
 def parts(repeats, number=20):
     return [slice(i, repeats, number) for i in range(number)]
+
+
+def test_of_several_labels_it_is_the_mean_of_the_bounds_with_one_fresh_entry():
+    """Values and all gradients, within 5 standard errors: fresh entries from their priors, the others from the guide.
+    Two latents of the same label are fresh together."""
+    pair, repeats = Entries(), 4000
+    x, y = torch.randn(3, X), torch.tensor([[1.0, 0, 1, 0], [0, 0, 1, 1], [1, 1, 1, 0]])
+    many = x.repeat_interleave(repeats, 0), y.repeat_interleave(repeats, 0)
+    term = ReplacementTerm("z_c", "z_d", entries="one", densities=True)
+    found = of(TraceLabels_ELBO(max_plate_nesting=2) + term, pair, *many)
+    values = sum(value for name, value in found.items() if name.startswith("replaced: ")).reshape(3, repeats)
+    exact = sum(pair.bound(x, y, torch.arange(LABELS) == i) for i in range(LABELS)) / LABELS
+    error = values.std(1) / math.sqrt(repeats)
+    assert ((values.mean(1) - exact).abs() < 5 * error).all()
+    own = [*pair.parameters()]
+    how = {"allow_unused": True, "materialize_grads": True}
+    expected = torch.autograd.grad(exact.sum(), own, **how)
+    means = [
+        torch.autograd.grad(values[:, part].mean(1).sum(), own, retain_graph=True, **how) for part in parts(repeats)
+    ]
+    for (name, _), gradient, *each in zip(pair.named_parameters(), expected, *means, strict=True):
+        each = torch.stack(each)
+        error = each.std(0) / math.sqrt(len(each))
+        assert ((each.mean(0) - gradient).abs() < 5 * error + 1e-9).all(), name
+        assert gradient.any() == (name not in ("q_y", "p_y")), name
+
+
+def test_missing_labels_of_several_are_each_sampled_from_their_own_probabilities():
+    pair, repeats = Entries(), 6000
+    x, y = torch.randn(1, X).expand(repeats, X), torch.tensor([NAN, NAN, 0.0, 1.0]).expand(repeats, LABELS)
+    of(TraceLabels_ELBO(max_plate_nesting=2) + ReplacementTerm("z_c", "z_d"), pair, x, y)
+    probs = torch.cat([pair.q_y[:2].sigmoid(), torch.tensor([0.0, 1.0])]).detach()
+    fresh, _ = (z.detach().reshape(repeats, LABELS) for z in pair.given[-1])
+    loc = probs * pair.means[1] + (1 - probs) * pair.means[0]
+    assert ((fresh.mean(0) - loc).abs() < 5 * fresh.std(0) / math.sqrt(repeats)).all()
 
 
 def test_missing_labels_are_sampled_from_the_guide_or_summed_under_it():

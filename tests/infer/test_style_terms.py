@@ -80,6 +80,10 @@ def test_bad_input_is_told():
         (lambda: GeneratedLabelsTerm(labels_from="guide"), "labels_from: got 'guide'"),
         (lambda: evaluate(elbo + ReplacementTerm("z"), vae, x, Y), r"got \['z'\]; expected latents: z_c, z_s"),
         (lambda: evaluate(elbo + ReplacementTerm("z_c", entries="one"), vae, x, Y), "entries: got 'one'"),
+        (
+            lambda: evaluate(of_binary + ReplacementTerm("z_c", "z_s", entries="one"), binary, x[:5], SEVERAL),
+            "entries: got 'one', and the latent 'z_s' in no plate inside",
+        ),
         (lambda: evaluate(elbo + GeneratedLabelsTerm(kept=["z"]), vae, x, Y), r"kept: got \['z'\]"),
         (lambda: evaluate(elbo + told(latents=["z_c"]), vae, x, Y), "does not depend on the generated data"),
         (lambda: evaluate(elbo + GeneratedLabelsTerm(latents=["z"]), vae, x, Y), r"latents: got \['z'\]"),

@@ -32,9 +32,14 @@ class ReplacementTerm(Term):
     fresh z_c has no information on an example's style, so that this term moves the style to z_s, but also the class,
     see `style_terms`.
 
+    With `entries="one"`, a single random entry of the latents is fresh, and the other entries, of other labels, come
+    from the guide like z_s. With `densities` the term is then the mean of L such bounds, one for each entry; without
+    them, the entries share their KL as z_s does, with a weight of beta / (1 + tau (L - 1) / L).
+
     A missing label is sampled once from q(y | .), without gradient. The whole is then a bound on log p(x), except that
     log p(y) - log q(y | x) is left out. It has the bound's gradients for the parameters of p(x | .), p(z_c | y) and
-    q(z_s | x), and none for those of p(y) and q(y | x).
+    q(z_s | x), and none for those of p(y) and q(y | x). The gradient for entries of z_c that are kept takes the missing
+    labels of other entries as given.
 
     Args:
         latents: the names of the latents to replace.
@@ -47,12 +52,12 @@ class ReplacementTerm(Term):
             same expectation.
 
     Terms (each `(B,)`, in nats): `replaced: log p(x|z_c,z_s)`; with `densities` `replaced: log p(z_s)` and
-    `replaced: -log q(z_s|x)`, for every latent that is kept.
+    `replaced: -log q(z_s|x)`, for every latent that is kept, also for those of whose entries some are.
 
     Raises:
         InputError: an option has an invalid value. When evaluated: a name is not a latent; the latents to keep
-            have size 0; a label is sampled by the bound, or depends on others; there is not exactly one class label to
-            enumerate; `entries="one"`, and a latent has no entries.
+            have size 0, with `entries="all"`; a label is sampled by the bound, or depends on others; there is not
+            exactly one class label to enumerate; `entries="one"`, and a latent is in no plate of entries.
     """
 
     def __init__(
@@ -75,7 +80,7 @@ class ReplacementTerm(Term):
             raise InputError(f"ReplacementTerm: got {unknown}; expected latents: {', '.join(run.latents)}")
         # Raises if a latent has one value for each value of a label:
         kept = {name: run.value(name) for name in (*run.latents, *run.continuous) if name not in self.latents}
-        if kept and not any(value.numel() for value in kept.values()):
+        if kept and self.entries == "all" and not any(value.numel() for value in kept.values()):
             got = f"{[*kept]} of size 0 beside {[*self.latents]}"
             raise InputError(f"ReplacementTerm: got {got}; expected a latent to keep")
         found: dict[str, Tensor] = {}
@@ -168,8 +173,8 @@ class _OneEntry(Messenger):
             return
         fn = msg["fn"]
         shape = fn.batch_shape
-        if len(shape) < 2:
-            got = f"entries: got 'one', and the latent '{msg['name']}' of the batch shape {tuple(shape)}"
+        if len(plate_dims(msg)) < 2:
+            got = f"entries: got 'one', and the latent '{msg['name']}' in no plate inside the plate of rows"
             raise InputError(f"{got}; expected one with an entry for each entry of a label")
         if shape not in self._which:  # latents of one label share it
             score = torch.rand(shape, device=fn.sample().device)
