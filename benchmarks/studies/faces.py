@@ -32,7 +32,7 @@ CONTROL = {"marginal": "jensen", "control_variate": True, "detach": "none", "alp
 NOTHING_DETACHED = {"marginal": "jensen", "control_variate": True, "detach": "none"}
 # The terms that keep style in interventions (`infer.style_terms`): none, the recipe's, and others.
 NEITHER = {"tau": 0.0, "generated": 0.0}
-ONE, ALL = ({**NEITHER, "tau": 0.5, "entries": entries} for entries in ("one", "all"))
+ONE = {**NEITHER, "tau": 0.5, "entries": "one"}
 STYLED = "replace one and regression"
 RECIPE = ONE | {"generated": 20.0}
 OF_DIVA = f"DIVA {STYLED}"
@@ -42,7 +42,6 @@ CHOICE = {
     f"{STYLED} of 5": ONE | {"generated": 5.0},
     STYLED: RECIPE,
     f"{STYLED} of 40": ONE | {"generated": 40.0},
-    "replace all and regression": ALL | {"generated": 20.0},
 }
 HELD_OUT = 2000
 DEFAULT_PRESET = "demo"
