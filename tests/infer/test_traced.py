@@ -9,6 +9,7 @@ import torch
 from cases import BY_NAME, CASES
 from torch import nn
 
+from pyro_semivae.infer.owners import Owners
 from pyro_semivae.infer.traced import NotTraceable, Traced
 from pyro_semivae.train import fit
 
@@ -280,6 +281,16 @@ def test_another_parameter_or_module_in_the_place_of_one_is_found():
     both[0] = Line()
     graph(x)[0]["loss"].backward()
     assert both[0].slope.grad == 2
+
+
+def test_a_parameter_that_goes_to_another_module_is_found():
+    """All modules together have the same ones then, in the same order."""
+    both = nn.ModuleList([Line(), nn.Module()])
+    owners = Owners(both, {"of the first": both[0]})
+    assert owners.now().trained == {"of the first": ["0.slope"]}
+    both[1].slope = both[0].slope
+    del both[0].slope
+    assert owners.now().trained == {"of the first": []} and [*owners.now().parameters] == ["1.slope"]
 
 
 def test_a_parameter_that_is_moved_is_found():

@@ -3,10 +3,12 @@ from functools import partial
 import pyro
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.testing import assert_close
 from training import make, options, rows, same_weights, untimed
 
 from pyro_semivae import data, tasks
+from pyro_semivae.checkpoints import Average
 from pyro_semivae.distributions import GreyBernoulli
 from pyro_semivae.files import load_checkpoint
 from pyro_semivae.infer import BalanceTerm, NearestLabelTerm
@@ -84,6 +86,21 @@ def test_averaged_weights_are_the_moving_average_of_the_steps(monkeypatch):
     assert not same_weights(plain, averaged)
     with pytest.raises(ValueError, match="ema_decay: got 1; expected"):
         fit(make(), x, y, **options(ema_decay=1))
+
+
+def test_averages_are_those_of_torch_to_the_bit():
+    net = torch.nn.Linear(3, 2, dtype=torch.float32)
+    own, of_torch = Average(net, 0.8), AveragedModel(net)
+    of_torch.update_parameters(net)  # starts with the current weights
+    for step in range(1, 60):
+        with torch.no_grad():
+            net.weight.normal_()
+        own.update()
+        of_torch.multi_avg_fn = get_ema_multi_avg_fn(min(0.8, step / (step + 9)))
+        of_torch.update_parameters(net)
+    expected = dict(of_torch.module.named_parameters())
+    assert own.steps == 59 and all(torch.equal(value, expected[name]) for name, value in own.values.items())
+    assert not Average(net, 0.0).values
 
 
 def test_a_term_that_is_not_finite_stops_training_and_keeps_the_checkpoint(tmp_path):
