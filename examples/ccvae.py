@@ -153,7 +153,8 @@ def run() -> None:
         if weight:
             elbo = elbo + weight * term
     elbo = args.with_style(elbo, "z_c", kept=["z_s"])
-    job.train(vae, elbo, corrupt=noise(job, vae))
+    with naming("--impute", "missing_labels"):
+        job.train(vae, elbo, corrupt=noise(job, vae))
 
 
 if __name__ == "__main__":

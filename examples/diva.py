@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pyro_semivae import cli
 from pyro_semivae.example_run import ExampleRun
+from pyro_semivae.flags import naming
 from pyro_semivae.models import DIVA
 
 
@@ -26,7 +27,8 @@ def run() -> None:
     job = ExampleRun(Settings.parse(__doc__), preferred="fashionmnist")
     vae, args = make(job), job.args
     elbo = vae.elbo(classifier_weight=job.weight(args.alpha), beta=args.beta)
-    job.train(vae, args.with_style(elbo, "z_c", kept=["z_s"]))
+    with naming("--impute", "missing_labels"):
+        job.train(vae, args.with_style(elbo, "z_c", kept=["z_s"]))
 
 
 if __name__ == "__main__":

@@ -187,6 +187,15 @@ def test_options_of_terms_without_a_weight_are_refused(flags, message, capsys):
     assert "--share: got it without --generated; expected" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("script", "flags"), [("ccvae.py", ()), ("diva.py", ("--tau", "0.5"))])
+def test_classes_alone_can_be_summed(script, flags, run):
+    given = ("--dataset", "faces", "--smoke-test", "--compile", "off", "--impute", "enumerate")
+    code, _, err = run(script, *given, *flags)
+    assert code == 2 and err.strip().splitlines()[-1].startswith(
+        "error: --impute: got 'enumerate' and the labels ['y']"
+    )
+
+
 def test_a_run_tells_the_test_accuracy_of_every_epoch_and_marks_figures(run, tmp_path, monkeypatch):
     """Junction: after an epoch it is the test images' accuracy that is kept, and every figure says the notes."""
     notes = []
